@@ -1,0 +1,1 @@
+"""Listen, Attend and Spell: speech recognition from audio to characters."""

@@ -1,0 +1,106 @@
+"""Manifests: a corpus as one JSON object per line, readable by eye and by `jq`.
+
+{"id": "84-121123-0000", "audio": "84-121123-0000.flac", "duration": 4.2,
+ "text": "GO DO YOU HEAR", "speaker": "84"}
+
+Other keys may stand on a line; they are not read.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from asr.errors import ManifestError
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One stretch of speech by one speaker, and what was said in it."""
+
+    id: str
+    audio: str
+    """Path of the audio file. In a file, a relative one starts at the manifest's
+    folder; `read_manifest` joins the two."""
+    duration: float
+    """Length in seconds."""
+    text: str
+    """Reference transcript; empty where it is unknown."""
+    speaker: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an utterance that no later step could use."""
+        for name in ("id", "audio", "text", "speaker"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a string")
+        if not self.id:
+            raise ValueError("an utterance needs an id")
+        if isinstance(self.duration, bool) or not isinstance(
+            self.duration, int | float
+        ):
+            raise ValueError(f"{self.id} has a duration that is no number")
+        if not 0 < self.duration < float("inf"):
+            raise ValueError(f"{self.id} has duration {self.duration}, not above zero")
+
+
+_FIELDS = frozenset(field.name for field in fields(Utterance))
+
+
+def read_manifest(path: str | Path) -> list[Utterance]:
+    """Read a manifest, in the order of its lines, with the paths of audio resolved.
+
+    Raises:
+        ManifestError: there is no such file, a line of it is not an utterance, an id
+            occurs twice, or there is no line at all.
+    """
+    path = Path(path)
+    utterances, first_line = list[Utterance](), dict[str, int]()
+    try:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                utterance = _parse(line, path, number)
+                seen = first_line.setdefault(utterance.id, number)
+                if seen != number:
+                    raise ManifestError(
+                        f"{path}:{number}: {utterance.id} is already on line {seen}"
+                    )
+                utterances.append(utterance)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: is not UTF-8 text") from error
+    if not utterances:
+        raise ManifestError(f"{path}: is empty (one utterance a line was expected)")
+    return utterances
+
+
+def _parse(line: str, path: Path, number: int) -> Utterance:
+    try:
+        entries = json.loads(line)
+        if not isinstance(entries, dict):
+            raise ValueError("a JSON object was expected")
+        utterance = Utterance(**{k: v for k, v in entries.items() if k in _FIELDS})
+    except (TypeError, ValueError) as error:
+        raise ManifestError(f"{path}:{number}: not an utterance: {error}") from error
+    audio = os.path.normpath(path.parent / utterance.audio)
+    return Utterance(**{**asdict(utterance), "audio": audio})
+
+
+def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
+    """Write a manifest that `read_manifest` reads back.
+
+    Paths of audio are written relative to the manifest's folder, so that manifest and
+    corpus can move together. A manifest that stood there is replaced whole or not at
+    all.
+    """
+    path = Path(path)
+    folder = path.parent.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="\n") as lines:
+        for utterance in utterances:
+            audio = os.path.relpath(Path(utterance.audio).resolve(), folder)
+            entry = {**asdict(utterance), "audio": audio}
+            lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""The search for the most likely spelling, which knows no network."""

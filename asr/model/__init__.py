@@ -1,0 +1,1 @@
+"""The network: listener, attention, speller, and the CTC head beside them."""
