@@ -1,0 +1,82 @@
+"""One experiment as one tree of settings.
+
+Each part of the tree is a frozen dataclass that stands beside the class it configures;
+this file only plants them together and reads them from YAML and `key=value` overrides.
+It is the one door for OmegaConf: what leaves here are plain dataclasses.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from asr.decoding.search import SearchConfig
+from asr.errors import ConfigError
+from asr.features import AugmentConfig
+from asr.model.attention import AttentionConfig
+from asr.model.listener import ListenerConfig
+from asr.model.speller import SpellerConfig
+from asr.training.loss import LossConfig
+from asr.training.schedule import ScheduleConfig
+from asr.training.trainer import TrainingConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which corpus to learn from."""
+
+    train: list[str]
+    """Manifests to learn from, all together."""
+    dev: str
+    """Manifest to validate on."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one experiment."""
+
+    data: DataConfig
+    listener: ListenerConfig = field(default_factory=ListenerConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    speller: SpellerConfig = field(default_factory=SpellerConfig)
+    augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(speeds=[0.9, 1.0, 1.1])
+    )
+    loss: LossConfig = field(default_factory=LossConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    decoding: SearchConfig = field(default_factory=SearchConfig)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read an experiment; later settings win: defaults, then file, then overrides.
+
+    Args:
+        path: YAML file with any of the settings in `Config`.
+        overrides: settings such as "training.epochs=3".
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is unknown, missing, of the
+            wrong type, or impossible.
+    """
+    try:
+        tree = OmegaConf.merge(
+            OmegaConf.structured(Config),
+            OmegaConf.load(path),
+            OmegaConf.from_dotlist(list(overrides)),
+        )
+        return cast(Config, OmegaConf.to_object(tree))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
+        reason = (str(error).splitlines() or ["is not YAML"])[0]
+        raise ConfigError(f"{path}: {reason}") from error
+
+
+def to_yaml(config: Config) -> str:
+    """Write all settings, defaults too, in the form that `load_config` reads."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

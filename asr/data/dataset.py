@@ -1,0 +1,124 @@
+"""From an utterance to what the network learns from: features and tokens.
+
+What chance does to an utterance in an epoch is a function of (seed, epoch, utterance)
+alone, so that a training that was stopped goes on as if it had not been.
+"""
+
+import random
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from asr.audio import read_waveform
+from asr.data.manifest import Utterance
+from asr.errors import ManifestError
+from asr.features import AugmentConfig, change_speed, log_mel, spec_augment
+from asr.text import CharTokenizer
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """How training disturbs the utterances of an epoch."""
+
+    config: AugmentConfig
+    seed: int
+
+    def speed(self, epoch: int, index: int) -> float:
+        """Tell at which speed utterance `index` is played in an epoch."""
+        rng = random.Random(f"speed {self.seed} {epoch} {index}")
+        return rng.choice(self.config.speeds)
+
+    def masks(self, epoch: int, index: int) -> random.Random:
+        """Give the source of chance for the masks of utterance `index`."""
+        return random.Random(f"masks {self.seed} {epoch} {index}")
+
+
+class Example(NamedTuple):
+    """One utterance, ready for the network."""
+
+    features: Tensor
+    """(T, F)."""
+    tokens: Tensor
+    """(I,) int64, without <sos> and <eos>."""
+
+
+class Dataset:
+    """The utterances of a manifest as examples; safe to use from several threads.
+
+    Args:
+        utterances: what to learn from. A text must be in the tokenizer's alphabet.
+        tokenizer: turns text into tokens.
+        disturbance: None for validation: the utterances as they are.
+        cache_hours: hours of audio that are kept in memory once they were read
+            (0.23 GB an hour).
+
+    Raises:
+        ManifestError: a text has a character that is not in the alphabet.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        tokenizer: CharTokenizer,
+        disturbance: Disturbance | None = None,
+        cache_hours: float = 0.0,
+    ) -> None:
+        self.utterances = list(utterances)
+        self.disturbance = disturbance
+        self.tokens = [_encode(utterance, tokenizer) for utterance in utterances]
+        self._cache = dict[int, Tensor]()
+        self._room = cache_hours * 3600
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Count the utterances."""
+        return len(self.utterances)
+
+    def duration(self, index: int, epoch: int) -> float:
+        """Length in seconds of utterance `index`, as it is played in an epoch."""
+        speed = self.disturbance.speed(epoch, index) if self.disturbance else 1.0
+        return self.utterances[index].duration / speed
+
+    def example(self, index: int, epoch: int = 0, strength: float = 1.0) -> Example:
+        """Make the example of utterance `index`.
+
+        Args:
+            index: place in the manifest.
+            epoch: the disturbance is another one in each.
+            strength: 0 to 1, of the masks.
+
+        Raises:
+            AudioError: the recording cannot be read.
+        """
+        waveform = self._waveform(index)
+        if self.disturbance is None:
+            return Example(log_mel(waveform), self.tokens[index])
+        speed = self.disturbance.speed(epoch, index)
+        features = log_mel(change_speed(waveform, speed))
+        rng = self.disturbance.masks(epoch, index)
+        masked = spec_augment(features, self.disturbance.config, strength, rng)
+        return Example(masked, self.tokens[index])
+
+    def _waveform(self, index: int) -> Tensor:
+        waveform = self._cache.get(index)
+        if waveform is None:
+            utterance = self.utterances[index]
+            waveform = read_waveform(utterance.audio)
+            with self._lock:
+                if index not in self._cache and self._room >= utterance.duration:
+                    self._room -= utterance.duration
+                    self._cache[index] = waveform
+        return waveform
+
+
+def _encode(utterance: Utterance, tokenizer: CharTokenizer) -> Tensor:
+    try:
+        return torch.tensor(tokenizer.encode(utterance.text), dtype=torch.int64)
+    except ValueError as error:
+        raise ManifestError(
+            f"{utterance.id}: {error} (asr.text.normalize mends it)"
+        ) from error

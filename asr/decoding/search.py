@@ -1,0 +1,428 @@
+"""Search for the most likely spelling of each utterance, one token at a time.
+
+The search knows neither audio nor network: it asks a `StepModel` for log P of the next
+token. LAS is one, a character language model is another, a test brings a table.
+
+A beam search keeps the K most likely hypotheses y of each utterance and ranks those
+that have ended by
+
+    score(y) = log P(y|x) / |y|^length_norm        |y| counts <eos>
+
+because a plain product of probabilities favours short ones.
+
+Shapes: B utterances still being searched, K live hypotheses of each, R = B * K rows,
+        V vocabulary size. The K hypotheses of one utterance stand together: a group.
+
+Source: Chan et al. (2015), arXiv:1508.01211, section 3.3 (beam, length); Hannun et al.
+(2019), arXiv:1904.02619, section 4.2 (the threshold on <eos>).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from math import inf
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+State = TypeVar("State")
+
+
+class StepModel(Protocol[State]):
+    """A model of the next token given the tokens so far, for many hypotheses at once.
+
+    What it knows of a hypothesis is in the state, which the search hands around but
+    never looks into. A model keeps none of it to itself.
+    """
+
+    def start(self) -> State:
+        """Return one row per utterance: hypotheses that hold nothing, not even <sos>.
+
+        The first tokens that `step` reads are <sos>, on the device of `max_lengths`;
+        all others are on the device of the scores.
+        """
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one more token of every hypothesis.
+
+        Args:
+            tokens: (R,) the last token of each.
+            state: of the same R rows, before that token.
+
+        Returns:
+            (R, V) log P of the next token, or a weighted sum of such; -inf where it is
+            impossible. And the state after the token.
+        """
+
+    def select(self, state: State, rows: Tensor) -> State:
+        """Repeat, reorder and drop hypotheses.
+
+        Args:
+            state: of R old rows.
+            rows: (B', K') indices into them. All of a group come from one old group;
+                groups may be gone but keep their order.
+
+        Returns:
+            The state of B' * K' rows.
+        """
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A spelling that the search considers."""
+
+    tokens: tuple[int, ...]
+    """Without <sos> and <eos>."""
+    log_prob: float
+    """log P(y|x), or what the model gives for it: summed over tokens, <eos> too."""
+    length_norm: float = 1.0
+    """Power of the length by which `log_prob` is divided for ranking."""
+    finished: bool = True
+    """Whether it ended in <eos>. If not, it was cut, and <eos> is not in `log_prob`."""
+
+    @property
+    def score(self) -> float:
+        """What hypotheses are ranked by: the higher, the better.
+
+        >>> Hypothesis(tokens=(5, 6, 7), log_prob=-2.0).score
+        -0.5
+        """
+        return _score(self.log_prob, len(self.tokens), self.length_norm)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Settings of `beam_search`."""
+
+    beam_size: int = 8
+    """K: how many hypotheses of an utterance are followed, and returned, at most."""
+    length_norm: float = 1.0
+    """0 ranks by log P, 1 by log P per token; more favours longer hypotheses."""
+    eos_threshold: float | None = None
+    """<eos> may follow only where log P(<eos>) >= threshold * log P(best other token).
+
+    Keeps a wide beam from stopping early: 1.5 lets a hypothesis end where <eos> is the
+    best token or nearly so. None lets it end anywhere.
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse a search that could find nothing."""
+        if self.beam_size < 1:
+            raise ValueError(
+                f"decoding.beam_size must be at least 1, not {self.beam_size}"
+            )
+        if not 0 <= self.length_norm < inf:
+            raise ValueError(
+                f"decoding.length_norm must be zero or more, not {self.length_norm}"
+            )
+        if self.eos_threshold is not None and not 0 < self.eos_threshold < inf:
+            raise ValueError(
+                f"decoding.eos_threshold must be above zero, not {self.eos_threshold}"
+            )
+
+
+@torch.inference_mode()
+def greedy_search(
+    model: StepModel[State], *, sos: int, eos: int, max_lengths: Tensor
+) -> list[Hypothesis]:
+    """Follow the best token of each step, without looking back.
+
+    Args:
+        model: is asked for the next token.
+        sos: token that starts every hypothesis.
+        eos: token that ends it.
+        max_lengths: (B,) the most tokens, <eos> not counted, an utterance may have.
+
+    Returns:
+        One hypothesis per utterance: what `beam_search` finds with a beam of one.
+
+    Raises:
+        ValueError: the model gives NaN, or not one row per hypothesis.
+    """
+    limits = _limits(max_lengths)
+    spelled, log_probs = [list[int]() for _ in limits], [0.0] * len(limits)
+    finished = [False] * len(limits)
+    live = list(range(len(limits)))  # the utterances behind the rows
+    state = model.start()
+    tokens = torch.full_like(max_lengths, sos, dtype=torch.int64)
+    for num_tokens in count():
+        if not live:
+            break
+        scores, state = _step(model, tokens, state)
+        best, tokens = scores.max(dim=1)
+        kept = []
+        for row, (score, token) in enumerate(
+            zip(best.tolist(), tokens.tolist(), strict=True)
+        ):
+            utterance = live[row]
+            _check(score)
+            finished[utterance] = token == eos and score > -inf
+            if finished[utterance]:
+                log_probs[utterance] += score
+            elif num_tokens < limits[utterance] and score > -inf:
+                log_probs[utterance] += score
+                spelled[utterance].append(token)
+                kept.append(row)
+        if len(kept) < len(live):
+            live = [live[row] for row in kept]
+            rows = torch.tensor(kept, dtype=torch.int64, device=tokens.device)
+            tokens, state = tokens[rows], model.select(state, rows[:, None])
+    return [
+        Hypothesis(tuple(spelled[u]), log_probs[u], finished=finished[u])
+        for u in range(len(limits))
+    ]
+
+
+@torch.inference_mode()
+def beam_search(
+    model: StepModel[State],
+    config: SearchConfig,
+    *,
+    sos: int,
+    eos: int,
+    max_lengths: Tensor,
+) -> list[list[Hypothesis]]:
+    """Follow the `beam_size` best hypotheses of each utterance.
+
+    At each step all one-token extensions of the live hypotheses compete for the places
+    in the beam. An ending does not take one: it is finished if it is more likely than
+    the last extension that got a place. An utterance leaves the batch as soon as
+    `beam_size` hypotheses are finished, or the live ones can no longer overtake any
+    finished one (known only while no score is above zero), or none can be extended.
+
+    Args:
+        model: is asked for the next tokens.
+        config: settings.
+        sos: token that starts every hypothesis.
+        eos: token that ends it.
+        max_lengths: (B,) the most tokens, <eos> not counted, an utterance may have.
+
+    Returns:
+        For each utterance 1 to `beam_size` hypotheses, best first. Where none finished
+        these are the live ones, cut at `max_length`.
+
+    Raises:
+        ValueError: the model gives NaN, or not one row per hypothesis.
+    """
+    utterances = [_Utterance(limit) for limit in _limits(max_lengths)]
+    links = list[_Links]()
+    live = utterances
+    state = model.start()
+    tokens = torch.full_like(max_lengths, sos, dtype=torch.int64)
+    log_probs = torch.zeros(len(live), 1, device=tokens.device)
+    while live:
+        scores, state = _step(model, tokens, state)
+        found = _extend(log_probs.to(scores.device), scores, config, eos)
+        width = log_probs.size(1)
+        kept = [
+            group
+            for group, row in enumerate(found.summary.tolist())
+            if live[group].goes_on(row, len(links), group * width, config)
+        ]
+        if len(kept) < len(live):
+            live = [live[group] for group in kept]
+            found = found.keep(kept)
+        if live:
+            state = model.select(state, found.rows)
+            log_probs, tokens = found.log_probs, found.tokens.flatten()
+            links.append(_Links(found.rows.flatten(), tokens))
+    return _hypotheses(utterances, links, config)
+
+
+class _Extensions(NamedTuple):
+    """The extensions that got a place in the beam, best first."""
+
+    log_probs: Tensor
+    """(B, K') log P of each, its new token included."""
+    rows: Tensor
+    """(B, K') the old row that each extends."""
+    tokens: Tensor
+    """(B, K') the token that each adds."""
+    summary: Tensor
+    """(B, K' + K + 1) what the host must know, in one piece: `log_probs`, log P of the
+    K old hypotheses if they end here, and the highest of the model's scores."""
+
+    def keep(self, groups: Sequence[int]) -> "_Extensions":
+        """Drop the utterances that are done."""
+        kept = torch.tensor(groups, dtype=torch.int64, device=self.rows.device)
+        return _Extensions(*(tensor[kept] for tensor in self))
+
+
+class _Links(NamedTuple):
+    """How the rows of one step came from those of the step before."""
+
+    rows: Tensor
+    """(R,) the row that each extends."""
+    tokens: Tensor
+    """(R,) the token that each adds."""
+
+
+class _Ending(NamedTuple):
+    """A hypothesis that is not followed further; its tokens are still in the links."""
+
+    log_prob: float
+    num_tokens: int
+    row: int
+    """Its row once it had `num_tokens`."""
+    finished: bool
+
+
+@dataclass
+class _Utterance:
+    """What the host keeps of one utterance during a beam search."""
+
+    limit: int
+    """The most tokens it may have."""
+    log_probs: list[float] = field(default_factory=lambda: [0.0])
+    """(K,) of the live hypotheses, best first."""
+    endings: list[_Ending] = field(default_factory=list)
+    falls: bool = True
+    """Whether no score was above zero so far, so that log P only falls."""
+
+    def goes_on(
+        self,
+        summary: list[float],
+        num_tokens: int,
+        first_row: int,
+        config: SearchConfig,
+    ) -> bool:
+        """Take notice of one step; tell whether another is needed.
+
+        Args:
+            summary: this utterance's row of `_Extensions.summary`.
+            num_tokens: how many tokens the live hypotheses had before the step.
+            first_row: where they stood.
+            config: settings.
+        """
+        *log_probs, highest = summary
+        extended = log_probs[: -len(self.log_probs)]
+        endings = log_probs[-len(self.log_probs) :]
+        _check(highest)
+        self.falls = self.falls and highest <= 0
+        self._end(endings, extended[-1], num_tokens, first_row, finished=True)
+        if num_tokens >= self.limit or extended[0] == -inf:
+            if not self.endings:
+                self._end(self.log_probs, -inf, num_tokens, first_row, finished=False)
+            return False
+        self.log_probs = extended
+        return len(self.endings) < config.beam_size and self._can_improve(config)
+
+    def _end(
+        self,
+        log_probs: list[float],
+        above: float,
+        num_tokens: int,
+        first_row: int,
+        finished: bool,
+    ) -> None:
+        self.endings += [
+            _Ending(log_prob, num_tokens, row, finished)
+            for row, log_prob in enumerate(log_probs, first_row)
+            if log_prob > above
+        ]
+
+    def _can_improve(self, config: SearchConfig) -> bool:
+        if not self.endings or not self.falls:
+            return True
+        bound = _score(self.log_probs[0], self.limit, config.length_norm)
+        norm = config.length_norm
+        return bound > min(_score(e.log_prob, e.num_tokens, norm) for e in self.endings)
+
+
+def _extend(
+    log_probs: Tensor, scores: Tensor, config: SearchConfig, eos: int
+) -> _Extensions:
+    """Find the best extensions.
+
+    Args:
+        log_probs: (B, K) of the live hypotheses.
+        scores: (B * K, V) of their next tokens.
+        config: settings.
+        eos: token that ends a hypothesis.
+    """
+    num_groups, width = log_probs.shape
+    vocab_size = scores.size(1)
+    scores = scores.reshape(num_groups, width, vocab_size)
+    highest = scores.amax(dim=(1, 2))[:, None]
+    ending, others = scores[:, :, eos], scores.clone()
+    others.select(2, eos).fill_(-inf)
+    if config.eos_threshold is not None:
+        least = config.eos_threshold * others.amax(dim=2)
+        ending = ending.masked_fill(ending < least, -inf)
+    totals = (log_probs[:, :, None] + others).flatten(1)  # (B, K, V) -> (B, K * V)
+    best, index = totals.topk(min(config.beam_size, totals.size(1)), dim=1)
+    first_rows = torch.arange(0, num_groups * width, width, device=scores.device)
+    return _Extensions(
+        log_probs=best,
+        rows=index // vocab_size + first_rows[:, None],
+        tokens=index % vocab_size,
+        summary=torch.cat([best, log_probs + ending, highest], dim=1),
+    )
+
+
+def _hypotheses(
+    utterances: Sequence[_Utterance], links: Sequence[_Links], config: SearchConfig
+) -> list[list[Hypothesis]]:
+    """Follow the links of the best endings back to the first token."""
+    rows = _to_lists([link.rows for link in links])
+    tokens = _to_lists([link.tokens for link in links])
+
+    def spell(ending: _Ending) -> Hypothesis:
+        row, spelled = ending.row, list[int]()
+        for step in reversed(range(ending.num_tokens)):
+            spelled.append(tokens[step][row])
+            row = rows[step][row]
+        return Hypothesis(
+            tuple(reversed(spelled)),
+            ending.log_prob,
+            config.length_norm,
+            ending.finished,
+        )
+
+    def score(ending: _Ending) -> float:
+        return _score(ending.log_prob, ending.num_tokens, config.length_norm)
+
+    return [
+        [
+            spell(ending)
+            for ending in sorted(u.endings, key=score, reverse=True)[: config.beam_size]
+        ]
+        for u in utterances
+    ]
+
+
+def _to_lists(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """Fetch many small tensors from the device in one piece."""
+    if not tensors:
+        return []
+    sizes = [tensor.size(0) for tensor in tensors]
+    return [p.tolist() for p in torch.split(torch.cat(list(tensors)).cpu(), sizes)]
+
+
+def _step(
+    model: StepModel[State], tokens: Tensor, state: State
+) -> tuple[Tensor, State]:
+    scores, state = model.step(tokens, state)
+    if scores.size(0) != tokens.size(0):
+        raise ValueError(
+            f"the model must score {tokens.size(0)} hypotheses, "
+            f"got scores of {scores.size(0)}"
+        )
+    return scores, state
+
+
+def _check(score: float) -> None:
+    if not score < inf:
+        raise ValueError(f"scores must be log-probabilities, got {score}")
+
+
+def _score(log_prob: float, num_tokens: int, length_norm: float) -> float:
+    return float(log_prob / (num_tokens + 1) ** length_norm)
+
+
+def _limits(max_lengths: Tensor) -> list[int]:
+    limits: list[int] = max_lengths.tolist()
+    if any(limit < 0 for limit in limits):
+        raise ValueError(f"max_lengths must be zero or more, got {limits}")
+    return limits

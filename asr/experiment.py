@@ -1,0 +1,135 @@
+"""One experiment: from settings to a trained model in a folder."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from asr.config import Config, to_yaml
+from asr.data.dataset import Dataset, Disturbance
+from asr.data.manifest import Utterance, read_manifest
+from asr.errors import ConfigError, ManifestError
+from asr.model.las import LAS, LASConfig
+from asr.report import draw_attention
+from asr.tensor_files import write_bytes
+from asr.text import CharTokenizer
+from asr.training.trainer import CHECKPOINT, Trainer
+
+CONFIG = "config.yaml"
+_MEASURED = 300
+"""Utterances of the training set that mean and deviation are measured on."""
+
+
+def train(config: Config, folder: Path) -> None:
+    """Train a model; a run that was stopped goes on where it was.
+
+    Args:
+        config: all settings.
+        folder: of the run. A folder with a run of other settings is refused, but for
+            the settings of training's length and of validation, which may change.
+
+    Raises:
+        AsrError: a manifest, recording, setting or checkpoint is at fault.
+    """
+    threads = config.training.threads
+    if threads:
+        torch.set_num_threads(threads)
+    tokenizer = CharTokenizer()
+    train_set, dev_set = _datasets(config, tokenizer)
+    _claim(folder, config)
+    torch.manual_seed(config.training.seed)
+    las = LAS(
+        LASConfig(config.listener, config.attention, config.speller), tokenizer.size
+    )
+    if not (folder / CHECKPOINT).exists():
+        spread = _spread(range(len(train_set)), _MEASURED)
+        plain = Dataset(train_set.utterances, tokenizer)
+        las.norm.measure([plain.example(index).features for index in spread])
+    trainer = Trainer(
+        las,
+        tokenizer,
+        train_set,
+        dev_set,
+        (config.training, config.loss, config.schedule),
+        folder=folder,
+        run_config=asdict(config),
+        draw=draw_attention,
+    )
+    trainer.run()
+
+
+def _datasets(config: Config, tokenizer: CharTokenizer) -> tuple[Dataset, Dataset]:
+    utterances = [u for path in config.data.train for u in read_manifest(path)]
+    if not utterances:
+        raise ConfigError("data.train: names no manifest (at least one was expected)")
+    dev = read_manifest(config.data.dev)
+    heard_before = {u.id for u in utterances} & {u.id for u in dev}
+    if heard_before:
+        raise ManifestError(
+            f"{config.data.dev}: {len(heard_before)} of its utterances are in the "
+            f"training set too, the first is {min(heard_before)}"
+        )
+    _check_durations(utterances, config)
+    disturbance = Disturbance(config.augment, config.training.seed)
+    hours = config.training.cache_hours
+    dev = [dev[i] for i in _spread(range(len(dev)), config.training.dev_utterances)]
+    return (
+        Dataset(utterances, tokenizer, disturbance, cache_hours=hours),
+        Dataset(dev, tokenizer, cache_hours=hours),
+    )
+
+
+def _check_durations(utterances: list[Utterance], config: Config) -> None:
+    """Refuse an utterance that no batch has room for."""
+    longest = max(utterances, key=lambda u: u.duration)
+    room = config.training.batch_seconds * min(config.augment.speeds)
+    if longest.duration > room:
+        raise ConfigError(
+            f"training.batch_seconds: {longest.id} is {longest.duration:.1f} s long "
+            f"and at most {room:.1f} s fit into a batch at the slowest speed"
+        )
+
+
+def _spread(places: range, count: int) -> list[int]:
+    """Take at most `count` places, spread evenly.
+
+    >>> _spread(range(10), 3)
+    [0, 3, 6]
+    """
+    count = min(count, len(places))
+    return [places[i * len(places) // count] for i in range(count)]
+
+
+def _claim(folder: Path, config: Config) -> None:
+    """Write the settings into the run's folder, or compare with those there."""
+    path, text = folder / CONFIG, to_yaml(config)
+    if (folder / CHECKPOINT).exists() and path.exists():
+        before = path.read_text(encoding="utf-8")
+        changed = _changed_sections(before, text)
+        if changed:
+            raise ConfigError(
+                f"{folder}: holds a run with other settings of {', '.join(changed)} "
+                "(take another folder, or delete this one)"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
+    write_bytes(path, text.encode())
+
+
+def _changed_sections(before: str, after: str) -> list[str]:
+    """Name the top-level settings that differ and that a run cannot change midway."""
+    fixed = ("data", "listener", "attention", "speller", "augment")
+    old, new = _sections(before), _sections(after)
+    return [name for name in fixed if old.get(name) != new.get(name)]
+
+
+def _sections(text: str) -> dict[str, str]:
+    """Cut YAML into its top-level parts."""
+    sections, name = dict[str, str](), ""
+    for line in text.split("\n"):
+        if line and not line[0].isspace() and not line.startswith("-"):
+            name = line.split(":")[0]
+        sections[name] = sections.get(name, "") + line + "\n"
+    return sections

@@ -1,0 +1,217 @@
+"""Attend: which steps of the listener does the speller need for the next character?
+
+For character i, the speller's state s_i is compared with every listener step h_j:
+
+    e_ij     = v . tanh(W s_i + U h_j + b)               additive
+    e_ij     = v . tanh(W s_i + U h_j + L f_ij + b)      location-aware
+               f_i = filters * alpha_{i-1}               (a convolution over j)
+    e_ij     = (W s_i) . (U h_j + b) / sqrt(A)           scaled dot
+    alpha_ij = exp(e_ij) / sum_j' exp(e_ij')             attention weight, real steps
+    c_i      = sum_j alpha_ij h_j                        context
+
+Another way to write the additive energy is v . relu(M [s_i ; h_j] + b): with M = [W U]
+it is the same sum, and the activation may be relu here too.
+
+Shapes: B utterances, J listener steps, H listener size, S speller size,
+        A attention size, R = 2 * reach + 1 steps that a location filter spans.
+
+Source: Bahdanau, Cho and Bengio (2015), arXiv:1409.0473, appendix A.1.2; Chorowski et
+al. (2015), arXiv:1506.07503, section 2.1 (location-aware); Vaswani et al. (2017),
+arXiv:1706.03762, section 3.2.1 (scaled dot). Chan et al. (2015), arXiv:1508.01211,
+section 3.2, compare by a dot product of two MLPs.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from asr.padding import valid_mask
+
+KINDS = ("location", "additive", "dot")
+ACTIVATIONS = ("tanh", "relu")
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Settings of an attention."""
+
+    kind: str = "location"
+    """How states and steps are compared: location, additive or dot."""
+    size: int = 128
+    """A: the size of the space in which states and steps are compared."""
+    activation: str = "tanh"
+    """Of the additive and location-aware energies: tanh or relu."""
+    filters: int = 10
+    """Location-aware: number of filters that look at the previous weights."""
+    reach: int = 15
+    """Location-aware: steps that a filter sees to each side."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no layer can have."""
+        for name, choices in (("kind", KINDS), ("activation", ACTIVATIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"attention.{name} must be one of {', '.join(choices)}, "
+                    f"not {getattr(self, name)}"
+                )
+        for name, least in (("size", 1), ("filters", 1), ("reach", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"attention.{name} must be at least {least}, "
+                    f"not {getattr(self, name)}"
+                )
+
+
+class Memory(NamedTuple):
+    """What the speller can look at: one padded batch of listened-to utterances."""
+
+    h: Tensor
+    """(B, J, H) listener steps."""
+    keys: Tensor
+    """(B, J, A) U h_j + b: the same for every character, so worked out once."""
+    valid: Tensor
+    """(B, J) bool, True where the step is speech and False where it is padding."""
+
+    def select(self, rows: Tensor) -> "Memory":
+        """Keep, in this order, the given rows (B',)."""
+        return Memory(self.h[rows], self.keys[rows], self.valid[rows])
+
+
+class Glance(NamedTuple):
+    """What one look at the memory yields."""
+
+    context: Tensor
+    """(..., H) c_i."""
+    weights: Tensor
+    """(..., J) alpha_i: each row sums to one and is zero on padding."""
+
+
+class Attention(nn.Module):
+    """What all attentions share: keys worked out once, weights, and their context.
+
+    A state may carry one more axis than the memory, (B, K, S) against (B, J, H): the K
+    hypotheses of an utterance look at the same memory, which is not copied.
+    """
+
+    def __init__(
+        self, config: AttentionConfig, listener_size: int, speller_size: int
+    ) -> None:
+        super().__init__()
+        self.query = nn.Linear(speller_size, config.size, bias=False)  # W
+        self.key = nn.Linear(listener_size, config.size)  # U and b
+
+    def remember(self, h: Tensor, num_steps: Tensor) -> Memory:
+        """Prepare utterances for being looked at, once for all their characters.
+
+        Args:
+            h: (B, J, H) listener steps, padded.
+            num_steps: (B,) how many of the J steps are real.
+
+        Raises:
+            ValueError: an utterance has no step at all, so nothing can be attended to.
+        """
+        if int(num_steps.min()) < 1:
+            raise ValueError(f"every utterance needs a step, got {num_steps.tolist()}")
+        return Memory(h, self.key(h), valid_mask(num_steps.to(h.device), h.size(1)))
+
+    def start(self, memory: Memory) -> Tensor:
+        """(B, J) weights before the first character: all on the first step."""
+        weights = torch.zeros_like(memory.h[:, :, 0])
+        weights[:, 0] = 1.0
+        return weights
+
+    def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+        """(B, ..., S) states, (B, ..., J) previous weights -> (B, ..., J) e_i."""
+        raise NotImplementedError
+
+    def forward(self, s: Tensor, memory: Memory, previous: Tensor) -> Glance:
+        """Look once.
+
+        Args:
+            s: (B, S) or (B, K, S) speller states s_i.
+            memory: what `remember` made of the same B utterances.
+            previous: (B, J) or (B, K, J) weights of the character before.
+        """
+        single = s.dim() == 2
+        if single:
+            s, previous = s[:, None], previous[:, None]
+        energies = self.energies(s, memory, previous)
+        energies = energies.masked_fill(~memory.valid[:, None], -torch.inf)
+        weights = energies.softmax(dim=-1)
+        context = weights @ memory.h  # (B, K, J) x (B, J, H) -> (B, K, H)
+        return (
+            Glance(context[:, 0], weights[:, 0]) if single else Glance(context, weights)
+        )
+
+
+class AdditiveAttention(Attention):
+    """Content-based attention with a one-layer comparison of state and step."""
+
+    def __init__(
+        self, config: AttentionConfig, listener_size: int, speller_size: int
+    ) -> None:
+        super().__init__(config, listener_size, speller_size)
+        self.energy = nn.Linear(config.size, 1, bias=False)  # v
+        self.activation = config.activation
+
+    def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+        """(B, K, S), (B, K, J) -> (B, K, J) v . act(W s_i + U h_j + b)."""
+        del previous  # only the content counts
+        return self._energies(self.query(s)[:, :, None] + memory.keys[:, None])
+
+    def _energies(self, compared: Tensor) -> Tensor:
+        """(B, K, J, A) -> (B, K, J)."""
+        active = compared.tanh() if self.activation == "tanh" else compared.relu()
+        return active @ self.energy.weight[0]
+
+
+class LocationAwareAttention(AdditiveAttention):
+    """Additive attention that also sees where it looked for the character before."""
+
+    def __init__(
+        self, config: AttentionConfig, listener_size: int, speller_size: int
+    ) -> None:
+        super().__init__(config, listener_size, speller_size)
+        width = 2 * config.reach + 1
+        self.reach = config.reach
+        self.filters = nn.Parameter(torch.empty(config.filters, width))
+        self.location = nn.Linear(config.filters, config.size, bias=False)  # L
+        nn.init.uniform_(self.filters, -1 / math.sqrt(width), 1 / math.sqrt(width))
+
+    def kernel(self) -> Tensor:
+        """(R, A) filters and L in one: what a weight r steps away adds to an energy."""
+        return self.filters.t() @ self.location.weight.t()
+
+    def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+        """(B, K, S), (B, K, J) -> (B, K, J) v . act(W s_i + U h_j + L f_ij + b)."""
+        padded = nn.functional.pad(previous, (self.reach, self.reach))
+        neighbours = padded.unfold(-1, 2 * self.reach + 1, 1)  # (B, K, J, R)
+        compared = self.query(s)[:, :, None] + memory.keys[:, None]
+        return self._energies(compared + neighbours @ self.kernel())
+
+
+class DotAttention(Attention):
+    """Content-based attention by a scaled dot product."""
+
+    def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+        """(B, K, S), (B, K, J) -> (B, K, J) (W s_i) . (U h_j + b) / sqrt(A)."""
+        del previous  # only the content counts
+        query = self.query(s) / math.sqrt(memory.keys.size(-1))
+        energies: Tensor = query @ memory.keys.transpose(1, 2)
+        return energies
+
+
+def build_attention(
+    config: AttentionConfig, listener_size: int, speller_size: int
+) -> Attention:
+    """Build the attention that the settings ask for."""
+    kinds: dict[str, Any] = {
+        "location": LocationAwareAttention,
+        "additive": AdditiveAttention,
+        "dot": DotAttention,
+    }
+    attention: Attention = kinds[config.kind](config, listener_size, speller_size)
+    return attention

@@ -1,0 +1,341 @@
+"""The speller's loop over a whole target as one function, with its backward by hand.
+
+Computes what `Speller.step` computes, character by character, when all characters that
+are fed are known beforehand. Three things make it fast and small:
+
+- the embedding's share of the gates is one product before the loop, and the gradients
+  of all weights are one product after it;
+- the comparison of state and steps, (B, J, A) a character, is not kept for the backward
+  pass but worked out again;
+- everything is written into buffers that were made once.
+
+The plain formula is `Speller.spell_by_steps`; tests hold values and gradients together.
+
+Shapes: B utterances, I tokens, J listener steps, H listener size, S speller size,
+        A attention size, R steps that a location filter spans, D input size of a layer.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from asr.model.attention import (
+    AdditiveAttention,
+    Attention,
+    DotAttention,
+    LocationAwareAttention,
+    Memory,
+)
+
+
+class Spelled(NamedTuple):
+    """What the speller's loop went through."""
+
+    states: Tensor
+    """(I, B, S) s_i of the highest layer."""
+    contexts: Tensor
+    """(I, B, H) c_i."""
+    weights: Tensor
+    """(I, B, J) alpha_i."""
+
+
+def spell_loop(
+    gates: Tensor, cells: Sequence[nn.LSTMCell], attention: Attention, memory: Memory
+) -> Spelled:
+    """Run the speller over a whole target.
+
+    Args:
+        gates: (I, B, 4 * S) share of the embedded tokens, and the biases, in the gates
+            of the lowest layer.
+        cells: the speller's layers; the lowest reads [embedded token ; context].
+        attention: what looks at the memory.
+        memory: what it looks at.
+    """
+    context_size = memory.h.size(2)
+    recurrent = [
+        torch.cat((cell.weight_ih[:, -size:], cell.weight_hh), dim=1)
+        for cell, size in zip(
+            cells, [context_size, *(cell.hidden_size for cell in cells)], strict=False
+        )
+    ]
+    biases = [cell.bias_ih + cell.bias_hh for cell in cells[1:]]
+    v, kernel, activation = None, None, "dot"
+    if isinstance(attention, AdditiveAttention):
+        v, activation = attention.energy.weight[0], attention.activation
+    if isinstance(attention, LocationAwareAttention):
+        kernel = attention.kernel()
+    if not isinstance(attention, AdditiveAttention | DotAttention):
+        raise TypeError(f"no backward is written for {type(attention).__name__}")
+    outputs = _Loop.apply(
+        activation,
+        len(cells),
+        memory.valid,
+        attention.start(memory),
+        gates,
+        memory.h,
+        memory.keys,
+        attention.query.weight,
+        v,
+        kernel,
+        *recurrent,
+        *biases,
+    )
+    return Spelled(*outputs)
+
+
+class _Energy(Protocol):
+    """Energies, and how a gradient flows back through them."""
+
+    def forward(self, query: Tensor, previous: Tensor) -> Tensor:
+        """(B, A), (B, J) -> (B, J)."""
+
+    def backward(
+        self, d_energies: Tensor, query: Tensor, previous: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, J) -> gradients of query (B, A) and of previous (B, J); adds the rest."""
+
+
+class _Additive:
+    """v . act(query_b + keys_bj [+ neighbours_bj of the previous weights])."""
+
+    def __init__(
+        self, keys: Tensor, v: Tensor, kernel: Tensor | None, activation: str
+    ) -> None:
+        self.keys, self.v, self.kernel = keys, v, kernel
+        self.tanh = activation == "tanh"
+        self.flat = (keys.size(0) * keys.size(1), keys.size(2))  # (B * J, A)
+        self.d_keys, self.d_v = torch.zeros_like(keys), torch.zeros_like(v)
+        self.d_kernel = None if kernel is None else torch.zeros_like(kernel)
+        self.buffer = torch.empty_like(keys)
+
+    def forward(self, query: Tensor, previous: Tensor) -> Tensor:
+        return self._active(query, self._neighbours(previous)) @ self.v
+
+    def backward(
+        self, d_energies: Tensor, query: Tensor, previous: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        neighbours = self._neighbours(previous)
+        active = self._active(query, neighbours)
+        self.d_v.addmv_(active.view(self.flat).t(), d_energies.reshape(-1))
+        slope = active.square_().neg_().add_(1.0) if self.tanh else active.gt_(0.0)
+        d_compared = slope.mul_(self.v).mul_(d_energies[:, :, None])
+        self.d_keys += d_compared
+        d_query = d_compared.sum(dim=1)
+        if self.kernel is None or self.d_kernel is None or neighbours is None:
+            return d_query, None
+        self.d_kernel.addmm_(neighbours.t(), d_compared.view(self.flat))
+        return d_query, self._d_previous(self.kernel, d_compared)
+
+    def _neighbours(self, previous: Tensor) -> Tensor | None:
+        """(B, J) -> (B * J, R) the weights around each step."""
+        if self.kernel is None:
+            return None
+        width = self.kernel.size(0)
+        padded = nn.functional.pad(previous, (width // 2, width // 2))
+        return padded.unfold(1, width, 1).reshape(-1, width)
+
+    def _active(self, query: Tensor, neighbours: Tensor | None) -> Tensor:
+        """(B, A) -> (B, J, A), in the buffer."""
+        if self.kernel is None or neighbours is None:
+            torch.add(self.keys, query[:, None], out=self.buffer)
+        else:
+            torch.mm(neighbours, self.kernel, out=self.buffer.view(self.flat))
+            self.buffer.add_(self.keys).add_(query[:, None])
+        return self.buffer.tanh_() if self.tanh else self.buffer.relu_()
+
+    def _d_previous(self, kernel: Tensor, d_compared: Tensor) -> Tensor:
+        """(B, J, A) -> (B, J): each step hands back what its R neighbours gave it."""
+        width, steps = kernel.size(0), d_compared.size(1)
+        given = kernel @ d_compared.transpose(1, 2)  # (R, A) x (B, A, J) -> (B, R, J)
+        padded = nn.functional.fold(given, (1, steps + width - 1), (1, width))
+        return padded[:, 0, 0, width // 2 : width // 2 + steps]
+
+
+class _Dot:
+    """query_b . keys_bj / sqrt(A)."""
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys, self.scale = keys, 1 / math.sqrt(keys.size(2))
+        self.d_keys = torch.zeros_like(keys)
+        self.d_v = self.d_kernel = None
+
+    def forward(self, query: Tensor, previous: Tensor) -> Tensor:
+        del previous
+        return (self.keys @ query[:, :, None])[:, :, 0] * self.scale
+
+    def backward(
+        self, d_energies: Tensor, query: Tensor, previous: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        del previous
+        d_energies = (d_energies * self.scale)[:, None]  # (B, J) -> (B, 1, J)
+        self.d_keys.baddbmm_(d_energies.transpose(1, 2), query[:, None])
+        return (d_energies @ self.keys)[:, 0], None
+
+
+class _Loop(torch.autograd.Function):
+    """The loop itself. Gates are in torch's order: input, forget, cell, output."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        activation: str,
+        num_layers: int,
+        valid: Tensor,
+        start: Tensor,
+        gates: Tensor,
+        h: Tensor,
+        keys: Tensor,
+        query_weight: Tensor,
+        v: Tensor | None,
+        kernel: Tensor | None,
+        *layers: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        recurrent, biases = layers[:num_layers], layers[num_layers:]
+        num_tokens, batch, _ = gates.shape
+        size, query_size = query_weight.size(1), query_weight.size(0)
+        energy = _energy(activation, keys, v, kernel)
+        padding = ~valid
+
+        inputs = [gates.new_empty(num_tokens, batch, w.size(1)) for w in recurrent]
+        acts = [gates.clone()] + [
+            bias.expand(num_tokens, batch, -1).contiguous() for bias in biases
+        ]
+        hidden = [gates.new_zeros(num_tokens + 1, batch, size) for _ in recurrent]
+        cell = [gates.new_zeros(num_tokens + 1, batch, size) for _ in recurrent]
+        contexts = gates.new_zeros(num_tokens + 1, batch, h.size(2))
+        weights = gates.new_empty(num_tokens + 1, batch, h.size(1))
+        weights[0] = start
+        queries = gates.new_empty(num_tokens, batch, query_size)
+        transposed = [weight.t() for weight in recurrent]
+        query_transposed = query_weight.t()
+
+        for i in range(num_tokens):
+            below = contexts[i]
+            for layer, weight in enumerate(transposed):
+                torch.cat((below, hidden[layer][i]), dim=1, out=inputs[layer][i])
+                act = acts[layer][i]
+                act.addmm_(inputs[layer][i], weight)
+                below = hidden[layer][i + 1]
+                _lstm_forward(act, cell[layer][i], cell[layer][i + 1], below)
+            torch.mm(below, query_transposed, out=queries[i])
+            energies = energy.forward(queries[i], weights[i])
+            energies.masked_fill_(padding, -torch.inf)
+            torch.softmax(energies, dim=-1, out=weights[i + 1])
+            torch.bmm(weights[i + 1][:, None], h, out=contexts[i + 1][:, None])
+
+        ctx.save_for_backward(
+            h, keys, query_weight, v, kernel, weights, queries, *recurrent
+        )
+        ctx.activation, ctx.num_layers = activation, num_layers
+        ctx.buffers = inputs, acts, hidden, cell
+        return hidden[-1][1:], contexts[1:], weights[1:]
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any, d_states: Tensor, d_contexts: Tensor, d_weights: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        h, keys, query_weight, v, kernel, weights, queries, *recurrent = (
+            ctx.saved_tensors
+        )
+        inputs, acts, hidden, cell = ctx.buffers
+        num_tokens, batch, context_size = d_contexts.shape
+        size = query_weight.size(1)
+        energy = _energy(ctx.activation, keys, v, kernel)
+        h_transposed = h.transpose(1, 2)
+
+        d_gates = [torch.empty_like(act) for act in acts]
+        d_queries = torch.empty_like(queries)
+        d_context_all = torch.empty_like(d_contexts)
+        d_hidden = [h.new_zeros(batch, size) for _ in recurrent]
+        d_cell = [h.new_zeros(batch, size) for _ in recurrent]
+        d_context = h.new_zeros(batch, context_size)
+        d_previous: Tensor | None = None
+
+        for i in reversed(range(num_tokens)):
+            torch.add(d_contexts[i], d_context, out=d_context_all[i])
+            d_alpha = (d_context_all[i][:, None] @ h_transposed)[:, 0] + d_weights[i]
+            if d_previous is not None:
+                d_alpha += d_previous
+            alpha = weights[i + 1]
+            d_alpha -= (alpha * d_alpha).sum(dim=-1, keepdim=True)
+            d_queries[i], d_previous = energy.backward(
+                d_alpha.mul_(alpha), queries[i], weights[i]
+            )
+            above = d_states[i] + d_hidden[-1]
+            above.addmm_(d_queries[i], query_weight)
+            for layer in reversed(range(len(recurrent))):
+                d_cell[layer] = _lstm_backward(
+                    acts[layer][i],
+                    cell[layer][i],
+                    cell[layer][i + 1],
+                    above,
+                    d_cell[layer],
+                    d_gates[layer][i],
+                )
+                d_input = d_gates[layer][i] @ recurrent[layer]
+                below, d_hidden[layer] = d_input[:, :-size], d_input[:, -size:]
+                if layer:
+                    above = below + d_hidden[layer - 1]
+                else:
+                    d_context = below
+
+        d_recurrent = [
+            d.flatten(0, 1).t() @ x.flatten(0, 1)
+            for d, x in zip(d_gates, inputs, strict=True)
+        ]
+        d_biases = [d.sum(dim=(0, 1)) for d in d_gates[1:]]
+        d_query_weight = d_queries.flatten(0, 1).t() @ hidden[-1][1:].flatten(0, 1)
+        d_h = weights[1:].permute(1, 2, 0) @ d_context_all.transpose(0, 1)
+        return (
+            *(None, None, None, None),
+            d_gates[0],
+            d_h,
+            energy.d_keys,
+            d_query_weight,
+            energy.d_v,
+            energy.d_kernel,
+            *d_recurrent,
+            *d_biases,
+        )
+
+
+def _energy(
+    activation: str, keys: Tensor, v: Tensor | None, kernel: Tensor | None
+) -> Any:
+    return _Dot(keys) if v is None else _Additive(keys, v, kernel, activation)
+
+
+def _lstm_forward(act: Tensor, cell: Tensor, new_cell: Tensor, hidden: Tensor) -> None:
+    """Turn (B, 4 * S) sums into gates in place; write the new cell and state (B, S)."""
+    size = cell.size(1)
+    act[:, : 2 * size].sigmoid_()
+    act[:, 2 * size : 3 * size].tanh_()
+    act[:, 3 * size :].sigmoid_()
+    i, f, g, o = act.chunk(4, dim=1)
+    torch.mul(f, cell, out=new_cell).addcmul_(i, g)
+    torch.tanh(new_cell, out=hidden).mul_(o)
+
+
+def _lstm_backward(
+    act: Tensor,
+    cell: Tensor,
+    new_cell: Tensor,
+    d_hidden: Tensor,
+    d_new_cell: Tensor,
+    d_act: Tensor,
+) -> Tensor:
+    """Write the gradient of the gates' sums (B, 4 * S); return that of the old cell."""
+    i, f, g, o = act.chunk(4, dim=1)
+    d_i, d_f, d_g, d_o = d_act.chunk(4, dim=1)
+    tanh_cell = new_cell.tanh()
+    torch.mul(d_hidden, tanh_cell, out=d_o).mul_(o).mul_(1.0 - o)
+    d_cell = (
+        tanh_cell.square_().neg_().add_(1.0).mul_(d_hidden).mul_(o).add_(d_new_cell)
+    )
+    torch.mul(d_cell, g, out=d_i).mul_(i).mul_(1.0 - i)
+    torch.mul(d_cell, cell, out=d_f).mul_(f).mul_(1.0 - f)
+    torch.mul(d_cell, i, out=d_g).mul_(1.0 - g.square())
+    return d_cell.mul_(f)

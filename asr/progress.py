@@ -1,0 +1,27 @@
+"""Progress bars: on a terminal only, on standard error, gone when the work is done."""
+
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress_bar(
+    total: float, description: str, unit: str, *, layout: str | None = None
+) -> "tqdm[Any]":
+    """Begin a bar; `update(n)` moves it, `close()` or leaving a `with` ends it.
+
+    Args:
+        total: how much there is to do, in units.
+        description: what is done.
+        unit: what is counted.
+        layout: tqdm's `bar_format`, where its own does not serve.
+    """
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=unit,
+        bar_format=layout,
+        disable=None,  # where standard error is no terminal
+        leave=False,
+        dynamic_ncols=True,
+    )

@@ -1,0 +1,289 @@
+"""How far is what was heard from what was said? Error rates, aligned by jiwer.
+
+    rate = (S + D + I) / N
+
+S words are substituted, D deleted and I inserted to turn the N words of the references
+into the hypotheses. Texts are compared as they stand (see `asr.text.normalize`), except
+that white space only parts words.
+
+Source of the confidence interval: Bisani and Ney (2004), "Bootstrap estimates for
+confidence intervals in ASR performance evaluation", ICASSP.
+"""
+
+from bisect import bisect
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import jiwer
+import numpy as np
+
+GAP = "***"
+"""What `aligned_text` shows where the other text has a word and this one has none."""
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """Edits that turn references into hypotheses, of one utterance or of many."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    num_reference: int
+    """Words (or characters) in all references together."""
+
+    @property
+    def errors(self) -> int:
+        """All edits together."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Errors per reference word: above one where more is said than was there."""
+        return self.errors / max(self.num_reference, 1)
+
+    def __add__(self, other: "ErrorRate") -> "ErrorRate":
+        """Count two sets of utterances as one."""
+        return ErrorRate(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.num_reference + other.num_reference,
+        )
+
+    def __str__(self) -> str:
+        """Follow the line that Kaldi's scoring prints.
+
+        >>> str(ErrorRate(substitutions=1, deletions=2, insertions=0, num_reference=8))
+        '37.50 [ 3 / 8, 0 ins, 2 del, 1 sub ]'
+        """
+        return (
+            f"{100 * self.rate:.2f} [ {self.errors} / {self.num_reference}, "
+            f"{self.insertions} ins, {self.deletions} del, {self.substitutions} sub ]"
+        )
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A word taken for another, and how often."""
+
+    count: int
+    reference_word: str
+    """Empty where the hypothesis has a word too many."""
+    hypothesis_word: str
+    """Empty where the word was missed."""
+
+
+class _Edit(NamedTuple):
+    """One place of an alignment."""
+
+    mark: str
+    """S, D or I; a space where the words are equal."""
+    reference_word: str
+    """Empty for I."""
+    hypothesis_word: str
+    """Empty for D."""
+
+
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
+    """Count word edits over all pairs (micro average, as the field reports it).
+
+    Raises:
+        ValueError: there are not as many hypotheses as references.
+    """
+    return _total(_count(edits) for edits in _align(references, hypotheses))
+
+
+def char_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
+    """Count character edits over all pairs; the space between two words is one too.
+
+    Raises:
+        ValueError: there are not as many hypotheses as references.
+    """
+    _check_lengths(references=references, hypotheses=hypotheses)
+    counted = jiwer.process_characters(_spaced(references), _spaced(hypotheses))
+    return ErrorRate(
+        substitutions=counted.substitutions,
+        deletions=counted.deletions,
+        insertions=counted.insertions,
+        num_reference=sum(len(characters) for characters in counted.references),
+    )
+
+
+def confidence_interval(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    *,
+    groups: Sequence[str] | None = None,
+    level: float = 0.95,
+    num_samples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Tell how far the word error rate would move on other utterances of the same kind.
+
+    Args:
+        references: what was said.
+        hypotheses: what was heard.
+        groups: what draws errors together, such as the speaker of each utterance: with
+            them the interval is for other speakers, and wider. Without them each
+            utterance is its own group.
+        level: how much of the rates of the test sets drawn lies in the interval.
+        num_samples: how many test sets are drawn, each of as many groups as there are.
+        seed: of the draws.
+
+    Returns:
+        The lower and the upper end, as `ErrorRate.rate`.
+
+    Raises:
+        ValueError: there is no utterance, lengths differ, or a number is impossible.
+    """
+    if not references:
+        raise ValueError("an interval needs an utterance, got none")
+    if not 0 < level < 1 or num_samples < 1:
+        raise ValueError(f"level {level} of {num_samples} samples is impossible")
+    if groups is None:
+        groups = [str(number) for number in range(len(references))]
+    counts = by_group(references, hypotheses, groups).values()
+    errors = np.array([count.errors for count in counts])
+    words = np.array([count.num_reference for count in counts])
+    draws = np.random.default_rng(seed)
+    rates = np.empty(num_samples)
+    for number in range(num_samples):
+        drawn = draws.integers(len(errors), size=len(errors))
+        rates[number] = errors[drawn].sum() / max(words[drawn].sum(), 1)
+    lower, upper = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
+    return float(lower), float(upper)
+
+
+def by_group(
+    references: Sequence[str], hypotheses: Sequence[str], groups: Sequence[str]
+) -> dict[str, ErrorRate]:
+    """Count word edits for each group, such as each speaker, in alphabetical order.
+
+    Raises:
+        ValueError: there are not as many hypotheses or groups as references.
+    """
+    _check_lengths(references=references, groups=groups)
+    members = defaultdict[str, list[ErrorRate]](list)
+    for group, edits in zip(groups, _align(references, hypotheses), strict=True):
+        members[group].append(_count(edits))
+    return {group: _total(members[group]) for group in sorted(members)}
+
+
+def by_length(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    durations: Sequence[float],
+    edges: Sequence[float] = (2, 5, 10, 15),
+) -> dict[str, ErrorRate]:
+    """Count word edits for utterances of like length, the shortest first.
+
+    Args:
+        references: what was said.
+        hypotheses: what was heard.
+        durations: length of each utterance in seconds.
+        edges: where the bins meet, in seconds. An utterance as long as an edge is in
+            the bin above it; bins without utterances are left out.
+
+    Returns:
+        The error rate of "0-2 s", "2-5 s" and so on to "15+ s".
+
+    Raises:
+        ValueError: the lengths differ, or the edges do not rise from above zero.
+    """
+    _check_lengths(references=references, durations=durations)
+    if not edges or any(low >= high for low, high in pairwise((0, *edges))):
+        raise ValueError(f"edges must rise from above zero, got {list(edges)}")
+    bins = [bisect(edges, duration) for duration in durations]
+    labels = [f"{low:g}-{high:g} s" for low, high in pairwise((0, *edges))]
+    labels.append(f"{edges[-1]:g}+ s")
+    counts = by_group(references, hypotheses, [labels[number] for number in bins])
+    return {labels[number]: counts[labels[number]] for number in sorted(set(bins))}
+
+
+def confusions(
+    references: Sequence[str], hypotheses: Sequence[str], top: int = 20
+) -> list[Confusion]:
+    """Return the most frequent word edits, the most frequent first.
+
+    Raises:
+        ValueError: there are not as many hypotheses as references.
+    """
+    counts = Counter(
+        (edit.reference_word, edit.hypothesis_word)
+        for edits in _align(references, hypotheses)
+        for edit in edits
+        if edit.mark != " "
+    )
+    found = [Confusion(count, *words) for words, count in counts.items()]
+    return sorted(found, key=_by_frequency)[:top]
+
+
+def _by_frequency(confusion: Confusion) -> tuple[int, str, str]:
+    return -confusion.count, confusion.reference_word, confusion.hypothesis_word
+
+
+def aligned_text(reference: str, hypothesis: str) -> str:
+    """Show two texts word above word, and S, D or I below what is wrong.
+
+    >>> print(aligned_text("THE CAT SAT", "A CAT SAT DOWN"))
+    REF: THE CAT SAT ***
+    HYP: A   CAT SAT DOWN
+         S           I
+    """
+    lines = ["REF:", "HYP:", "    "]
+    for mark, *words in next(_align([reference], [hypothesis])):
+        shown = [*(word or GAP for word in words), mark]
+        width = max(map(len, shown))
+        lines = [
+            f"{line} {word:{width}}" for line, word in zip(lines, shown, strict=True)
+        ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _align(
+    references: Sequence[str], hypotheses: Sequence[str]
+) -> Iterator[list[_Edit]]:
+    """Align each pair; the edits of each are in the order of the words."""
+    _check_lengths(references=references, hypotheses=hypotheses)
+    if not references:
+        return  # jiwer takes no pair for one pair of empty texts
+    aligned = jiwer.process_words(_spaced(references), _spaced(hypotheses))
+    for chunks, reference, hypothesis in zip(
+        aligned.alignments, aligned.references, aligned.hypotheses, strict=True
+    ):
+        yield [e for chunk in chunks for e in _edits(chunk, reference, hypothesis)]
+
+
+def _edits(
+    chunk: jiwer.AlignmentChunk, reference: list[str], hypothesis: list[str]
+) -> list[_Edit]:
+    said = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+    heard = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+    if chunk.type == "delete":
+        return [_Edit("D", word, "") for word in said]
+    if chunk.type == "insert":
+        return [_Edit("I", "", word) for word in heard]
+    mark = "S" if chunk.type == "substitute" else " "
+    return [_Edit(mark, *words) for words in zip(said, heard, strict=True)]
+
+
+def _count(edits: list[_Edit]) -> ErrorRate:
+    marks = Counter(edit.mark for edit in edits)
+    return ErrorRate(marks["S"], marks["D"], marks["I"], len(edits) - marks["I"])
+
+
+def _total(counts: Iterable[ErrorRate]) -> ErrorRate:
+    return sum(counts, start=ErrorRate(0, 0, 0, 0))
+
+
+def _spaced(texts: Sequence[str]) -> list[str]:
+    return [" ".join(text.split()) for text in texts]
+
+
+def _check_lengths(**columns: Sequence[object]) -> None:
+    if len({len(column) for column in columns.values()}) > 1:
+        counts = [f"{len(column)} {name}" for name, column in columns.items()]
+        raise ValueError(f"as many of each are needed, got {', '.join(counts)}")

@@ -1,0 +1,407 @@
+"""The training loop: read, step, validate, keep.
+
+A run is a folder:
+
+config.yaml              all settings (written by `experiment`)
+checkpoint.safetensors   where it was last; a run that finds one goes on from there
+model/                   the averaged weights with the lowest CER on dev so far
+metrics.jsonl            what happened, a line each; the same in tensorboard/
+attention/               a picture of the same dev utterance at each validation
+
+On a CPU, `K steps, kill, M steps` gives the weights of `K + M steps` bit for bit where
+the length is told in epochs. Where it is told in minutes, the schedule follows the
+clock.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asr.data.batching import Batch, BatchSampler, load
+from asr.data.dataset import Dataset
+from asr.errors import TrainingError
+from asr.model.folder import save_model
+from asr.model.las import LAS
+from asr.progress import progress_bar
+from asr.text import CharTokenizer
+from asr.training.checkpoint import Place, load_checkpoint, save_checkpoint
+from asr.training.loss import LossConfig, losses, teacher_inputs
+from asr.training.metrics import MetricsLog
+from asr.training.schedule import (
+    ScheduleConfig,
+    augment_strength,
+    learning_rate,
+    sampling_chance,
+)
+from asr.training.validation import Validation, validate
+
+CHECKPOINT, MODEL, ATTENTION = "checkpoint.safetensors", "model", "attention"
+_LAYOUT = "{desc}{percentage:5.1f} % |{bar}| {postfix}"
+
+Draw = Callable[[Path, Tensor, str], None]
+"""Draws (I, J) attention weights and the characters they are of into a file."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of the training loop."""
+
+    epochs: int = 20
+    """How often the whole corpus is read."""
+    minutes: float | None = None
+    """In place of epochs: how long training may take, validation included."""
+    seed: int = 1
+    batch_seconds: float = 120.0
+    """Most audio in a batch, padding counted."""
+    batch_size: int = 32
+    """Most utterances in a batch."""
+    accumulate: int = 1
+    """Batches whose gradients make one update."""
+    short_first: bool = True
+    """Whether the first epoch goes from short to long utterances."""
+    weight_decay: float = 1e-3
+    clip_norm: float = 5.0
+    """Largest norm of the gradient; a longer one is shortened."""
+    average_decay: float = 0.998
+    """Of the moving average of the weights, per update; it is what is validated."""
+    validations: int = 20
+    """How often, spread evenly, dev is looked at."""
+    dev_utterances: int = 200
+    """How many of dev's utterances are looked at, spread evenly over it."""
+    checkpoint_minutes: float = 5.0
+    """Time between checkpoints; there is one at each validation too."""
+    bad_steps: int = 5
+    """Steps in a row that are not finite after which training stops."""
+    cache_hours: float = 12.0
+    """Hours of audio kept in memory (0.23 GB each)."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    threads: int = 0
+    """Threads on a CPU; 0 leaves the choice to torch."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would only be noticed after hours of training."""
+        for name in (
+            *("epochs", "minutes", "batch_seconds", "batch_size", "accumulate"),
+            *("clip_norm", "validations", "dev_utterances", "bad_steps"),
+        ):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"training.{name} must be above 0, not {value}")
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(
+                "training.average_decay is a share from 0 to below 1, "
+                f"not {self.average_decay}"
+            )
+
+
+class Trainer:
+    """One training.
+
+    Args:
+        las: the network; its feature statistics are set.
+        tokenizer: of its tokens.
+        train: what to learn from.
+        dev: what to validate on.
+        configs: of the loop, the loss and the schedules.
+        folder: of the run; it exists.
+        run_config: all settings of the run, as JSON can hold them, for the checkpoint.
+        draw: draws attention pictures.
+    """
+
+    def __init__(
+        self,
+        las: LAS,
+        tokenizer: CharTokenizer,
+        train: Dataset,
+        dev: Dataset,
+        configs: tuple[TrainingConfig, LossConfig, ScheduleConfig],
+        *,
+        folder: Path,
+        run_config: dict[str, Any],
+        draw: Draw,
+    ) -> None:
+        self.config, self.loss_config, self.schedule = configs
+        self.device = pick_device(self.config.device)
+        self.las = las.to(self.device)
+        self.tokenizer, self.train_set, self.dev_set = tokenizer, train, dev
+        self.folder, self.run_config, self.draw = folder, run_config, draw
+        self.average = {n: t.detach().clone() for n, t in las.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            las.parameters(), betas=(0.9, 0.98), weight_decay=self.config.weight_decay
+        )
+        self.sampler = BatchSampler(
+            lambda epoch: [train.duration(i, epoch) for i in range(len(train))],
+            self.config.batch_seconds,
+            self.config.batch_size,
+            self.config.seed,
+            self.config.short_first,
+        )
+        self.place = Place()
+        self._num_batches = 1
+        self._saved_at = self._ticked_at = time.monotonic()
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is over, 0 to 1."""
+        return min(1.0, self._progress_at(self.place.position))
+
+    def _progress_at(self, position: int) -> float:
+        if self.config.minutes is not None:
+            return self.place.seconds / (60 * self.config.minutes)
+        return (self.place.epoch + position / self._num_batches) / self.config.epochs
+
+    def run(self) -> None:
+        """Train to the end; from the checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read or written.
+            AudioError: a recording cannot be read.
+            TrainingError: the loss has not been finite for several steps.
+        """
+        checkpoint = self.folder / CHECKPOINT
+        if checkpoint.exists():
+            self.place = load_checkpoint(
+                checkpoint, self.las, self.average, self.optimizer
+            )
+        self._ticked_at = time.monotonic()
+        with (
+            MetricsLog(self.folder, self.place.step) as log,
+            progress_bar(100, "train", "%", layout=_LAYOUT) as bar,
+        ):
+            while self.progress < 1:
+                for metrics in self._epoch():
+                    log.write(self.place.step, metrics)
+                    bar.n = round(100 * self.progress, 1)
+                    bar.set_postfix_str(self._describe(metrics))
+                    self._look_after(log)
+                    if self.progress >= 1:
+                        break
+            if self.place.validations < self.config.validations:
+                self._validate(log)
+            self._save()
+
+    def _epoch(self) -> Iterator[dict[str, float]]:
+        """Train on what is left of an epoch, one update at a time."""
+        batches = self.sampler.batches(self.place.epoch)
+        self._num_batches = len(batches)
+        left = self._with_strength(batches)
+        loaded = load(
+            self.train_set, left, epoch=self.place.epoch, num_threads=self._loaders()
+        )
+        group = list[Batch]()
+        with contextlib.closing(loaded):
+            for batch in loaded:
+                group.append(batch)
+                position = self.place.position + len(group)
+                if len(group) == self.config.accumulate or position == len(batches):
+                    audio, before = sum(b.seconds for b in group), self.place.seconds
+                    metrics = self._update(group)
+                    self.place.position += len(group)
+                    self._tick()
+                    metrics["seconds"] = self.place.seconds
+                    metrics["audio_per_second"] = audio / (self.place.seconds - before)
+                    group.clear()
+                    if self.place.position == len(batches):
+                        self.place.epoch, self.place.position = self.place.epoch + 1, 0
+                    yield metrics
+
+    def _with_strength(
+        self, batches: list[list[int]]
+    ) -> Iterator[tuple[list[int], float]]:
+        """Tell the epoch's remaining batches, and how strong their masks are."""
+        first = self.place.position
+        for position in range(first, len(batches)):
+            progress = self._progress_at(position)
+            yield batches[position], augment_strength(self.schedule, progress)
+
+    def _loaders(self) -> int:
+        return 4 if self.device.type == "cuda" else 1
+
+    def _tick(self) -> None:
+        """Count the time since the last tick."""
+        now = time.monotonic()
+        self.place.seconds += now - self._ticked_at
+        self._ticked_at = now
+
+    def _update(self, group: list[Batch]) -> dict[str, float]:
+        """Do one update with the gradients of a group of batches."""
+        # All chance of a step hangs on its number: a resumed run draws the same.
+        torch.manual_seed(self.config.seed * 1_000_003 + self.place.step)
+        rate = learning_rate(self.schedule, self.place.updates, self.progress)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+        self.las.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(4)
+        for batch in group:
+            sums += self._backward(batch.to(self.device), len(group))
+        norm = float(
+            nn.utils.clip_grad_norm_(self.las.parameters(), self.config.clip_norm)
+        )
+        self.place.step += 1
+        total, spelling, ctc, guide = sums.tolist()
+        if math.isfinite(total) and math.isfinite(norm):
+            self.optimizer.step()
+            self.place.updates += 1
+            self.place.bad_steps = 0
+            self._average()
+        else:
+            self._skip(group)
+        return {
+            **{"loss": total, "spelling_loss": spelling, "ctc_loss": ctc},
+            **{"guide": guide, "gradient_norm": norm, "learning_rate": rate},
+            **{"epoch": self.place.epoch, "progress": self.progress},
+        }
+
+    def _backward(self, batch: Batch, group_size: int) -> Tensor:
+        """Add a batch's gradients; return its four losses, as shares of the group."""
+        until = self.loss_config.guide_until
+        fading = max(0.0, 1 - self.progress / until) if until else 0.0
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"
+        ):
+            parts, _ = losses(
+                self.las,
+                batch,
+                self.tokenizer,
+                self.loss_config,
+                guide=self.loss_config.guide_weight * fading,
+                sampling=sampling_chance(self.schedule, self.progress),
+            )
+        torch.autograd.backward(parts.total / group_size)
+        return torch.stack(parts).detach().cpu() / group_size
+
+    def _average(self) -> None:
+        """Move the average of the weights towards the weights."""
+        updates = self.place.updates
+        decay = min(self.config.average_decay, (1 + updates) / (10 + updates))
+        for name, value in self.las.state_dict().items():
+            self.average[name].lerp_(value, 1 - decay)
+
+    def _skip(self, group: list[Batch]) -> None:
+        """Leave a step out, and stop after several."""
+        self.place.bad_steps += 1
+        names = ", ".join(id for batch in group for id in batch.ids)
+        print(f"step {self.place.step} is not finite and left out: {names}", flush=True)
+        if self.place.bad_steps >= self.config.bad_steps:
+            raise TrainingError(
+                f"{self.folder}: {self.place.bad_steps} steps in a row were not "
+                f"finite, the last with {names} (the checkpoint before is kept; a "
+                "lower schedule.learning_rate may help)"
+            )
+
+    def _look_after(self, log: MetricsLog) -> None:
+        """Validate and save when it is time for it."""
+        due = math.floor(self.progress * self.config.validations + 1e-9)
+        if due > self.place.validations:
+            self._validate(log)
+            self._save()
+        elif self.place.bad_steps == 0 and (
+            time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
+        ):
+            self._save()
+
+    def _validate(self, log: MetricsLog) -> None:
+        """Look at dev with the averaged weights; keep them if they are the best."""
+        self.place.validations = max(
+            math.floor(self.progress * self.config.validations + 1e-9),
+            self.place.validations + 1,
+        )
+        with self._averaged():
+            found = validate(
+                self.las,
+                self.dev_set,
+                self.tokenizer,
+                self.loss_config,
+                batch_seconds=self.config.batch_seconds,
+                device=self.device,
+            )
+            self._picture()
+        self._tick()
+        log.write(self.place.step, found.metrics())
+        best = self.place.best_cer
+        if best is None or found.cer.rate <= best:
+            self.place.best_cer = found.cer.rate
+            self._keep(found)
+        print(
+            f"{100 * self.progress:5.1f} % | step {self.place.step} | "
+            f"epoch {self.place.epoch} | {self.place.seconds / 60:.1f} min | {found}",
+            flush=True,
+        )
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put the averaged weights into the network for a while."""
+        own = {name: t.detach().clone() for name, t in self.las.state_dict().items()}
+        self.las.load_state_dict(self.average)
+        self.las.eval()
+        try:
+            yield
+        finally:
+            self.las.load_state_dict(own)
+            self.las.train()
+
+    @torch.no_grad()
+    def _picture(self) -> None:
+        """Draw where the speller looked in the middle utterance of dev."""
+        index = len(self.dev_set) // 2
+        (batch,) = load(self.dev_set, [([index], 0.0)])
+        batch = batch.to(self.device)
+        inputs, _ = teacher_inputs(batch, self.tokenizer)
+        spelling, _, _ = self.las(batch.features, batch.num_frames, inputs)
+        folder = self.folder / ATTENTION
+        folder.mkdir(exist_ok=True)
+        path = folder / f"step-{self.place.step:06d}.png"
+        text = self.dev_set.utterances[index].text
+        self.draw(path, spelling.weights[0].cpu(), text)
+
+    def _keep(self, found: Validation) -> None:
+        facts = {
+            "step": self.place.step,
+            "epoch": self.place.epoch,
+            "minutes": round(self.place.seconds / 60, 1),
+            **{name: round(value, 4) for name, value in found.metrics().items()},
+        }
+        model = self.folder / MODEL
+        save_model(model, self.las, self.tokenizer, facts, weights=self.average)
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.folder / CHECKPOINT,
+            self.place,
+            self.las,
+            self.average,
+            self.optimizer,
+            self.run_config,
+        )
+        self._saved_at = time.monotonic()
+
+    def _describe(self, metrics: dict[str, float]) -> str:
+        left = self.place.seconds * (1 / max(self.progress, 1e-6) - 1) / 60
+        return (
+            f"epoch {self.place.epoch} | loss {metrics['loss']:.3f} | "
+            f"{metrics['audio_per_second']:.0f} audio s/s | {left:.0f} min left"
+        )
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn auto, cpu or cuda into a device.
+
+    Raises:
+        TrainingError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda") or (
+        name == "cuda" and not torch.cuda.is_available()
+    ):
+        raise TrainingError(f"device {name}: is not here (use auto, cpu or cuda)")
+    return torch.device(name)

@@ -1,0 +1,162 @@
+"""How good is the network now? Loss, error rates, and how attention behaves.
+
+Attention is told in three figures, all between 0 and 1:
+
+focus       1 - entropy(alpha_i) / log J      1 where each character looks at one step
+monotony    share of characters whose steps do not go back
+reach       (furthest step looked at) / J     near 1 where the whole utterance is read
+"""
+
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from asr.data.batching import Batch, BatchSampler, load
+from asr.data.dataset import Dataset
+from asr.decoding.search import greedy_search
+from asr.model.las import LAS
+from asr.model.listener import Heard
+from asr.scoring import ErrorRate, char_error_rate, word_error_rate
+from asr.text import CharTokenizer, collapse_ctc
+from asr.training.loss import LossConfig, losses
+
+MOST_CHARACTERS = 25
+"""A second: more than anybody says; the search stops there."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What validation found."""
+
+    loss: float
+    spelling_loss: float
+    ctc_loss: float
+    wer: ErrorRate
+    """Of the speller, greedy."""
+    cer: ErrorRate
+    ctc_cer: ErrorRate
+    """Of the CTC head, greedy."""
+    focus: float
+    monotony: float
+    reach: float
+
+    def metrics(self) -> dict[str, float]:
+        """Flatten to numbers; error rates as rates."""
+        return {
+            f"dev/{name}": value
+            if isinstance(value, float)
+            else getattr(self, name).rate
+            for name, value in asdict(self).items()
+        }
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"dev loss {self.loss:.3f}, WER {100 * self.wer.rate:.1f} %, "
+            f"CER {100 * self.cer.rate:.1f} %, "
+            f"CTC CER {100 * self.ctc_cer.rate:.1f} %, "
+            f"focus {self.focus:.2f}, monotony {self.monotony:.2f}"
+        )
+
+
+class _Sums(NamedTuple):
+    """Sums over characters of one batch."""
+
+    values: Tensor
+    """(6,) loss, spelling, ctc, focus, monotony, reach."""
+    characters: int
+
+
+@torch.no_grad()
+def validate(
+    las: LAS,
+    dataset: Dataset,
+    tokenizer: CharTokenizer,
+    config: LossConfig,
+    *,
+    batch_seconds: float,
+    device: torch.device,
+) -> Validation:
+    """Validate a network, which must be in evaluation mode, on whole utterances."""
+    durations = [dataset.duration(i, 0) for i in range(len(dataset))]
+    sampler = BatchSampler(lambda _: durations, batch_seconds, 32, 0, short_first=True)
+    texts = {u.id: u.text for u in dataset.utterances}
+    spelled, ctc_spelled = dict[str, str](), dict[str, str]()
+    totals, characters = torch.zeros(6), 0
+    for batch in load(dataset, ((indexes, 0.0) for indexes in sampler.batches(0))):
+        batch = batch.to(device)
+        sums = _measure(las, batch, tokenizer, config)
+        totals, characters = totals + sums.values, characters + sums.characters
+        heard = las.listen(batch.features, batch.num_frames)
+        spelled |= _spell(las, heard, batch, tokenizer)
+        ctc_spelled |= _ctc_spell(las, heard, batch, tokenizer)
+    references = [texts[id] for id in spelled]
+    hypotheses = list(spelled.values())
+    loss, spelling, ctc, focus, monotony, reach = (totals / characters).tolist()
+    return Validation(
+        loss=loss,
+        spelling_loss=spelling,
+        ctc_loss=ctc,
+        wer=word_error_rate(references, hypotheses),
+        cer=char_error_rate(references, hypotheses),
+        ctc_cer=char_error_rate(references, [ctc_spelled[id] for id in spelled]),
+        focus=focus,
+        monotony=monotony,
+        reach=reach,
+    )
+
+
+def _measure(
+    las: LAS, batch: Batch, tokenizer: CharTokenizer, config: LossConfig
+) -> _Sums:
+    parts, spelling = losses(las, batch, tokenizer, config)
+    lengths = zip(batch.num_tokens.tolist(), spelling.weights.cpu(), strict=True)
+    habits = torch.stack(
+        [attention_habits(alpha[: n + 1]) * (n + 1) for n, alpha in lengths]
+    ).sum(dim=0)
+    characters = int(batch.num_tokens.sum()) + len(batch.ids)
+    scalars = torch.stack((parts.total, parts.spelling, parts.ctc)).cpu() * characters
+    return _Sums(torch.cat((scalars, habits)), characters)
+
+
+def attention_habits(alpha: Tensor) -> Tensor:
+    """(I, J) weights of one utterance -> (3,) focus, monotony and reach.
+
+    >>> attention_habits(torch.eye(4)).tolist()
+    [1.0, 1.0, 1.0]
+    """
+    steps = int((alpha > 0).any(dim=0).nonzero().max()) + 1
+    alpha = alpha[:, :steps]
+    entropy = -(alpha * alpha.clamp_min(1e-20).log()).sum(dim=1).mean()
+    focus = 1 - entropy / torch.tensor(max(steps, 2)).log()
+    looked_at = alpha.argmax(dim=1)
+    monotony = (looked_at.diff() >= 0).float().mean() if len(alpha) > 1 else focus**0
+    reach = (looked_at.max() + 1) / steps
+    return torch.stack((focus, monotony, reach))
+
+
+def _spell(
+    las: LAS, heard: Heard, batch: Batch, tokenizer: CharTokenizer
+) -> dict[str, str]:
+    seconds = batch.num_frames / 100
+    found = greedy_search(
+        las.steps(heard),
+        sos=tokenizer.sos,
+        eos=tokenizer.eos,
+        max_lengths=(seconds * MOST_CHARACTERS).long() + 5,
+    )
+    texts = [tokenizer.decode(hypothesis.tokens) for hypothesis in found]
+    return dict(zip(batch.ids, texts, strict=True))
+
+
+def _ctc_spell(
+    las: LAS, heard: Heard, batch: Batch, tokenizer: CharTokenizer
+) -> dict[str, str]:
+    best = las.ctc_log_probs(heard).argmax(dim=-1).cpu()
+    rows = zip(batch.ids, best.tolist(), heard.num_ctc_steps.tolist(), strict=True)
+    return {
+        id: tokenizer.decode(collapse_ctc(row[:length], tokenizer.pad))
+        for id, row, length in rows
+    }

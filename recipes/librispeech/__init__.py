@@ -1,0 +1,1 @@
+"""From nothing to a word error rate on LibriSpeech."""
