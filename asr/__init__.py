@@ -1,1 +1,64 @@
-"""Listen, Attend and Spell: speech recognition from audio to characters."""
+"""Listen, Attend and Spell: speech recognition from audio to characters.
+
+>>> from asr import Recognizer
+>>> Recognizer.load().transcribe("talk.flac").text                  # doctest: +SKIP
+'GO DO YOU HEAR'
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asr.config import Config, load_config
+    from asr.data.manifest import Utterance, read_manifest, write_manifest
+    from asr.decoding.search import Hypothesis
+    from asr.errors import AsrError
+    from asr.recognizer import (
+        Alignment,
+        Alternative,
+        DecodingConfig,
+        Recognizer,
+        Segment,
+        Transcript,
+    )
+    from asr.scoring import ErrorRate
+
+__all__ = [
+    "Alignment",
+    "Alternative",
+    "AsrError",
+    "Config",
+    "DecodingConfig",
+    "ErrorRate",
+    "Hypothesis",
+    "Recognizer",
+    "Segment",
+    "Transcript",
+    "Utterance",
+    "load_config",
+    "read_manifest",
+    "write_manifest",
+]
+
+_HOME = {
+    **dict.fromkeys(("Config", "load_config"), "asr.config"),
+    **dict.fromkeys(("Utterance", "read_manifest", "write_manifest"),
+                    "asr.data.manifest"),
+    "Hypothesis": "asr.decoding.search",
+    "AsrError": "asr.errors",
+    **dict.fromkeys(("Alignment", "Alternative", "DecodingConfig", "Recognizer",
+                     "Segment", "Transcript"), "asr.recognizer"),
+    "ErrorRate": "asr.scoring",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: torch costs seconds."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'asr' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Show the public names."""
+    return __all__

@@ -2,26 +2,59 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from asr.errors import AsrError
+from asr.errors import AsrError, ConfigError, ManifestError
 
-# Imports of the rest stand in the functions: `asr --help` must answer at once.
+# What is heavy (torch, and all that stands on it) is imported inside the subcommands:
+# `asr --help` answers in a tenth of a second.
+if TYPE_CHECKING:
+    from asr.data.manifest import Utterance
+    from asr.recognizer import DecodingConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 1 after telling the user what to mend."""
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
+        return int(args.run(args) or 0)
     except AsrError as error:
         print(f"asr: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("asr: stopped", file=sys.stderr)
         return 130
-    return 0
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader (head, say) has had enough
+        return 1
+
+
+def _transcribe(args: argparse.Namespace) -> int:
+    from asr.recognizer import Recognizer
+
+    recognizer = Recognizer.load(
+        args.model, decoding=_decoding(args), device=_device(args.device)
+    )
+    failed = 0
+    for path in args.audio:
+        try:
+            transcript = recognizer.transcribe(path, alignment=args.page is not None)
+        except AsrError as error:
+            print(f"asr: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        prefix = f"{path}: " if len(args.audio) > 1 else ""
+        print(prefix + transcript.text, flush=True)
+        for alternative in transcript.segments[0].nbest[: args.nbest]:
+            print(f"  {alternative.score:8.4f}  {alternative.text}")
+        if args.page is not None:
+            from asr.report import write_page
+
+            write_page(args.page, path, transcript)
+            print(f"asr: wrote {args.page}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -31,15 +64,230 @@ def _train(args: argparse.Namespace) -> None:
     train(load_config(args.config, args.overrides), args.folder)
 
 
+def _decode(args: argparse.Namespace) -> int:
+    from asr.corpus import decode
+
+    decoded = decode(
+        args.model,
+        args.manifest,
+        args.folder,
+        _decoding(args),
+        processes=args.processes,
+    )
+    for fault in decoded.faults:
+        print(f"asr: {fault}", file=sys.stderr)
+    print(decoded)
+    return 1 if decoded.faults else 0
+
+
+def _score(args: argparse.Namespace) -> None:
+    from asr.data.manifest import read_manifest
+    from asr.scoring import (
+        aligned_text,
+        by_group,
+        by_length,
+        char_error_rate,
+        confidence_interval,
+        confusions,
+        word_error_rate,
+    )
+
+    said, heard = _paired(
+        read_manifest(args.references), read_manifest(args.hypotheses), args
+    )
+    references, hypotheses = [u.text for u in said], [u.text for u in heard]
+    speakers = [u.speaker for u in said]
+    if args.aligned:
+        for utterance, hypothesis in zip(said, hypotheses, strict=True):
+            print(utterance.id, aligned_text(utterance.text, hypothesis), "", sep="\n")
+    print(f"%WER {word_error_rate(references, hypotheses)}")
+    print(f"%CER {char_error_rate(references, hypotheses)}")
+    groups = speakers if len(set(speakers)) > 1 else None
+    low, high = confidence_interval(references, hypotheses, groups=groups)
+    resampled = "speakers" if groups else "utterances"
+    print(
+        f"95 % interval of the WER: {100 * low:.2f} to {100 * high:.2f} "
+        f"(bootstrap over {resampled})"
+    )
+    if args.details:
+        durations = [u.duration for u in said]
+        print("\nby length")
+        _print_rates(by_length(references, hypotheses, durations))
+        print("\nby speaker")
+        _print_rates(by_group(references, hypotheses, speakers))
+        print("\nmost frequent confusions (said -> heard)")
+        for found in confusions(references, hypotheses):
+            print(f"{found.count:5d}  {found.reference_word or '-'} -> ", end="")
+            print(found.hypothesis_word or "-")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from asr.model.folder import load_model, save_model
+    from asr.recognizer import find_model
+
+    model = load_model(find_model(args.run_folder))
+    save_model(args.folder, model.las, model.tokenizer, model.facts, half=True)
+    print(f"asr: wrote {args.folder}", file=sys.stderr)
+
+
+def _print_rates(rates: dict[str, Any]) -> None:
+    for name, rate in rates.items():
+        print(f"{name or '-':>10}  %WER {rate}")
+
+
+def _paired(
+    said: "list[Utterance]", heard: "list[Utterance]", args: argparse.Namespace
+) -> "tuple[list[Utterance], list[Utterance]]":
+    """Bring hypotheses into the order of the references."""
+    by_id = {utterance.id: utterance for utterance in heard}
+    missing = [utterance.id for utterance in said if utterance.id not in by_id]
+    if missing:
+        raise ManifestError(
+            f"{args.hypotheses}: {len(missing)} of {len(said)} utterances have no "
+            f"hypothesis, the first is {missing[0]}"
+        )
+    unasked = len(by_id) - len(said)
+    if unasked:
+        raise ManifestError(
+            f"{args.hypotheses}: {unasked} of its utterances are not in "
+            f"{args.references}"
+        )
+    return said, [by_id[utterance.id] for utterance in said]
+
+
+def _decoding(args: argparse.Namespace) -> "DecodingConfig":
+    """Turn the options of the search into its settings."""
+    from asr.recognizer import DecodingConfig
+
+    given = {"beam_size": args.beam, "ctc_weight": args.ctc_weight}
+    try:
+        return DecodingConfig(**{k: v for k, v in given.items() if v is not None})
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _device(name: str) -> Any:
+    from asr.training.trainer import pick_device
+
+    return pick_device(name)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="asr", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="asr",
+        description="Listen, Attend and Spell: speech recognition from audio to text.",
+        epilog="`asr COMMAND --help` shows an example of each command.",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    train = commands.add_parser("train", help="train a model")
-    train.add_argument("config", type=Path)
-    train.add_argument("folder", type=Path)
-    train.add_argument("overrides", nargs="*", metavar="key=value")
-    train.set_defaults(run=_train)
+    _add_transcribe(commands)
+    _add_train(commands)
+    _add_decode(commands)
+    _add_score(commands)
+    _add_export(commands)
     return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[..., int | None], about: str, example: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_transcribe(commands: Any) -> None:
+    parser = _command(
+        *(commands, "transcribe", _transcribe),
+        "write down what is said in audio files",
+        "asr transcribe talk.flac --page talk.html",
+    )
+    parser.add_argument("audio", nargs="+", type=Path, metavar="FILE")
+    _add_search(parser)
+    parser.add_argument(
+        *("--nbest", "-n"),
+        **_number(0, "print the N best alternatives of the beginning too"),
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="HTML",
+        help="write a page that shows where the model looked (one FILE only)",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+
+
+def _add_train(commands: Any) -> None:
+    parser = _command(
+        *(commands, "train", _train),
+        "train a model; a run that was stopped goes on where it was",
+        "asr train recipes/toy/las.yaml exp/toy/run training.epochs=12",
+    )
+    parser.add_argument("config", type=Path, help="YAML file with the settings")
+    parser.add_argument("folder", type=Path, help="of the run; made if missing")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that win"
+    )
+
+
+def _add_decode(commands: Any) -> None:
+    parser = _command(
+        *(commands, "decode", _decode),
+        "transcribe all utterances of a manifest, in several processes",
+        "asr decode data/test-clean.jsonl exp/decoded --model exp/run",
+    )
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("folder", type=Path, help="for the hypotheses")
+    _add_search(parser)
+    parser.add_argument("--processes", **_number(None, "default: one a core"))
+
+
+def _add_score(commands: Any) -> None:
+    parser = _command(
+        *(commands, "score", _score),
+        "compare hypotheses with references: WER, CER, and where the errors are",
+        "asr score data/test-clean.jsonl exp/decoded/hypotheses.jsonl --details",
+    )
+    parser.add_argument("references", type=Path, help="manifest with what was said")
+    parser.add_argument("hypotheses", type=Path, help="manifest with what was heard")
+    parser.add_argument(
+        "--details", action="store_true", help="by length, by speaker, confusions"
+    )
+    parser.add_argument(
+        "--aligned", action="store_true", help="show each utterance word by word"
+    )
+
+
+def _add_export(commands: Any) -> None:
+    parser = _command(
+        *(commands, "export", _export),
+        "pack the best model of a run into a folder, at half the size",
+        "asr export exp/run my-model",
+    )
+    parser.add_argument("run_folder", type=Path, metavar="RUN")
+    parser.add_argument("folder", type=Path)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", type=Path, help="a model's or a run's folder (default: the bundled)"
+    )
+    parser.add_argument("--beam", **_number(None, "hypotheses followed (default: 8)"))
+    parser.add_argument(
+        "--ctc-weight",
+        type=float,
+        metavar="W",
+        help="share of the CTC head in the score (default: 0.3)",
+    )
+
+
+def _number(default: int | None, about: str) -> dict[str, Any]:
+    return {"type": int, "default": default, "metavar": "N", "help": about}
 
 
 if __name__ == "__main__":

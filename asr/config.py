@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from asr.decoding.search import SearchConfig
 from asr.errors import ConfigError
 from asr.features import AugmentConfig
 from asr.model.attention import AttentionConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
+from asr.recognizer import DecodingConfig
 from asr.training.loss import LossConfig
 from asr.training.schedule import ScheduleConfig
 from asr.training.trainer import TrainingConfig
@@ -49,7 +49,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    decoding: SearchConfig = field(default_factory=SearchConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -8,7 +8,7 @@ Shapes: B utterances, T frames, F mel bands, I tokens.
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -108,7 +108,7 @@ def load(
     *,
     epoch: int = 0,
     num_threads: int = 1,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Read batches ahead of their use, in other threads, and yield them in order.
 
     Args:

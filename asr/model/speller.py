@@ -126,8 +126,8 @@ class Speller(nn.Module):
             hidden.append(below)
             cells.append(c)
         batch = memory.h.size(0)
-        grouped = below.unflatten(0, (batch, -1))  # (R, S) -> (B, K, S)
-        previous = state.weights.unflatten(0, (batch, -1))
+        grouped = below.view(batch, -1, below.size(1))  # (R, S) -> (B, K, S)
+        previous = state.weights.view(batch, -1, state.weights.size(1))
         glance = self.attention(grouped, memory, previous)
         context, weights = glance.context.flatten(0, 1), glance.weights.flatten(0, 1)
         state = SpellerState(torch.stack(hidden), torch.stack(cells), context, weights)
@@ -173,7 +173,8 @@ class Speller(nn.Module):
         if sampling > 0:
             with torch.no_grad():
                 guesses = self.spell(memory, inputs).logits[:, :-1]
-                drawn = torch.distributions.Categorical(logits=guesses).sample()
+                drawn = guesses.softmax(dim=-1).flatten(0, 1).multinomial(1)
+                drawn = drawn.view(guesses.shape[:2])  # (B * (I - 1), 1)
                 replaced = torch.rand(drawn.shape, device=drawn.device) < sampling
             mixed = torch.where(replaced, drawn, inputs[:, 1:])
             inputs = torch.cat((inputs[:, :1], mixed), dim=1)

@@ -69,7 +69,7 @@ def spell_loop(
         kernel = attention.kernel()
     if not isinstance(attention, AdditiveAttention | DotAttention):
         raise TypeError(f"no backward is written for {type(attention).__name__}")
-    outputs = _Loop.apply(
+    outputs = _Loop.apply(  # type: ignore[no-untyped-call]
         activation,
         len(cells),
         memory.valid,
@@ -179,7 +179,7 @@ class _Loop(torch.autograd.Function):
     """The loop itself. Gates are in torch's order: input, forget, cell, output."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         activation: str,
         num_layers: int,
@@ -234,7 +234,7 @@ class _Loop(torch.autograd.Function):
         return hidden[-1][1:], contexts[1:], weights[1:]
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, d_states: Tensor, d_contexts: Tensor, d_weights: Tensor
     ) -> tuple[Tensor | None, ...]:
         h, keys, query_weight, v, kernel, weights, queries, *recurrent = (

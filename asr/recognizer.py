@@ -1,0 +1,324 @@
+"""From a recording to a transcript, with a trained model: the Python API.
+
+>>> from asr import Recognizer
+>>> recognizer = Recognizer.load()                                  # doctest: +SKIP
+>>> recognizer.transcribe("talk.flac").text                         # doctest: +SKIP
+'GO DO YOU HEAR'
+
+Shapes: N samples, T frames, F mel bands, I tokens, J listener steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from asr.audio import SAMPLE_RATE, from_samples, read_waveform
+from asr.decoding.ctc import CTCPrefix
+from asr.decoding.fusion import Fusion
+from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
+from asr.errors import CheckpointError
+from asr.features import FRAMES_PER_SECOND, log_mel
+from asr.model.folder import DESCRIPTION, Model, load_model
+from asr.model.listener import Heard
+from asr.padding import pad_rows
+from asr.segmenting import pieces
+
+BUNDLED = "las_mini"
+"""Name of the model that comes with the package."""
+MOST_CHARACTERS = 25
+"""A second: more than anybody says. The search stops there."""
+SILENCE = 1e-4
+"""Largest sample, full scale being 1, of a piece that holds nothing: -80 dB."""
+
+Audio = str | Path | npt.NDArray[Any] | Tensor
+
+
+@dataclass(frozen=True)
+class DecodingConfig(SearchConfig):
+    """Settings of the search, and of what it asks."""
+
+    eos_threshold: float | None = 1.5
+    ctc_weight: float = 0.3
+    """Share of the CTC head's prefix scores in the score; the rest is the speller's."""
+    coverage: float = 0.0
+    """Bonus for each listener step that a hypothesis has looked at."""
+
+    def __post_init__(self) -> None:
+        """Refuse a search that could find nothing."""
+        super().__post_init__()
+        if not 0 <= self.ctc_weight <= 1:
+            raise ValueError(
+                f"decoding.ctc_weight is a share from 0 to 1, not {self.ctc_weight}"
+            )
+        if self.coverage < 0:
+            raise ValueError(
+                f"decoding.coverage must be at least 0, not {self.coverage}"
+            )
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One of the things that may have been said."""
+
+    text: str
+    score: float
+    """log P per character: the nearer to 0, the surer."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Where the model looked for each character of a segment."""
+
+    characters: str
+    """The text, with a last character for its end: one a row of `weights`."""
+    weights: Tensor
+    """(I, J) alpha."""
+    seconds_per_step: float
+    """Length of a listener step: column j begins j * seconds_per_step after `start`."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What was said in one piece of a recording."""
+
+    start: float
+    """Seconds from the beginning of the recording."""
+    end: float
+    text: str
+    score: float
+    """log P per character of the text; 0 for silence."""
+    finished: bool
+    """False where the search reached its longest text: the end may be invented."""
+    nbest: tuple[Alternative, ...]
+    """What was found, best first, `text` among it."""
+    alignment: Alignment | None
+    """None unless it was asked for, and for silence."""
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a recording."""
+
+    segments: tuple[Segment, ...]
+    duration: float
+    """Seconds."""
+
+    @property
+    def text(self) -> str:
+        """The text of all segments."""
+        return " ".join(segment.text for segment in self.segments if segment.text)
+
+
+class Recognizer:
+    """A trained model, ready to transcribe.
+
+    It keeps no state between calls and may be used from several threads.
+
+    Args:
+        model: the network and its tokenizer.
+        decoding: settings of the search.
+        device: where the network runs.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        decoding: DecodingConfig | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.las = model.las.to(self.device).eval()
+        self.tokenizer, self.facts = model.tokenizer, model.facts
+        self.decoding = decoding or DecodingConfig()
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path | None = None,
+        *,
+        decoding: DecodingConfig | None = None,
+        device: str | torch.device = "cpu",
+    ) -> "Recognizer":
+        """Load a model.
+
+        Args:
+            folder: of a model, or of a run that has one; None for the bundled model.
+            decoding: settings of the search.
+            device: where the network runs.
+
+        Raises:
+            CheckpointError: there is no model, or it is damaged.
+        """
+        return cls(load_model(find_model(folder)), decoding, device)
+
+    @overload  # a str is a sequence of str, too: the first of the two wins
+    def transcribe(  # type: ignore[overload-overlap]
+        self, audio: Audio, rate: int | None = None, *, alignment: bool = False
+    ) -> Transcript: ...
+
+    @overload
+    def transcribe(
+        self,
+        audio: Sequence[Audio],
+        rate: int | None = None,
+        *,
+        alignment: bool = False,
+    ) -> list[Transcript]: ...
+
+    def transcribe(
+        self,
+        audio: Audio | Sequence[Audio],
+        rate: int | None = None,
+        *,
+        alignment: bool = False,
+    ) -> Transcript | list[Transcript]:
+        """Transcribe a recording, or several.
+
+        Args:
+            audio: a path; or samples, (N,) or (channels, N), with their rate; or a list
+                of such.
+            rate: Hz; needed for samples, not used for paths.
+            alignment: whether to keep where the model looked for each character.
+
+        Raises:
+            AudioError: a recording cannot be read or holds nothing.
+        """
+        if isinstance(audio, str | Path | np.ndarray | Tensor):
+            return self._transcribe_all([_waveform(audio, rate)], alignment)[0]
+        return self._transcribe_all([_waveform(one, rate) for one in audio], alignment)
+
+    def _transcribe_all(
+        self, waveforms: Sequence[Tensor], alignment: bool
+    ) -> list[Transcript]:
+        return [
+            Transcript(
+                tuple(self._segments(waveform, alignment)), len(waveform) / SAMPLE_RATE
+            )
+            for waveform in waveforms
+        ]
+
+    def _segments(self, waveform: Tensor, alignment: bool) -> list[Segment]:
+        segments = []
+        for start, end in pieces(waveform):
+            piece = waveform[start:end]
+            (segment,) = self.recognize([piece], alignment=alignment)
+            offset = start / SAMPLE_RATE
+            segments.append(replace(segment, start=offset, end=offset + segment.end))
+        return segments
+
+    @torch.inference_mode()
+    def recognize(
+        self, waveforms: Sequence[Tensor], *, alignment: bool = False
+    ) -> list[Segment]:
+        """Recognise short waveforms together, each as one segment that starts at 0.
+
+        Args:
+            waveforms: (N,) float32 at 16 kHz each, of at most about 16 s.
+            alignment: whether to keep where the model looked for each character.
+        """
+        loud = [i for i, w in enumerate(waveforms) if float(w.abs().max()) >= SILENCE]
+        spelled = self._spell([waveforms[i] for i in loud], alignment)
+        found = dict(zip(loud, spelled, strict=True))
+        return [
+            replace(found[i], end=len(waveform) / SAMPLE_RATE)
+            if i in found
+            else _silence(len(waveform) / SAMPLE_RATE)
+            for i, waveform in enumerate(waveforms)
+        ]
+
+    def _spell(self, waveforms: list[Tensor], alignment: bool) -> list[Segment]:
+        if not waveforms:
+            return []
+        features, num_frames = pad_rows([log_mel(waveform) for waveform in waveforms])
+        heard = self.las.listen(features.to(self.device), num_frames)
+        seconds = num_frames / FRAMES_PER_SECOND
+        found = beam_search(
+            self._step_model(heard),
+            self.decoding,
+            sos=self.tokenizer.sos,
+            eos=self.tokenizer.eos,
+            max_lengths=(seconds * MOST_CHARACTERS).long() + 5,
+        )
+        return [
+            self._segment(
+                hypotheses,
+                self._align(heard, row, hypotheses[0]) if alignment else None,
+            )
+            for row, hypotheses in enumerate(found)
+        ]
+
+    def _step_model(self, heard: Heard) -> StepModel[Any]:
+        las = self.las.steps(heard, self.decoding.coverage)
+        weight = self.decoding.ctc_weight
+        if not weight:
+            return las
+        ctc = CTCPrefix(
+            self.las.ctc_log_probs(heard),
+            heard.num_ctc_steps,
+            blank=self.tokenizer.pad,
+            eos=self.tokenizer.eos,
+            sos=self.tokenizer.sos,
+        )
+        return Fusion([las, ctc], [1 - weight, weight])
+
+    def _segment(
+        self, hypotheses: list[Hypothesis], alignment: Alignment | None
+    ) -> Segment:
+        nbest = tuple(
+            Alternative(self.tokenizer.decode(hypothesis.tokens), hypothesis.score)
+            for hypothesis in hypotheses
+        )
+        best = nbest[0]
+        finished = hypotheses[0].finished
+        return Segment(0.0, 0.0, best.text, best.score, finished, nbest, alignment)
+
+    def _align(self, heard: Heard, row: int, hypothesis: Hypothesis) -> Alignment:
+        """Ask where the speller looks when it is fed with a hypothesis."""
+        steps = heard.num_steps[row : row + 1]
+        alone = heard._replace(h=heard.h[row : row + 1, : int(steps)], num_steps=steps)
+        tokens = [self.tokenizer.sos, *hypothesis.tokens]
+        inputs = torch.tensor([tokens], device=self.device)
+        spelling = self.las.speller.spell(self.las.remember(alone), inputs)
+        return Alignment(
+            self.tokenizer.decode(hypothesis.tokens) + "\u220e",
+            spelling.weights[0].float().cpu(),
+            self.las.listener.reduction / FRAMES_PER_SECOND,
+        )
+
+
+def find_model(folder: str | Path | None) -> Path:
+    """Find the folder of a model: the bundled one, one given, or that of a run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if folder is None:
+        return Path(str(files("asr") / "assets" / BUNDLED))
+    folder = Path(folder)
+    if (folder / DESCRIPTION).exists():
+        return folder
+    if (folder / "model" / DESCRIPTION).exists():
+        return folder / "model"
+    raise CheckpointError(
+        f"{folder}: holds no model (a folder with {DESCRIPTION}, or a run that was "
+        "validated at least once, was expected)"
+    )
+
+
+def _waveform(audio: Audio, rate: int | None) -> Tensor:
+    if isinstance(audio, str | Path):
+        return read_waveform(audio)
+    if rate is None:
+        raise TypeError("samples need their rate: transcribe(samples, rate=16000)")
+    return from_samples(audio, rate)
+
+
+def _silence(seconds: float) -> Segment:
+    return Segment(0.0, seconds, "", 0.0, True, (Alternative("", 0.0),), None)
