@@ -187,7 +187,8 @@ def _finished(samples: _Samples, rate: int, wished: int, place: str) -> Tensor:
 
 def _cut_short(path: Path, there: int, promised: int, what: str) -> AudioError:
     return AudioError(
-        f"{path}: is cut short: {there} of {promised} {what} are there ({_AGAIN})"
+        f"{path}: is damaged or cut short: {there} of {promised} {what} are there "
+        f"({_AGAIN})"
     )
 
 
@@ -341,8 +342,8 @@ def _source(path: Path, head: bytes) -> Path | BytesIO:
             raise _cut_short(path, len(frames), promised, "frames")
         if len(frames) <= promised + 1:  # some encoders count the header
             return path
-    start = frames[0].start
-    return BytesIO(_xing_frame(contents[start:], len(frames)) + contents[start:])
+    audio = contents[frames[0].start : frames[-1].end]
+    return BytesIO(_xing_frame(audio[:4], len(frames)) + audio)
 
 
 def _mp3_frames(contents: bytes) -> Iterator[_Mp3Frame]:
@@ -398,7 +399,7 @@ def _promised_frames(frame: bytes) -> int | None:
 
 def _xing_frame(first: bytes, num_frames: int) -> bytes:
     """Make a frame with a Xing header that promises so many frames like the first."""
-    header = bytes([first[0], first[1] | 1, *first[2:4]])  # | 1: without a checksum
+    header = bytes([first[0], first[1] | 1, *first[2:]])  # | 1: without a checksum
     xing = b"Xing" + (1).to_bytes(4) + num_frames.to_bytes(4)
     return (header.ljust(_xing_place(header), b"\0") + xing).ljust(
         _mp3_frame_size(header), b"\0"

@@ -167,7 +167,7 @@ def _decoding(args: argparse.Namespace) -> "DecodingConfig":
 
 
 def _device(name: str) -> Any:
-    from asr.training.trainer import pick_device
+    from asr.device import pick_device
 
     return pick_device(name)
 

@@ -1,18 +1,24 @@
 """One experiment: from settings to a trained model in a folder."""
 
+import sys
+import tempfile
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from asr.config import Config, to_yaml
 from asr.data.dataset import Dataset, Disturbance
 from asr.data.manifest import Utterance, read_manifest
-from asr.errors import ConfigError, ManifestError
+from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
 from asr.model.las import LAS, LASConfig
 from asr.report import draw_attention
 from asr.tensor_files import write_bytes
 from asr.text import CharTokenizer
+from asr.training.distributed import Team, join_team
 from asr.training.trainer import CHECKPOINT, Trainer
 
 CONFIG = "config.yaml"
@@ -31,12 +37,55 @@ def train(config: Config, folder: Path) -> None:
     Raises:
         AsrError: a manifest, recording, setting or checkpoint is at fault.
     """
-    threads = config.training.threads
-    if threads:
-        torch.set_num_threads(threads)
     tokenizer = CharTokenizer()
-    train_set, dev_set = _datasets(config, tokenizer)
+    datasets = _datasets(config, tokenizer)
     _claim(folder, config)
+    if config.training.processes > 1:
+        _train_together(config, folder)
+    else:
+        _trainer(config, folder, tokenizer, datasets, Team()).run()
+
+
+def _train_together(config: Config, folder: Path) -> None:
+    """Train in several processes; the first fault of any of them is raised here."""
+    size = config.training.processes
+    faults = get_context("spawn").SimpleQueue()
+    with tempfile.TemporaryDirectory() as temporary:
+        meeting_point = str(Path(temporary) / "meeting-point")
+        try:
+            spawn(  # type: ignore[no-untyped-call]
+                _work, (size, meeting_point, config, folder, faults), nprocs=size
+            )
+        except ProcessExitedException as error:
+            if faults.empty():
+                raise TrainingError(
+                    f"{folder}: a process of the training died ({error})"
+                ) from error
+            raise TrainingError(faults.get()) from error
+
+
+def _work(
+    rank: int, size: int, meeting_point: str, config: Config, folder: Path, faults: Any
+) -> None:
+    """Be one of the processes."""
+    torch.set_num_threads(1)
+    try:
+        team = join_team(rank, size, meeting_point)
+        tokenizer = CharTokenizer()
+        _trainer(config, folder, tokenizer, _datasets(config, tokenizer), team).run()
+    except AsrError as error:
+        faults.put(str(error))
+        sys.exit(1)
+
+
+def _trainer(
+    config: Config,
+    folder: Path,
+    tokenizer: CharTokenizer,
+    datasets: tuple[Dataset, Dataset],
+    team: Team,
+) -> Trainer:
+    train_set, dev_set = datasets
     torch.manual_seed(config.training.seed)
     las = LAS(
         LASConfig(config.listener, config.attention, config.speller), tokenizer.size
@@ -45,7 +94,7 @@ def train(config: Config, folder: Path) -> None:
         spread = _spread(range(len(train_set)), _MEASURED)
         plain = Dataset(train_set.utterances, tokenizer)
         las.norm.measure([plain.example(index).features for index in spread])
-    trainer = Trainer(
+    return Trainer(
         las,
         tokenizer,
         train_set,
@@ -54,8 +103,8 @@ def train(config: Config, folder: Path) -> None:
         folder=folder,
         run_config=asdict(config),
         draw=draw_attention,
+        team=team,
     )
-    trainer.run()
 
 
 def _datasets(config: Config, tokenizer: CharTokenizer) -> tuple[Dataset, Dataset]:

@@ -6,7 +6,7 @@ With LAS and a language model this is shallow fusion; with LAS and CTC prefix sc
 is joint decoding.
 
 Source: Gulcehre et al. (2015), arXiv:1503.03535, section 4.1 (shallow fusion); Hori et
-al. (2017), doi:10.18653/v1/P17-1048, section 3.2 (joint decoding).
+al. (2017), doi:10.18653/v1/P17-1048, section 3 (joint decoding).
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,7 @@ Shapes: B utterances still being searched, K live hypotheses of each, R = B * K 
         V vocabulary size. The K hypotheses of one utterance stand together: a group.
 
 Source: Chan et al. (2015), arXiv:1508.01211, section 3.3 (beam, length); Hannun et al.
-(2019), arXiv:1904.02619, section 4.2 (the threshold on <eos>).
+(2019), arXiv:1904.02619 (the threshold on <eos>).
 """
 
 from collections.abc import Sequence

@@ -14,9 +14,10 @@ clock.
 """
 
 import contextlib
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,14 @@ from torch import Tensor, nn
 
 from asr.data.batching import Batch, BatchSampler, load
 from asr.data.dataset import Dataset
+from asr.device import pick_device
 from asr.errors import TrainingError
 from asr.model.folder import save_model
 from asr.model.las import LAS
 from asr.progress import progress_bar
 from asr.text import CharTokenizer
 from asr.training.checkpoint import Place, load_checkpoint, save_checkpoint
+from asr.training.distributed import Team
 from asr.training.loss import LossConfig, losses, teacher_inputs
 from asr.training.metrics import MetricsLog
 from asr.training.schedule import (
@@ -63,7 +66,7 @@ class TrainingConfig:
     batch_size: int = 32
     """Most utterances in a batch."""
     accumulate: int = 1
-    """Batches whose gradients make one update."""
+    """Batches of each process whose gradients make one update."""
     short_first: bool = True
     """Whether the first epoch goes from short to long utterances."""
     weight_decay: float = 1e-3
@@ -83,14 +86,14 @@ class TrainingConfig:
     """Hours of audio kept in memory (0.23 GB each)."""
     device: str = "auto"
     """auto, cpu or cuda."""
-    threads: int = 0
-    """Threads on a CPU; 0 leaves the choice to torch."""
+    processes: int = 1
+    """Processes that share each update: each has a batch, and one thread on a CPU."""
 
     def __post_init__(self) -> None:
         """Refuse what would only be noticed after hours of training."""
         for name in (
             *("epochs", "minutes", "batch_seconds", "batch_size", "accumulate"),
-            *("clip_norm", "validations", "dev_utterances", "bad_steps"),
+            *("clip_norm", "validations", "dev_utterances", "bad_steps", "processes"),
         ):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -114,6 +117,7 @@ class Trainer:
         folder: of the run; it exists.
         run_config: all settings of the run, as JSON can hold them, for the checkpoint.
         draw: draws attention pictures.
+        team: the processes that share the work.
     """
 
     def __init__(
@@ -127,7 +131,9 @@ class Trainer:
         folder: Path,
         run_config: dict[str, Any],
         draw: Draw,
+        team: Team | None = None,
     ) -> None:
+        self.team = team or Team()
         self.config, self.loss_config, self.schedule = configs
         self.device = pick_device(self.config.device)
         self.las = las.to(self.device)
@@ -172,82 +178,113 @@ class Trainer:
                 checkpoint, self.las, self.average, self.optimizer
             )
         self._ticked_at = time.monotonic()
+        if not self.team.leads:
+            self._run(None)
+            return
         with (
             MetricsLog(self.folder, self.place.step) as log,
-            progress_bar(100, "train", "%", layout=_LAYOUT) as bar,
+            progress_bar(100, "train", "%", layout=_LAYOUT) as self._bar,
         ):
-            while self.progress < 1:
-                for metrics in self._epoch():
-                    log.write(self.place.step, metrics)
-                    bar.n = round(100 * self.progress, 1)
-                    bar.set_postfix_str(self._describe(metrics))
-                    self._look_after(log)
-                    if self.progress >= 1:
-                        break
-            if self.place.validations < self.config.validations:
-                self._validate(log)
+            self._run(log)
             self._save()
+
+    def _run(self, log: MetricsLog | None) -> None:
+        """Train to the end; the process that has the log validates and saves."""
+        while self.progress < 1:
+            for metrics in self._epoch():
+                if log:
+                    self._tell(metrics, log)
+                self._look_after(log)
+                if self.progress >= 1:
+                    break
+        if self.place.validations < self.config.validations:
+            self._validate(log)
+
+    def _tell(self, metrics: dict[str, float], log: MetricsLog) -> None:
+        """Write the metrics of an update, and move the bar."""
+        log.write(self.place.step, metrics)
+        left = self.place.seconds * (1 / max(self.progress, 1e-6) - 1) / 60
+        self._bar.n = round(100 * self.progress, 1)
+        self._bar.set_postfix_str(
+            f"epoch {self.place.epoch} | loss {metrics['loss']:.3f} | "
+            f"{metrics['audio_per_second']:.0f} audio s/s | {left:.0f} min left"
+        )
 
     def _epoch(self) -> Iterator[dict[str, float]]:
         """Train on what is left of an epoch, one update at a time."""
         batches = self.sampler.batches(self.place.epoch)
         self._num_batches = len(batches)
-        left = self._with_strength(batches)
+        size = self.config.accumulate * self.team.size
+        starts = range(self.place.position, len(batches), size)
         loaded = load(
-            self.train_set, left, epoch=self.place.epoch, num_threads=self._loaders()
+            self.train_set,
+            self._own_batches(batches, starts, size),
+            epoch=self.place.epoch,
+            num_threads=self._loaders(),
         )
-        group = list[Batch]()
         with contextlib.closing(loaded):
-            for batch in loaded:
-                group.append(batch)
-                position = self.place.position + len(group)
-                if len(group) == self.config.accumulate or position == len(batches):
-                    audio, before = sum(b.seconds for b in group), self.place.seconds
-                    metrics = self._update(group)
-                    self.place.position += len(group)
-                    self._tick()
-                    metrics["seconds"] = self.place.seconds
-                    metrics["audio_per_second"] = audio / (self.place.seconds - before)
-                    group.clear()
-                    if self.place.position == len(batches):
-                        self.place.epoch, self.place.position = self.place.epoch + 1, 0
-                    yield metrics
+            for start in starts:
+                group_size = len(batches[start : start + size])
+                own = len(range(self.team.rank, group_size, self.team.size))
+                group = list(itertools.islice(loaded, own))
+                before = self.place.seconds
+                metrics = self._update(group, group_size)
+                self.place.position = start + group_size
+                self._tick()
+                metrics["seconds"] = self.place.seconds
+                metrics["audio_per_second"] = metrics.pop("audio") / (
+                    self.place.seconds - before
+                )
+                if self.place.position == len(batches):
+                    self.place.epoch, self.place.position = self.place.epoch + 1, 0
+                yield metrics
 
-    def _with_strength(
-        self, batches: list[list[int]]
+    def _own_batches(
+        self, batches: list[list[int]], starts: Iterable[int], size: int
     ) -> Iterator[tuple[list[int], float]]:
-        """Tell the epoch's remaining batches, and how strong their masks are."""
-        first = self.place.position
-        for position in range(first, len(batches)):
-            progress = self._progress_at(position)
-            yield batches[position], augment_strength(self.schedule, progress)
+        """Tell this process's share of each update, and how strong the masks are."""
+        for start in starts:
+            strength = augment_strength(self.schedule, self._progress_at(start))
+            group = batches[start : start + size]
+            for batch in group[self.team.rank :: self.team.size]:
+                yield batch, strength
 
     def _loaders(self) -> int:
         return 4 if self.device.type == "cuda" else 1
 
     def _tick(self) -> None:
-        """Count the time since the last tick."""
+        """Count the time since the last tick, by the clock of the leading process."""
         now = time.monotonic()
-        self.place.seconds += now - self._ticked_at
+        elapsed = now - self._ticked_at if self.team.leads else 0.0
+        elapsed = float(self.team.sum(torch.tensor(elapsed, dtype=torch.float64)))
+        self.place.seconds += elapsed
         self._ticked_at = now
 
-    def _update(self, group: list[Batch]) -> dict[str, float]:
-        """Do one update with the gradients of a group of batches."""
+    def _update(self, group: list[Batch], group_size: int) -> dict[str, float]:
+        """Do one update with the gradients of a group of batches.
+
+        Args:
+            group: the batches of this process.
+            group_size: batches of all processes together.
+        """
         # All chance of a step hangs on its number: a resumed run draws the same.
-        torch.manual_seed(self.config.seed * 1_000_003 + self.place.step)
+        seed = self.config.seed * 1_000_003 + self.place.step
+        torch.manual_seed(seed * self.team.size + self.team.rank)
         rate = learning_rate(self.schedule, self.place.updates, self.progress)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         self.las.train()
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(4)
+        sums = torch.zeros(5, dtype=torch.float64)
         for batch in group:
-            sums += self._backward(batch.to(self.device), len(group))
+            sums[:4] += self._backward(batch.to(self.device), group_size)
+            sums[4] += batch.seconds
+        total, spelling, ctc, guide, audio = self.team.sum(sums).tolist()
+        self.team.sum_gradients(self.las.parameters())
         norm = float(
             nn.utils.clip_grad_norm_(self.las.parameters(), self.config.clip_norm)
         )
         self.place.step += 1
-        total, spelling, ctc, guide = sums.tolist()
         if math.isfinite(total) and math.isfinite(norm):
             self.optimizer.step()
             self.place.updates += 1
@@ -258,7 +295,7 @@ class Trainer:
         return {
             **{"loss": total, "spelling_loss": spelling, "ctc_loss": ctc},
             **{"guide": guide, "gradient_norm": norm, "learning_rate": rate},
-            **{"epoch": self.place.epoch, "progress": self.progress},
+            **{"epoch": self.place.epoch, "progress": self.progress, "audio": audio},
         }
 
     def _backward(self, batch: Batch, group_size: int) -> Tensor:
@@ -298,23 +335,32 @@ class Trainer:
                 "lower schedule.learning_rate may help)"
             )
 
-    def _look_after(self, log: MetricsLog) -> None:
+    def _look_after(self, log: MetricsLog | None) -> None:
         """Validate and save when it is time for it."""
         due = math.floor(self.progress * self.config.validations + 1e-9)
         if due > self.place.validations:
             self._validate(log)
-            self._save()
-        elif self.place.bad_steps == 0 and (
-            time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
+            if log:
+                self._save()
+        elif (
+            log
+            and self.place.bad_steps == 0
+            and time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
         ):
             self._save()
 
-    def _validate(self, log: MetricsLog) -> None:
+    def _validate(self, log: MetricsLog | None) -> None:
         """Look at dev with the averaged weights; keep them if they are the best."""
         self.place.validations = max(
             math.floor(self.progress * self.config.validations + 1e-9),
             self.place.validations + 1,
         )
+        if log:
+            self._validate_alone(log)
+        self._tick()
+
+    def _validate_alone(self, log: MetricsLog) -> None:
+        """Do the leading process's part of it."""
         with self._averaged():
             found = validate(
                 self.las,
@@ -325,7 +371,6 @@ class Trainer:
                 device=self.device,
             )
             self._picture()
-        self._tick()
         log.write(self.place.step, found.metrics())
         best = self.place.best_cer
         if best is None or found.cer.rate <= best:
@@ -383,25 +428,3 @@ class Trainer:
             self.run_config,
         )
         self._saved_at = time.monotonic()
-
-    def _describe(self, metrics: dict[str, float]) -> str:
-        left = self.place.seconds * (1 / max(self.progress, 1e-6) - 1) / 60
-        return (
-            f"epoch {self.place.epoch} | loss {metrics['loss']:.3f} | "
-            f"{metrics['audio_per_second']:.0f} audio s/s | {left:.0f} min left"
-        )
-
-
-def pick_device(name: str) -> torch.device:
-    """Turn auto, cpu or cuda into a device.
-
-    Raises:
-        TrainingError: there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda") or (
-        name == "cuda" and not torch.cuda.is_available()
-    ):
-        raise TrainingError(f"device {name}: is not here (use auto, cpu or cuda)")
-    return torch.device(name)

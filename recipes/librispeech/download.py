@@ -187,7 +187,7 @@ def _append(response: HTTPResponse, partial: Path, have: int) -> None:
     size = int(total) if total else None
     name = partial.name.removesuffix(".partial")
     with partial.open("ab" if have else "wb") as file, _bar(name, size, have) as bar:
-        while block := _read(response):
+        while file.tell() != size and (block := _read(response)):
             file.write(block)
             bar.update(len(block))
         if size and file.tell() < size:
@@ -195,9 +195,9 @@ def _append(response: HTTPResponse, partial: Path, have: int) -> None:
 
 
 def _read(response: HTTPResponse) -> bytes:
-    """Read a block; an OSError of the net must not be taken for one of the disk."""
+    """Read what came; an OSError of the net must not be taken for one of the disk."""
     try:
-        return response.read(_BLOCK)
+        return response.read1(_BLOCK)
     except (OSError, HTTPException) as error:
         raise _LostError(_why(error)) from error
 

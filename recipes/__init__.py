@@ -1,0 +1,1 @@
+"""Recipes: from a published corpus to a measured error rate."""
