@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _transcribe(args: argparse.Namespace) -> int:
     from asr.recognizer import Recognizer
 
+    if args.page is not None and len(args.audio) > 1:
+        raise ConfigError(f"{args.page}: a page shows one recording (give one FILE)")
     recognizer = Recognizer.load(
         args.model, decoding=_decoding(args), device=_device(args.device)
     )
@@ -55,6 +57,28 @@ def _transcribe(args: argparse.Namespace) -> int:
             write_page(args.page, path, transcript)
             print(f"asr: wrote {args.page}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _demo(args: argparse.Namespace) -> None:
+    import json
+    from importlib.resources import files
+
+    from asr.recognizer import Recognizer
+    from asr.report import write_page
+    from asr.scoring import word_error_rate
+
+    assets = Path(str(files("asr") / "assets"))
+    sample = json.loads((assets / "sample.json").read_text(encoding="utf-8"))
+    recognizer = Recognizer.load()
+    transcript = recognizer.transcribe(assets / "sample.opus", alignment=True)
+    print(f"recording   {assets / 'sample.opus'} ({transcript.duration:.1f} s)")
+    print(f"            {sample['source']}")
+    print(f"transcript  {transcript.text}")
+    print(f"reference   {sample['text']}")
+    print(f"%WER        {word_error_rate([sample['text']], [transcript.text])}")
+    print(f"            {sample['note']}")
+    write_page(args.page, assets / "sample.opus", transcript)
+    print(f"page        {args.page.resolve()}")
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -184,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_decode(commands)
     _add_score(commands)
     _add_export(commands)
+    _add_demo(commands)
     return parser
 
 
@@ -271,6 +296,15 @@ def _add_export(commands: Any) -> None:
     )
     parser.add_argument("run_folder", type=Path, metavar="RUN")
     parser.add_argument("folder", type=Path)
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _command(
+        *(commands, "demo", _demo),
+        "transcribe the bundled recording and show where the model looked",
+        "asr demo demo.html",
+    )
+    parser.add_argument("page", type=Path, help="the HTML page that is written")
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:

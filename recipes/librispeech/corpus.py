@@ -155,8 +155,9 @@ def read_chapters(
         The utterances, sorted by id and each id once, and the problems.
     """
     first, problems = dict[str, Utterance](), list[Problem]()
+    chapters = map_chapters(paths)
     for chapter in tqdm(
-        map_chapters(paths), label, len(paths), unit=" chapters", disable=None
+        chapters, label, len(paths), leave=False, unit=" chapters", disable=None
     ):
         problems.extend(chapter.problems)
         for utterance in chapter.utterances:

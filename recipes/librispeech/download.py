@@ -303,5 +303,11 @@ def _checked_path(member: tarfile.TarInfo, archive: Path, folder: Path) -> Path:
 
 def _bar(what: str, total: int | None, done: int = 0) -> "tqdm[Any]":
     return tqdm(
-        desc=what, total=total, initial=done, unit="B", unit_scale=True, disable=None
+        desc=what,
+        total=total,
+        initial=done,
+        leave=False,
+        unit="B",
+        unit_scale=True,
+        disable=None,
     )

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# From a LibriSpeech folder to a word error rate:
+#
+#   recipes/librispeech/run.sh CORPUS [STAGE…] [key=value…]
+#
+# CORPUS   holds train-clean-100/, dev-clean/, …, or a LibriSpeech/ folder that does
+# STAGE    some of: prepare train decode score; all four by default
+# key=value goes to the training, as in training.minutes=300
+#
+# CONFIG=las_small takes another of configs/ (las_mini by default); TEST=test-other
+# another test set. Everything is written below exp/librispeech in the current folder; a
+# run that was stopped goes on where it was.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+python=${PYTHON:-python}
+config=${CONFIG:-las_mini}
+test=${TEST:-test-clean}
+work=exp/librispeech
+
+if [ $# -lt 1 ]; then
+    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+fi
+corpus=$1
+shift
+stages=() settings=()
+for word; do
+    case $word in
+        prepare | train | decode | score) stages+=("$word") ;;
+        *=*) settings+=("$word") ;;
+        *)
+            echo "run.sh: $word is no stage (prepare, train, decode, score) and no key=value" >&2
+            exit 2
+            ;;
+    esac
+done
+[ ${#stages[@]} -gt 0 ] || stages=(prepare train decode score)
+
+for stage in "${stages[@]}"; do
+    echo "== $stage" >&2
+    case $stage in
+        prepare) "$python" "$here/prepare.py" "$corpus" "$work/data" ;;
+        train) "$python" -m asr train "$here/configs/$config.yaml" "$work/$config" "${settings[@]}" ;;
+        decode)
+            "$python" -m asr decode "$work/data/$test.jsonl" "$work/$config/$test" \
+                --model "$work/$config"
+            ;;
+        score)
+            "$python" -m asr score "$work/data/$test.jsonl" \
+                "$work/$config/$test/hypotheses.jsonl" --details
+            ;;
+    esac
+done

@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from asr.corpus import decode
+from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.errors import CheckpointError, ManifestError
+from asr.model.attention import AttentionConfig
+from asr.model.folder import save_model
+from asr.model.las import LAS, LASConfig
+from asr.model.listener import ListenerConfig
+from asr.model.speller import SpellerConfig
+from asr.recognizer import DecodingConfig
+from asr.text import CharTokenizer
+
+QUICK = DecodingConfig(beam_size=2)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    tokenizer = CharTokenizer()
+    config = LASConfig(
+        ListenerConfig(size=8, reductions=[2, 2]),
+        AttentionConfig(size=8),
+        SpellerConfig(size=8, embedding_size=4),
+    )
+    save_model(tmp_path / "model", LAS(config, tokenizer.size), tokenizer, {})
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    utterances = []
+    for number in range(11):
+        path = tmp_path / f"{number}.wav"
+        seconds = 0.2 + 0.03 * number
+        samples = 0.1 * torch.randn(round(seconds * 16_000))
+        soundfile.write(path, samples.numpy(), 16_000)
+        utterances.append(Utterance(f"u{number}", str(path), seconds, "GO", "s1"))
+    write_manifest(tmp_path / "set.jsonl", utterances)
+    return tmp_path / "set.jsonl"
+
+
+def test_hypotheses_come_in_the_order_of_the_manifest(
+    model: Path, manifest: Path, tmp_path: Path
+) -> None:
+    decoded = decode(model, manifest, tmp_path / "out", QUICK, processes=1)
+
+    said, heard = (
+        read_manifest(manifest),
+        read_manifest(tmp_path / "out/hypotheses.jsonl"),
+    )
+    assert [u.id for u in heard] == [u.id for u in said]
+    assert [u.audio for u in heard] == [u.audio for u in said]
+    assert [u.text for u in heard] == [u.text for u in decoded.hypotheses]
+    assert (tmp_path / "out/ref.trn").read_text().startswith("GO (s1-u0)\nGO (s1-u1)\n")
+    assert len((tmp_path / "out/hyp.trn").read_text().split("\n")) == 12
+    facts = json.loads((tmp_path / "out/decode.json").read_text())
+    assert facts["decoding"]["beam_size"] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_hear_what_one_hears(
+    model: Path, manifest: Path, tmp_path: Path
+) -> None:
+    one = decode(model, manifest, tmp_path / "one", QUICK, processes=1)
+    two = decode(model, manifest, tmp_path / "two", QUICK, processes=2)
+
+    assert [u.text for u in two.hypotheses] == [u.text for u in one.hypotheses]
+
+
+def test_a_recording_that_cannot_be_read_is_told_and_the_rest_goes_on(
+    model: Path, manifest: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "3.wav").write_bytes(b"")
+
+    decoded = decode(model, manifest, tmp_path / "out", QUICK, processes=1)
+
+    assert len(decoded.faults) == 1
+    assert "3.wav" in decoded.faults[0]
+    assert decoded.hypotheses[3].text == ""
+    assert len(decoded.hypotheses) == 11
+
+
+def test_faults_are_found_before_the_work_begins(
+    model: Path, manifest: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="holds no model"):
+        decode(tmp_path / "none", manifest, tmp_path / "out", QUICK)
+    with pytest.raises(ManifestError, match=r"none\.jsonl: cannot be read"):
+        decode(model, tmp_path / "none.jsonl", tmp_path / "out", QUICK)
+    with pytest.raises(ManifestError, match="cannot be made"):
+        decode(model, manifest, manifest / "out", QUICK)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,191 @@
+import random
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from asr.audio import SAMPLE_RATE, read_waveform
+from asr.data.dataset import Dataset, Disturbance, Example
+from asr.data.manifest import Utterance
+from asr.errors import AudioError, ManifestError
+from asr.features import AugmentConfig, log_mel
+from asr.text import CharTokenizer
+
+TOKENIZER = CharTokenizer()
+SECONDS = (0.5, 0.6, 0.7)
+SPEEDS, MASKS = [0.9, 1.0, 1.1], AugmentConfig(speeds=[1.0])
+
+
+@pytest.fixture
+def utterances(tmp_path: Path) -> list[Utterance]:
+    """Three recordings of noise."""
+    noise, utterances = np.random.default_rng(0), []
+    for number, seconds in enumerate(SECONDS):
+        path = tmp_path / f"{number}.wav"
+        samples = noise.normal(0, 0.1, round(seconds * SAMPLE_RATE))
+        soundfile.write(path, samples, SAMPLE_RATE)
+        text = "GO ON"[: number + 2]
+        utterances.append(Utterance(f"{number}", str(path), seconds, text))
+    return utterances
+
+
+def disturbed(
+    utterances: list[Utterance],
+    config: AugmentConfig | None = None,
+    seed: int = 1,
+    cache_hours: float = 0.0,
+) -> Dataset:
+    config = config or AugmentConfig(speeds=SPEEDS)
+    return Dataset(utterances, TOKENIZER, Disturbance(config, seed), cache_hours)
+
+
+def assert_same(one: Example, other: Example) -> None:
+    assert torch.equal(one.features, other.features)
+    assert torch.equal(one.tokens, other.tokens)
+
+
+# Validation hears what is there
+
+
+def test_validation_hears_the_recordings_as_they_are(
+    utterances: list[Utterance],
+) -> None:
+    dataset = Dataset(utterances, TOKENIZER)
+
+    assert len(dataset) == 3
+    for index, utterance in enumerate(utterances):
+        example = dataset.example(index, epoch=index, strength=1.0)
+        waveform = read_waveform(utterance.audio)
+        assert torch.equal(example.features, log_mel(waveform))
+        assert example.tokens.tolist() == TOKENIZER.encode(utterance.text)
+        assert example.tokens.dtype == torch.int64
+        assert dataset.duration(index, epoch=index) == SECONDS[index]
+
+
+# Invariance: chance is a function of (seed, epoch, utterance) alone
+
+
+def test_an_example_is_a_function_of_seed_epoch_and_place(
+    utterances: list[Utterance],
+) -> None:
+    places = [(index, epoch) for epoch in range(4) for index in range(3)]
+    forwards = {place: disturbed(utterances).example(*place) for place in places}
+
+    other = disturbed(utterances)
+    random.seed(5)
+    torch.manual_seed(5)
+
+    for place in reversed(places):
+        assert_same(other.example(*place), forwards[place])
+
+
+def test_a_dataset_draws_no_chance_of_others(utterances: list[Utterance]) -> None:
+    before, torch_before = random.getstate(), torch.get_rng_state()
+
+    disturbed(utterances).example(0)
+
+    assert random.getstate() == before
+    assert torch.equal(torch.get_rng_state(), torch_before)
+
+
+@pytest.mark.parametrize("change", ["seed", "epoch", "place"])
+def test_another_seed_epoch_or_place_is_masked_otherwise(
+    utterances: list[Utterance], change: str
+) -> None:
+    twice = [utterances[0], replace(utterances[0], id="again")]
+    one = disturbed(twice, MASKS)
+    other = disturbed(twice, MASKS, seed=2) if change == "seed" else one
+    index, epoch = int(change == "place"), int(change == "epoch")
+
+    assert not torch.equal(
+        other.example(index, epoch).features, one.example(0, 0).features
+    )
+
+
+@pytest.mark.parametrize("change", ["seed", "epoch", "place"])
+def test_another_seed_epoch_or_place_is_played_at_other_speeds(
+    utterances: list[Utterance], change: str
+) -> None:
+    one = Disturbance(AugmentConfig(speeds=SPEEDS), seed=1)
+    other = replace(one, seed=2) if change == "seed" else one
+    place, epoch = int(change == "place"), int(change == "epoch")
+
+    speeds = [one.speed(epoch=i, index=i) for i in range(60)]
+    others = [other.speed(epoch=i + epoch, index=i + place) for i in range(60)]
+
+    assert set(speeds) == set(others) == set(SPEEDS)
+    assert speeds != others
+
+
+def test_an_utterance_is_as_long_as_it_is_played(utterances: list[Utterance]) -> None:
+    dataset = disturbed(utterances)
+    lengths = set()
+    for epoch in range(9):
+        example, seconds = dataset.example(1, epoch), dataset.duration(1, epoch)
+        assert len(example.features) == pytest.approx(100 * seconds, abs=1.5)
+        lengths.add(seconds)
+    assert lengths == {0.6 / speed for speed in SPEEDS}
+
+
+def test_masks_of_no_strength_hide_nothing(utterances: list[Utterance]) -> None:
+    plain, masked = Dataset(utterances, TOKENIZER), disturbed(utterances, MASKS)
+    assert_same(masked.example(0, strength=0.0), plain.example(0))
+    assert not torch.equal(masked.example(0).features, plain.example(0).features)
+
+
+# The cache
+
+
+def test_a_cache_changes_nothing(utterances: list[Utterance]) -> None:
+    plain = disturbed(utterances)
+    cached = disturbed(utterances, cache_hours=1.0)
+    for epoch in range(3):
+        for index in range(3):
+            assert_same(cached.example(index, epoch), plain.example(index, epoch))
+
+
+def test_a_cache_keeps_to_its_limit(utterances: list[Utterance]) -> None:
+    dataset = Dataset(utterances, TOKENIZER, cache_hours=1.25 / 3600)
+    examples = [dataset.example(index) for index in range(3)]
+    for utterance in utterances:
+        Path(utterance.audio).unlink()
+
+    # 0.5 s and 0.6 s found room in 1.25 s; 0.7 s did not.
+    assert_same(dataset.example(0), examples[0])
+    assert_same(dataset.example(1), examples[1])
+    with pytest.raises(AudioError, match=r"2\.wav: cannot be read"):
+        dataset.example(2)
+
+
+def test_nothing_is_kept_without_a_cache(utterances: list[Utterance]) -> None:
+    dataset = Dataset(utterances, TOKENIZER)
+    dataset.example(0)
+    Path(utterances[0].audio).unlink()
+    with pytest.raises(AudioError, match=r"0\.wav: cannot be read"):
+        dataset.example(0)
+
+
+def test_several_threads_may_ask_at_once(utterances: list[Utterance]) -> None:
+    plain = disturbed(utterances)
+    cached = disturbed(utterances, cache_hours=1.2 / 3600)
+    indexes = [0, 1, 2] * 8
+
+    with ThreadPoolExecutor(4) as pool:
+        examples = list(pool.map(cached.example, indexes))
+
+    for index, example in zip(indexes, examples, strict=True):
+        assert_same(example, plain.example(index))
+
+
+# Errors
+
+
+def test_a_text_outside_the_alphabet_is_refused_by_id() -> None:
+    stranger = Utterance("84-1-7", "a.wav", 1.0, "GO 2 IT")
+    message = r"^84-1-7: '2' is not among .* \(asr\.text\.normalize mends it\)$"
+    with pytest.raises(ManifestError, match=message):
+        Dataset([stranger], TOKENIZER)

@@ -1,0 +1,193 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.errors import ManifestError
+
+GO = Utterance("84-1-0", "84/go.flac", duration=1.5, text="GO", speaker="84")
+
+
+def write_lines(path: Path, *entries: object) -> Path:
+    lines = [f"{json.dumps(entry)}\n" for entry in entries]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def entry(**changes: object) -> dict[str, object]:
+    return {"id": "a", "audio": "a.flac", "duration": 1.0, "text": "GO"} | changes
+
+
+# Invariance: what is written is read
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    utterances = [
+        Utterance("84-1-0", str(tmp_path / "84" / "go.flac"), 1.5, "GO", "84"),
+        Utterance("85-1-0", str(tmp_path / "é.flac"), 0.5, "QUOI\u2028\x85 'S\r\n"),
+    ]
+
+    write_manifest(path, utterances)
+
+    assert read_manifest(path) == utterances
+
+
+@given(id=st.text(min_size=1), text=st.text(), speaker=st.text())
+def test_any_text_can_be_written(
+    tmp_path_factory: pytest.TempPathFactory, id: str, text: str, speaker: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    utterance = Utterance(id, str(path.parent / "a.flac"), 1.0, text, speaker)
+
+    write_manifest(path, [utterance])
+
+    assert read_manifest(path) == [utterance]
+
+
+def test_a_line_is_json_that_people_can_read(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+
+    write_manifest(path, [Utterance("é", str(tmp_path / "é.flac"), 1.5, "GO", "84")])
+
+    assert path.read_text(encoding="utf-8") == (
+        '{"id": "é", "audio": "é.flac", "duration": 1.5, "text": "GO", '
+        '"speaker": "84"}\n'
+    )
+
+
+def test_the_order_of_the_lines_is_kept(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "m.jsonl", *(entry(id=id) for id in "cabd"))
+    assert [utterance.id for utterance in read_manifest(path)] == list("cabd")
+
+
+def test_a_speaker_may_be_missing_and_other_keys_are_not_read(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "m.jsonl", entry(chapter=9, nested={"x": []}))
+    assert read_manifest(path) == [Utterance("a", str(tmp_path / "a.flac"), 1.0, "GO")]
+
+
+# Where the audio is
+
+
+def test_manifest_and_audio_move_together(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    write_manifest(
+        here / "lists" / "m.jsonl", [Utterance("a", str(here / "a.flac"), 1.0, "GO")]
+    )
+
+    here.rename(there)
+
+    (utterance,) = read_manifest(there / "lists" / "m.jsonl")
+    assert utterance.audio == str(there / "a.flac")
+
+
+def test_a_relative_path_starts_at_the_current_folder_when_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    write_manifest("exp/data/m.jsonl", [Utterance("a", "exp/a.flac", 1.0, "GO")])
+
+    (written,) = (tmp_path / "exp" / "data" / "m.jsonl").read_text().splitlines()
+    assert json.loads(written)["audio"] == "../a.flac"
+    assert read_manifest("exp/data/m.jsonl")[0].audio == "exp/a.flac"
+
+
+def test_an_absolute_path_in_a_file_stays(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "m.jsonl", entry(audio="/corpora/a.flac"))
+    assert read_manifest(path)[0].audio == "/corpora/a.flac"
+
+
+# What goes wrong while writing
+
+
+def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    write_manifest(path, [GO])
+    before = path.read_bytes()
+
+    def utterances() -> Iterator[Utterance]:
+        yield Utterance("85-1-0", "85.flac", 1.0, "NO")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_manifest(path, utterances())
+
+    assert path.read_bytes() == before
+
+
+def test_a_manifest_that_cannot_be_written_is_told_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ManifestError, match=r"file/m\.jsonl: cannot be written \(.+\)"):
+        write_manifest(tmp_path / "file" / "m.jsonl", [GO])
+
+
+# Errors: the message tells the place and what is wrong there
+
+
+def test_a_missing_manifest_is_told_by_name(tmp_path: Path) -> None:
+    message = r"none\.jsonl: cannot be read \(No such file or directory\)"
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(tmp_path / "none.jsonl")
+
+
+def test_a_folder_is_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"cannot be read \(Is a directory\)"):
+        read_manifest(tmp_path)
+
+
+def test_an_empty_manifest_is_refused(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "empty.jsonl")
+    with pytest.raises(ManifestError, match=r"empty\.jsonl: is empty \(one utterance"):
+        read_manifest(path)
+
+
+def test_text_of_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes('{"id": "é"}\n'.encode("latin-1"))
+    with pytest.raises(ManifestError, match=r"m\.jsonl: is not UTF-8 text"):
+        read_manifest(path)
+
+
+def test_an_id_is_there_once(tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "m.jsonl", entry(id="b"), entry(id="a"), entry(), entry()
+    )
+    with pytest.raises(ManifestError, match=r"m\.jsonl:3: a is already on line 2$"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "Expecting property name"),
+        ("", "Expecting value"),
+        ('["a"]', "a JSON object was expected"),
+        ('{"id": "a"}', "missing 3 required"),
+        (json.dumps(entry(id="")), "an utterance needs an id"),
+        (json.dumps(entry(id=7)), "id must be a string"),
+        (json.dumps(entry(audio=None)), "audio must be a string"),
+        (json.dumps(entry(text=["GO"])), "text must be a string"),
+        (json.dumps(entry(speaker=84)), "speaker must be a string"),
+        (json.dumps(entry(duration="1.5")), "a has a duration that is no number"),
+        (json.dumps(entry(duration=True)), "a has a duration that is no number"),
+        (json.dumps(entry(duration=0)), "a has duration 0, not above zero"),
+        (json.dumps(entry(duration=-1.5)), "a has duration -1.5, not above zero"),
+        (json.dumps(entry(duration=float("nan"))), "a has duration nan"),
+        (json.dumps(entry(duration=float("inf"))), "a has duration inf"),
+    ],
+)
+def test_a_bad_line_is_told_by_its_number(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    path = write_lines(tmp_path / "bad.jsonl", entry(id="first\u2028"))
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(
+        ManifestError, match=rf"bad\.jsonl:2: not an utterance: .*{message}"
+    ):
+        read_manifest(path)

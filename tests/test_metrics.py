@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr.training.metrics import METRICS, MetricsLog
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of three steps, with a validation after the second."""
+    with MetricsLog(tmp_path, step=0) as log:
+        for step in (1, 2, 3):
+            log.write(step, {"loss": 1 / step})
+            if step == 2:
+                log.write(step, {"dev/cer": 0.5})
+    return tmp_path
+
+
+def test_a_step_is_a_line(run: Path) -> None:
+    assert read(run) == [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 0.5},
+        {"step": 2, "dev/cer": 0.5},
+        {"step": 3, "loss": 1 / 3},
+    ]
+
+
+def test_a_line_can_be_read_at_once(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, step=0) as log:
+        log.write(1, {"loss": 1.0})
+        assert read(tmp_path) == [{"step": 1, "loss": 1.0}]
+
+
+def test_what_was_written_behind_the_checkpoint_is_taken_off(run: Path) -> None:
+    with MetricsLog(run, step=2) as log:
+        log.write(3, {"loss": 9.0})
+
+    assert [line.get("loss") for line in read(run)] == [1.0, 0.5, None, 9.0]
+
+
+def test_a_run_that_begins_anew_begins_with_no_lines(run: Path) -> None:
+    with MetricsLog(run, step=0):
+        pass
+    assert read(run) == []
+
+
+@pytest.mark.parametrize("cut", ["{", '{"step": 2, "lo', '{"step": 1, "loss": 1.0}'])
+def test_a_last_line_that_was_cut_is_dropped(run: Path, cut: str) -> None:
+    with (run / METRICS).open("a") as file:
+        file.write(cut)
+
+    with MetricsLog(run, step=3) as log:
+        log.write(4, {"loss": 0.25})
+
+    assert [line["step"] for line in read(run)] == [1, 2, 2, 3, 4]
+
+
+def test_what_is_not_a_number_can_be_told(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, step=0) as log:
+        log.write(1, {"loss": float("nan")})
+    with MetricsLog(tmp_path, step=1):
+        assert str(read(tmp_path)[0]["loss"]) == "nan"
+
+
+def test_people_can_look_at_it_in_tensorboard(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+
+    assert events.Tags()["scalars"] == ["loss", "dev/cer"]
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+    assert [event.value for event in events.Scalars("dev/cer")] == [0.5]

@@ -1,0 +1,191 @@
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from asr.errors import AudioError, CheckpointError
+from asr.model.attention import AttentionConfig
+from asr.model.folder import Model, save_model
+from asr.model.las import LAS, LASConfig
+from asr.model.listener import ListenerConfig
+from asr.model.speller import SpellerConfig
+from asr.recognizer import DecodingConfig, Recognizer, find_model
+from asr.text import CharTokenizer
+
+
+@pytest.fixture
+def model() -> Model:
+    tokenizer = CharTokenizer()
+    config = LASConfig(
+        ListenerConfig(size=8, reductions=[2, 2], dropout=0.0),
+        AttentionConfig(size=8),
+        SpellerConfig(size=8, embedding_size=4, dropout=0.0),
+    )
+    return Model(LAS(config, tokenizer.size).eval(), tokenizer, {})
+
+
+@pytest.fixture
+def recognizer(model: Model) -> Recognizer:
+    return Recognizer(model, DecodingConfig(beam_size=2))
+
+
+def noise(seconds: float) -> Tensor:
+    return 0.1 * torch.randn(round(seconds * 16_000))
+
+
+def test_a_file_its_samples_and_a_list_give_the_same_text(
+    recognizer: Recognizer, tmp_path: Path
+) -> None:
+    samples = noise(1.0).numpy()
+    path = tmp_path / "noise.wav"
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+
+    from_file = recognizer.transcribe(path)
+    from_samples = recognizer.transcribe(samples, rate=16_000)
+    from_list = recognizer.transcribe([str(path), path])
+
+    assert from_file == from_samples
+    assert from_list == [from_file, from_file]
+    assert from_file.duration == pytest.approx(1.0)
+
+
+def test_the_rate_of_samples_is_heeded(recognizer: Recognizer) -> None:
+    transcript = recognizer.transcribe(np.zeros(44_100) + 0.1, rate=44_100)
+
+    assert transcript.duration == pytest.approx(1.0, abs=1e-3)
+
+
+def test_samples_without_a_rate_are_refused(recognizer: Recognizer) -> None:
+    with pytest.raises(TypeError, match="need their rate"):
+        recognizer.transcribe(np.zeros(100))
+
+
+def test_silence_has_no_words(recognizer: Recognizer) -> None:
+    transcript = recognizer.transcribe(torch.zeros(16_000), rate=16_000)
+
+    assert transcript.text == ""
+    assert transcript.segments[0].nbest[0].text == ""
+    assert transcript.segments[0].end == 1.0
+
+
+def test_utterances_do_not_depend_on_their_company(recognizer: Recognizer) -> None:
+    waveforms = [noise(seconds) for seconds in (0.3, 1.5, 0.8)]
+
+    together = recognizer.recognize(waveforms)
+    alone = [recognizer.recognize([waveform])[0] for waveform in waveforms]
+
+    assert [s.text for s in together] == [s.text for s in alone]
+    assert [s.end for s in together] == pytest.approx([0.3, 1.5, 0.8])
+
+
+def test_a_silent_one_keeps_its_place_in_a_batch(recognizer: Recognizer) -> None:
+    found = recognizer.recognize([noise(0.5), torch.zeros(8000), noise(0.7)])
+
+    assert [segment.end for segment in found] == pytest.approx([0.5, 0.5, 0.7])
+    assert found[1].text == ""
+
+
+def test_an_alignment_has_a_row_for_each_character_and_the_end(
+    recognizer: Recognizer,
+) -> None:
+    transcript = recognizer.transcribe(noise(1.0), rate=16_000, alignment=True)
+
+    (segment,) = transcript.segments
+    assert segment.alignment is not None
+    rows, steps = segment.alignment.weights.shape
+    assert rows == len(segment.text) + 1 == len(segment.alignment.characters)
+    assert steps == 26  # 101 frames, joined by fours
+    assert segment.alignment.seconds_per_step == 0.04
+    torch.testing.assert_close(
+        segment.alignment.weights.sum(dim=1), torch.ones(rows), atol=1e-5, rtol=0
+    )
+
+
+def test_a_long_recording_is_cut_into_segments_in_order(recognizer: Recognizer) -> None:
+    transcript = recognizer.transcribe(noise(31.0), rate=16_000)
+
+    ends = [segment.end for segment in transcript.segments]
+    starts = [segment.start for segment in transcript.segments]
+    assert len(ends) >= 3
+    assert starts == [0.0, *ends[:-1]]
+    assert ends[-1] == pytest.approx(31.0)
+    assert transcript.text == " ".join(s.text for s in transcript.segments if s.text)
+
+
+def test_nbest_is_ranked_and_begins_with_the_text(recognizer: Recognizer) -> None:
+    (segment,) = recognizer.transcribe(noise(1.0), rate=16_000).segments
+
+    scores = [alternative.score for alternative in segment.nbest]
+    assert scores == sorted(scores, reverse=True)
+    assert segment.nbest[0].text == segment.text
+
+
+def test_the_ctc_head_has_its_say(model: Model) -> None:
+    with torch.no_grad():  # a head that is sure of blank, whatever it hears
+        model.las.ctc.bias[model.tokenizer.pad] = 100.0
+    waveform = noise(1.0)
+
+    without = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.0))
+    with_ctc = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.9))
+
+    assert without.recognize([waveform])[0].text != ""
+    assert with_ctc.recognize([waveform])[0].text == ""
+
+
+def test_several_threads_get_the_same_answers(recognizer: Recognizer) -> None:
+    waveforms = [noise(0.5) for _ in range(4)]
+    expected = [recognizer.recognize([w])[0].text for w in waveforms]
+    found = dict[int, str]()
+
+    def work(i: int) -> None:
+        found[i] = recognizer.recognize([waveforms[i]])[0].text
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [found[i] for i in range(4)] == expected
+
+
+def test_a_saved_model_transcribes_like_the_one_in_memory(
+    model: Model, recognizer: Recognizer, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "run" / "model", model.las, model.tokenizer, {})
+    waveform = noise(1.0)
+
+    loaded = Recognizer.load(tmp_path / "run", decoding=DecodingConfig(beam_size=2))
+
+    assert loaded.recognize([waveform]) == recognizer.recognize([waveform])
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no model \(a folder with model"):
+        find_model(tmp_path)
+
+
+def test_a_missing_recording_is_told_by_its_path(
+    recognizer: Recognizer, tmp_path: Path
+) -> None:
+    with pytest.raises(AudioError, match=r"gone\.wav"):
+        recognizer.transcribe(tmp_path / "gone.wav")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ctc_weight": 1.5}, r"decoding\.ctc_weight is a share from 0 to 1, not 1\.5"),
+        ({"coverage": -1.0}, r"decoding\.coverage must be at least 0"),
+        ({"beam_size": 0}, r"decoding\.beam_size must be at least 1"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    settings: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        DecodingConfig(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,102 @@
+import base64
+import re
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from asr.recognizer import Alignment, Alternative, Segment, Transcript
+from asr.report import draw_attention, draw_segment, write_page
+
+PNG = b"\x89PNG\r\n"
+
+
+def segment(text: str = "A <B>") -> Segment:
+    weights = torch.eye(len(text) + 1, 25)
+    return Segment(
+        start=0.0,
+        end=1.0,
+        text=text,
+        score=-0.5,
+        finished=False,
+        nbest=(Alternative(text, -0.5), Alternative("OTHER", -0.75)),
+        alignment=Alignment(text + "\u220e", weights, 0.04),
+    )
+
+
+def test_an_attention_picture_replaces_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "alpha.png"
+    path.write_bytes(b"old")
+
+    draw_attention(path, torch.eye(3, 9), "GO")
+
+    assert path.read_bytes().startswith(PNG)
+
+
+def test_weights_without_the_end_can_be_drawn(tmp_path: Path) -> None:
+    draw_attention(tmp_path / "alpha.png", torch.eye(2, 9), "GO")
+
+    assert (tmp_path / "alpha.png").exists()
+
+
+def test_a_page_holds_text_pictures_and_alternatives_and_needs_nothing_else(
+    tmp_path: Path,
+) -> None:
+    soundfile.write(tmp_path / "a&b.wav", torch.randn(16_000).numpy() * 0.1, 16_000)
+    page = tmp_path / "page.html"
+
+    write_page(page, tmp_path / "a&b.wav", Transcript((segment(),), 1.0))
+
+    content = page.read_text(encoding="utf-8")
+    assert "<title>a&amp;b.wav" in content
+    assert "A &lt;B&gt;" in content
+    assert "<B>" not in content
+    assert "OTHER" in content
+    assert "-0.750" in content
+    assert "may be invented" in content
+    assert "http" not in content
+    picture = re.search(r"data:image/png;base64,([^']+)'", content)
+    assert picture is not None
+    assert base64.b64decode(picture[1]).startswith(PNG)
+
+
+def test_the_page_of_silence_says_so(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", torch.zeros(16_000).numpy(), 16_000)
+    silent = Segment(0.0, 1.0, "", 0.0, True, (Alternative("", 0.0),), None)
+
+    write_page(tmp_path / "p.html", tmp_path / "a.wav", Transcript((silent,), 1.0))
+
+    content = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "silence" in content
+    assert "nothing was said" in content
+
+
+def test_spectrogram_and_attention_share_their_time_axis(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn = list[Figure]()
+    save = Figure.savefig
+
+    def keep(figure: Figure, *args: object, **settings: object) -> None:
+        drawn.append(figure)
+        save(figure, *args, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+
+    draw_segment(torch.randn(16_000), segment())
+
+    above, below = drawn[0].axes
+    assert above.get_xlim() == below.get_xlim() == (0.0, 1.0)
+    assert [label.get_text() for label in below.get_yticklabels()] == [
+        *("A", "\u2423", "<", "B", ">", "\u220e")
+    ]
+
+
+def test_a_segment_without_alignment_cannot_be_drawn() -> None:
+    silent = Segment(0.0, 1.0, "", 0.0, True, (), None)
+
+    with pytest.raises(ValueError, match="alignment=True"):
+        draw_segment(torch.zeros(16_000), silent)

@@ -1,0 +1,244 @@
+import errno
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from asr.errors import CheckpointError
+from asr.tensor_files import read_tensors, write_bytes, write_tensors
+
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)}
+FACTS = {"step": 3, "of": {"cer": 0.5, "best": None}, "name": "Müller\u2028"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "some.safetensors"
+
+
+def refuses(path: Path, message: str) -> None:
+    with pytest.raises(CheckpointError, match=re.escape(f"{path}: ") + message):
+        read_tensors(path)
+
+
+# Round trip
+
+
+def test_tensors_and_facts_come_back(path: Path) -> None:
+    write_tensors(path, TENSORS, FACTS)
+
+    tensors, facts = read_tensors(path)
+
+    assert facts == FACTS
+    assert tensors.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.randn(3).half(),
+        torch.randn(3).bfloat16(),
+        torch.randn(3).double(),
+        torch.tensor([True, False]),
+        torch.tensor([2**62, -1]),
+        torch.empty(0, 5),
+        torch.tensor(float("nan")),
+        torch.randn(4, 3).t(),
+        torch.randn(4, 3)[:, 1],
+        torch.nn.Parameter(torch.randn(2)),
+    ],
+    ids=str,
+)
+def test_a_tensor_of_any_kind_comes_back(path: Path, tensor: Tensor) -> None:
+    write_tensors(path, {"x": tensor}, {})
+
+    found = read_tensors(path)[0]["x"]
+
+    expected = tensor.detach()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_file_without_tensors_holds_its_facts(path: Path) -> None:
+    write_tensors(path, {}, FACTS)
+
+    assert read_tensors(path) == ({}, FACTS)
+
+
+def test_nothing_else_is_left_in_the_folder(path: Path) -> None:
+    write_tensors(path, TENSORS, FACTS)
+    write_tensors(path, TENSORS, FACTS)
+
+    assert list(path.parent.iterdir()) == [path]
+
+
+# Writing that fails
+
+
+def test_a_write_that_fails_leaves_the_old_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bytes(path, b"old")
+    found_when_it_failed = list[bytes]()
+
+    def full(descriptor: int) -> None:
+        found_when_it_failed.append(path.read_bytes())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"cannot be written \(No space left"):
+        write_bytes(path, b"new")
+
+    assert found_when_it_failed == [b"old"]  # flushed before it took the old one's name
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_new_content_is_on_the_disk_before_it_has_its_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = list[tuple[bytes, bytes]]()
+
+    def flush(descriptor: int) -> None:
+        partial = path.with_name(".some.safetensors.partial")
+        if partial.exists():
+            flushed.append((partial.read_bytes(), path.read_bytes()))
+
+    write_bytes(path, b"old")
+    monkeypatch.setattr(os, "fsync", flush)
+    write_bytes(path, b"new")
+
+    assert flushed == [(b"new", b"old")]
+    assert path.read_bytes() == b"new"
+
+
+def test_a_rest_of_an_earlier_stop_does_not_matter(path: Path) -> None:
+    path.with_name(".some.safetensors.partial").write_bytes(b"a long half of a file")
+
+    write_bytes(path, b"new")
+
+    assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_is_a_file_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("a file")
+    path = tmp_path / "folder" / "some.safetensors"
+
+    message = re.escape(f"{path}: cannot be written (Not a directory)")
+    with pytest.raises(CheckpointError, match=message):
+        write_tensors(path, TENSORS, FACTS)
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "some.safetensors"
+
+    message = re.escape(f"{path}: cannot be written (No such file or directory)")
+    with pytest.raises(CheckpointError, match=message):
+        write_tensors(path, TENSORS, FACTS)
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+
+    with pytest.raises(CheckpointError, match="taken: cannot be written"):
+        write_bytes(tmp_path / "taken", b"new")
+
+    assert list(tmp_path.iterdir()) == [tmp_path / "taken"]
+
+
+# Reading what is not there, damaged, or another's
+
+
+def test_a_missing_file_is_told(path: Path) -> None:
+    refuses(path, r"cannot be read \([Nn]o such file")
+
+
+def test_a_folder_cannot_be_read(path: Path) -> None:
+    path.mkdir()
+
+    refuses(path, r"cannot be read \(")
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 50, -25, -1])
+def test_a_truncated_file_is_damaged(path: Path, length: int) -> None:
+    write_tensors(path, TENSORS, FACTS)
+    path.write_bytes(path.read_bytes()[:length])
+
+    refuses(path, "is damaged, or was not written by asr")
+
+
+def test_no_change_of_a_byte_makes_another_error(path: Path) -> None:
+    write_tensors(path, TENSORS, FACTS)
+    whole = path.read_bytes()
+    num_refused = 0
+
+    for place in range(len(whole) - 32):  # 32 bytes of numbers, which may be anything
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x55
+        path.write_bytes(damaged)
+        try:
+            read_tensors(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            num_refused += 1
+
+    assert num_refused > len(whole) // 2
+
+
+@pytest.mark.parametrize("content", [b"RIFF....WAVEfmt ", b"\xff" * 100, b"{}" * 50])
+def test_a_file_of_another_kind_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+    refuses(path, "is damaged, or was not written by asr")
+
+
+@pytest.mark.parametrize(
+    "header", [None, {}, {"format": "pt"}, {"facts": "{"}, {"facts": ""}]
+)
+def test_tensors_of_another_program_are_refused(
+    path: Path, header: dict[str, str] | None
+) -> None:
+    safetensors.torch.save_file(TENSORS, path, header)
+
+    refuses(path, "is damaged, or was not written by asr")
+
+
+@pytest.mark.parametrize("facts", ["[]", "3", '"text"', "null"])
+def test_facts_that_are_no_table_are_refused(path: Path, facts: str) -> None:
+    safetensors.torch.save_file(TENSORS, path, {"facts": facts})
+
+    refuses(path, r"was not written by asr \(its facts are no table\)")
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_reading_executes_nothing(path: Path, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    for content in (pickle.dumps(Trap(sprung)), _saved_by_torch(sprung, tmp_path)):
+        path.write_bytes(content)
+
+        refuses(path, "is damaged, or was not written by asr")
+
+        assert not sprung.exists()
+    torch.load(tmp_path / "torch.pt", weights_only=False)  # the trap does work
+    assert sprung.exists()
+
+
+def _saved_by_torch(folder: Path, tmp_path: Path) -> bytes:
+    torch.save({"weights": Trap(folder)}, tmp_path / "torch.pt")
+    return (tmp_path / "torch.pt").read_bytes()
