@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from asr.errors import ConfigError
 from asr.features import AugmentConfig
@@ -65,16 +65,32 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     try:
         tree = OmegaConf.merge(
-            OmegaConf.structured(Config),
-            OmegaConf.load(path),
-            OmegaConf.from_dotlist(list(overrides)),
+            OmegaConf.structured(Config), OmegaConf.load(path), *map(_parse, overrides)
         )
         return cast(Config, OmegaConf.to_object(tree))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        reason = error.strerror or f"settings were expected: {error}"
+        raise ConfigError(f"{path}: cannot be read ({reason})") from error
     except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
-        reason = (str(error).splitlines() or ["is not YAML"])[0]
-        raise ConfigError(f"{path}: {reason}") from error
+        raise ConfigError(f"{path}: {_reason(error)}") from error
+
+
+def _parse(override: str) -> DictConfig:
+    try:
+        return OmegaConf.from_dotlist([override])
+    except YAMLError as error:
+        raise ConfigError(
+            f"{override}: is not key=value with a value in YAML"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line what is wrong, with which setting or in which line."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    reason = (str(error).splitlines() or ["is not YAML"])[0]
+    setting = getattr(error, "full_key", None)
+    return f"{setting}: {reason}" if setting else reason
 
 
 def to_yaml(config: Config) -> str:

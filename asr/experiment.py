@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.multiprocessing.spawn import ProcessExitedException, spawn
+from torch.multiprocessing.spawn import (
+    ProcessException,
+    ProcessExitedException,
+    spawn,
+)
 
 from asr.config import Config, to_yaml
 from asr.data.dataset import Dataset, Disturbance
@@ -31,8 +35,9 @@ def train(config: Config, folder: Path) -> None:
 
     Args:
         config: all settings.
-        folder: of the run. A folder with a run of other settings is refused, but for
-            the settings of training's length and of validation, which may change.
+        folder: of the run. A folder with a run of another corpus or network, or of
+            another order of the data, is refused; how long and how fast to learn may
+            change, and how to validate.
 
     Raises:
         AsrError: a manifest, recording, setting or checkpoint is at fault.
@@ -56,12 +61,14 @@ def _train_together(config: Config, folder: Path) -> None:
             spawn(  # type: ignore[no-untyped-call]
                 _work, (size, meeting_point, config, folder, faults), nprocs=size
             )
-        except ProcessExitedException as error:
-            if faults.empty():
+        except ProcessException as error:  # maybe of one that missed another
+            if not faults.empty():
+                raise TrainingError(faults.get()) from error
+            if isinstance(error, ProcessExitedException):
                 raise TrainingError(
                     f"{folder}: a process of the training died ({error})"
                 ) from error
-            raise TrainingError(faults.get()) from error
+            raise
 
 
 def _work(
@@ -154,7 +161,7 @@ def _claim(folder: Path, config: Config) -> None:
     path, text = folder / CONFIG, to_yaml(config)
     if (folder / CHECKPOINT).exists() and path.exists():
         before = path.read_text(encoding="utf-8")
-        changed = _changed_sections(before, text)
+        changed = _changed_settings(before, text)
         if changed:
             raise ConfigError(
                 f"{folder}: holds a run with other settings of {', '.join(changed)} "
@@ -167,18 +174,26 @@ def _claim(folder: Path, config: Config) -> None:
     write_bytes(path, text.encode())
 
 
-def _changed_sections(before: str, after: str) -> list[str]:
-    """Name the top-level settings that differ and that a run cannot change midway."""
-    fixed = ("data", "listener", "attention", "speller", "augment")
+def _changed_settings(before: str, after: str) -> list[str]:
+    """Name the settings that differ and that a run cannot change midway."""
+    fixed = (
+        *("data", "listener", "attention", "speller", "augment", "training.seed"),
+        *("training.batch_seconds", "training.batch_size", "training.short_first"),
+    )
     old, new = _sections(before), _sections(after)
     return [name for name in fixed if old.get(name) != new.get(name)]
 
 
 def _sections(text: str) -> dict[str, str]:
-    """Cut YAML into its top-level parts."""
+    """Cut YAML into its top-level parts, and these into their lines.
+
+    >>> _sections("training:\\n  seed: 1\\n")["training.seed"]
+    '  seed: 1'
+    """
     sections, name = dict[str, str](), ""
     for line in text.split("\n"):
         if line and not line[0].isspace() and not line.startswith("-"):
             name = line.split(":")[0]
         sections[name] = sections.get(name, "") + line + "\n"
+        sections[f"{name}.{line.split(':')[0].strip()}"] = line
     return sections

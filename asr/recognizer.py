@@ -112,8 +112,8 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """The text of all segments."""
-        return " ".join(segment.text for segment in self.segments if segment.text)
+        """The words of all segments."""
+        return " ".join(" ".join(segment.text for segment in self.segments).split())
 
 
 class Recognizer:

@@ -10,6 +10,7 @@ The format is safetensors: https://github.com/huggingface/safetensors.
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be the folder that is at fault
+            partial.unlink()
         raise CheckpointError(
             f"{path}: cannot be written ({error.strerror})"
         ) from error

@@ -1,16 +1,18 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.padding import pad_rows, valid_mask
 
 LENGTHS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
+few = settings(max_examples=25, deadline=None)
 
 
 # The mask
 
 
+@few
 @given(LENGTHS, st.integers(0, 3))
 def test_a_row_is_valid_up_to_its_length(lengths: list[int], more: int) -> None:
     width = max(lengths) + more
@@ -28,6 +30,7 @@ def test_a_length_beyond_the_width_is_valid_throughout() -> None:
 # The stack
 
 
+@few
 @given(LENGTHS)
 def test_rows_come_back_out_of_the_stack(lengths: list[int]) -> None:
     rows = [torch.randn(length, 2) for length in lengths]

@@ -93,14 +93,20 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     Paths of audio are written relative to the manifest's folder, so that manifest and
     corpus can move together. A manifest that stood there is replaced whole or not at
     all.
+
+    Raises:
+        ManifestError: the disk is full, or the folder may not be written to.
     """
     path = Path(path)
     folder = path.parent.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as lines:
-        for utterance in utterances:
-            audio = os.path.relpath(Path(utterance.audio).resolve(), folder)
-            entry = {**asdict(utterance), "audio": audio}
-            lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8", newline="\n") as lines:
+            for utterance in utterances:
+                audio = os.path.relpath(Path(utterance.audio).resolve(), folder)
+                entry = {**asdict(utterance), "audio": audio}
+                lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be written ({error.strerror})") from error

@@ -78,4 +78,4 @@ def _ramp(progress: float, start: float, end: float) -> float:
     """0 before start, 1 from end on, a line between them."""
     if progress >= end:
         return 1.0
-    return max(0.0, (progress - start) / (end - start))
+    return (progress - start) / (end - start) if progress > start else 0.0

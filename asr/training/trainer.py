@@ -98,6 +98,10 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"training.{name} must be above 0, not {value}")
+        if self.weight_decay < 0:
+            raise ValueError(
+                f"training.weight_decay must be at least 0, not {self.weight_decay}"
+            )
         if not 0 <= self.average_decay < 1:
             raise ValueError(
                 "training.average_decay is a share from 0 to below 1, "
@@ -177,6 +181,9 @@ class Trainer:
             self.place = load_checkpoint(
                 checkpoint, self.las, self.average, self.optimizer
             )
+            self._num_batches = len(self.sampler.batches(self.place.epoch))
+            # A longer training than before: some validations are still to come.
+            self.place.validations = min(self.place.validations, self._due())
         self._ticked_at = time.monotonic()
         if not self.team.leads:
             self._run(None)
@@ -300,8 +307,6 @@ class Trainer:
 
     def _backward(self, batch: Batch, group_size: int) -> Tensor:
         """Add a batch's gradients; return its four losses, as shares of the group."""
-        until = self.loss_config.guide_until
-        fading = max(0.0, 1 - self.progress / until) if until else 0.0
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"
         ):
@@ -310,7 +315,7 @@ class Trainer:
                 batch,
                 self.tokenizer,
                 self.loss_config,
-                guide=self.loss_config.guide_weight * fading,
+                guide=self.loss_config.guide(self.progress),
                 sampling=sampling_chance(self.schedule, self.progress),
             )
         torch.autograd.backward(parts.total / group_size)
@@ -337,8 +342,7 @@ class Trainer:
 
     def _look_after(self, log: MetricsLog | None) -> None:
         """Validate and save when it is time for it."""
-        due = math.floor(self.progress * self.config.validations + 1e-9)
-        if due > self.place.validations:
+        if self._due() > self.place.validations:
             self._validate(log)
             if log:
                 self._save()
@@ -349,12 +353,13 @@ class Trainer:
         ):
             self._save()
 
+    def _due(self) -> int:
+        """Tell how many validations there should have been by now."""
+        return math.floor(self.progress * self.config.validations + 1e-9)
+
     def _validate(self, log: MetricsLog | None) -> None:
         """Look at dev with the averaged weights; keep them if they are the best."""
-        self.place.validations = max(
-            math.floor(self.progress * self.config.validations + 1e-9),
-            self.place.validations + 1,
-        )
+        self.place.validations = max(self._due(), self.place.validations + 1)
         if log:
             self._validate_alone(log)
         self._tick()

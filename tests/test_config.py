@@ -1,0 +1,235 @@
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from asr.config import Config, DataConfig, load_config, to_yaml
+from asr.errors import ConfigError
+from asr.model.attention import AttentionConfig
+from asr.training.trainer import TrainingConfig
+
+ROOT = Path(__file__).parents[1]
+TOY = ROOT / "recipes" / "toy" / "las.yaml"
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+
+
+@pytest.fixture
+def corpus() -> str:
+    """The only settings that have no default."""
+    return "data: {train: [train.jsonl], dev: dev.jsonl}\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "las.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def message_of(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+# What is read
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_a_valid_config(path: Path) -> None:
+    config = load_config(path)
+    assert isinstance(config, Config)
+    assert config.data.train
+
+
+def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "data: {train: [a, b], dev: c}\n"
+        "attention: {size: 32, reach: 5}\n"
+        "training: {epochs: 5}\n",
+    )
+
+    config = load_config(path, ["training.epochs=3", "attention.reach=7"])
+
+    assert config.data == DataConfig(train=["a", "b"], dev="c")
+    assert config.training == TrainingConfig(epochs=3)
+    assert config.attention == AttentionConfig(size=32, reach=7)
+    assert config.speller == Config(config.data).speller
+
+
+def test_of_two_overrides_the_later_wins() -> None:
+    config = load_config(TOY, ["training.epochs=3", "training.epochs=4"])
+    assert config.training.epochs == 4
+
+
+def test_overrides_are_read_as_yaml() -> None:
+    config = load_config(
+        TOY,
+        ["data.train=[x, y]", "training.minutes=1.5", "schedule.learning_rate=1e-3"],
+    )
+    assert config.data.train == ["x", "y"]
+    assert config.training.minutes == 1.5
+    assert config.schedule.learning_rate == 0.001
+
+
+def test_settings_are_plain_and_cannot_change() -> None:
+    config = load_config(TOY)
+    assert type(config.data.train) is list
+    assert type(config.listener.reductions) is list
+    for part in fields(config):
+        assert is_dataclass(getattr(config, part.name))
+    with pytest.raises(AttributeError):
+        config.training.epochs = 9  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_what_is_written_is_read(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    assert load_config(write(tmp_path, to_yaml(config))) == config
+
+
+def test_all_settings_are_written_in_their_order(tmp_path: Path, corpus: str) -> None:
+    config = load_config(write(tmp_path, corpus))
+    written = to_yaml(replace(config, training=TrainingConfig(epochs=7)))
+    keys = [line.split(":")[0] for line in written.splitlines() if line[0].isalpha()]
+    assert keys == [part.name for part in fields(Config)]
+    assert "  epochs: 7\n" in written
+    assert "  minutes: null\n" in written
+
+
+# What is refused: by name, in one line
+
+
+def test_a_typo_is_answered_with_the_nearest_key(tmp_path: Path, corpus: str) -> None:
+    assert message_of(TOY, "attention.sise=9") == (
+        f"{TOY}: attention.sise: Key 'sise' not in 'AttentionConfig'. "
+        "Did you mean: 'size'?"
+    )
+    path = write(tmp_path, f"{corpus}trainig: {{epochs: 1}}\n")
+    assert message_of(path) == (
+        f"{path}: trainig: Key 'trainig' not in 'Config'. Did you mean: 'training'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("attention.size=big", "attention.size: Value 'big' .* to Integer"),
+        ("training.epochs=1.5", "training.epochs: Value '1.5' .* to Integer"),
+        ("training.minutes=long", "training.minutes: Value 'long' .* to Float"),
+        ("training.short_first=9", "training.short_first: Value '9' .* bool"),
+        ("training.epochs", "training.epochs: .*'None' for field of type 'int'"),
+        ("data.train=train.jsonl", "data.train: .* not a ListConfig"),
+        ("augment.speeds=1.0", "augment.speeds: .* not a ListConfig"),
+        ("data.dev=null", "data.dev: .*'None' for field of type 'str'"),
+        ("training=null", "training: field 'training' is not Optional"),
+        ("listener=3", "listener: .* int is not a subclass of ListenerConfig"),
+        ("data.train=['${home}']", "Interpolation key 'home' not found"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(
+    override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"las\.yaml: (data\.train\[0\]: )?{message}"):
+        load_config(TOY, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("listener.size=0", "listener.size must be at least 1, not 0"),
+        ("listener.reductions=[]", "listener.reductions must be numbers from 1, not"),
+        ("listener.reductions=[2,0]", "listener.reductions must be numbers from 1"),
+        ("listener.reductions=[8]", "listener.reductions may begin with at most 4"),
+        ("listener.dropout=1", "listener.dropout is a share from 0 to below 1, not 1"),
+        ("attention.kind=sharp", "attention.kind must be one of location, additive, d"),
+        ("attention.activation=gelu", "attention.activation must be one of tanh, relu"),
+        ("attention.size=0", "attention.size must be at least 1, not 0"),
+        ("attention.filters=0", "attention.filters must be at least 1, not 0"),
+        ("attention.reach=-1", "attention.reach must be at least 0, not -1"),
+        ("speller.size=0", "speller.size must be at least 1, not 0"),
+        ("speller.layers=0", "speller.layers must be at least 1, not 0"),
+        ("speller.embedding_size=0", "speller.embedding_size must be at least 1"),
+        ("speller.dropout=-0.1", "speller.dropout is a share from 0 to below 1"),
+        ("augment.speeds=[]", "augment.speeds must be some of 0.5 to 2, not"),
+        ("augment.speeds=[1,3]", "augment.speeds must be some of 0.5 to 2, not"),
+        ("augment.time_masks=-1", "augment.time_masks must be at least 0, not -1"),
+        ("augment.time_width=-1", "augment.time_width must be at least 0, not -1"),
+        ("augment.frequency_masks=-1", "augment.frequency_masks must be at least 0"),
+        ("augment.frequency_width=-1", "augment.frequency_width must be at least 0"),
+        ("loss.ctc_weight=2", "loss.ctc_weight is a share from 0 to 1, not 2"),
+        ("schedule.final_rate=2", "schedule.final_rate is a share from 0 to 1, not 2"),
+        ("training.epochs=0", "training.epochs must be above 0, not 0"),
+        ("training.minutes=0", "training.minutes must be above 0, not 0"),
+        ("training.batch_seconds=0", "training.batch_seconds must be above 0, not 0"),
+        ("training.batch_size=-3", "training.batch_size must be above 0, not -3"),
+        ("training.accumulate=0", "training.accumulate must be above 0, not 0"),
+        ("training.clip_norm=0", "training.clip_norm must be above 0, not 0"),
+        ("training.validations=0", "training.validations must be above 0, not 0"),
+        ("training.dev_utterances=0", "training.dev_utterances must be above 0"),
+        ("training.bad_steps=0", "training.bad_steps must be above 0, not 0"),
+        ("training.processes=0", "training.processes must be above 0, not 0"),
+        ("training.weight_decay=-1", "training.weight_decay must be at least 0, not"),
+        ("training.average_decay=1", "training.average_decay is a share from 0 to bel"),
+        ("decoding.beam_size=0", "decoding.beam_size must be at least 1, not 0"),
+        ("decoding.length_norm=-1", "decoding.length_norm must be zero or more, not"),
+        ("decoding.eos_threshold=0", "decoding.eos_threshold must be above zero, not"),
+        ("decoding.ctc_weight=2", "decoding.ctc_weight is a share from 0 to 1, not 2"),
+        ("decoding.coverage=-1", "decoding.coverage must be at least 0, not -1"),
+    ],
+)
+def test_an_impossible_value_is_refused_by_name(override: str, message: str) -> None:
+    assert message_of(TOY, override).startswith(f"{TOY}: {message}")
+
+
+def test_a_recipe_must_name_its_manifests(tmp_path: Path) -> None:
+    path = write(tmp_path, "training: {epochs: 1}\n")
+    assert "missing mandatory value: data" in message_of(path)
+
+    path = write(tmp_path, "data: {dev: dev.jsonl}\n")
+    assert "missing mandatory value: train" in message_of(path)
+
+
+def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "none.yaml"
+    message = f"{path}: cannot be read (No such file or directory)"
+    assert message_of(path) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {}\na: [", "line 2: expected the node content, but found"),
+        ("data: a: b", "line 1: mapping values are not allowed"),
+        ("data:\n\t- a", "line 2: found character '\\t'"),
+        ("data: 1\ndata: 2", "line 2: found duplicate key data"),
+        ("7", "cannot be read (settings were expected: Invalid loaded object type"),
+        ("[1, 2]", "Cannot merge incompatible container types"),
+        ("words", "words: Key 'words' not in 'Config'"),
+        ("", "data: Structured config of type `Config` has missing mandatory"),
+    ],
+)
+def test_what_is_no_settings_is_told_with_its_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = write(tmp_path, text)
+    assert message_of(path).startswith(f"{path}: {message}")
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "las.yaml"
+    path.write_bytes(b"data: \xff\n")
+    assert "can't decode byte 0xff" in message_of(path)
+
+
+def test_an_override_that_is_no_yaml_is_told_itself() -> None:
+    message = message_of(TOY, "training.epochs=3", "data.train=[a")
+    assert message == "data.train=[a: is not key=value with a value in YAML"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["a.b=1"], ["training.epochs=many"], ["listener=3"], ["data.train=[a"], ["=3"]],
+)
+def test_a_fault_is_told_in_one_line(overrides: list[str]) -> None:
+    assert "\n" not in message_of(TOY, *overrides)

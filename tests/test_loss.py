@@ -1,0 +1,268 @@
+import itertools
+import math
+from dataclasses import replace
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from asr.data.batching import Batch, collate
+from asr.data.dataset import Example
+from asr.features import NUM_MELS
+from asr.model.attention import AttentionConfig
+from asr.model.las import LAS, LASConfig
+from asr.model.listener import Heard, ListenerConfig
+from asr.model.speller import SpellerConfig, Spelling
+from asr.text import CharTokenizer, collapse_ctc
+from asr.training.loss import (
+    LossConfig,
+    Losses,
+    losses,
+    off_diagonal,
+    teacher_inputs,
+)
+
+AB = CharTokenizer("AB")  # V = 5: <pad>, <sos>, <eos>, A, B
+PAD, SOS, EOS, A, B = range(5)
+ASTRAY = 1 - math.exp(-3.125)  # half of the whole away: 0.5^2 / (2 * 0.2^2) = 3.125
+
+
+@pytest.fixture
+def las() -> LAS:
+    """A tiny network, evaluated."""
+    config = LASConfig(
+        ListenerConfig(size=4, reductions=[2, 2]),
+        AttentionConfig(size=4, reach=2, filters=2),
+        SpellerConfig(size=4, embedding_size=3),
+    )
+    return LAS(config, AB.size).eval()
+
+
+def utterance(num_frames: int, *tokens: int) -> Example:
+    return Example(torch.randn(num_frames, NUM_MELS), torch.tensor(tokens).long())
+
+
+def batch_of(*examples: Example) -> Batch:
+    return collate([f"{i}" for i in range(len(examples))], examples, seconds=1.0)
+
+
+def told(
+    logits: Tensor,
+    weights: Tensor,
+    ctc: Tensor,
+    num_steps: list[int],
+    num_ctc_steps: list[int],
+) -> LAS:
+    """A network that says what it is told to say."""
+    nothing = torch.empty(0)
+    heard = Heard(
+        nothing, torch.tensor(num_steps), nothing, torch.tensor(num_ctc_steps)
+    )
+
+    def las(*_: object) -> tuple[Spelling, Tensor, Heard]:
+        return Spelling(logits, weights), ctc, heard
+
+    return cast(LAS, las)
+
+
+# Golden: worked by hand
+
+
+def test_a_loss_worked_by_hand() -> None:
+    # Two utterances, "A" and "": three characters to write, <eos> counted.
+    batch = batch_of(utterance(8, A), utterance(4))
+    # The right token has P = 1/2 each time, the other four 1/8; padding is garbage.
+    logits = torch.full((2, 2, 5), 1 / 8)
+    logits[0, 0, A] = logits[0, 1, EOS] = logits[1, 0, EOS] = 1 / 2
+    logits[1, 1] = torch.tensor([0.9, 0.04, 0.03, 0.02, 0.01])
+    # "A" is looked at backwards; "" looks at its one step; padding looks anywhere.
+    weights = torch.tensor([[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    # CTC: one step each, P(A) = 1/4 and P(blank) = 1/2.
+    ctc = torch.full((2, 2, 5), 1 / 8)
+    ctc[0, 0, A], ctc[1, 0, PAD] = 1 / 4, 1 / 2
+    las = told(logits.log(), weights, ctc.log(), [2, 1], num_ctc_steps=[1, 1])
+
+    config = LossConfig(ctc_weight=0.25, label_smoothing=0.1)
+    found, spelling = losses(las, batch, AB, config, guide=0.5)
+
+    # Smoothed, a character costs, with L = log 2 and V = 5:
+    # 0.9 * L + 0.1 / 5 * (L + 4 * 3 L) = 1.16 L.
+    # CTC: -log(1/4) - log(1/2) = 3 L for three characters.
+    # Guide: "A" and its <eos> stand at 1/4 and 3/4 of the text and are looked for at
+    # 3/4 and 1/4 of the recording; "" has only <eos>, in the middle of both.
+    two = math.log(2)
+    assert found.spelling.item() == pytest.approx(1.16 * two)
+    assert found.ctc.item() == pytest.approx(two)
+    assert found.guide.item() == pytest.approx(2 * ASTRAY / 3)
+    assert found.total.item() == pytest.approx(
+        0.75 * 1.16 * two + 0.25 * two + 0.5 * 2 * ASTRAY / 3
+    )
+    assert spelling.weights is weights
+
+
+def test_teacher_and_pupil_worked_by_hand() -> None:
+    batch = batch_of(utterance(9, A, B), utterance(9, B), utterance(9))
+
+    inputs, targets = teacher_inputs(batch, AB)
+
+    assert inputs.tolist() == [[SOS, A, B], [SOS, B, PAD], [SOS, PAD, PAD]]
+    assert targets.tolist() == [[A, B, EOS], [B, EOS, PAD], [EOS, PAD, PAD]]
+
+
+# The guide
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_the_diagonal_is_free(size: int) -> None:
+    weights = torch.eye(size)[None]
+    length = torch.tensor([size])
+    assert off_diagonal(weights, length, length).item() == 0
+
+
+def test_the_other_diagonal_worked_by_hand() -> None:
+    # I = J = 2: the places are 1/4 and 3/4, each glance half of the whole away.
+    weights = torch.eye(2).flip(0)[None]
+    length = torch.tensor([2])
+    assert off_diagonal(weights, length, length).item() == pytest.approx(2 * ASTRAY)
+
+
+def test_the_diagonal_of_a_row_ends_where_its_data_ends() -> None:
+    # 2 tokens on 4 steps, padded to 3 tokens and 6 steps: the diagonal is 1/4, 3/4;
+    # steps stand at 1/8, 3/8, 5/8, 7/8. The second row is on its own diagonal.
+    weights = torch.zeros(2, 3, 6)
+    weights[0, 0, 0], weights[0, 1, 1], weights[0, 2] = 1.0, 1.0, 9.0
+    weights[1, range(3), (0, 2, 4)] = 1.0
+
+    found = off_diagonal(weights, torch.tensor([2, 3]), torch.tensor([4, 6]))
+
+    eighth, three = (1 - math.exp(-((x / 8) ** 2) / 0.08) for x in (1, 3))
+    twelfth = 1 - math.exp(-((1 / 12) ** 2) / 0.08)
+    assert found.item() == pytest.approx(eighth + three + 3 * twelfth)
+
+
+def test_without_a_guide_attention_is_free(las: LAS) -> None:
+    batch, config = batch_of(utterance(30, A, B)), LossConfig(ctc_weight=0.0)
+
+    free, _ = losses(las, batch, AB, config)
+    guided, _ = losses(las, batch, AB, config, guide=2.0)
+
+    assert free.guide.item() == 0
+    assert guided.guide.item() > 0
+    torch.testing.assert_close(guided.total, free.total + 2.0 * guided.guide)
+
+
+# Parity
+
+
+def test_ctc_is_the_sum_over_all_paths(las: LAS) -> None:
+    batch = batch_of(utterance(13, A, B), utterance(16, B, B), utterance(9))
+    with torch.no_grad():
+        found, _ = losses(las, batch, AB, LossConfig())
+        heard = las.listen(batch.features, batch.num_frames)
+        log_probs = las.ctc_log_probs(heard).double()
+
+    total = 0.0
+    for row, example in enumerate([[A, B], [B, B], []]):
+        steps = int(heard.num_ctc_steps[row])
+        total -= math.log(
+            sum(
+                math.exp(sum(float(log_probs[row, j, k]) for j, k in enumerate(path)))
+                for path in itertools.product(range(5), repeat=steps)
+                if collapse_ctc(path, PAD) == example
+            )
+        )
+    assert found.ctc.item() == pytest.approx(total / 7, rel=1e-4)  # 3 + 3 + 1
+
+
+def test_spelling_is_cross_entropy(las: LAS) -> None:
+    batch = batch_of(utterance(13, A, B), utterance(16, B))
+    config = LossConfig(label_smoothing=0.0, ctc_weight=0.0)
+
+    with torch.no_grad():
+        found, spelling = losses(las, batch, AB, config)
+
+    log_probs = spelling.logits.log_softmax(dim=-1)
+    right = [(0, 0, A), (0, 1, B), (0, 2, EOS), (1, 0, B), (1, 1, EOS)]
+    expected = -sum(float(log_probs[place]) for place in right) / 5
+    assert found.spelling.item() == pytest.approx(expected, rel=1e-5)
+    assert found.total.item() == found.spelling.item()
+
+
+# Invariance
+
+
+def test_padding_changes_nothing(las: LAS) -> None:
+    examples = [utterance(13, A, B), utterance(31, B, A, A, B), utterance(8)]
+    config = LossConfig()
+    characters = [3, 5, 1]
+
+    together = measured(las, batch_of(*examples), config)
+    alone = [measured(las, batch_of(example), config) for example in examples]
+
+    for part, parts in zip(together, zip(*alone, strict=True), strict=True):
+        summed = sum(x * n for x, n in zip(parts, characters, strict=True))
+        torch.testing.assert_close(part, summed / 9)
+
+
+def test_what_stands_in_the_padding_does_not_matter(las: LAS) -> None:
+    batch = batch_of(utterance(13, A, B), utterance(31, B, A))
+    features = batch.features.clone()
+    features[0, 13:] = torch.nan
+    noisy = replace(batch, features=features)
+
+    for ours, other in zip(
+        measured(las, batch, LossConfig()),
+        measured(las, noisy, LossConfig()),
+        strict=True,
+    ):
+        assert torch.equal(ours, other)
+
+
+def measured(las: LAS, batch: Batch, config: LossConfig) -> Losses:
+    with torch.no_grad():
+        return losses(las, batch, AB, config, guide=0.7)[0]
+
+
+# What happens at the edges
+
+
+def test_an_utterance_too_dense_for_ctc_teaches_the_speller_only(las: LAS) -> None:
+    dense = batch_of(utterance(4, A, B, A))  # one step for three characters
+
+    found, _ = losses(las, dense, AB, LossConfig())
+    torch.autograd.backward(found.total)
+
+    assert found.ctc.item() == 0
+    assert found.spelling.item() > 0
+    for parameter in las.parameters():
+        assert parameter.grad is None or bool(parameter.grad.isfinite().all())
+
+
+def test_sampling_changes_what_the_speller_is_fed(las: LAS) -> None:
+    batch = batch_of(utterance(60, *[A] * 15))
+    config = LossConfig()
+
+    fed, _ = losses(las, batch, AB, config)
+    again, _ = losses(las, batch, AB, config)
+    sampled, _ = losses(las, batch, AB, config, sampling=1.0)
+
+    assert fed.spelling.item() == again.spelling.item()
+    assert fed.spelling.item() != sampled.spelling.item()
+    assert fed.ctc.item() == sampled.ctc.item()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ctc_weight": 1.5}, r"loss\.ctc_weight is a share from 0 to 1, not 1\.5"),
+        ({"label_smoothing": -0.1}, r"loss\.label_smoothing is a share .*, not -0\.1"),
+        ({"guide_until": 2.0}, r"loss\.guide_until is a share from 0 to 1, not 2\.0"),
+        ({"guide_weight": -1.0}, r"loss\.guide_weight must be at least 0, not -1\.0"),
+    ],
+)
+def test_an_impossible_loss_is_refused(
+    settings: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        LossConfig(**settings)
