@@ -177,6 +177,14 @@ def _trn(utterances: Sequence[Utterance]) -> str:
     """Write what sclite reads: `TEXT (speaker-utterance)`.
 
     >>> _trn([Utterance("84-1-0", "a.flac", 1.0, "GO", speaker="84")])
-    'GO (84-84-1-0)\\n'
+    'GO (84-1-0)\\n'
+    >>> _trn([Utterance("1-0", "a.flac", 1.0, "GO", speaker="84")])
+    'GO (84-1-0)\\n'
     """
-    return "".join(f"{u.text} ({u.speaker or 'x'}-{u.id})\n" for u in utterances)
+    lines = []
+    for utterance in utterances:
+        speaker = f"{utterance.speaker or 'x'}-"
+        lines.append(
+            f"{utterance.text} ({speaker}{utterance.id.removeprefix(speaker)})\n"
+        )
+    return "".join(lines)

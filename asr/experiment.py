@@ -1,9 +1,11 @@
 """One experiment: from settings to a trained model in a folder."""
 
+import os
 import sys
 import tempfile
+import threading
 from dataclasses import asdict
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,7 @@ def _work(
     rank: int, size: int, meeting_point: str, config: Config, folder: Path, faults: Any
 ) -> None:
     """Be one of the processes."""
+    _end_with_parent()
     torch.set_num_threads(1)
     try:
         team = join_team(rank, size, meeting_point)
@@ -83,6 +86,21 @@ def _work(
     except AsrError as error:
         faults.put(str(error))
         sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """See to it that a killed training leaves no process behind that goes on writing.
+
+    torch sends an interrupt in that case, which a command in the background ignores.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _trainer(

@@ -27,9 +27,7 @@ def sampler(
     *,
     short_first: bool = True,
 ) -> BatchSampler:
-    return BatchSampler(
-        lambda _: durations, batch_seconds, max_size, seed, short_first
-    )
+    return BatchSampler(lambda _: durations, batch_seconds, max_size, seed, short_first)
 
 
 def like_librispeech(count: int) -> list[float]:
@@ -262,7 +260,7 @@ def test_an_error_comes_in_its_place() -> None:
     ids = [next(batches).ids for _ in range(4)]
 
     assert ids == [["0"], ["1"], ["2"], ["3"]]
-    with pytest.raises(AudioError, match="^4: is damaged$"):
+    with pytest.raises(AudioError, match=r"^4: is damaged$"):
         next(batches)
 
 

@@ -130,7 +130,9 @@ def test_a_typo_is_answered_with_the_nearest_key(tmp_path: Path, corpus: str) ->
 def test_a_value_of_another_type_is_refused_by_name(
     override: str, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"las\.yaml: (data\.train\[0\]: )?{message}"):
+    with pytest.raises(
+        ConfigError, match=rf"las\.yaml: (data\.train\[0\]: )?{message}"
+    ):
         load_config(TOY, [override])
 
 

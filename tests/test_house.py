@@ -112,7 +112,9 @@ def test_a_public_name_is_that_of_its_home(name: str) -> None:
 
 
 def test_type_checkers_are_told_the_same_homes() -> None:
-    block = next(node for node in _tree("asr.__init__").body if isinstance(node, ast.If))
+    block = next(
+        node for node in _tree("asr.__init__").body if isinstance(node, ast.If)
+    )
     assert ast.unparse(block.test) == "TYPE_CHECKING"
     told = {
         alias.name: node.module

@@ -2,13 +2,15 @@ import itertools
 import json
 import math
 import os
+import pkgutil
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +22,35 @@ from torch import Tensor
 import asr.report
 from asr.audio import SAMPLE_RATE
 from asr.config import Config, DataConfig, load_config, to_yaml
+from asr.data.batching import Batch
 from asr.data.dataset import Dataset
 from asr.data.manifest import Utterance, read_manifest, write_manifest
-from asr.errors import AudioError, CheckpointError, ConfigError, TrainingError
-from asr.errors import ManifestError
+from asr.errors import (
+    AudioError,
+    CheckpointError,
+    ConfigError,
+    ManifestError,
+    TrainingError,
+)
 from asr.experiment import train
 from asr.features import AugmentConfig, FeatureNorm
 from asr.model.attention import AttentionConfig
 from asr.model.folder import load_model
+from asr.model.las import LAS
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
-from asr.tensor_files import read_tensors
+from asr.scoring import ErrorRate
+from asr.tensor_files import read_tensors, write_tensors
 from asr.text import CharTokenizer
 from asr.training.loss import LossConfig, losses
-from asr.training.schedule import ScheduleConfig, learning_rate
+from asr.training.schedule import (
+    ScheduleConfig,
+    augment_strength,
+    learning_rate,
+    sampling_chance,
+)
 from asr.training.trainer import TrainingConfig
+from asr.training.validation import Validation, validate
 from recipes.toy.make import make_text, sing
 
 ROOT = Path(__file__).parents[1]
@@ -155,21 +171,19 @@ def weights_of_model(folder: Path) -> dict[str, Tensor]:
 
 
 class PowerCut(BaseException):
-    """No `except` and no `finally` of ours will be able to mend this."""
+    """Nothing catches this."""
 
 
-def until_the_lights_go_out(
-    function: Callable[..., Any], call: int
-) -> Callable[..., Any]:
-    """The function, but its call of this number does not come back."""
-    calls = itertools.count(1)
+def cut_off(monkeypatch: pytest.MonkeyPatch, where: str, call: int) -> None:
+    """Let the power fail when a function is called for the nth time."""
+    function, calls = pkgutil.resolve_name(where), itertools.count(1)
 
     def cut(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == call:
             raise PowerCut
         return function(*args, **kwargs)
 
-    return cut
+    monkeypatch.setattr(where, cut)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +193,8 @@ def until_the_lights_go_out(
         pytest.param("asr.training.trainer.losses", 8, id="in the second epoch"),
         pytest.param("asr.training.trainer.save_checkpoint", 4, id="epoch not saved"),
         pytest.param("asr.training.trainer.validate", 1, id="in validation"),
-        pytest.param("asr.training.trainer.save_model", 2, id="model not saved"),
-        pytest.param("os.fsync", 2 * 6 + 1, id="in the middle of the fifth checkpoint"),
+        pytest.param("asr.training.trainer.save_model", 1, id="model not saved"),
+        pytest.param("os.fsync", 2 * 5 + 1, id="in the middle of the fifth checkpoint"),
         pytest.param("asr.training.metrics.MetricsLog.write", 6, id="metrics missing"),
     ],
 )
@@ -193,9 +207,6 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
     call: int,
 ) -> None:
     with monkeypatch.context() as patch:
-        parent, name = where.rsplit(".", 1)
-        function = getattr(pytest.importorskip(parent), name) if False else None
-        del function
         cut_off(patch, where, call)
         with pytest.raises(PowerCut):
             train(settings(corpus), tmp_path)
@@ -204,3 +215,664 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
     train(settings(corpus), tmp_path)
 
     assert_same_run(tmp_path, whole)
+
+
+def start(config: Config, folder: Path) -> "subprocess.Popen[bytes]":
+    """Begin a training, or go on with it, in a process group of its own."""
+    path = folder.with_suffix(".yaml")
+    path.write_text(to_yaml(config))
+    return subprocess.Popen(
+        [sys.executable, "-m", "asr", "train", str(path), str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def kill_after(training: "subprocess.Popen[bytes]", folder: Path, steps: int) -> None:
+    """Kill a training when its metrics show so many steps, or when it is done."""
+    lines = folder / "metrics.jsonl"
+    while training.poll() is None:
+        if lines.exists() and lines.read_bytes().count(b'"loss"') >= steps:
+            break
+        time.sleep(0.001)
+    kill(training)
+
+
+def kill(training: "subprocess.Popen[bytes]") -> None:
+    if training.poll() is None:
+        os.killpg(training.pid, signal.SIGKILL)
+    training.wait()
+
+
+def test_a_run_that_was_killed_goes_on_bit_for_bit(
+    corpus: Path, tmp_path: Path
+) -> None:
+    config = settings(corpus, epochs=8, batch_size=1, validations=1)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    training = start(config, killed)
+    train(replace(config, training=unsaved(config)), whole)
+
+    kill_after(training, killed, steps=11)
+    assert training.returncode == -signal.SIGKILL
+    train(config, killed)
+
+    assert_same_run(killed, whole)
+
+
+def unsaved(config: Config) -> TrainingConfig:
+    """Without a checkpoint at every step."""
+    return replace(config.training, checkpoint_minutes=5.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_may_be_killed_at_any_moment_and_again(
+    corpus: Path, tmp_path: Path, seed: int
+) -> None:
+    config = settings(corpus, epochs=12, batch_size=1, validations=4)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    train(replace(config, training=unsaved(config)), whole)
+    rng = random.Random(seed)
+
+    for steps in sorted(rng.sample(range(1, 80), k=4)):
+        training = start(config, killed)
+        kill_after(training, killed, steps)
+        assert training.returncode == -signal.SIGKILL
+    train(config, killed)
+
+    assert_same_run(killed, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_may_be_killed_while_it_begins(
+    corpus: Path, tmp_path: Path, whole: Path, seed: int
+) -> None:
+    killed, rng = tmp_path / "killed", random.Random(seed)
+    for _ in range(4):
+        training = start(settings(corpus), killed)
+        time.sleep(rng.uniform(1, 6))
+        kill(training)
+
+    train(settings(corpus), killed)
+
+    assert_same_run(killed, whole)
+
+
+def test_a_half_written_checkpoint_is_never_seen(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    content = (whole / "checkpoint.safetensors").read_bytes()
+    partial = tmp_path / ".checkpoint.safetensors.partial"
+    partial.write_bytes(content[: len(content) // 2])
+
+    train(settings(corpus), tmp_path)
+
+    assert_same_run(tmp_path, whole)
+    assert not partial.exists()
+
+
+def test_a_run_that_is_done_stays_as_it_is(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    done = shutil.copytree(whole, tmp_path / "done")
+    train(settings(corpus), done)
+    assert_same_run(done, whole)
+
+
+def test_looking_at_dev_changes_nothing(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    train(settings(corpus, validations=12), tmp_path)
+    assert_same(checkpoint(tmp_path), checkpoint(whole))
+
+
+def test_another_seed_gives_another_network(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    train(settings(corpus, seed=2), tmp_path)
+    ours, others = part(tmp_path, "model."), part(whole, "model.")
+    assert not torch.equal(ours["ctc.weight"], others["ctc.weight"])
+
+
+# What a run leaves in its folder
+
+
+def test_the_settings_are_in_the_folder_and_in_the_checkpoint(
+    corpus: Path, whole: Path
+) -> None:
+    config = settings(corpus)
+    facts = read_tensors(whole / "checkpoint.safetensors")[1]
+
+    assert load_config(whole / "config.yaml") == config
+    assert facts["config"] == json.loads(json.dumps(asdict(config)))
+    assert place(whole)["epoch"] == 3
+    assert place(whole)["step"] == place(whole)["updates"] == STEPS
+    assert place(whole)["position"] == 0
+
+
+def test_the_metrics_tell_what_each_step_did(corpus: Path, whole: Path) -> None:
+    lines, schedule = metrics(whole), settings(corpus).schedule
+
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    for step, line in enumerate(lines):
+        progress = step / STEPS
+        assert line["progress"] == pytest.approx(progress)
+        assert line["epoch"] == step // 4
+        rate = learning_rate(schedule, step, progress)
+        assert line["learning_rate"] == pytest.approx(rate)
+        assert (line["guide"] > 0) == (progress < 0.2)
+        assert line["gradient_norm"] > 0
+        assert line["audio_per_second"] > 0
+        both = 0.5 * line["spelling_loss"] + 0.5 * line["ctc_loss"]
+        guide = max(0.0, 1 - progress / 0.2) * line["guide"]
+        assert line["loss"] == pytest.approx(both + guide, rel=1e-4)
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
+    assert list(whole.glob("tensorboard/events*"))
+
+
+def test_dev_is_looked_at_evenly(whole: Path) -> None:
+    assert [line["step"] for line in metrics(whole, "dev/cer")] == [6, 12]
+    assert place(whole)["validations"] == 2
+
+
+def test_each_look_at_dev_leaves_a_picture(corpus: Path, whole: Path) -> None:
+    pictures = sorted((whole / "attention").iterdir())
+    text = read_manifest(corpus / "dev.jsonl")[1].text  # in the middle of three
+
+    assert [path.name for path in pictures] == ["step-000006.png", "step-000012.png"]
+    for path in pictures:
+        shape, said = path.read_text().split(") ")
+        assert shape.startswith(f"({len(text) + 1}, ")  # <eos> is a row too
+        assert said == text
+
+
+def test_a_picture_is_a_picture(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = asr.report.draw_attention
+    monkeypatch.setattr("asr.experiment.draw_attention", draw)
+
+    train(settings(corpus, epochs=1, batch_size=8, validations=1), tmp_path)
+
+    (picture,) = (tmp_path / "attention").iterdir()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_model_holds_the_averaged_weights(corpus: Path, tmp_path: Path) -> None:
+    train(settings(corpus, epochs=1, validations=1), tmp_path)
+
+    model = load_model(tmp_path / "model")
+    own, average = part(tmp_path, "model."), part(tmp_path, "average.")
+    assert_same(dict(model.las.state_dict()), average)
+    assert not torch.equal(own["ctc.weight"], average["ctc.weight"])
+    assert model.facts["step"] == 4
+    (found,) = metrics(tmp_path, "dev/cer")
+    assert model.facts["dev/cer"] == round(found["dev/cer"], 4)
+
+
+@pytest.mark.parametrize(
+    ("rates", "best"), [([0.9, 0.5, 0.7, 0.6], 6), ([0.9, 0.5, 0.5, 0.7], 9)]
+)
+def test_the_best_model_on_dev_is_kept(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rates: list[float],
+    best: int,
+) -> None:
+    left = [ErrorRate(round(10 * rate), 0, 0, 10) for rate in rates]
+
+    def validate_with(*args: Any, **kwargs: Any) -> Validation:
+        return replace(validate(*args, **kwargs), cer=left.pop(0))
+
+    monkeypatch.setattr("asr.training.trainer.validate", validate_with)
+    train(settings(corpus, validations=4), tmp_path)
+
+    assert load_model(tmp_path / "model").facts["step"] == best
+    assert place(tmp_path)["best_cer"] == min(rates)
+
+
+def test_what_is_validated_is_the_average_without_chance(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[tuple[bool, dict[str, Tensor], list[str]]]()
+
+    def validate_and_look(las: LAS, dev: Dataset, *args: Any, **kw: Any) -> Validation:
+        weights = {name: w.clone() for name, w in las.state_dict().items()}
+        seen.append((las.training, weights, [u.id for u in dev.utterances]))
+        return validate(las, dev, *args, **kw)
+
+    monkeypatch.setattr("asr.training.trainer.validate", validate_and_look)
+    config = settings(corpus, epochs=1, validations=1, dev_utterances=2)
+    train(config, tmp_path)
+
+    ((training, weights, ids),) = seen
+    assert not training
+    assert_same(weights, part(tmp_path, "average."))
+    assert ids == ["dev-0", "dev-1"]
+
+
+def test_the_last_look_is_told_in_a_line(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(settings(corpus, epochs=1, validations=1), tmp_path)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("100.0 % | step 4 | epoch 1 | 0.")
+    assert " min | dev loss " in line
+
+
+# One step
+
+
+def one_step(corpus: Path, **training: Any) -> Config:
+    """All eight utterances in one batch, once; no chance."""
+    alone = {"epochs": 1, "batch_size": 8, "validations": 1}
+    return calm(settings(corpus, **(alone | training)))
+
+
+def gradient(folder: Path) -> Tensor:
+    """What Adam made its first step of: its first moment is a tenth of it."""
+    moments = part(folder, "optimizer.")
+    return torch.cat(
+        [10 * moments[name].flatten() for name in moments if name.endswith("exp_avg")]
+    )
+
+
+def test_the_features_are_measured_on_the_training_set(
+    corpus: Path, whole: Path
+) -> None:
+    utterances = read_manifest(corpus / "train.jsonl")
+    dataset = Dataset(utterances, CharTokenizer())
+    expected = FeatureNorm()
+    expected.measure([dataset.example(index).features for index in range(8)])
+
+    assert_same(part(whole, "model.norm."), dict(expected.state_dict()))
+
+
+@pytest.mark.parametrize(("average_decay", "kept"), [(0.998, 2 / 11), (0.05, 0.05)])
+def test_the_first_average_worked_by_hand(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    average_decay: float,
+    kept: float,
+) -> None:
+    # Of the weights before, (1 + 1) / (10 + 1) are kept, or less where that is asked.
+    config = one_step(corpus, average_decay=average_decay)
+    train(config, tmp_path / "moved")
+    poison(monkeypatch, {1}, POISONS["loss and gradient"])
+    train(config, tmp_path / "unmoved")
+
+    before, after = part(tmp_path / "unmoved", "model."), tmp_path / "moved"
+    for name, average in part(after, "average.").items():
+        moved = part(after, "model.")[name]
+        expected = kept * before[name] + (1 - kept) * moved
+        torch.testing.assert_close(average, expected, msg=name)
+
+
+def test_a_long_gradient_is_shortened(corpus: Path, tmp_path: Path) -> None:
+    train(one_step(corpus, clip_norm=0.01), tmp_path)
+
+    assert gradient(tmp_path).norm().item() == pytest.approx(0.01, rel=1e-3)
+    assert metrics(tmp_path)[0]["gradient_norm"] > 0.01
+
+
+def test_two_half_batches_give_the_gradient_of_a_whole_one(tmp_path: Path) -> None:
+    # All texts are equally long: each character counts as much in half a batch.
+    write_corpus(tmp_path, "train", ["GO ON", "DO IT", "I SAW", "ABOUT"])
+    write_corpus(tmp_path, "dev", ["GO"])
+    once = one_step(tmp_path, batch_size=4, clip_norm=1e9)
+    halves = one_step(tmp_path, batch_size=2, accumulate=2, clip_norm=1e9)
+
+    train(once, tmp_path / "once")
+    train(halves, tmp_path / "halves")
+
+    assert place(tmp_path / "halves")["step"] == 1
+    torch.testing.assert_close(
+        gradient(tmp_path / "halves"), gradient(tmp_path / "once"), rtol=1e-3, atol=1e-6
+    )
+    (one,), (other,) = metrics(tmp_path / "once"), metrics(tmp_path / "halves")
+    for name in ("loss", "spelling_loss", "ctc_loss", "guide", "gradient_norm"):
+        assert other[name] == pytest.approx(one[name], rel=1e-4), name
+
+
+def test_the_last_group_of_an_epoch_may_be_smaller(
+    corpus: Path, tmp_path: Path
+) -> None:
+    train(settings(corpus, epochs=2, batch_size=1, accumulate=3), tmp_path)
+    assert place(tmp_path)["step"] == 2 * 3  # 3 + 3 + 2 batches
+    assert place(tmp_path)["epoch"] == 2
+
+
+def test_chance_and_guide_follow_the_schedule(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guides, chances, strengths = list[float](), list[float](), list[float]()
+
+    def losses_and_tell(*args: Any, guide: float, sampling: float) -> Any:
+        guides.append(guide)
+        chances.append(sampling)
+        return losses(*args, guide=guide, sampling=sampling)
+
+    def mask_and_tell(features: Tensor, _: Any, strength: float, __: Any) -> Tensor:
+        strengths.append(strength)
+        return features
+
+    monkeypatch.setattr("asr.training.trainer.losses", losses_and_tell)
+    monkeypatch.setattr("asr.data.dataset.spec_augment", mask_and_tell)
+    config = settings(corpus)
+    train(config, tmp_path)
+
+    done, schedule = [step / STEPS for step in range(STEPS)], config.schedule
+    assert guides == pytest.approx([max(0.0, 1 - p / 0.2) for p in done])
+    assert chances == pytest.approx([sampling_chance(schedule, p) for p in done])
+    assert strengths[::2] == pytest.approx(
+        [augment_strength(schedule, p) for p in done]
+    )
+
+
+# Steps that are not finite
+
+POISONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "loss and gradient": lambda total: total * math.nan,
+    "loss only": lambda total: total + math.inf,
+    "gradient only": lambda total: total + (0 * total).sqrt(),
+}
+
+
+def poison(
+    monkeypatch: pytest.MonkeyPatch,
+    steps: set[int],
+    how: Callable[[Tensor], Tensor],
+) -> list[str]:
+    """Make some steps not finite; return what will be the ids of their utterances."""
+    step, ids = itertools.count(1), list[str]()
+
+    def poisoned(las: LAS, batch: Batch, *args: Any, **kwargs: Any) -> Any:
+        parts, spelling = losses(las, batch, *args, **kwargs)
+        if next(step) in steps:
+            ids.extend(batch.ids)
+            parts = parts._replace(total=how(parts.total))
+        return parts, spelling
+
+    monkeypatch.setattr("asr.training.trainer.losses", poisoned)
+    return ids
+
+
+@pytest.mark.parametrize("how", POISONS)
+def test_a_step_that_is_not_finite_is_left_out_and_named(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+) -> None:
+    ids = poison(monkeypatch, {3}, POISONS[how])
+
+    train(settings(corpus), tmp_path)
+
+    assert (
+        f"step 3 is not finite and left out: {ids[0]}, {ids[1]}\n"
+        in capsys.readouterr().out
+    )
+    assert (place(tmp_path)["step"], place(tmp_path)["updates"]) == (12, 11)
+    assert place(tmp_path)["bad_steps"] == 0
+    assert all(
+        bool(tensor.isfinite().all()) for tensor in checkpoint(tmp_path).values()
+    )
+
+
+@pytest.mark.parametrize("how", POISONS)
+def test_a_step_that_is_left_out_moves_nothing(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    poison(monkeypatch, {1}, POISONS[how])
+
+    train(one_step(corpus), tmp_path)
+
+    assert_same(part(tmp_path, "model."), part(tmp_path, "average."))
+    assert not part(tmp_path, "optimizer.")
+
+
+def test_several_such_steps_in_a_row_stop_the_run_and_keep_the_checkpoint(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        ids = poison(patch, {3, 4, 5}, POISONS["loss and gradient"])
+        with pytest.raises(TrainingError) as caught:
+            train(settings(corpus, bad_steps=3), tmp_path)
+
+    assert str(caught.value).startswith(
+        f"{tmp_path}: 3 steps in a row were not finite, the last with {ids[4]}, "
+        f"{ids[5]} (the checkpoint before is kept; "
+    )
+    assert place(tmp_path)["step"] == 2
+    train(settings(corpus), tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_such_steps_here_and_there_do_not_stop_a_run(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, {1, 3, 4, 6, 12}, POISONS["loss and gradient"])
+    train(settings(corpus, bad_steps=3), tmp_path)
+    assert place(tmp_path)["updates"] == STEPS - 5
+
+
+# How long
+
+
+def test_a_longer_training_goes_on(corpus: Path, tmp_path: Path) -> None:
+    train(settings(corpus, epochs=1), tmp_path)
+    train(settings(corpus, epochs=3), tmp_path)
+
+    assert place(tmp_path)["epoch"] == 3
+    assert [line["step"] for line in metrics(tmp_path)] == list(range(1, STEPS + 1))
+    # Half way and at the end of what it was first, and of what it is now.
+    assert [line["step"] for line in metrics(tmp_path, "dev/cer")] == [2, 4, 6, 12]
+    assert load_config(tmp_path / "config.yaml").training.epochs == 3
+
+
+def test_a_run_keeps_to_its_minutes(corpus: Path, tmp_path: Path) -> None:
+    train(settings(corpus, minutes=0.02), tmp_path)
+
+    seconds = [line["seconds"] for line in metrics(tmp_path)]
+    assert seconds[-2] < 1.2 <= place(tmp_path)["seconds"]
+    assert place(tmp_path)["epoch"] > 3 or place(tmp_path)["step"] < STEPS
+    assert place(tmp_path)["validations"] == 2
+    for line in metrics(tmp_path):
+        assert 0 <= line["progress"] <= 1
+
+
+# What is refused
+
+Change = Callable[[Config], Config]
+
+
+def in_training(**changes: Any) -> Change:
+    return lambda config: replace(config, training=replace(config.training, **changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda c: replace(c, data=DataConfig([c.data.dev], *c.data.train)), "data"),
+        (lambda c: replace(c, listener=ListenerConfig(size=5)), "listener"),
+        (lambda c: replace(c, attention=AttentionConfig(size=5)), "attention"),
+        (lambda c: replace(c, speller=SpellerConfig(size=5)), "speller"),
+        (lambda c: replace(c, augment=AugmentConfig(speeds=[1.0])), "augment"),
+        (
+            lambda c: replace(
+                c, listener=ListenerConfig(size=5), speller=SpellerConfig(size=5)
+            ),
+            "listener, speller",
+        ),
+        (in_training(seed=2), "training.seed"),
+        (in_training(batch_seconds=60.0), "training.batch_seconds"),
+        (in_training(batch_size=4), "training.batch_size"),
+        (in_training(short_first=False), "training.short_first"),
+    ],
+)
+def test_a_run_of_other_settings_is_refused_by_name(
+    corpus: Path, tmp_path: Path, whole: Path, change: Change, named: str
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+
+    with pytest.raises(ConfigError) as caught:
+        train(change(settings(corpus)), folder)
+
+    assert str(caught.value) == (
+        f"{folder}: holds a run with other settings of {named} "
+        "(take another folder, or delete this one)"
+    )
+    config_file = folder / "config.yaml"
+    assert config_file.read_bytes() == (whole / "config.yaml").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        in_training(validations=5),
+        in_training(dev_utterances=1, checkpoint_minutes=1.0, bad_steps=9),
+        in_training(clip_norm=1.0, weight_decay=0.0, average_decay=0.5),
+        lambda c: replace(c, schedule=ScheduleConfig(learning_rate=1e-5)),
+        lambda c: replace(c, loss=LossConfig(ctc_weight=0.3)),
+    ],
+)
+def test_how_fast_to_learn_may_change(
+    corpus: Path, tmp_path: Path, whole: Path, change: Change
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    train(change(settings(corpus)), folder)
+    assert place(folder)["step"] == STEPS
+
+
+def test_dev_must_not_be_learned(corpus: Path, tmp_path: Path) -> None:
+    config = settings(corpus)
+    both = replace(config.data, train=[*config.data.train, config.data.dev])
+    message = (
+        r"dev\.jsonl: 3 of its utterances are in the training set too, the first is "
+        "dev-0$"
+    )
+    with pytest.raises(ManifestError, match=message):
+        train(replace(config, data=both), tmp_path)
+
+
+def test_an_utterance_must_fit_into_a_batch_at_its_slowest(
+    corpus: Path, tmp_path: Path
+) -> None:
+    longest = max(
+        read_manifest(corpus / "train.jsonl"), key=lambda utterance: utterance.duration
+    )
+    message = (
+        rf"^training\.batch_seconds: {longest.id} is {longest.duration:.1f} s long and "
+        rf"at most {0.9 * longest.duration:.1f} s fit into a batch at the slowest speed"
+    )
+    with pytest.raises(ConfigError, match=message):
+        train(settings(corpus, batch_seconds=longest.duration), tmp_path)
+
+
+def test_a_training_needs_a_manifest(corpus: Path, tmp_path: Path) -> None:
+    config = settings(corpus)
+    with pytest.raises(ConfigError, match=r"^data\.train: names no manifest"):
+        train(replace(config, data=replace(config.data, train=[])), tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_told(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/run: cannot be made \(Not a dir"):
+        train(settings(corpus), tmp_path / "file" / "run")
+
+
+def test_a_missing_recording_stops_the_run_by_name(
+    corpus: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(corpus, tmp_path / "corpus")
+    (moved / "train-5.wav").unlink()
+    with pytest.raises(AudioError, match=r"train-5\.wav: cannot be read"):
+        train(settings(moved), tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_told(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    content = (whole / "checkpoint.safetensors").read_bytes()
+    (tmp_path / "checkpoint.safetensors").write_bytes(content[:-9])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: is damaged"):
+        train(settings(corpus), tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["another size", "no place", "another place"])
+def test_a_checkpoint_of_another_network_is_told(
+    corpus: Path, tmp_path: Path, whole: Path, fault: str
+) -> None:
+    path, config = tmp_path / "checkpoint.safetensors", settings(corpus)
+    tensors, facts = read_tensors(whole / "checkpoint.safetensors")
+    if fault == "another size":
+        config = replace(config, speller=SpellerConfig(size=5, embedding_size=3))
+    elif fault == "no place":
+        del facts["place"]
+    else:
+        facts["place"]["verse"] = 7
+    write_tensors(path, tensors, facts)
+
+    message = r"checkpoint\.safetensors: is of another network \(.+\)$"
+    with pytest.raises(CheckpointError, match=message):
+        train(config, tmp_path)
+
+
+# In several processes
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_gradient_of_one(corpus: Path, tmp_path: Path) -> None:
+    alone = one_step(corpus, batch_size=2, accumulate=4)
+    shared = one_step(corpus, batch_size=2, accumulate=2, processes=2)
+
+    train(alone, tmp_path / "alone")
+    train(shared, tmp_path / "shared")
+
+    torch.testing.assert_close(
+        gradient(tmp_path / "shared"),
+        gradient(tmp_path / "alone"),
+        rtol=1e-3,
+        atol=1e-6,
+    )
+    (one,), (other,) = metrics(tmp_path / "alone"), metrics(tmp_path / "shared")
+    for name in ("loss", "spelling_loss", "ctc_loss", "guide", "gradient_norm"):
+        assert other[name] == pytest.approx(one[name], rel=1e-4), name
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_killed_go_on_bit_for_bit(
+    corpus: Path, tmp_path: Path
+) -> None:
+    config = settings(corpus, epochs=12, batch_size=1, processes=2)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    train(replace(config, training=unsaved(config)), whole)
+
+    training = start(config, killed)
+    kill_after(training, killed, steps=7)
+    assert training.returncode == -signal.SIGKILL
+    train(config, killed)
+
+    assert_same_run(killed, whole)
+
+
+@pytest.mark.slow
+def test_the_fault_of_one_of_two_processes_is_told(
+    corpus: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(corpus, tmp_path / "corpus")
+    config = settings(moved, batch_size=1, processes=2, epochs=50)
+    folder = tmp_path / "run"
+    training = start(config, folder)
+    kill_after(training, folder, steps=2)
+    (moved / "train-5.wav").unlink()
+
+    with pytest.raises(TrainingError, match=r"train-5\.wav: cannot be read"):
+        train(config, folder)
