@@ -238,13 +238,13 @@ class Recognizer:
             return []
         features, num_frames = pad_rows([log_mel(waveform) for waveform in waveforms])
         heard = self.las.listen(features.to(self.device), num_frames)
-        seconds = num_frames / FRAMES_PER_SECOND
+        most = (num_frames / FRAMES_PER_SECOND * MOST_CHARACTERS).long() + 5
         found = beam_search(
             self._step_model(heard),
             self.decoding,
             sos=self.tokenizer.sos,
             eos=self.tokenizer.eos,
-            max_lengths=(seconds * MOST_CHARACTERS).long() + 5,
+            max_lengths=most.to(self.device),
         )
         return [
             self._segment(

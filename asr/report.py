@@ -23,7 +23,7 @@ from asr.features import FRAMES_PER_SECOND, mel_spectrogram
 from asr.recognizer import Segment, Transcript
 from asr.tensor_files import write_bytes
 
-_SPACE, _END = "\u2423", "\u220e"
+_SPACE, _END = "\u00b7", "\u220e"
 _DPI = 130
 
 
@@ -109,13 +109,13 @@ def _section(waveform: Tensor, segment: Segment) -> str:
 
 
 def _row_names(characters: str) -> list[str]:
-    """One name a row: the character, or a box for a space."""
+    """One name a row: the character, or a dot for a space."""
     return [_SPACE if character == " " else character for character in characters]
 
 
 def _height(rows: Sequence[str]) -> float:
     """Inches that so many rows need."""
-    return max(2.0, min(0.6 + 0.085 * len(rows), 30.0))
+    return max(2.0, min(0.6 + 0.105 * len(rows), 30.0))
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -1,6 +1,7 @@
 import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -19,13 +20,12 @@ from asr.training.loss import (
     LossConfig,
     Losses,
     losses,
-    off_diagonal,
+    off_path,
     teacher_inputs,
 )
 
 AB = CharTokenizer("AB")  # V = 5: <pad>, <sos>, <eos>, A, B
 PAD, SOS, EOS, A, B = range(5)
-ASTRAY = 1 - math.exp(-3.125)  # half of the whole away: 0.5^2 / (2 * 0.2^2) = 3.125
 
 
 @pytest.fixture
@@ -47,23 +47,20 @@ def batch_of(*examples: Example) -> Batch:
     return collate([f"{i}" for i in range(len(examples))], examples, seconds=1.0)
 
 
-def told(
-    logits: Tensor,
-    weights: Tensor,
-    ctc: Tensor,
-    num_steps: list[int],
-    num_ctc_steps: list[int],
-) -> LAS:
-    """A network that says what it is told to say."""
-    nothing = torch.empty(0)
-    heard = Heard(
-        nothing, torch.tensor(num_steps), nothing, torch.tensor(num_ctc_steps)
-    )
+class Told:
+    """A network that says what it is told to say; two CTC steps a listener step."""
 
-    def las(*_: object) -> tuple[Spelling, Tensor, Heard]:
-        return Spelling(logits, weights), ctc, heard
+    listener = SimpleNamespace(ctc_reduction=4, reduction=8)
 
-    return cast(LAS, las)
+    def __init__(
+        self, logits: Tensor, weights: Tensor, ctc: Tensor, num_ctc_steps: list[int]
+    ) -> None:
+        steps, nothing = torch.tensor(num_ctc_steps), torch.empty(0)
+        heard = Heard(nothing, (steps + 1) // 2, nothing, steps)
+        self.said = Spelling(logits, weights), ctc, heard
+
+    def __call__(self, *_: object) -> tuple[Spelling, Tensor, Heard]:
+        return self.said
 
 
 # Golden: worked by hand
@@ -76,12 +73,15 @@ def test_a_loss_worked_by_hand() -> None:
     logits = torch.full((2, 2, 5), 1 / 8)
     logits[0, 0, A] = logits[0, 1, EOS] = logits[1, 0, EOS] = 1 / 2
     logits[1, 1] = torch.tensor([0.9, 0.04, 0.03, 0.02, 0.01])
-    # "A" is looked at backwards; "" looks at its one step; padding looks anywhere.
-    weights = torch.tensor([[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
     # CTC: one step each, P(A) = 1/4 and P(blank) = 1/2.
     ctc = torch.full((2, 2, 5), 1 / 8)
     ctc[0, 0, A], ctc[1, 0, PAD] = 1 / 4, 1 / 2
-    las = told(logits.log(), weights, ctc.log(), [2, 1], num_ctc_steps=[1, 1])
+    # So all is expected on step 0. "A" is looked for on step 4, its <eos> on step 0,
+    # the other <eos> on both, padding anywhere.
+    weights = torch.zeros(2, 2, 5)
+    weights[0, 0, 4] = weights[0, 1, 0] = weights[1, 1, 3] = 1.0
+    weights[1, 0, 0] = weights[1, 0, 4] = 0.5
+    las = cast(LAS, Told(logits.log(), weights, ctc.log(), num_ctc_steps=[1, 1]))
 
     config = LossConfig(ctc_weight=0.25, label_smoothing=0.1)
     found, spelling = losses(las, batch, AB, config, guide=0.5)
@@ -89,14 +89,14 @@ def test_a_loss_worked_by_hand() -> None:
     # Smoothed, a character costs, with L = log 2 and V = 5:
     # 0.9 * L + 0.1 / 5 * (L + 4 * 3 L) = 1.16 L.
     # CTC: -log(1/4) - log(1/2) = 3 L for three characters.
-    # Guide: "A" and its <eos> stand at 1/4 and 3/4 of the text and are looked for at
-    # 3/4 and 1/4 of the recording; "" has only <eos>, in the middle of both.
-    two = math.log(2)
+    # Guide: four steps away is 4^2 / (2 * 4^2) = 1/2.
+    two, half = math.log(2), math.log((1 + math.exp(-1 / 2)) / 2)
+    guide = (1 / 2 - half) / 3
     assert found.spelling.item() == pytest.approx(1.16 * two)
     assert found.ctc.item() == pytest.approx(two)
-    assert found.guide.item() == pytest.approx(2 * ASTRAY / 3)
+    assert found.guide.item() == pytest.approx(guide)
     assert found.total.item() == pytest.approx(
-        0.75 * 1.16 * two + 0.25 * two + 0.5 * 2 * ASTRAY / 3
+        0.75 * 1.16 * two + 0.25 * two + 0.5 * guide
     )
     assert spelling.weights is weights
 
@@ -113,32 +113,54 @@ def test_teacher_and_pupil_worked_by_hand() -> None:
 # The guide
 
 
-@pytest.mark.parametrize("size", [1, 2, 7])
-def test_the_diagonal_is_free(size: int) -> None:
-    weights = torch.eye(size)[None]
-    length = torch.tensor([size])
-    assert off_diagonal(weights, length, length).item() == 0
+def test_the_guide_points_where_ctc_heard_the_character() -> None:
+    # CTC hears A at step 8 of 0 to 8: that is listener step 4.
+    ctc = torch.full((1, 9, 5), 0.025)
+    ctc[0, :8, PAD] = ctc[0, 8, A] = 0.9
+    for step, cost in ((4, 0.0), (0, 1 / 2), (6, 1 / 8)):
+        weights = torch.zeros(1, 2, 7)
+        weights[0, :, step] = 1.0
+        las = Told(torch.zeros(1, 2, 5), weights, ctc.log(), num_ctc_steps=[9])
+
+        found, _ = losses(
+            cast(LAS, las), batch_of(utterance(36, A)), AB, LossConfig(), guide=1.0
+        )
+
+        assert found.guide.item() == pytest.approx(cost), step
 
 
-def test_the_other_diagonal_worked_by_hand() -> None:
-    # I = J = 2: the places are 1/4 and 3/4, each glance half of the whole away.
-    weights = torch.eye(2).flip(0)[None]
-    length = torch.tensor([2])
-    assert off_diagonal(weights, length, length).item() == pytest.approx(2 * ASTRAY)
+def test_what_is_near_is_cheap_and_padding_is_free() -> None:
+    # -log(sum of alpha exp(-d^2 / 32)), d steps away.
+    weights = torch.zeros(2, 2, 9)
+    weights[0, 0, 1] = weights[0, 1, 8] = weights[1, 0, 2] = weights[1, 1, 5] = 1.0
+    steps = torch.tensor([[1.0, 4.0], [4.5, 0.0]])
+
+    found = off_path(weights, steps, torch.tensor([2, 1]))
+
+    assert found.item() == pytest.approx(0 + 4**2 / 32 + 2.5**2 / 32)
 
 
-def test_the_diagonal_of_a_row_ends_where_its_data_ends() -> None:
-    # 2 tokens on 4 steps, padded to 3 tokens and 6 steps: the diagonal is 1/4, 3/4;
-    # steps stand at 1/8, 3/8, 5/8, 7/8. The second row is on its own diagonal.
-    weights = torch.zeros(2, 3, 6)
-    weights[0, 0, 0], weights[0, 1, 1], weights[0, 2] = 1.0, 1.0, 9.0
-    weights[1, range(3), (0, 2, 4)] = 1.0
+def test_looking_far_away_costs_much_but_not_all() -> None:
+    weights = torch.zeros(1, 1, 500)
+    weights[0, 0, 499] = 1.0
+    found = off_path(weights, torch.zeros(1, 1), torch.tensor([1]))
+    assert found.item() == pytest.approx(math.log(1e6))
 
-    found = off_diagonal(weights, torch.tensor([2, 3]), torch.tensor([4, 6]))
 
-    eighth, three = (1 - math.exp(-((x / 8) ** 2) / 0.08) for x in (1, 3))
-    twelfth = 1 - math.exp(-((1 / 12) ** 2) / 0.08)
-    assert found.item() == pytest.approx(eighth + three + 3 * twelfth)
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [(0.0, 0.0), (0.19, 0.0), (0.2, 3.0), (0.4, 1.5), (0.59, 0.075), (0.6, 0), (1, 0)],
+)
+def test_the_guide_comes_late_and_goes_in_a_line(
+    progress: float, expected: float
+) -> None:
+    config = LossConfig(guide_weight=3.0, guide_from=0.2, guide_until=0.6)
+    assert config.guide(progress) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_a_guide_that_goes_when_it_comes_is_none(progress: float) -> None:
+    assert LossConfig(guide_from=0.3, guide_until=0.3).guide(progress) == 0
 
 
 def test_without_a_guide_attention_is_free(las: LAS) -> None:
@@ -257,7 +279,9 @@ def test_sampling_changes_what_the_speller_is_fed(las: LAS) -> None:
     [
         ({"ctc_weight": 1.5}, r"loss\.ctc_weight is a share from 0 to 1, not 1\.5"),
         ({"label_smoothing": -0.1}, r"loss\.label_smoothing is a share .*, not -0\.1"),
+        ({"guide_from": -1.0}, r"loss\.guide_from is a share from 0 to 1, not -1\.0"),
         ({"guide_until": 2.0}, r"loss\.guide_until is a share from 0 to 1, not 2\.0"),
+        ({"guide_from": 0.6}, r"loss\.guide_until must not be before guide_from"),
         ({"guide_weight": -1.0}, r"loss\.guide_weight must be at least 0, not -1\.0"),
     ],
 )

@@ -29,7 +29,8 @@ def test_the_python_runs(
 
 
 @pytest.mark.parametrize(
-    "command", sorted(set(re.findall(r"^asr (\w+)", "\n".join(blocks("console")), re.M)))
+    "command",
+    sorted(set(re.findall(r"^asr (\w+)", "\n".join(blocks("console")), re.M))),
 )
 def test_the_commands_exist(command: str) -> None:
     with pytest.raises(SystemExit, match="0"):

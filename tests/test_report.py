@@ -91,7 +91,7 @@ def test_spectrogram_and_attention_share_their_time_axis(
     above, below = drawn[0].axes
     assert above.get_xlim() == below.get_xlim() == (0.0, 1.0)
     assert [label.get_text() for label in below.get_yticklabels()] == [
-        *("A", "\u2423", "<", "B", ">", "\u220e")
+        *("A", "\u00b7", "<", "B", ">", "\u220e")
     ]
 
 

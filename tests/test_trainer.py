@@ -354,20 +354,20 @@ def test_the_settings_are_in_the_folder_and_in_the_checkpoint(
 
 
 def test_the_metrics_tell_what_each_step_did(corpus: Path, whole: Path) -> None:
-    lines, schedule = metrics(whole), settings(corpus).schedule
+    lines, config = metrics(whole), settings(corpus)
 
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     for step, line in enumerate(lines):
         progress = step / STEPS
         assert line["progress"] == pytest.approx(progress)
         assert line["epoch"] == step // 4
-        rate = learning_rate(schedule, step, progress)
+        rate = learning_rate(config.schedule, step, progress)
         assert line["learning_rate"] == pytest.approx(rate)
-        assert (line["guide"] > 0) == (progress < 0.2)
+        assert (line["guide"] > 0) == (0.1 <= progress < 0.5)
         assert line["gradient_norm"] > 0
         assert line["audio_per_second"] > 0
         both = 0.5 * line["spelling_loss"] + 0.5 * line["ctc_loss"]
-        guide = max(0.0, 1 - progress / 0.2) * line["guide"]
+        guide = config.loss.guide(progress) * line["guide"]
         assert line["loss"] == pytest.approx(both + guide, rel=1e-4)
     seconds = [line["seconds"] for line in lines]
     assert seconds == sorted(seconds)
@@ -568,7 +568,8 @@ def test_chance_and_guide_follow_the_schedule(
     train(config, tmp_path)
 
     done, schedule = [step / STEPS for step in range(STEPS)], config.schedule
-    assert guides == pytest.approx([max(0.0, 1 - p / 0.2) for p in done])
+    assert guides == pytest.approx([config.loss.guide(p) for p in done])
+    assert any(guides)
     assert chances == pytest.approx([sampling_chance(schedule, p) for p in done])
     assert strengths[::2] == pytest.approx(
         [augment_strength(schedule, p) for p in done]

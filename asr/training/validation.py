@@ -16,6 +16,7 @@ from torch import Tensor
 from asr.data.batching import Batch, BatchSampler, load
 from asr.data.dataset import Dataset
 from asr.decoding.search import greedy_search
+from asr.features import FRAMES_PER_SECOND
 from asr.model.las import LAS
 from asr.model.listener import Heard
 from asr.scoring import ErrorRate, char_error_rate, word_error_rate
@@ -140,12 +141,13 @@ def attention_habits(alpha: Tensor) -> Tensor:
 def _spell(
     las: LAS, heard: Heard, batch: Batch, tokenizer: CharTokenizer
 ) -> dict[str, str]:
-    seconds = batch.num_frames / 100
+    seconds = batch.num_frames / FRAMES_PER_SECOND
+    most = (seconds * MOST_CHARACTERS).long() + 5
     found = greedy_search(
         las.steps(heard),
         sos=tokenizer.sos,
         eos=tokenizer.eos,
-        max_lengths=(seconds * MOST_CHARACTERS).long() + 5,
+        max_lengths=most.to(batch.features.device),
     )
     texts = [tokenizer.decode(hypothesis.tokens) for hypothesis in found]
     return dict(zip(batch.ids, texts, strict=True))

@@ -71,7 +71,7 @@ def sing(text: str, rng: random.Random) -> Samples:
 def _note(character: str, rng: random.Random) -> npt.NDArray[np.float64]:
     """A tone with soft ends, and a little silence behind it."""
     length = round(rng.uniform(0.06, 0.12) * SAMPLE_RATE)
-    gap = np.zeros(round(0.02 * SAMPLE_RATE))
+    gap = np.zeros(round(0.04 * SAMPLE_RATE))
     if character == " ":
         return np.concatenate([np.zeros(length), gap])
     hertz = LOWEST * RATIO ** LETTERS.index(character)
