@@ -1,7 +1,16 @@
-"""What all tests share: one thread, a fixed seed, no GPU test without a GPU."""
+"""What tests share: one thread, a seed, a model; no GPU test without a GPU."""
+
+from pathlib import Path
 
 import pytest
 import torch
+
+from asr.model.attention import AttentionConfig
+from asr.model.folder import Model, save_model
+from asr.model.las import LAS, LASConfig
+from asr.model.listener import ListenerConfig
+from asr.model.speller import SpellerConfig
+from asr.text import CharTokenizer
 
 torch.set_num_threads(1)
 
@@ -9,6 +18,25 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def model() -> Model:
+    """A network that knows nothing, small enough to be asked at once."""
+    tokenizer = CharTokenizer()
+    config = LASConfig(
+        ListenerConfig(size=8, reductions=[2, 2], dropout=0.0),
+        AttentionConfig(size=8),
+        SpellerConfig(size=8, embedding_size=4, dropout=0.0),
+    )
+    return Model(LAS(config, tokenizer.size).eval(), tokenizer, {"step": 7})
+
+
+@pytest.fixture
+def model_folder(model: Model, tmp_path: Path) -> Path:
+    """The same, on disk."""
+    save_model(tmp_path / "model", model.las, model.tokenizer, model.facts)
+    return tmp_path / "model"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

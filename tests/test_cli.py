@@ -9,27 +9,9 @@ import torch
 
 from asr.cli import main
 from asr.data.manifest import Utterance, write_manifest
-from asr.model.attention import AttentionConfig
-from asr.model.folder import save_model
-from asr.model.las import LAS, LASConfig
-from asr.model.listener import ListenerConfig
-from asr.model.speller import SpellerConfig
-from asr.text import CharTokenizer
 
 Capture = pytest.CaptureFixture[str]
 SAID = Utterance("a", "a.flac", 1.0, "THE CAT SAT")
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    tokenizer = CharTokenizer()
-    config = LASConfig(
-        ListenerConfig(size=8, reductions=[2, 2]),
-        AttentionConfig(size=8),
-        SpellerConfig(size=8, embedding_size=4),
-    )
-    save_model(tmp_path / "model", LAS(config, tokenizer.size), tokenizer, {"step": 7})
-    return tmp_path / "model"
 
 
 @pytest.fixture
@@ -58,20 +40,22 @@ def test_the_help_of_each_command_shows_an_example(
 
 
 def test_transcribe_prints_a_line_for_a_file(
-    model: Path, recording: Path, capsys: Capture
+    model_folder: Path, recording: Path, capsys: Capture
 ) -> None:
-    assert main(["transcribe", str(recording), "--model", str(model)]) == 0
+    assert main(["transcribe", str(recording), "--model", str(model_folder)]) == 0
 
     assert len(capsys.readouterr().out.rstrip("\n").split("\n")) == 1
 
 
 def test_transcribe_goes_on_after_a_bad_file_and_says_so(
-    model: Path, recording: Path, tmp_path: Path, capsys: Capture
+    model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     empty = tmp_path / "empty.wav"
     empty.touch()
 
-    status = main(["transcribe", str(empty), str(recording), "--model", str(model)])
+    status = main(
+        ["transcribe", str(empty), str(recording), "--model", str(model_folder)]
+    )
 
     printed = capsys.readouterr()
     assert status == 1
@@ -81,29 +65,34 @@ def test_transcribe_goes_on_after_a_bad_file_and_says_so(
 
 
 def test_transcribe_writes_a_page_and_the_nbest(
-    model: Path, recording: Path, tmp_path: Path, capsys: Capture
+    model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     page = tmp_path / "page.html"
 
-    options = ["--model", str(model), "--page", str(page), "--nbest", "2"]
+    options = ["--model", str(model_folder), "--page", str(page), "--nbest", "2"]
     assert main(["transcribe", str(recording), *options]) == 0
 
     assert "data:image/png" in page.read_text(encoding="utf-8")
     assert len(capsys.readouterr().out.rstrip("\n").split("\n")) == 3
 
 
-def test_a_page_is_of_one_file(model: Path, recording: Path, capsys: Capture) -> None:
+def test_a_page_is_of_one_file(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
     two = [str(recording), str(recording)]
 
-    assert main(["transcribe", *two, "--page", "p.html", "--model", str(model)]) == 1
+    assert (
+        main(["transcribe", *two, "--page", "p.html", "--model", str(model_folder)])
+        == 1
+    )
 
     assert "one recording" in capsys.readouterr().err
 
 
 def test_an_impossible_beam_is_one_line(
-    model: Path, recording: Path, capsys: Capture
+    model_folder: Path, recording: Path, capsys: Capture
 ) -> None:
-    options = ["--model", str(model), "--beam", "0"]
+    options = ["--model", str(model_folder), "--beam", "0"]
 
     assert main(["transcribe", str(recording), *options]) == 1
 
@@ -157,10 +146,12 @@ def test_a_fault_is_one_line_and_no_traceback(tmp_path: Path, capsys: Capture) -
     assert capsys.readouterr().err == message
 
 
-def test_export_halves_a_model(model: Path, tmp_path: Path, capsys: Capture) -> None:
-    assert main(["export", str(model), str(tmp_path / "half")]) == 0
+def test_export_halves_a_model(
+    model_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["export", str(model_folder), str(tmp_path / "half")]) == 0
 
-    whole = (model / "model.safetensors").stat().st_size
+    whole = (model_folder / "model.safetensors").stat().st_size
     half = (tmp_path / "half" / "model.safetensors").stat().st_size
     assert half < 0.6 * whole
     assert '"step": 7' in (tmp_path / "half" / "model.json").read_text()

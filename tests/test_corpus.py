@@ -8,27 +8,9 @@ import torch
 from asr.corpus import decode
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.errors import CheckpointError, ManifestError
-from asr.model.attention import AttentionConfig
-from asr.model.folder import save_model
-from asr.model.las import LAS, LASConfig
-from asr.model.listener import ListenerConfig
-from asr.model.speller import SpellerConfig
 from asr.recognizer import DecodingConfig
-from asr.text import CharTokenizer
 
 QUICK = DecodingConfig(beam_size=2)
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    tokenizer = CharTokenizer()
-    config = LASConfig(
-        ListenerConfig(size=8, reductions=[2, 2]),
-        AttentionConfig(size=8),
-        SpellerConfig(size=8, embedding_size=4),
-    )
-    save_model(tmp_path / "model", LAS(config, tokenizer.size), tokenizer, {})
-    return tmp_path / "model"
 
 
 @pytest.fixture
@@ -45,9 +27,9 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def test_hypotheses_come_in_the_order_of_the_manifest(
-    model: Path, manifest: Path, tmp_path: Path
+    model_folder: Path, manifest: Path, tmp_path: Path
 ) -> None:
-    decoded = decode(model, manifest, tmp_path / "out", QUICK, processes=1)
+    decoded = decode(model_folder, manifest, tmp_path / "out", QUICK, processes=1)
 
     said, heard = (
         read_manifest(manifest),
@@ -64,20 +46,20 @@ def test_hypotheses_come_in_the_order_of_the_manifest(
 
 @pytest.mark.slow
 def test_two_processes_hear_what_one_hears(
-    model: Path, manifest: Path, tmp_path: Path
+    model_folder: Path, manifest: Path, tmp_path: Path
 ) -> None:
-    one = decode(model, manifest, tmp_path / "one", QUICK, processes=1)
-    two = decode(model, manifest, tmp_path / "two", QUICK, processes=2)
+    one = decode(model_folder, manifest, tmp_path / "one", QUICK, processes=1)
+    two = decode(model_folder, manifest, tmp_path / "two", QUICK, processes=2)
 
     assert [u.text for u in two.hypotheses] == [u.text for u in one.hypotheses]
 
 
 def test_a_recording_that_cannot_be_read_is_told_and_the_rest_goes_on(
-    model: Path, manifest: Path, tmp_path: Path
+    model_folder: Path, manifest: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "3.wav").write_bytes(b"")
 
-    decoded = decode(model, manifest, tmp_path / "out", QUICK, processes=1)
+    decoded = decode(model_folder, manifest, tmp_path / "out", QUICK, processes=1)
 
     assert len(decoded.faults) == 1
     assert "3.wav" in decoded.faults[0]
@@ -86,12 +68,12 @@ def test_a_recording_that_cannot_be_read_is_told_and_the_rest_goes_on(
 
 
 def test_faults_are_found_before_the_work_begins(
-    model: Path, manifest: Path, tmp_path: Path
+    model_folder: Path, manifest: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match="holds no model"):
         decode(tmp_path / "none", manifest, tmp_path / "out", QUICK)
     with pytest.raises(ManifestError, match=r"none\.jsonl: cannot be read"):
-        decode(model, tmp_path / "none.jsonl", tmp_path / "out", QUICK)
+        decode(model_folder, tmp_path / "none.jsonl", tmp_path / "out", QUICK)
     with pytest.raises(ManifestError, match="cannot be made"):
-        decode(model, manifest, manifest / "out", QUICK)
+        decode(model_folder, manifest, manifest / "out", QUICK)
     assert not (tmp_path / "out").exists()

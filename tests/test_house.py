@@ -20,7 +20,8 @@ FLOORS = [
     {"training", "recognizer"},
     {"config", "report"},
     {"experiment", "corpus"},
-    {"cli", "__main__", "__init__"},
+    {"cli", "__init__"},
+    {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

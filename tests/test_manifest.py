@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.data.manifest import Utterance, read_manifest, write_manifest
@@ -37,6 +37,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_manifest(path) == utterances
 
 
+@settings(deadline=None)
 @given(id=st.text(min_size=1), text=st.text(), speaker=st.text())
 def test_any_text_can_be_written(
     tmp_path_factory: pytest.TempPathFactory, id: str, text: str, speaker: str

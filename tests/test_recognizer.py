@@ -8,24 +8,8 @@ import torch
 from torch import Tensor
 
 from asr.errors import AudioError, CheckpointError
-from asr.model.attention import AttentionConfig
 from asr.model.folder import Model, save_model
-from asr.model.las import LAS, LASConfig
-from asr.model.listener import ListenerConfig
-from asr.model.speller import SpellerConfig
 from asr.recognizer import DecodingConfig, Recognizer, find_model
-from asr.text import CharTokenizer
-
-
-@pytest.fixture
-def model() -> Model:
-    tokenizer = CharTokenizer()
-    config = LASConfig(
-        ListenerConfig(size=8, reductions=[2, 2], dropout=0.0),
-        AttentionConfig(size=8),
-        SpellerConfig(size=8, embedding_size=4, dropout=0.0),
-    )
-    return Model(LAS(config, tokenizer.size).eval(), tokenizer, {})
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.training.schedule import (
@@ -78,6 +78,7 @@ def test_what_begins_where_it_ends_is_a_step(progress: float) -> None:
 # Property
 
 
+@settings(deadline=None)
 @given(
     warmup=st.integers(0, 9),
     shares=st.tuples(SHARES, SHARES),
@@ -101,6 +102,7 @@ def test_the_learning_rate_stays_in_its_bounds_and_falls_with_progress(
     assert 0 <= after <= before <= 3.0
 
 
+@settings(deadline=None)
 @given(start=SHARES, end=SHARES, early=SHARES, late=SHARES)
 def test_shares_grow_from_nothing_to_all(
     start: float, end: float, early: float, late: float
