@@ -122,9 +122,7 @@ def test_a_change_of_gain_changes_nothing(gain: float) -> None:
 def test_digital_silence_gives_zeros(num_samples: int) -> None:
     features = log_mel(torch.zeros(num_samples))
 
-    torch.testing.assert_close(
-        features, torch.zeros_like(features), atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(features, torch.zeros_like(features), atol=1e-4, rtol=0)
 
 
 def test_each_band_has_mean_zero() -> None:

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -61,7 +63,7 @@ def test_the_next_piece_is_counted_from_the_last_cut() -> None:
 # Short recordings
 
 
-@pytest.mark.parametrize("num_samples", [0, 1, 159, 16_000, round(15 * 16_000)])
+@pytest.mark.parametrize("num_samples", [0, 1, 159, 16_000, 240_000])
 def test_a_short_recording_stays_whole(num_samples: int) -> None:
     assert pieces(torch.randn(num_samples)) == [Piece(0, num_samples)]
 
@@ -85,7 +87,7 @@ def test_pieces_cover_everything_and_none_is_too_long(seed: int) -> None:
 
     assert found[0].start == 0
     assert found[-1].end == num_samples
-    for piece, following in zip(found, found[1:], strict=False):
+    for piece, following in pairwise(found):
         assert piece.end == following.start
     for piece in found:
         assert 0 < piece.end - piece.start <= LONGEST * SAMPLE_RATE

