@@ -174,3 +174,15 @@ def test_impossible_settings_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         DecodingConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_a_model_that_never_ends_is_stopped_by_each_length(model: Model) -> None:
+    with torch.no_grad():
+        model.las.speller.output.bias[model.tokenizer.eos] = -100.0
+    recognizer = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.0))
+
+    short, long = recognizer.recognize([noise(0.4), noise(2.0)])
+
+    assert len(short.text) == 15  # 25 a second, and 5
+    assert len(long.text) == 55
+    assert not short.finished

@@ -1,10 +1,14 @@
 import base64
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from asr.recognizer import Alignment, Alternative, Segment, Transcript
 from asr.report import draw_attention, draw_segment, write_page
@@ -25,6 +29,24 @@ def segment(text: str = "A <B>") -> Segment:
     )
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved."""
+    figures = list[Figure]()
+    save = Figure.savefig
+
+    def keep(figure: Figure, *args: Any, **settings: Any) -> None:
+        figures.append(figure)
+        save(figure, *args, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
+
+
+def names_of_rows(axes: Axes) -> list[str]:
+    return [label.get_text() for label in axes.get_yticklabels()]
+
+
 def test_an_attention_picture_replaces_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "alpha.png"
     path.write_bytes(b"old")
@@ -34,10 +56,12 @@ def test_an_attention_picture_replaces_the_one_before(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(PNG)
 
 
-def test_weights_without_the_end_can_be_drawn(tmp_path: Path) -> None:
+def test_weights_without_the_end_have_no_row_for_it(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
     draw_attention(tmp_path / "alpha.png", torch.eye(2, 9), "GO")
 
-    assert (tmp_path / "alpha.png").exists()
+    assert names_of_rows(drawn[0].axes[0]) == ["G", "O"]
 
 
 def test_a_page_holds_text_pictures_and_alternatives_and_needs_nothing_else(
@@ -72,27 +96,23 @@ def test_the_page_of_silence_says_so(tmp_path: Path) -> None:
     assert "nothing was said" in content
 
 
-def test_spectrogram_and_attention_share_their_time_axis(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from matplotlib.figure import Figure
-
-    drawn = list[Figure]()
-    save = Figure.savefig
-
-    def keep(figure: Figure, *args: object, **settings: object) -> None:
-        drawn.append(figure)
-        save(figure, *args, **settings)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-
-    draw_segment(torch.randn(16_000), segment())
+def test_spectrogram_and_attention_share_their_time_axis(drawn: list[Figure]) -> None:
+    draw_segment(torch.randn(16_000), replace(segment(), end=0.93))
 
     above, below = drawn[0].axes
-    assert above.get_xlim() == below.get_xlim() == (0.0, 1.0)
-    assert [label.get_text() for label in below.get_yticklabels()] == [
-        *("A", "\u00b7", "<", "B", ">", "\u220e")
-    ]
+    assert above.get_xlim() == below.get_xlim() == (0.0, 0.93)
+    assert names_of_rows(below) == ["A", "\u00b7", "<", "B", ">", "\u220e"]
+
+
+def test_a_segment_is_drawn_at_its_place_in_the_recording(drawn: list[Figure]) -> None:
+    moved = replace(segment(), start=2.0, end=3.0)
+
+    draw_segment(torch.randn(48_000), moved)
+
+    above, below = drawn[0].axes
+    assert above.get_xlim() == (2.0, 3.0)
+    assert tuple(below.images[0].get_extent()[:2]) == (2.0, 3.0)
+    assert tuple(above.images[0].get_extent()[:2]) == (2.0, 3.01)  # 101 frames
 
 
 def test_a_segment_without_alignment_cannot_be_drawn() -> None:
