@@ -79,9 +79,10 @@ def write_page(path: Path, audio: str | Path, transcript: Transcript) -> None:
     """
     waveform = read_waveform(audio)
     parts = [_section(waveform, segment) for segment in transcript.segments]
+    said = html.escape(transcript.text) or "(nothing was said)"
     page = _PAGE.format(
         name=html.escape(Path(audio).name),
-        text=html.escape(transcript.text) or "(nothing was said)",
+        text=f"<p class='said'>{said}</p>" if len(parts) > 1 else "",
         duration=f"{transcript.duration:.1f}",
         sections="\n".join(parts),
     )
@@ -92,7 +93,7 @@ def _section(waveform: Tensor, segment: Segment) -> str:
     """Make the part of the page that shows one segment."""
     span = f"{segment.start:.1f} to {segment.end:.1f} s"
     if segment.alignment is None:
-        return f"<section><h2>{span}</h2><p>silence</p></section>"
+        return f"<section><h2>{span}</h2><p>(nothing was said)</p></section>"
     picture = base64.b64encode(draw_segment(waveform, segment)).decode()
     alternatives = "".join(
         f"<li><code>{one.score:.3f}</code> {html.escape(one.text)}</li>"
@@ -181,7 +182,7 @@ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem aut
        padding: 0 1rem; }}
 h1 {{ font-size: 1.4rem; margin-bottom: 0; }}
 h2 {{ font-size: 1rem; color: GrayText; margin: 2rem 0 0; }}
-.said, .text {{ font-size: 1.15rem; letter-spacing: .02em; }}
+.said {{ font-size: 1.15rem; letter-spacing: .02em; }}
 img {{ width: 100%; border-radius: 6px; background: white; }}
 details {{ margin-top: .5rem; }}
 code {{ color: GrayText; }}
@@ -190,7 +191,7 @@ code {{ color: GrayText; }}
 <body>
 <h1>{name}</h1>
 <p>{duration} s of audio</p>
-<p class="text">{text}</p>
+{text}
 <p>Each row is a character that the model wrote, each column a moment of the recording.
 The darker a spot, the more the model looked there when it wrote that character. The
 spectrogram above it shows what was to be heard at that moment.</p>

@@ -74,7 +74,7 @@ def test_a_page_holds_text_pictures_and_alternatives_and_needs_nothing_else(
 
     content = page.read_text(encoding="utf-8")
     assert "<title>a&amp;b.wav" in content
-    assert "A &lt;B&gt;" in content
+    assert content.count("A &lt;B&gt;") == 2  # the text, and an alternative
     assert "<B>" not in content
     assert "OTHER" in content
     assert "-0.750" in content
@@ -92,8 +92,7 @@ def test_the_page_of_silence_says_so(tmp_path: Path) -> None:
     write_page(tmp_path / "p.html", tmp_path / "a.wav", Transcript((silent,), 1.0))
 
     content = (tmp_path / "p.html").read_text(encoding="utf-8")
-    assert "silence" in content
-    assert "nothing was said" in content
+    assert "(nothing was said)" in content
 
 
 def test_spectrogram_and_attention_share_their_time_axis(drawn: list[Figure]) -> None:
