@@ -143,7 +143,7 @@ def _energy(
     query = attention.query.weight @ s
     key = attention.key.weight @ h + attention.key.bias
     if isinstance(attention, DotAttention):
-        return query @ key / A**0.5
+        return (query @ key) / math.sqrt(A)
     assert isinstance(attention, AdditiveAttention)
     compared = query + key
     if isinstance(attention, LocationAwareAttention):
@@ -155,7 +155,8 @@ def _energy(
                     f = f + row[reach + offset] * previous[j + offset]
             compared = compared + attention.location.weight[:, k] * f
     active = compared.tanh() if attention.activation == "tanh" else compared.relu()
-    return attention.energy.weight[0] @ active
+    energy: Tensor = attention.energy.weight[0] @ active
+    return energy
 
 
 def test_a_product_with_state_and_step_side_by_side_is_the_same_energy() -> None:
@@ -290,7 +291,7 @@ def test_learns_to_find_the_marked_step(kind: str) -> None:
         glance = look(attention, torch.ones(16, S), memory, attention.start(memory))
         loss = -glance.weights[rows, marked].log().mean()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
 
     assert loss < 0.05
@@ -305,7 +306,7 @@ def test_location_aware_learns_to_go_on_by_one_step() -> None:
         glance = look(attention, torch.ones(J - 1, S), memory, places[:-1])
         loss = -(glance.weights.log() * places[1:]).sum(dim=1).mean()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
 
     assert loss < 0.1

@@ -58,7 +58,7 @@ def test_an_epoch_reads_every_utterance_once_within_the_budget(
     short_first: bool,
 ) -> None:
     def durations_in(asked: int) -> list[float]:
-        return durations if asked == epoch else [99.0] * len(durations)
+        return durations if asked == epoch else [0.001] * len(durations)
 
     batches = BatchSampler(
         durations_in, batch_seconds, max_size, seed, short_first
@@ -138,8 +138,9 @@ def test_less_than_a_twentieth_of_a_batch_is_padding(
 ) -> None:
     durations = like_librispeech(5000)
     batches = sampler(durations, seconds, size).batches(epoch)
-    padded = sum(len(batch) * max(durations[i] for i in batch) for batch in batches)
-    assert 1 - sum(durations) / padded < 0.05
+    padded = [len(batch) * max(durations[i] for i in batch) for batch in batches]
+    assert 1 - sum(durations) / sum(padded) < 0.05
+    assert max(padded) <= seconds
 
 
 # One batch
@@ -264,6 +265,27 @@ def test_an_error_comes_in_its_place() -> None:
     assert ids == [["0"], ["1"], ["2"], ["3"]]
     with pytest.raises(AudioError, match=r"^4: is damaged$"):
         next(batches)
+
+
+def test_closing_early_does_not_begin_what_was_planned() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Held(Slow):
+        def example(self, index: int, epoch: int = 0, strength: float = 1.0) -> Example:
+            if index == 1:
+                begun.set()
+                go_on.wait(timeout=10)
+            return super().example(index, epoch, strength)
+
+    dataset = Held(9)
+    batches = load(dataset, singles(9), num_threads=1)
+    next(batches)
+    begun.wait(timeout=10)
+
+    threading.Timer(0.3, go_on.set).start()
+    batches.close()
+
+    assert dataset.made == [0, 1]  # the next one was waiting for its turn
 
 
 def test_closing_early_stops_the_work() -> None:

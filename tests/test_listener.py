@@ -67,8 +67,7 @@ def test_a_layer_agrees_with_packed_sequences(seed: int) -> None:
     theirs, _ = nn.utils.rnn.pad_packed_sequence(
         torchs(packed)[0], batch_first=True, total_length=width
     )
-    (ours * noise).sum().backward()
-    (theirs * noise).sum().backward()
+    torch.autograd.backward([(ours * noise).sum(), (theirs * noise).sum()])
 
     torch.testing.assert_close(ours * valid, theirs)
     torch.testing.assert_close(ours_x.grad, torchs_x.grad)
@@ -189,7 +188,7 @@ def test_every_frame_is_heard_and_no_padding_is() -> None:
     x = torch.randn(2, 13, F, requires_grad=True)
 
     heard = listen(listener, x, 13, 6)
-    (heard.h * torch.randn_like(heard.h)).sum().backward()
+    torch.autograd.backward((heard.h * torch.randn_like(heard.h)).sum())
 
     assert x.grad is not None
     assert x.grad[0].abs().sum(dim=-1).all()

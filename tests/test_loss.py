@@ -261,6 +261,16 @@ def test_an_utterance_too_dense_for_ctc_teaches_the_speller_only(las: LAS) -> No
         assert parameter.grad is None or bool(parameter.grad.isfinite().all())
 
 
+def test_a_network_that_has_lost_itself_has_a_loss_that_tells(las: LAS) -> None:
+    """No error: the trainer leaves such a step out by its loss."""
+    batch = batch_of(utterance(40, A, B, A), utterance(30, B))
+
+    lost = replace(batch, features=batch.features * torch.nan)
+    found, _ = losses(las, lost, AB, LossConfig(), guide=1.0)
+
+    assert math.isnan(found.total.item())
+
+
 def test_sampling_changes_what_the_speller_is_fed(las: LAS) -> None:
     batch = batch_of(utterance(60, *[A] * 15))
     config = LossConfig()

@@ -145,6 +145,16 @@ def test_the_network_in_training_is_left_as_it_was(tmp_path: Path) -> None:
         assert torch.equal(weight, before[name])
 
 
+def test_a_description_written_by_hand_is_read(folder: Path) -> None:
+    change = put("facts", {"from": "Zürich"})
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    change(description)
+    text = json.dumps(description, ensure_ascii=False)
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+
+    assert load_model(folder).facts == {"from": "Zürich"}
+
+
 def test_settings_come_back_out_of_a_tree() -> None:
     tree = {
         "listener": {"size": 3, "reductions": [2, 1], "dropout": 0.1},

@@ -219,7 +219,7 @@ def test_guesses_are_drawn_as_likely_as_the_speller_finds_them() -> None:
     speller.spell_sampled(memory_of(speller, *[J] * 20), inputs, 1.0)
 
     drawn = speller.fed[1][:, 1:]
-    assert set(drawn.unique().tolist()) == {3, 4}
+    assert set(drawn.flatten().tolist()) == {3, 4}
     assert float((drawn == 4).float().mean()) == pytest.approx(0.8, abs=0.03)
 
 
@@ -236,7 +236,7 @@ def test_sampling_trains_every_weight() -> None:
     speller = build()
 
     spelling = speller.spell_sampled(memory_of(speller, 6, 4), targets(2, 6), 0.5)
-    spelling.logits.square().sum().backward()
+    torch.autograd.backward(spelling.logits.square().sum())
 
     for name, parameter in speller.named_parameters():
         assert parameter.grad is not None, name

@@ -133,7 +133,8 @@ class Whole(nn.Module):
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
         memory = self.speller.attention.remember(h, self.case.num_steps)
-        return tuple(self.speller.spell(memory, self.case.inputs))
+        logits, weights = self.speller.spell(memory, self.case.inputs)
+        return logits, weights
 
 
 @pytest.mark.parametrize(("kind", "activation"), COMPARISONS)
@@ -201,7 +202,7 @@ def test_frozen_parts_get_no_gradient_and_the_others_theirs() -> None:
     case.h.requires_grad_(False)
     case.speller.cells.requires_grad_(False)
 
-    next(losses(case.spell())).backward()
+    torch.autograd.backward(next(losses(case.spell())))
 
     for name, parameter in case.speller.named_parameters():
         if name.startswith("cells."):

@@ -48,10 +48,12 @@ def character_steps(
 def _begins(log_probs: Tensor, tokens: Tensor, blank: int) -> Tensor:
     """(1, J', V), (1, I) -> (I,) step at which each token begins."""
     num_steps, num_tokens = log_probs.size(1), tokens.size(1)
+    evenly = torch.linspace(0, num_steps - 1, num_tokens)
     repeats = int((tokens[0, 1:] == tokens[0, :-1]).sum())
     if not num_tokens or num_tokens + repeats > num_steps:
-        return torch.linspace(0, num_steps - 1, num_tokens)
+        return evenly
     path: Tensor = forced_align(log_probs, tokens.int(), blank=blank)[0][0]
     before = torch.cat((path.new_full((1,), blank), path[:-1]))
-    begins = (path != blank) & (path != before)
-    return begins.nonzero()[:, 0].float()
+    begins = ((path != blank) & (path != before)).nonzero()[:, 0].float()
+    # Where log P is not finite there is no path; the trainer leaves such a step out.
+    return begins if len(begins) == num_tokens else evenly

@@ -1,0 +1,71 @@
+"""The bundled model and recording do what the README says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from asr.recognizer import Recognizer, Segment, find_model
+from asr.scoring import word_error_rate
+from asr.training.validation import attention_habits
+
+MODEL = find_model(None)
+ASSETS = MODEL.parent
+
+
+@pytest.fixture(scope="module")
+def segment() -> Segment:
+    recognizer = Recognizer.load()
+    (segment,) = recognizer.transcribe(ASSETS / "sample.opus", alignment=True).segments
+    return segment
+
+
+def test_the_model_is_small() -> None:
+    assert sum(path.stat().st_size for path in MODEL.iterdir()) < 20_000_000
+
+
+def test_the_sample_is_understood(segment: Segment) -> None:
+    said = json.loads((ASSETS / "sample.json").read_text(encoding="utf-8"))["text"]
+
+    assert segment.finished
+    assert word_error_rate([said], [segment.text]).rate <= 0.5
+
+
+def test_attention_goes_through_the_sample_from_beginning_to_end(
+    segment: Segment,
+) -> None:
+    assert segment.alignment is not None
+
+    focus, monotony, reach = attention_habits(segment.alignment.weights).tolist()
+
+    assert focus > 0.5
+    assert monotony > 0.9
+    assert reach > 0.9
+
+
+@pytest.mark.parametrize("told", ["Data", "Licence", "Commit", "Command", "WER"])
+def test_the_card_tells_where_the_model_is_from(told: str) -> None:
+    assert told in (MODEL / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_the_sample_names_its_source() -> None:
+    facts = json.loads((ASSETS / "sample.json").read_text(encoding="utf-8"))
+
+    assert "CC BY 4.0" in facts["licence"]
+    assert "LibriSpeech" in facts["source"]
+
+
+def test_nothing_else_is_bundled() -> None:
+    names = {path.name for path in ASSETS.iterdir()} | {p.name for p in MODEL.iterdir()}
+
+    assert names == {
+        *("las_mini", "sample.opus", "sample.json"),
+        *("model.safetensors", "model.json", "MODEL_CARD.md"),
+    }
+
+
+def test_the_folder_is_part_of_the_package() -> None:
+    import asr
+
+    assert asr.__file__ is not None
+    assert Path(asr.__file__).parent == ASSETS.parent
