@@ -378,7 +378,8 @@ def test_a_place_that_cannot_be_written_is_told(
 
     assert capsys.readouterr().err == (
         f"prepare: {tmp_path}/file: cannot be made (File exists)\n"
-        f"prepare: {tmp_path}/data: cannot be written (Is a directory)\n"
+        f"prepare: {tmp_path}/data/dev-clean.jsonl: cannot be written "
+        "(Is a directory)\n"
     )
 
 

@@ -79,7 +79,12 @@ def write_corpus(folder: Path, subset: str, texts: list[str]) -> None:
 
 def settings(corpus: Path, **training: Any) -> Config:
     """A tiny network, with everything at work that draws on chance."""
-    defaults = {"epochs": 3, "batch_size": 2, "validations": 2, "device": "cpu"}
+    defaults: dict[str, Any] = {
+        "epochs": 3,
+        "batch_size": 2,
+        "validations": 2,
+        "device": "cpu",
+    }
     return Config(
         data=DataConfig([str(corpus / "train.jsonl")], str(corpus / "dev.jsonl")),
         listener=ListenerConfig(size=4, reductions=[2, 2], dropout=0.1),

@@ -144,8 +144,8 @@ def test_what_ctc_says_of_padding_is_not_heard(las: LAS, dataset: Dataset) -> No
     """A head that says blank where there is sound, and G where there is none."""
     with torch.no_grad():
         for norm in las.listener.norms:
-            norm.weight.zero_()
-            norm.bias.fill_(1.0)
+            torch.nn.init.zeros_(norm.get_parameter("weight"))
+            torch.nn.init.ones_(norm.get_parameter("bias"))
         say(las, TOKENIZER.encode("G")[0], ctc=True)
         las.ctc.weight[TOKENIZER.pad] = 9.0
 
