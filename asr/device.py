@@ -1,4 +1,7 @@
-"""Where a network runs."""
+"""Where a network runs, and how the machine is made use of."""
+
+import ctypes
+from contextlib import suppress
 
 import torch
 
@@ -18,3 +21,35 @@ def pick_device(name: str) -> torch.device:
     if name not in ("cpu", "cuda"):
         raise ConfigError(f"device {name}: is not known (use cpu, cuda or auto)")
     return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """Turn auto, float32 or bfloat16 into how matrices are multiplied in training.
+
+    auto is bfloat16 where the hardware multiplies it several times as fast: on a GPU,
+    and on a CPU with AMX (Intel Xeon from 2023 on).
+
+    Raises:
+        ConfigError: there is no such precision.
+    """
+    if name == "auto":
+        fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast else torch.float32
+    if name not in ("float32", "bfloat16"):
+        raise ConfigError(
+            f"precision {name}: is not known (use auto, float32 or bfloat16)"
+        )
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep large tensors' memory for the next ones.
+
+    glibc hands each of them back to the system, which blanks it again page by page: a
+    sixth of a training step on a CPU. Other C libraries have no such setting.
+    """
+    trim_threshold, mmap_threshold, most = -1, -3, 2**30
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, most)
+        libc.mallopt(trim_threshold, 2**31 - 1)

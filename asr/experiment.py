@@ -19,6 +19,7 @@ from torch.multiprocessing.spawn import (
 from asr.config import Config, to_yaml
 from asr.data.dataset import Dataset, Disturbance
 from asr.data.manifest import Utterance, read_manifest
+from asr.device import keep_freed_memory
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
 from asr.model.las import LAS, LASConfig
 from asr.report import draw_attention
@@ -44,6 +45,7 @@ def train(config: Config, folder: Path) -> None:
     Raises:
         AsrError: a manifest, recording, setting or checkpoint is at fault.
     """
+    keep_freed_memory()
     tokenizer = CharTokenizer()
     datasets = _datasets(config, tokenizer)
     _claim(folder, config)
@@ -78,6 +80,7 @@ def _work(
 ) -> None:
     """Be one of the processes."""
     _end_with_parent()
+    keep_freed_memory()
     torch.set_num_threads(1)
     try:
         team = join_team(rank, size, meeting_point)

@@ -247,6 +247,22 @@ def test_a_stripe_is_of_any_width_up_to_the_widest(
     assert {len(frames) for frames, _ in found} == set(range(widest_frames + 1))
 
 
+@pytest.mark.parametrize(
+    ("frequency_masks", "time_masks"), [(0, 0), (0, 3), (1, 0), (3, 1)]
+)
+def test_there_are_as_many_stripes_as_configured(
+    frequency_masks: int, time_masks: int
+) -> None:
+    config = AugmentConfig([1.0], frequency_masks, 1, time_masks, 1)
+    rng = random.Random(0)
+    features = torch.ones(60, NUM_MELS)
+
+    found = [blanked(spec_augment(features, config, 1.0, rng)) for _ in range(100)]
+
+    assert max(len(bands) for _, bands in found) == frequency_masks
+    assert max(len(frames) for frames, _ in found) == time_masks
+
+
 def test_stripes_lie_anywhere() -> None:
     config = AugmentConfig([1.0], frequency_masks=1, time_masks=1, time_width=8)
     rng = random.Random(0)

@@ -162,11 +162,14 @@ class Fake(Speller):
         config = AttentionConfig(size=1, filters=1)
         super().__init__(SpellerConfig(size=1, embedding_size=1), config, H, 100)
         self.fed = list[Tensor]()
+        self.graphs = list[bool]()
+        """Whether gradients were to be kept."""
         self.said: Tensor | None = None
         """(V,) logits in place of one more than each input."""
 
     def spell(self, memory: Memory, inputs: Tensor) -> Spelling:
         self.fed.append(inputs)
+        self.graphs.append(torch.is_grad_enabled())
         logits = 1e4 * torch.nn.functional.one_hot(inputs + 1, 100).float()
         if self.said is not None:
             logits = self.said.expand_as(logits)
@@ -196,6 +199,14 @@ def test_with_full_sampling_all_but_sos_are_the_spellers_own() -> None:
     assert torch.equal(first, inputs)
     assert second.tolist() == [[SOS, 2, 11, 21], [SOS, 2, 41, 51]]
     assert spelling.logits.argmax(dim=-1).tolist() == (second + 1).tolist()
+
+
+def test_only_the_second_pass_keeps_what_gradients_need() -> None:
+    speller = Fake()
+
+    speller.spell_sampled(memory_of(speller, J), torch.tensor([[SOS, 10]]), 1.0)
+
+    assert speller.graphs == [False, True]
 
 
 def test_the_asked_for_share_is_replaced() -> None:
@@ -255,6 +266,24 @@ def test_dropout_disturbs_training_only() -> None:
 
     assert not torch.equal(*trained)
     assert torch.equal(*used)
+
+
+@pytest.mark.parametrize("by_steps", [False, True])
+def test_characters_and_both_inputs_of_the_mlp_are_dropped(by_steps: bool) -> None:
+    speller = build(dropout=0.4).train()
+    memory, inputs = memory_of(speller, *[6] * 30), targets(30, 8)
+    dropped = dict[int, list[Tensor]]()
+    speller.dropout.register_forward_hook(
+        lambda layer, x, output: dropped.setdefault(output.size(-1), []).append(output)
+    )
+
+    (speller.spell_by_steps if by_steps else speller.spell)(memory, inputs)
+
+    assert dropped.keys() == {3, 5 + H, 5}  # embedding; state and context; hidden layer
+    for outputs in dropped.values():
+        every = torch.cat([output.flatten() for output in outputs])
+        assert len(every) == 30 * 8 * outputs[0].size(-1)
+        assert float((every == 0).float().mean()) == pytest.approx(0.4, abs=0.07)
 
 
 # Settings

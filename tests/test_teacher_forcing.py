@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from asr.model.attention import Attention, AttentionConfig
 from asr.model.speller import Speller, SpellerConfig, Spelling
+from asr.model.teacher_forcing import spell_loop
 
 V = 5
 COMPARISONS = [
@@ -194,6 +195,18 @@ def test_values_are_the_same_without_gradients() -> None:
 
     assert not without.logits.requires_grad
     assert torch.equal(without.logits, case.spell().logits)
+
+
+def test_the_gates_that_are_handed_in_are_left_as_they_were() -> None:
+    case = Case()
+    cells = [cell for cell in case.speller.cells if isinstance(cell, nn.LSTMCell)]
+    memory = case.speller.attention.remember(case.h, case.num_steps)
+    gates = torch.randn(3, len(case.h), 4 * cells[0].hidden_size, dtype=torch.float64)
+    before = gates.clone()
+
+    spell_loop(gates, cells, case.speller.attention, memory)
+
+    assert torch.equal(gates, before)
 
 
 def test_frozen_parts_get_no_gradient_and_the_others_theirs() -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.model.attention import AttentionConfig, Memory, build_attention
+from asr.model.lstm import gates_last
 from asr.model.teacher_forcing import Spelled, spell_loop
 
 
@@ -143,8 +144,9 @@ class Speller(nn.Module):
         cell = self.cells[0]
         assert isinstance(cell, nn.LSTMCell)
         embedded = self.dropout(self.embedding(inputs.t()))  # (I, B, E)
-        share = cell.weight_ih[:, : embedded.size(2)]
-        gates = nn.functional.linear(embedded, share, cell.bias_ih + cell.bias_hh)
+        share = gates_last(cell.weight_ih[:, : embedded.size(2)])
+        bias = gates_last(cell.bias_ih + cell.bias_hh)
+        gates = nn.functional.linear(embedded, share, bias)
         cells = [cell for cell in self.cells if isinstance(cell, nn.LSTMCell)]
         return self._spelling(spell_loop(gates, cells, self.attention, memory))
 

@@ -29,6 +29,7 @@ from asr.model.attention import (
     LocationAwareAttention,
     Memory,
 )
+from asr.model.lstm import gates_last, step_backward, step_forward
 
 
 class Spelled(NamedTuple):
@@ -49,19 +50,19 @@ def spell_loop(
 
     Args:
         gates: (I, B, 4 * S) share of the embedded tokens, and the biases, in the gates
-            of the lowest layer.
+            of the lowest layer, in the order of `gates_last`.
         cells: the speller's layers; the lowest reads [embedded token ; context].
         attention: what looks at the memory.
         memory: what it looks at.
     """
     context_size = memory.h.size(2)
     recurrent = [
-        torch.cat((cell.weight_ih[:, -size:], cell.weight_hh), dim=1)
+        gates_last(torch.cat((cell.weight_ih[:, -size:], cell.weight_hh), dim=1))
         for cell, size in zip(
             cells, [context_size, *(cell.hidden_size for cell in cells)], strict=False
         )
     ]
-    biases = [cell.bias_ih + cell.bias_hh for cell in cells[1:]]
+    biases = [gates_last(cell.bias_ih + cell.bias_hh) for cell in cells[1:]]
     v, kernel, activation = None, None, "dot"
     if isinstance(attention, AdditiveAttention):
         v, activation = attention.energy.weight[0], attention.activation
@@ -109,7 +110,7 @@ class _Additive:
         self.flat = (keys.size(0) * keys.size(1), keys.size(2))  # (B * J, A)
         self.d_keys, self.d_v = torch.zeros_like(keys), torch.zeros_like(v)
         self.d_kernel = None if kernel is None else torch.zeros_like(kernel)
-        self.buffer = torch.empty_like(keys)
+        self.buffer, self.d_buffer = torch.empty_like(keys), torch.empty_like(keys)
 
     def forward(self, query: Tensor, previous: Tensor) -> Tensor:
         return self._active(query, self._neighbours(previous)) @ self.v
@@ -120,8 +121,7 @@ class _Additive:
         neighbours = self._neighbours(previous)
         active = self._active(query, neighbours)
         self.d_v.addmv_(active.view(self.flat).t(), d_energies.reshape(-1))
-        slope = active.square_().neg_().add_(1.0) if self.tanh else active.gt_(0.0)
-        d_compared = slope.mul_(self.v).mul_(d_energies[:, :, None])
+        d_compared = self._through_activation(d_energies, active)
         self.d_keys += d_compared
         d_query = d_compared.sum(dim=1)
         if self.kernel is None or self.d_kernel is None or neighbours is None:
@@ -146,10 +146,25 @@ class _Additive:
             self.buffer.add_(self.keys).add_(query[:, None])
         return self.buffer.tanh_() if self.tanh else self.buffer.relu_()
 
+    def _through_activation(self, d_energies: Tensor, active: Tensor) -> Tensor:
+        """(B, J), (B, J, A) -> (B, J, A) gradient of what is compared."""
+        d_compared = torch.mul(d_energies[:, :, None], self.v, out=self.d_buffer)
+        operators = torch.ops.aten
+        if self.tanh:
+            operators.tanh_backward.grad_input(
+                d_compared, active, grad_input=d_compared
+            )
+        else:
+            operators.threshold_backward.grad_input(
+                d_compared, active, 0.0, grad_input=d_compared
+            )
+        return d_compared
+
     def _d_previous(self, kernel: Tensor, d_compared: Tensor) -> Tensor:
         """(B, J, A) -> (B, J): each step hands back what its R neighbours gave it."""
         width, steps = kernel.size(0), d_compared.size(1)
-        given = kernel @ d_compared.transpose(1, 2)  # (R, A) x (B, A, J) -> (B, R, J)
+        given = d_compared.view(self.flat) @ kernel.t()  # (B * J, R)
+        given = given.view(-1, steps, width).transpose(1, 2)  # (B, R, J)
         padded = nn.functional.fold(given, (1, steps + width - 1), (1, width))
         return padded[:, 0, 0, width // 2 : width // 2 + steps]
 
@@ -176,7 +191,7 @@ class _Dot:
 
 
 class _Loop(torch.autograd.Function):
-    """The loop itself. Gates are in torch's order: input, forget, cell, output."""
+    """The loop itself."""
 
     @staticmethod
     def forward(
@@ -219,7 +234,7 @@ class _Loop(torch.autograd.Function):
                 act = acts[layer][i]
                 act.addmm_(inputs[layer][i], weight)
                 below = hidden[layer][i + 1]
-                _lstm_forward(act, cell[layer][i], cell[layer][i + 1], below)
+                step_forward(act, cell[layer][i], cell[layer][i + 1], below)
             torch.mm(below, query_transposed, out=queries[i])
             energies = energy.forward(queries[i], weights[i])
             energies.masked_fill_(padding, -torch.inf)
@@ -267,7 +282,7 @@ class _Loop(torch.autograd.Function):
             above = d_states[i] + d_hidden[-1]
             above.addmm_(d_queries[i], query_weight)
             for layer in reversed(range(len(recurrent))):
-                d_cell[layer] = _lstm_backward(
+                step_backward(
                     acts[layer][i],
                     cell[layer][i],
                     cell[layer][i + 1],
@@ -306,36 +321,3 @@ def _energy(
     activation: str, keys: Tensor, v: Tensor | None, kernel: Tensor | None
 ) -> Any:
     return _Dot(keys) if v is None else _Additive(keys, v, kernel, activation)
-
-
-def _lstm_forward(act: Tensor, cell: Tensor, new_cell: Tensor, hidden: Tensor) -> None:
-    """Turn (B, 4 * S) sums into gates in place; write the new cell and state (B, S)."""
-    size = cell.size(1)
-    act[:, : 2 * size].sigmoid_()
-    act[:, 2 * size : 3 * size].tanh_()
-    act[:, 3 * size :].sigmoid_()
-    i, f, g, o = act.chunk(4, dim=1)
-    torch.mul(f, cell, out=new_cell).addcmul_(i, g)
-    torch.tanh(new_cell, out=hidden).mul_(o)
-
-
-def _lstm_backward(
-    act: Tensor,
-    cell: Tensor,
-    new_cell: Tensor,
-    d_hidden: Tensor,
-    d_new_cell: Tensor,
-    d_act: Tensor,
-) -> Tensor:
-    """Write the gradient of the gates' sums (B, 4 * S); return that of the old cell."""
-    i, f, g, o = act.chunk(4, dim=1)
-    d_i, d_f, d_g, d_o = d_act.chunk(4, dim=1)
-    tanh_cell = new_cell.tanh()
-    torch.mul(d_hidden, tanh_cell, out=d_o).mul_(o).mul_(1.0 - o)
-    d_cell = (
-        tanh_cell.square_().neg_().add_(1.0).mul_(d_hidden).mul_(o).add_(d_new_cell)
-    )
-    torch.mul(d_cell, g, out=d_i).mul_(i).mul_(1.0 - i)
-    torch.mul(d_cell, cell, out=d_f).mul_(f).mul_(1.0 - f)
-    torch.mul(d_cell, i, out=d_g).mul_(1.0 - g.square())
-    return d_cell.mul_(f)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from asr.data.batching import Batch, BatchSampler, load
 from asr.data.dataset import Dataset
-from asr.device import pick_device
+from asr.device import pick_device, pick_precision
 from asr.errors import TrainingError
 from asr.model.folder import save_model
 from asr.model.las import LAS
@@ -86,6 +86,8 @@ class TrainingConfig:
     """Hours of audio kept in memory (0.23 GB each)."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    precision: str = "auto"
+    """How matrices are multiplied: float32, bfloat16, or auto for the faster one."""
     processes: int = 1
     """Processes that share each update: each has a batch, and one thread on a CPU."""
 
@@ -140,6 +142,7 @@ class Trainer:
         self.team = team or Team()
         self.config, self.loss_config, self.schedule = configs
         self.device = pick_device(self.config.device)
+        self.precision = pick_precision(self.config.precision, self.device)
         self.las = las.to(self.device)
         self.tokenizer, self.train_set, self.dev_set = tokenizer, train, dev
         self.folder, self.run_config, self.draw = folder, run_config, draw
@@ -308,7 +311,9 @@ class Trainer:
     def _backward(self, batch: Batch, group_size: int) -> Tensor:
         """Add a batch's gradients; return its four losses, as shares of the group."""
         with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"
+            self.device.type,
+            torch.bfloat16,
+            enabled=self.precision is torch.bfloat16,
         ):
             parts, _ = losses(
                 self.las,
