@@ -21,7 +21,9 @@ from asr.data.dataset import Dataset, Disturbance
 from asr.data.manifest import Utterance, read_manifest
 from asr.device import keep_freed_memory
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
+from asr.model.folder import load_model
 from asr.model.las import LAS, LASConfig
+from asr.recognizer import find_model
 from asr.report import draw_attention
 from asr.tensor_files import write_bytes
 from asr.text import CharTokenizer
@@ -118,7 +120,9 @@ def _trainer(
     las = LAS(
         LASConfig(config.listener, config.attention, config.speller), tokenizer.size
     )
-    if not (folder / CHECKPOINT).exists():
+    if config.training.start:
+        _start_from(find_model(config.training.start), las)
+    elif not (folder / CHECKPOINT).exists():
         spread = _spread(range(len(train_set)), _MEASURED)
         plain = Dataset(train_set.utterances, tokenizer)
         las.norm.measure([plain.example(index).features for index in spread])
@@ -133,6 +137,21 @@ def _trainer(
         draw=draw_attention,
         team=team,
     )
+
+
+def _start_from(folder: Path, las: LAS) -> None:
+    """Take over the weights of a model, and with them its statistics of features.
+
+    Raises:
+        ConfigError: it is another network.
+    """
+    try:
+        las.load_state_dict(load_model(folder).las.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"training.start: {folder} holds another network than these settings "
+            f"describe ({str(error).splitlines()[1].strip()})"
+        ) from error
 
 
 def _datasets(config: Config, tokenizer: CharTokenizer) -> tuple[Dataset, Dataset]:
@@ -199,7 +218,12 @@ def _changed_settings(before: str, after: str) -> list[str]:
     """Name the settings that differ and that a run cannot change midway."""
     fixed = (
         *("data", "listener", "attention", "speller", "augment", "training.seed"),
-        *("training.batch_seconds", "training.batch_size", "training.short_first"),
+        *(
+            "training.start",
+            "training.batch_seconds",
+            "training.batch_size",
+            "training.short_first",
+        ),
     )
     old, new = _sections(before), _sections(after)
     return [name for name in fixed if old.get(name) != new.get(name)]

@@ -16,6 +16,7 @@ from asr.model.attention import (
     LocationAwareAttention,
     Memory,
     build_attention,
+    neighbours,
 )
 
 B, J, H, S, A = 3, 7, 5, 4, 6
@@ -85,17 +86,13 @@ def test_location_aware_weights_and_context_worked_by_hand() -> None:
     assert context.item() == pytest.approx(0.17349 + 0.37157, abs=1e-5)
 
 
-def test_a_kernel_worked_by_hand() -> None:
-    config = AttentionConfig("location", size=2, filters=2, reach=1)
-    attention = LocationAwareAttention(config, 1, 1)
-    _fill(attention.location, 1.0, 1.0, 0.0, -1.0)
-    with torch.no_grad():
-        attention.filters.copy_(torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]]))
+def test_the_weights_around_each_step_worked_by_hand() -> None:
+    weights = torch.tensor([[0.5, 0.2, 0.3]])
 
-    kernel = attention.kernel()
+    around = neighbours(weights, 3)
 
-    # Column a, row r: sum over filters k of L_ak * filters_kr, L = [[1, 1], [0, -1]]
-    assert kernel.tolist() == [[1.0, 0.0], [3.0, -3.0], [2.0, 0.0]]
+    expected = [[0.0, 0.5, 0.2], [0.5, 0.2, 0.3], [0.2, 0.3, 0.0]]
+    torch.testing.assert_close(around, torch.tensor(expected))
 
 
 def test_dot_weights_and_context_worked_by_hand() -> None:
@@ -147,7 +144,7 @@ def _energy(
     assert isinstance(attention, AdditiveAttention)
     compared = query + key
     if isinstance(attention, LocationAwareAttention):
-        reach = attention.reach
+        reach = attention.filters.size(1) // 2
         for k, row in enumerate(attention.filters):
             f = torch.zeros(())
             for offset in range(-reach, reach + 1):

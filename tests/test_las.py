@@ -8,7 +8,7 @@ from torch import Tensor
 from asr.decoding import Hypothesis, SearchConfig, beam_search, greedy_search
 from asr.features import NUM_MELS
 from asr.model.attention import KINDS, AttentionConfig, Memory
-from asr.model.las import LAS, LASConfig, LASSteps, StepsState
+from asr.model.las import LAS, LASConfig
 from asr.model.listener import Heard, Listener, ListenerConfig
 from asr.model.speller import Speller, SpellerConfig, SpellerState, Spelling
 
@@ -214,7 +214,7 @@ def test_what_is_no_longer_searched_is_no_longer_kept() -> None:
 
     assert state.memory.h.shape[0] == 1
     assert torch.equal(state.memory.h[0], heard.h[2])
-    assert state.attended.shape[0] == state.speller.hidden.shape[1] == 2
+    assert len(state.kept) == len(state.weights) == 2
 
 
 def test_scores_are_log_probabilities() -> None:
@@ -225,77 +225,6 @@ def test_scores_are_log_probabilities() -> None:
     scores, _ = steps.step(torch.tensor([SOS, SOS]), steps.start())
 
     torch.testing.assert_close(scores.exp().sum(dim=-1), torch.ones(2))
-
-
-# The coverage bonus: golden
-
-
-class Scripted(Speller):
-    """A speller whose weights are read off a script, and whose logits are all alike."""
-
-    def __init__(self, script: list[list[list[float]]]) -> None:
-        config = AttentionConfig("dot", size=1)
-        super().__init__(SpellerConfig(size=1, embedding_size=1), config, 1, V)
-        self.script = [torch.tensor(weights) for weights in script]
-
-    def step(
-        self, tokens: Tensor, state: SpellerState, memory: Memory
-    ) -> tuple[Tensor, SpellerState]:
-        weights = self.script.pop(0)
-        return torch.zeros(len(tokens), V), state._replace(weights=weights)
-
-
-def bonuses(scores: Tensor, coverage: float) -> list[float]:
-    """How many steps each row was paid for; the same for every token."""
-    paid = (scores - torch.tensor(1 / V).log()) / coverage
-    assert (paid == paid[:, :1]).all()
-    return paid[:, 0].tolist()
-
-
-def _scripted_steps(
-    script: list[list[list[float]]], coverage: float
-) -> tuple[LASSteps, StepsState]:
-    speller = Scripted(script)
-    memory = speller.attention.remember(torch.randn(1, 3, 1), torch.tensor([3]))
-    steps = LASSteps(speller, memory, coverage)
-    return steps, steps.start()
-
-
-def test_each_step_is_paid_for_once_when_half_a_character_looked_at_it() -> None:
-    script = [[[0.6, 0.4, 0.0]], [[0.1, 0.2, 0.7]], [[0.5, 0.0, 0.5]]]
-    steps, state = _scripted_steps(script, coverage=0.25)
-
-    # Attended: (0.6, 0.4, 0), then (0.7, 0.6, 0.7), then (1.2, 0.6, 1.2).
-    for newly_covered in (1, 2, 0):
-        scores, state = steps.step(torch.tensor([SOS]), state)
-        assert bonuses(scores, 0.25) == pytest.approx([newly_covered], abs=1e-5)
-
-
-def test_coverage_follows_the_hypotheses() -> None:
-    looks = [
-        [[0.6, 0.4, 0.0]],
-        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]],
-        [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]],
-    ]
-    steps, state = _scripted_steps(looks, coverage=0.5)
-
-    _, state = steps.step(torch.tensor([SOS]), state)
-    state = steps.select(state, torch.tensor([[0, 0]]))
-    second, state = steps.step(torch.tensor([3, 4]), state)
-    state = steps.select(state, torch.tensor([[1, 0]]))
-    third, _ = steps.step(torch.tensor([3, 4]), state)
-
-    # The third step is new to the first row only once the rows have changed places.
-    assert bonuses(second, 0.5) == pytest.approx([1, 0], abs=1e-5)
-    assert bonuses(third, 0.5) == pytest.approx([1, 0], abs=1e-5)
-
-
-def test_half_a_character_exactly_is_not_enough() -> None:
-    steps, state = _scripted_steps([[[0.5, 0.5, 0.0]]], coverage=1.0)
-
-    scores, _ = steps.step(torch.tensor([SOS]), state)
-
-    assert bonuses(scores, 1.0) == pytest.approx([0], abs=1e-5)
 
 
 # Searched

@@ -176,21 +176,22 @@ class LocationAwareAttention(AdditiveAttention):
     ) -> None:
         super().__init__(config, listener_size, speller_size)
         width = 2 * config.reach + 1
-        self.reach = config.reach
         self.filters = nn.Parameter(torch.empty(config.filters, width))
         self.location = nn.Linear(config.filters, config.size, bias=False)  # L
         nn.init.uniform_(self.filters, -1 / math.sqrt(width), 1 / math.sqrt(width))
 
-    def kernel(self) -> Tensor:
-        """(R, A) filters and L in one: what a weight r steps away adds to an energy."""
-        return self.filters.t() @ self.location.weight.t()
-
     def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
         """(B, K, S), (B, K, J) -> (B, K, J) v . act(W s_i + U h_j + L f_ij + b)."""
-        padded = nn.functional.pad(previous, (self.reach, self.reach))
-        neighbours = padded.unfold(-1, 2 * self.reach + 1, 1)  # (B, K, J, R)
+        seen = neighbours(previous, self.filters.size(1)) @ self.filters.t()
+        located = self.location(seen).view(*previous.shape, -1)  # (B, K, J, A)
         compared = self.query(s)[:, :, None] + memory.keys[:, None]
-        return self._energies(compared + neighbours @ self.kernel())
+        return self._energies(compared + located)
+
+
+def neighbours(weights: Tensor, width: int) -> Tensor:
+    """(..., J) -> (rows of all * J, R) the R weights around each step; zeros beyond."""
+    padded = nn.functional.pad(weights, (width // 2, width // 2))
+    return padded.unfold(-1, width, 1).reshape(-1, width)
 
 
 class DotAttention(Attention):

@@ -5,15 +5,13 @@
     ctc    = Linear(h' of the highest layer with 25 steps a second)
 
 Shapes: B utterances, T frames, F mel bands, I tokens, J listener steps, J' steps of the
-        CTC head, V vocabulary size, R rows (K hypotheses of each utterance).
+        CTC head, V vocabulary size.
 
 Source: Chan et al. (2015), arXiv:1508.01211; the CTC head: Watanabe et al. (2017),
-IEEE JSTSP 11(8), "Hybrid CTC/attention architecture"; the coverage bonus: Chorowski and
-Jaitly (2017), arXiv:1612.02695, section 4.
+IEEE JSTSP 11(8), "Hybrid CTC/attention architecture".
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +19,8 @@ from torch import Tensor, nn
 from asr.features import NUM_MELS, FeatureNorm
 from asr.model.attention import AttentionConfig, Memory
 from asr.model.listener import Heard, Listener, ListenerConfig
-from asr.model.speller import Speller, SpellerConfig, SpellerState, Spelling
-
-COVERED = 0.5
-"""Attention, summed over characters, from which a step counts as covered."""
+from asr.model.speller import Speller, SpellerConfig, Spelling
+from asr.model.steps import LASSteps, StepWeights
 
 
 @dataclass(frozen=True)
@@ -92,54 +88,20 @@ class LAS(nn.Module):
             spelling = self.speller.spell_sampled(memory, inputs, sampling)
         return spelling, ctc_log_probs, heard
 
-    def steps(self, heard: Heard, coverage: float = 0.0) -> "LASSteps":
-        """Turn what was heard into a `StepModel` that a search can ask."""
-        return LASSteps(self.speller, self.remember(heard), coverage)
+    @torch.no_grad()
+    def steps(
+        self,
+        heard: Heard,
+        coverage: float = 0.0,
+        weights: StepWeights | None = None,
+    ) -> LASSteps:
+        """Turn what was heard into a `StepModel` that a search can ask.
 
-
-class StepsState(NamedTuple):
-    """State of `LASSteps`: the speller's, and what of the memory it still needs."""
-
-    speller: SpellerState
-    memory: Memory
-    attended: Tensor
-    """(R, J) attention summed over the characters so far."""
-
-
-class LASSteps:
-    """The speller as a search sees it: scores of the next token, row by row.
-
-    Args:
-        speller: the network.
-        memory: of B utterances.
-        coverage: bonus for each listener step that a hypothesis has looked at for more
-            than half a character; 0 leaves log P as it is.
-    """
-
-    def __init__(self, speller: Speller, memory: Memory, coverage: float) -> None:
-        self.speller, self.memory, self.coverage = speller, memory, coverage
-
-    def start(self) -> StepsState:
-        """State of B rows that hold nothing but <sos>."""
-        attended = torch.zeros_like(self.memory.h[:, :, 0])
-        return StepsState(self.speller.start(self.memory), self.memory, attended)
-
-    def step(self, tokens: Tensor, state: StepsState) -> tuple[Tensor, StepsState]:
-        """(R,) last tokens -> (R, V) log P of the next, and the new state."""
-        logits, speller = self.speller.step(tokens, state.speller, state.memory)
-        scores, attended = logits.log_softmax(dim=-1), state.attended
-        if self.coverage:
-            attended = attended + speller.weights
-            newly = (attended > COVERED) & (state.attended <= COVERED)
-            scores = scores + self.coverage * newly.sum(dim=-1, keepdim=True)
-        return scores, StepsState(speller, state.memory, attended)
-
-    def select(self, state: StepsState, rows: Tensor) -> StepsState:
-        """Keep the rows (B', K') of the B' utterances that they belong to."""
-        batch = state.memory.h.size(0)
-        memory = state.memory
-        if rows.size(0) != batch:
-            hypotheses = state.attended.size(0) // batch
-            memory = memory.select(rows[:, 0] // hypotheses)
-        flat = rows.flatten()
-        return StepsState(state.speller.select(flat), memory, state.attended[flat])
+        Args:
+            heard: of B utterances.
+            coverage: see `LASSteps`.
+            weights: of the speller, if they were prepared before.
+        """
+        memory = self.remember(heard)
+        start = self.speller.attention.start(memory)
+        return LASSteps(weights or StepWeights(self.speller), memory, start, coverage)

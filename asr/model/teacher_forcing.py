@@ -12,7 +12,8 @@ are fed are known beforehand. Three things make it fast and small:
 The plain formula is `Speller.spell_by_steps`; tests hold values and gradients together.
 
 Shapes: B utterances, I tokens, J listener steps, H listener size, S speller size,
-        A attention size, R steps that a location filter spans, D input size of a layer.
+        A attention size, R steps that each of F location filters spans, D input size of
+        a layer.
 """
 
 import math
@@ -28,6 +29,7 @@ from asr.model.attention import (
     DotAttention,
     LocationAwareAttention,
     Memory,
+    neighbours,
 )
 from asr.model.lstm import gates_last, step_backward, step_forward
 
@@ -63,11 +65,11 @@ def spell_loop(
         )
     ]
     biases = [gates_last(cell.bias_ih + cell.bias_hh) for cell in cells[1:]]
-    v, kernel, activation = None, None, "dot"
+    v, filters, location, activation = None, None, None, "dot"
     if isinstance(attention, AdditiveAttention):
         v, activation = attention.energy.weight[0], attention.activation
     if isinstance(attention, LocationAwareAttention):
-        kernel = attention.kernel()
+        filters, location = attention.filters, attention.location.weight
     if not isinstance(attention, AdditiveAttention | DotAttention):
         raise TypeError(f"no backward is written for {type(attention).__name__}")
     outputs = _Loop.apply(  # type: ignore[no-untyped-call]
@@ -80,7 +82,8 @@ def spell_loop(
         memory.keys,
         attention.query.weight,
         v,
-        kernel,
+        filters,
+        location,
         *recurrent,
         *biases,
     )
@@ -100,49 +103,58 @@ class _Energy(Protocol):
 
 
 class _Additive:
-    """v . act(query_b + keys_bj [+ neighbours_bj of the previous weights])."""
+    """v . act(query_b + keys_bj [+ L f_bj], f = filters * previous weights)."""
 
     def __init__(
-        self, keys: Tensor, v: Tensor, kernel: Tensor | None, activation: str
+        self,
+        keys: Tensor,
+        v: Tensor,
+        filters: Tensor | None,
+        location: Tensor | None,
+        activation: str,
     ) -> None:
-        self.keys, self.v, self.kernel = keys, v, kernel
+        self.keys, self.v = keys, v
+        self.filters, self.location = filters, location  # (F, R), (A, F)
         self.tanh = activation == "tanh"
         self.flat = (keys.size(0) * keys.size(1), keys.size(2))  # (B * J, A)
         self.d_keys, self.d_v = torch.zeros_like(keys), torch.zeros_like(v)
-        self.d_kernel = None if kernel is None else torch.zeros_like(kernel)
+        self.d_filters = None if filters is None else torch.zeros_like(filters)
+        self.d_location = None if location is None else torch.zeros_like(location)
         self.buffer, self.d_buffer = torch.empty_like(keys), torch.empty_like(keys)
 
     def forward(self, query: Tensor, previous: Tensor) -> Tensor:
-        return self._active(query, self._neighbours(previous)) @ self.v
+        if self.filters is None:
+            return self._active(query, None) @ self.v
+        seen = neighbours(previous, self.filters.size(1))
+        return self._active(query, seen @ self.filters.t()) @ self.v
 
     def backward(
         self, d_energies: Tensor, query: Tensor, previous: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        neighbours = self._neighbours(previous)
-        active = self._active(query, neighbours)
+        seen, filtered = previous, None
+        if self.filters is not None:
+            seen = neighbours(previous, self.filters.size(1))  # (B * J, R)
+            filtered = seen @ self.filters.t()  # (B * J, F)
+        active = self._active(query, filtered)
         self.d_v.addmv_(active.view(self.flat).t(), d_energies.reshape(-1))
         d_compared = self._through_activation(d_energies, active)
         self.d_keys += d_compared
         d_query = d_compared.sum(dim=1)
-        if self.kernel is None or self.d_kernel is None or neighbours is None:
+        if filtered is None or self.d_location is None or self.d_filters is None:
             return d_query, None
-        self.d_kernel.addmm_(neighbours.t(), d_compared.view(self.flat))
-        return d_query, self._d_previous(self.kernel, d_compared)
+        assert self.filters is not None and self.location is not None
+        d_compared = d_compared.view(self.flat)
+        self.d_location.addmm_(d_compared.t(), filtered)
+        d_filtered = d_compared @ self.location
+        self.d_filters.addmm_(d_filtered.t(), seen)
+        return d_query, _given_back(d_filtered @ self.filters, previous.size(1))
 
-    def _neighbours(self, previous: Tensor) -> Tensor | None:
-        """(B, J) -> (B * J, R) the weights around each step."""
-        if self.kernel is None:
-            return None
-        width = self.kernel.size(0)
-        padded = nn.functional.pad(previous, (width // 2, width // 2))
-        return padded.unfold(1, width, 1).reshape(-1, width)
-
-    def _active(self, query: Tensor, neighbours: Tensor | None) -> Tensor:
-        """(B, A) -> (B, J, A), in the buffer."""
-        if self.kernel is None or neighbours is None:
+    def _active(self, query: Tensor, filtered: Tensor | None) -> Tensor:
+        """(B, A), (B * J, F) -> (B, J, A), in the buffer."""
+        if self.location is None or filtered is None:
             torch.add(self.keys, query[:, None], out=self.buffer)
         else:
-            torch.mm(neighbours, self.kernel, out=self.buffer.view(self.flat))
+            torch.mm(filtered, self.location.t(), out=self.buffer.view(self.flat))
             self.buffer.add_(self.keys).add_(query[:, None])
         return self.buffer.tanh_() if self.tanh else self.buffer.relu_()
 
@@ -160,13 +172,16 @@ class _Additive:
             )
         return d_compared
 
-    def _d_previous(self, kernel: Tensor, d_compared: Tensor) -> Tensor:
-        """(B, J, A) -> (B, J): each step hands back what its R neighbours gave it."""
-        width, steps = kernel.size(0), d_compared.size(1)
-        given = d_compared.view(self.flat) @ kernel.t()  # (B * J, R)
-        given = given.view(-1, steps, width).transpose(1, 2)  # (B, R, J)
-        padded = nn.functional.fold(given, (1, steps + width - 1), (1, width))
-        return padded[:, 0, 0, width // 2 : width // 2 + steps]
+
+def _given_back(given: Tensor, steps: int) -> Tensor:
+    """(B * J, R) gradients of the weights around each step -> (B, J) of each weight."""
+    width = given.size(1)
+    padded = nn.functional.pad(
+        given.view(-1, steps, width).flip(2), (0, 0, width // 2, width // 2)
+    ).contiguous()  # (B, J + R - 1, R): step j's come from r = 0 at j, r = 1 at j + 1 …
+    row = (steps + width - 1) * width
+    diagonals = padded.as_strided((len(padded), steps, width), (row, width, width + 1))
+    return diagonals.sum(dim=2)
 
 
 class _Dot:
@@ -175,7 +190,7 @@ class _Dot:
     def __init__(self, keys: Tensor) -> None:
         self.keys, self.scale = keys, 1 / math.sqrt(keys.size(2))
         self.d_keys = torch.zeros_like(keys)
-        self.d_v = self.d_kernel = None
+        self.d_v = self.d_filters = self.d_location = None
 
     def forward(self, query: Tensor, previous: Tensor) -> Tensor:
         del previous
@@ -205,19 +220,18 @@ class _Loop(torch.autograd.Function):
         keys: Tensor,
         query_weight: Tensor,
         v: Tensor | None,
-        kernel: Tensor | None,
+        filters: Tensor | None,
+        location: Tensor | None,
         *layers: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         recurrent, biases = layers[:num_layers], layers[num_layers:]
         num_tokens, batch, _ = gates.shape
         size, query_size = query_weight.size(1), query_weight.size(0)
-        energy = _energy(activation, keys, v, kernel)
+        energy = _energy(activation, keys, v, filters, location)
         padding = ~valid
 
         inputs = [gates.new_empty(num_tokens, batch, w.size(1)) for w in recurrent]
-        acts = [gates.clone()] + [
-            bias.expand(num_tokens, batch, -1).contiguous() for bias in biases
-        ]
+        acts = [gates.clone()] + [bias.repeat(num_tokens, batch, 1) for bias in biases]
         hidden = [gates.new_zeros(num_tokens + 1, batch, size) for _ in recurrent]
         cell = [gates.new_zeros(num_tokens + 1, batch, size) for _ in recurrent]
         contexts = gates.new_zeros(num_tokens + 1, batch, h.size(2))
@@ -242,7 +256,8 @@ class _Loop(torch.autograd.Function):
             torch.bmm(weights[i + 1][:, None], h, out=contexts[i + 1][:, None])
 
         ctx.save_for_backward(
-            h, keys, query_weight, v, kernel, weights, queries, *recurrent
+            *(h, keys, query_weight, v, filters, location, weights, queries),
+            *recurrent,
         )
         ctx.activation, ctx.num_layers = activation, num_layers
         ctx.buffers = inputs, acts, hidden, cell
@@ -252,13 +267,13 @@ class _Loop(torch.autograd.Function):
     def backward(
         ctx: Any, d_states: Tensor, d_contexts: Tensor, d_weights: Tensor
     ) -> tuple[Tensor | None, ...]:
-        h, keys, query_weight, v, kernel, weights, queries, *recurrent = (
+        h, keys, query_weight, v, filters, location, weights, queries, *recurrent = (
             ctx.saved_tensors
         )
         inputs, acts, hidden, cell = ctx.buffers
         num_tokens, batch, context_size = d_contexts.shape
         size = query_weight.size(1)
-        energy = _energy(ctx.activation, keys, v, kernel)
+        energy = _energy(ctx.activation, keys, v, filters, location)
         h_transposed = h.transpose(1, 2)
 
         d_gates = [torch.empty_like(act) for act in acts]
@@ -311,13 +326,20 @@ class _Loop(torch.autograd.Function):
             energy.d_keys,
             d_query_weight,
             energy.d_v,
-            energy.d_kernel,
+            energy.d_filters,
+            energy.d_location,
             *d_recurrent,
             *d_biases,
         )
 
 
 def _energy(
-    activation: str, keys: Tensor, v: Tensor | None, kernel: Tensor | None
+    activation: str,
+    keys: Tensor,
+    v: Tensor | None,
+    filters: Tensor | None,
+    location: Tensor | None,
 ) -> Any:
-    return _Dot(keys) if v is None else _Additive(keys, v, kernel, activation)
+    if v is None:
+        return _Dot(keys)
+    return _Additive(keys, v, filters, location, activation)

@@ -1,0 +1,100 @@
+"""Products with the weights of a trained layer, prepared once for many uses.
+
+    y = x W^T + b
+
+`Product` keeps W transposed: for the few rows of a search that is up to twice as fast
+on a CPU as the order in which training keeps it. `Int8Product` keeps each row of W as
+bytes with a scale of its own, and brings x to bytes by one scale for all of it:
+
+    W_nk ~ q_nk |W_n|max / 127        x ~ r max|x| / 127 (asymmetric)
+
+so that the product reads a quarter of the memory, which is what a search waits for.
+
+Shapes: R rows, D input size, M output size.
+
+Source: Jacob et al. (2018), arXiv:1712.05877, section 2 (affine quantisation of
+weights, and of activations as they come).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PRECISIONS = ("float32", "int8")
+"""How the weights of a model can be kept for decoding."""
+
+
+class Product:
+    """x W^T + b in float32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Keep (M, D) weights and (M,) biases."""
+        self.size = len(weight)
+        self.weight = weight.detach().t().contiguous()
+        self.bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(R, D) -> (R, M)."""
+        return torch.addmm(self.bias, x, self.weight)
+
+    def add_to(self, sums: Tensor, x: Tensor) -> Tensor:
+        """Add x W^T to (R, M) sums, in place."""
+        return sums.addmm_(x, self.weight)
+
+
+class Int8Product:
+    """x W^T + b with bytes, on a CPU."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Bring (M, D) weights to bytes."""
+        self.size = len(weight)
+        self.packed = pack(weight, bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(R, D) -> (R, M)."""
+        y: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed)
+        return y
+
+    def add_to(self, sums: Tensor, x: Tensor) -> Tensor:
+        """Add x W^T to (R, M) sums, in place."""
+        return sums.add_(self(x))
+
+
+def pack(weight: Tensor, bias: Tensor | None) -> Any:
+    """Bring (M, D) weights to bytes, each row with its own scale."""
+    weight = weight.detach()
+    scales = weight.abs().amax(dim=1).clamp_min(1e-8) / 127
+    zeros = torch.zeros(len(weight), dtype=torch.int64)
+    quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+    bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
+    return torch.ops.quantized.linear_prepack(quantized, bias)
+
+
+class Int8LSTM(nn.Module):
+    """One direction of one layer with its weights as bytes, for decoding on a CPU."""
+
+    def __init__(self, lstm: nn.LSTM) -> None:
+        super().__init__()
+        weights = [
+            pack(getattr(lstm, f"weight_{part}_l0"), getattr(lstm, f"bias_{part}_l0"))
+            for part in ("ih", "hh")
+        ]
+        biases = lstm.bias_ih_l0.detach(), lstm.bias_hh_l0.detach()
+        self.size = lstm.hidden_size
+        self.cell = torch.ops.quantized.make_quantized_cell_params_dynamic(
+            *weights, *biases, True
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        """(B, J, D) -> (B, J, S), and nothing where nn.LSTM has its state."""
+        zeros = x.new_zeros(1, len(x), self.size)
+        y = torch.quantized_lstm(
+            x,
+            [zeros, zeros],
+            [self.cell],
+            *(True, 1, 0.0, False, False, True),
+            dtype=torch.qint8,
+            use_dynamic=True,
+        )[0]
+        return y, None
