@@ -20,6 +20,7 @@ import torch
 
 from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.device import keep_freed_memory
 from asr.errors import AsrError, ManifestError
 from asr.progress import progress_bar
 from asr.recognizer import DecodingConfig, Recognizer, find_model
@@ -58,6 +59,7 @@ def decode(
     folder: Path,
     decoding: DecodingConfig | None = None,
     *,
+    precision: str = "float32",
     processes: int | None = None,
 ) -> Decoded:
     """Decode a manifest into a folder.
@@ -67,6 +69,7 @@ def decode(
         manifest: what to decode.
         folder: is made where it is missing.
         decoding: settings of the search.
+        precision: of the weights, float32 or int8.
         processes: one thread each; None for one a core.
 
     Raises:
@@ -86,7 +89,7 @@ def decode(
     hours = sum(u.duration for u in utterances) / 3600
     with progress_bar(round(hours * 3600), "decode", "s of audio") as bar:
         for ids, texts, problems in _in_processes(
-            model, decoding, batches, processes or os.cpu_count() or 1
+            (model, decoding, precision), batches, processes or os.cpu_count() or 1
         ):
             found |= dict(zip(ids, texts, strict=True))
             faults += problems
@@ -97,7 +100,7 @@ def decode(
         hours,
         time.perf_counter() - started,
     )
-    _write(folder, model, decoding, utterances, decoded)
+    _write(folder, (model, decoding, precision), utterances, decoded)
     return decoded
 
 
@@ -110,21 +113,23 @@ def _batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
 _Answer = tuple[list[str], list[str], list[str]]  # ids, texts, faults
 
 
+_Settings = tuple[str | Path | None, DecodingConfig, str]  # model, search, precision
+
+
 def _in_processes(
-    model: str | Path | None,
-    decoding: DecodingConfig,
+    settings: _Settings,
     batches: list[list[Utterance]],
     processes: int,
 ) -> Iterator[_Answer]:
     if processes == 1:
-        _begin(model, decoding)
+        _begin(*settings)
         yield from map(_decode_batch, batches)
         return
     with ProcessPoolExecutor(
         min(processes, len(batches)),
         get_context("spawn"),
         initializer=_begin,
-        initargs=(model, decoding),
+        initargs=settings,
     ) as pool:
         for done in as_completed([pool.submit(_decode_batch, b) for b in batches]):
             yield done.result()
@@ -134,10 +139,11 @@ _recognizer: Recognizer
 """The one of this process: loading it for each batch would cost more than decoding."""
 
 
-def _begin(model: str | Path | None, decoding: DecodingConfig) -> None:
+def _begin(model: str | Path | None, decoding: DecodingConfig, precision: str) -> None:
     global _recognizer
     torch.set_num_threads(1)
-    _recognizer = Recognizer.load(model, decoding=decoding)
+    keep_freed_memory()
+    _recognizer = Recognizer.load(model, decoding=decoding, precision=precision)
 
 
 def _decode_batch(batch: list[Utterance]) -> _Answer:
@@ -155,17 +161,18 @@ def _decode_batch(batch: list[Utterance]) -> _Answer:
 
 def _write(
     folder: Path,
-    model: str | Path | None,
-    decoding: DecodingConfig,
+    settings: _Settings,
     utterances: Sequence[Utterance],
     decoded: Decoded,
 ) -> None:
+    model, decoding, precision = settings
     write_manifest(folder / HYPOTHESES, decoded.hypotheses)
     write_bytes(folder / "ref.trn", _trn(utterances).encode())
     write_bytes(folder / "hyp.trn", _trn(decoded.hypotheses).encode())
     facts = {
         "model": str(find_model(model)),
         "decoding": asdict(decoding),
+        "precision": precision,
         "hours": round(decoded.hours, 4),
         "seconds": round(decoded.seconds, 1),
         "faults": decoded.faults,

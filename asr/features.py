@@ -41,22 +41,28 @@ DYNAMIC_RANGE = 80.0
 """dB below the loudest band of an utterance at which the floor is laid."""
 
 
+_AT_ONCE = 256
+"""Frames that are worked on together: what is made of them stays in the cache."""
+
+
 @cache
 def _window() -> Tensor:
-    """(FFT,) a Hann window of 25 ms with zeros on both sides."""
-    margin = (FFT - WINDOW) // 2
-    return nn.functional.pad(torch.hann_window(WINDOW), (margin, margin))
+    """(WINDOW,) a Hann window of 25 ms."""
+    return torch.hann_window(WINDOW)
 
 
 @cache
 def _mel_filters() -> Tensor:
-    """(FFT // 2 + 1, F) the share of each frequency in each band."""
+    """(2 * (FFT // 2 + 1), F) the share of each frequency in each band.
+
+    Each row stands there twice, for the real and the imaginary part.
+    """
     from torchaudio.functional import melscale_fbanks
 
     filters: Tensor = melscale_fbanks(
         FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, NUM_MELS, SAMPLE_RATE, "slaney", "slaney"
     )
-    return filters
+    return filters.repeat_interleave(2, dim=0)
 
 
 def mel_spectrogram(waveform: Tensor) -> Tensor:
@@ -70,9 +76,19 @@ def mel_spectrogram(waveform: Tensor) -> Tensor:
     """
     if waveform.dim() != 1 or not len(waveform):
         raise ValueError(f"(N,) samples were needed, got {tuple(waveform.shape)}")
-    frames = nn.functional.pad(waveform, (FFT // 2, FFT // 2)).unfold(0, FFT, HOP)
-    spectrum = torch.fft.rfft(frames * _window())  # (T, FFT) -> (T, FFT // 2 + 1)
-    return torch.view_as_real(spectrum).square().sum(dim=-1) @ _mel_filters()
+    reach = WINDOW // 2
+    frames = nn.functional.pad(waveform, (reach, reach)).unfold(0, WINDOW, HOP)
+    power = waveform.new_empty(len(frames), NUM_MELS)
+    margin = (FFT - WINDOW) // 2
+    buffer = waveform.new_zeros(min(len(frames), _AT_ONCE), FFT)
+    for start in range(0, len(frames), _AT_ONCE):
+        some = frames[start : start + _AT_ONCE]
+        windowed = buffer[: len(some)]
+        torch.mul(some, _window(), out=windowed[:, margin : margin + WINDOW])
+        spectrum = torch.view_as_real(torch.fft.rfft(windowed))  # (T', FFT / 2 + 1, 2)
+        squares = spectrum.flatten(1).square_()
+        torch.mm(squares, _mel_filters(), out=power[start : start + len(some)])
+    return power
 
 
 def log_mel(waveform: Tensor) -> Tensor:
@@ -87,8 +103,8 @@ def log_mel(waveform: Tensor) -> Tensor:
     """
     power = mel_spectrogram(waveform)
     floor = power.max() * 10 ** (-DYNAMIC_RANGE / 10)
-    log_power = power.clamp_min(floor.clamp_min(1e-20)).log()
-    return log_power - log_power.mean(dim=0)
+    log_power = power.clamp_(min=floor.clamp_min(1e-20)).log_()
+    return log_power.sub_(log_power.mean(dim=0))
 
 
 class FeatureNorm(nn.Module):

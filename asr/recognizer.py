@@ -9,6 +9,7 @@ Shapes: N samples, T frames, F mel bands, I tokens, J listener steps.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -23,10 +24,12 @@ from asr.audio import SAMPLE_RATE, from_samples, read_waveform
 from asr.decoding.ctc import CTCPrefix
 from asr.decoding.fusion import Fusion
 from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
-from asr.errors import CheckpointError
+from asr.errors import CheckpointError, ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.model.folder import DESCRIPTION, Model, load_model
-from asr.model.listener import Heard
+from asr.model.listener import Heard, in_bytes
+from asr.model.products import PRECISIONS
+from asr.model.steps import StepWeights
 from asr.padding import pad_rows
 from asr.segmenting import pieces
 
@@ -125,6 +128,10 @@ class Recognizer:
         model: the network and its tokenizer.
         decoding: settings of the search.
         device: where the network runs.
+        precision: float32; or int8 for weights as bytes, which is faster on a CPU.
+
+    Raises:
+        ConfigError: the precision is not known, or not to be had on the device.
     """
 
     def __init__(
@@ -132,9 +139,16 @@ class Recognizer:
         model: Model,
         decoding: DecodingConfig | None = None,
         device: str | torch.device = "cpu",
+        precision: str = "float32",
     ) -> None:
         self.device = torch.device(device)
+        _check_precision(precision, self.device)
         self.las = model.las.to(self.device).eval()
+        self._weights = StepWeights(self.las.speller, precision)
+        if precision == "int8":
+            self.las = copy(self.las)  # the caller's network stays as it is
+            self.las._modules = dict(self.las._modules)
+            self.las.listener = in_bytes(self.las.listener)
         self.tokenizer, self.facts = model.tokenizer, model.facts
         self.decoding = decoding or DecodingConfig()
 
@@ -145,6 +159,7 @@ class Recognizer:
         *,
         decoding: DecodingConfig | None = None,
         device: str | torch.device = "cpu",
+        precision: str = "float32",
     ) -> "Recognizer":
         """Load a model.
 
@@ -152,11 +167,13 @@ class Recognizer:
             folder: of a model, or of a run that has one; None for the bundled model.
             decoding: settings of the search.
             device: where the network runs.
+            precision: float32; or int8 for weights as bytes, which is faster on a CPU.
 
         Raises:
             CheckpointError: there is no model, or it is damaged.
+            ConfigError: the precision is not known, or not to be had on the device.
         """
-        return cls(load_model(find_model(folder)), decoding, device)
+        return cls(load_model(find_model(folder)), decoding, device, precision)
 
     @overload  # a str is a sequence of str, too: the first of the two wins
     def transcribe(  # type: ignore[overload-overlap]
@@ -255,7 +272,7 @@ class Recognizer:
         ]
 
     def _step_model(self, heard: Heard) -> StepModel[Any]:
-        las = self.las.steps(heard, self.decoding.coverage)
+        las = self.las.steps(heard, self.decoding.coverage, self._weights)
         weight = self.decoding.ctc_weight
         if not weight:
             return las
@@ -310,6 +327,15 @@ def find_model(folder: str | Path | None) -> Path:
         f"{folder}: holds no model (a folder with {DESCRIPTION}, or a run that was "
         "validated at least once, was expected)"
     )
+
+
+def _check_precision(precision: str, device: torch.device) -> None:
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"precision {precision}: is not known (use {' or '.join(PRECISIONS)})"
+        )
+    if precision == "int8" and device.type != "cpu":
+        raise ConfigError(f"precision int8: is for the CPU (not for {device.type})")
 
 
 def _waveform(audio: Audio, rate: int | None) -> Tensor:

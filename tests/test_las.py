@@ -7,10 +7,10 @@ from torch import Tensor
 
 from asr.decoding import Hypothesis, SearchConfig, beam_search, greedy_search
 from asr.features import NUM_MELS
-from asr.model.attention import KINDS, AttentionConfig, Memory
+from asr.model.attention import KINDS, AttentionConfig
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import Heard, Listener, ListenerConfig
-from asr.model.speller import Speller, SpellerConfig, SpellerState, Spelling
+from asr.model.speller import SpellerConfig, Spelling
 
 V, SOS, EOS = 7, 1, 2
 

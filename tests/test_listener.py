@@ -4,13 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from asr.model.listener import (
-    BidirectionalLSTM,
-    Heard,
-    Listener,
-    ListenerConfig,
-    join,
-)
+from asr.model.listener import Heard, Listener, ListenerConfig, in_bytes, join
+from asr.model.lstm import BidirectionalLSTM
 
 F, SIZE = 4, 3
 
@@ -267,3 +262,21 @@ def test_runs_on_the_gpu_with_lengths_on_the_cpu() -> None:
     found = listen(listener.cuda(), x.cuda(), 9, 4)
 
     torch.testing.assert_close(found.h.cpu(), expected.h, atol=1e-4, rtol=1e-4)
+
+
+# In bytes
+
+
+@torch.no_grad()
+def test_a_listener_in_bytes_hears_nearly_the_same() -> None:
+    torch.manual_seed(0)
+    listener = build(2, 2).eval()
+    x = torch.randn(2, 20, F)
+    before = listen(listener, x, 20, 11).h
+
+    heard = listen(in_bytes(listener), x, 20, 11)
+
+    difference = (heard.h - before).abs().max()
+    assert 0 < float(difference) < 0.2
+    assert torch.equal(listen(listener, x, 20, 11).h, before)  # the first stays exact
+    assert not heard.h[1, 3:].any()

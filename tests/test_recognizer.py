@@ -7,7 +7,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from asr.errors import AudioError, CheckpointError
+from asr.errors import AudioError, CheckpointError, ConfigError
 from asr.model.folder import Model, save_model
 from asr.recognizer import DecodingConfig, Recognizer, find_model
 
@@ -186,3 +186,34 @@ def test_a_model_that_never_ends_is_stopped_by_each_length(model: Model) -> None
     assert len(short.text) == 15  # 25 a second, and 5
     assert len(long.text) == 55
     assert not short.finished
+
+
+# In bytes
+
+
+def test_bytes_give_nearly_the_same_scores_and_leave_the_model_alone(
+    model: Model,
+) -> None:
+    exact, waveform = Recognizer(model, DecodingConfig(beam_size=1)), noise(1.0)
+    before = exact.recognize([waveform])
+
+    in_bytes = Recognizer(model, DecodingConfig(beam_size=1), precision="int8")
+    (segment,) = in_bytes.recognize([waveform])
+
+    assert segment.score != before[0].score
+    assert segment.score == pytest.approx(before[0].score, abs=0.2)
+    assert exact.recognize([waveform]) == before
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "message"),
+    [
+        ("int4", "cpu", r"precision int4: is not known \(use float32 or int8\)"),
+        ("int8", "meta", r"precision int8: is for the CPU \(not for meta\)"),
+    ],
+)
+def test_a_precision_that_is_not_to_be_had_is_told(
+    model: Model, precision: str, device: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Recognizer(model, device=device, precision=precision)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -5,7 +7,7 @@ from torch import Tensor
 from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
 from asr.model.attention import ACTIVATIONS, KINDS, AttentionConfig, Memory
 from asr.model.speller import Speller, SpellerConfig, SpellerState
-from asr.model.steps import LASSteps, StepsState, StepWeights
+from asr.model.steps import LASSteps, StepWeights
 
 V, SOS, EOS, H = 9, 1, 2, 6
 
@@ -55,7 +57,7 @@ class Plain:
         return speller.select(rows.flatten()), memory.select(rows[:, 0] // hypotheses)
 
 
-def search(model: StepModel[StepsState] | Plain, count: int) -> list[list[Hypothesis]]:
+def search(model: StepModel[Any], count: int) -> list[list[Hypothesis]]:
     limits = torch.full((count,), 12)
     config = SearchConfig(beam_size=4)
     return beam_search(model, config, sos=SOS, eos=EOS, max_lengths=limits)
@@ -131,7 +133,7 @@ def test_bytes_are_nearly_as_exact(layers: int) -> None:
 def bonuses(
     looks: list[list[list[float]]], moves: list[list[int]]
 ) -> list[list[float]]:
-    """Let rows look as told and change places; tell how many steps each was paid for."""
+    """Let rows look as told and change places; tell what each was paid for."""
     speller = build("additive")
     memory = memory_of(speller, 3)
     steps, plain = steps_of(speller, memory, coverage=0.25), steps_of(speller, memory)

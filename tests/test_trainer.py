@@ -704,6 +704,26 @@ def test_a_run_keeps_to_its_minutes(corpus: Path, tmp_path: Path) -> None:
 Change = Callable[[Config], Config]
 
 
+def test_a_run_may_start_from_another_model(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    start, first = str(whole / "model"), tmp_path / "first"
+    train(settings(corpus, start=start, epochs=1), first)
+
+    later, weights = metrics(first)[0]["loss"], load_model(whole / "model").las
+    assert later < metrics(whole)[0]["loss"]  # what was learned before is there
+    assert torch.equal(load_model(first / "model").las.norm.mean, weights.norm.mean)
+
+
+def test_a_start_from_another_network_is_refused(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    config = settings(corpus, start=str(whole))
+    config = replace(config, speller=SpellerConfig(size=5, embedding_size=3))
+    with pytest.raises(ConfigError, match=r"training\.start: .* another network"):
+        train(config, tmp_path)
+
+
 def in_training(**changes: Any) -> Change:
     return lambda config: replace(config, training=replace(config.training, **changes))
 

@@ -21,13 +21,14 @@ each layer: Ba et al. (2016), arXiv:1607.06450.
 """
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from asr.model.lstm import BidirectionalLSTM
+from asr.model.products import Int8LSTM
 from asr.padding import valid_mask
 
 CTC_REDUCTION = 4
@@ -129,6 +130,16 @@ class Listener(nn.Module):
             if index == self.ctc_layer:
                 ctc_h, num_ctc_steps = h, num_steps
         return Heard(h, num_steps, ctc_h, num_ctc_steps)
+
+
+def in_bytes(listener: Listener) -> Listener:
+    """Copy a listener with the weights of its LSTMs as bytes, for decoding on a CPU."""
+    copy = deepcopy(listener)
+    for layer in copy.layers:
+        assert isinstance(layer, BidirectionalLSTM)
+        layer.forwards = Int8LSTM(layer.forwards)
+        layer.backwards = Int8LSTM(layer.backwards)
+    return copy
 
 
 def _blank(x: Tensor, lengths: Tensor) -> Tensor:

@@ -4,12 +4,12 @@
     i, f, o = sigmoid(a_t)     g = tanh(a_t)         each its quarter of a_t
     c_t = f c_{t-1} + i g      h_t = o tanh(c_t)
 
-`BidirectionalLSTM` reads a batch both ways. `nn.LSTM` holds its weights and is the plain
-formula; on a GPU it does the work, too. On a CPU that multiplies bfloat16 in hardware
-nn.LSTM gains little from it (its backward hardly any), and there `read_both_ways` works
-out the same: W x_t of all steps is one product before the loop, the gradients of the
-weights are one product after it, both directions share each operation of the loop, and
-what is not multiplied stays float32.
+`BidirectionalLSTM` reads a batch both ways. `nn.LSTM` holds its weights and is the
+plain formula; in float32 and on a GPU it does the work, too. On a CPU that multiplies
+bfloat16 in hardware nn.LSTM gains little from that (its backward hardly anything), and
+there `read_both_ways` works out the same: W x_t of all steps is one product before the
+loop, the gradients of the weights are one product after it, both directions share each
+operation of the loop, and what is not multiplied stays float32.
 
 `step_forward` and `step_backward` are one step of any LSTM; the speller's loop (see
 `teacher_forcing`) is made of them, too.
@@ -37,8 +37,8 @@ class BidirectionalLSTM(nn.Module):
 
     def __init__(self, input_size: int, size: int) -> None:
         super().__init__()
-        self.forwards = nn.LSTM(input_size, size, batch_first=True)
-        self.backwards = nn.LSTM(input_size, size, batch_first=True)
+        self.forwards: Any = nn.LSTM(input_size, size, batch_first=True)
+        self.backwards: Any = nn.LSTM(input_size, size, batch_first=True)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """(B, J, D) with (B,) lengths -> (B, J, 2 * S); padding holds anything."""
@@ -84,15 +84,12 @@ def read_both_ways(
     Returns:
         (B, J, 2 * S) float32, zero on the padding of the backward direction.
     """
-    weights = [
-        torch.stack([gates_last(getattr(lstm, f"{name}_l0")) for lstm in lstms])
-        for name in ("weight_ih", "weight_hh")
-    ]
-    bias = torch.stack(
-        [gates_last(lstm.bias_ih_l0 + lstm.bias_hh_l0) for lstm in lstms]
+    w, u, bias_w, bias_u = (
+        torch.stack([gates_last(lstm.get_parameter(f"{name}_l0")) for lstm in lstms])
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     )
     output: Tensor = _BothWays.apply(  # type: ignore[no-untyped-call]
-        x, *weights, bias, lengths, dtype
+        x, w, u, bias_w + bias_u, lengths, dtype
     )
     return output
 
@@ -151,9 +148,9 @@ class _BothWays(torch.autograd.Function):
             else:
                 a.copy_(torch.baddbmm(_both(sums, k, j), old_h, u_transposed))
             step_forward(a, _both(cells, k, j + 1), c, h)
-            if padding[j] is not None:  # the backward direction begins behind it
-                c[1].masked_fill_(padding[j], 0.0)
-                h[1].masked_fill_(padding[j], 0.0)
+            if (blank := padding[j]) is not None:  # the backward direction begins later
+                c[1].masked_fill_(blank, 0.0)
+                h[1].masked_fill_(blank, 0.0)
 
         ctx.save_for_backward(x_major, w, u)
         ctx.buffers = gates, hidden, cells, padding
@@ -179,9 +176,9 @@ class _BothWays(torch.autograd.Function):
         for k in reversed(range(steps)):
             j = steps - 1 - k
             d_hidden = d_hidden + _both(d_out, k, j)
-            if padding[j] is not None:
-                d_hidden[1].masked_fill_(padding[j], 0.0)
-                d_cell[1].masked_fill_(padding[j], 0.0)
+            if (blank := padding[j]) is not None:
+                d_hidden[1].masked_fill_(blank, 0.0)
+                d_cell[1].masked_fill_(blank, 0.0)
             d_a = _both(d_sums, k, j)
             step_backward(
                 _both(gates, k, j),

@@ -76,15 +76,14 @@ class Int8LSTM(nn.Module):
 
     def __init__(self, lstm: nn.LSTM) -> None:
         super().__init__()
+        biases = [lstm.get_parameter(f"bias_{x}_l0").detach() for x in ("ih", "hh")]
         weights = [
-            pack(getattr(lstm, f"weight_{part}_l0"), getattr(lstm, f"bias_{part}_l0"))
-            for part in ("ih", "hh")
+            pack(lstm.get_parameter(f"weight_{x}_l0"), bias)
+            for x, bias in zip(("ih", "hh"), biases, strict=True)
         ]
-        biases = lstm.bias_ih_l0.detach(), lstm.bias_hh_l0.detach()
         self.size = lstm.hidden_size
-        self.cell = torch.ops.quantized.make_quantized_cell_params_dynamic(
-            *weights, *biases, True
-        )
+        prepare: Any = torch.ops.quantized.make_quantized_cell_params_dynamic
+        self.cell = prepare(*weights, *biases, True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         """(B, J, D) -> (B, J, S), and nothing where nn.LSTM has its state."""

@@ -12,8 +12,8 @@ is faster because
   utterances are looked at one after the other in as much memory as stays in the cache.
 
 Shapes: B utterances, K hypotheses of each, R = B * K rows, J listener steps, H listener
-        size, S speller size, A attention size, V vocabulary size, W = H + 2 * layers * S
-        what is kept of a hypothesis.
+        size, S speller size, A attention size, V vocabulary size,
+        W = H + 2 * layers * S what is kept of a hypothesis.
 
 Source of the coverage bonus: Chorowski and Jaitly (2017), arXiv:1612.02695, section 4.
 """
@@ -83,7 +83,7 @@ class StepWeights:
         if isinstance(attention, LocationAwareAttention):
             self.filters = attention.filters.detach().t().contiguous()  # (R, filters)
             self.location = attention.location.weight.detach().t().contiguous()
-        state, seen = speller.hidden.weight.split([self.size, self.context_size], 1)
+        state, seen = torch.tensor_split(speller.hidden.weight, [self.size], dim=1)
         hidden = self._beside(seen, state, first=False)
         self.hidden = product(hidden, speller.hidden.bias)
         self.output = product(speller.output.weight, speller.output.bias)

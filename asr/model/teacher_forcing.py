@@ -142,7 +142,8 @@ class _Additive:
         d_query = d_compared.sum(dim=1)
         if filtered is None or self.d_location is None or self.d_filters is None:
             return d_query, None
-        assert self.filters is not None and self.location is not None
+        assert self.filters is not None
+        assert self.location is not None
         d_compared = d_compared.view(self.flat)
         self.d_location.addmm_(d_compared.t(), filtered)
         d_filtered = d_compared @ self.location
