@@ -32,14 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _transcribe(args: argparse.Namespace) -> int:
+    from asr.device import use_one_thread
     from asr.recognizer import Recognizer
 
     if args.page is not None and len(args.audio) > 1:
         raise ConfigError(f"{args.page}: a page shows one recording (give one FILE)")
+    device = _device(args.device)
+    use_one_thread()
     recognizer = Recognizer.load(
         args.model,
         decoding=_decoding(args),
-        device=_device(args.device),
+        device=device,
         precision=args.precision,
     )
     failed = 0
@@ -66,9 +69,12 @@ def _demo(args: argparse.Namespace) -> None:
     import json
     from importlib.resources import files
 
+    from asr.device import use_one_thread
     from asr.recognizer import Recognizer
     from asr.report import write_page
     from asr.scoring import word_error_rate
+
+    use_one_thread()
 
     assets = Path(str(files("asr") / "assets"))
     sample = json.loads((assets / "sample.json").read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ import torch
 
 from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest, write_manifest
-from asr.device import keep_freed_memory
+from asr.device import keep_freed_memory, use_one_thread
 from asr.errors import AsrError, ManifestError
 from asr.progress import progress_bar
 from asr.recognizer import DecodingConfig, Recognizer, find_model
@@ -141,7 +141,7 @@ _recognizer: Recognizer
 
 def _begin(model: str | Path | None, decoding: DecodingConfig, precision: str) -> None:
     global _recognizer
-    torch.set_num_threads(1)
+    use_one_thread()
     keep_freed_memory()
     _recognizer = Recognizer.load(model, decoding=decoding, precision=precision)
 

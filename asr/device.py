@@ -53,3 +53,12 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_threshold, most)
         libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def use_one_thread() -> None:
+    """Let each of this process's operations run on one CPU core.
+
+    The small steps of a search gain next to nothing from a second core, and where that
+    has other work, each of them waits for it: a transcription of 2 s then takes 15.
+    """
+    torch.set_num_threads(1)

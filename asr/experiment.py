@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import (
 from asr.config import Config, to_yaml
 from asr.data.dataset import Dataset, Disturbance
 from asr.data.manifest import Utterance, read_manifest
-from asr.device import keep_freed_memory
+from asr.device import keep_freed_memory, use_one_thread
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
 from asr.model.folder import load_model
 from asr.model.las import LAS, LASConfig
@@ -83,7 +83,7 @@ def _work(
     """Be one of the processes."""
     _end_with_parent()
     keep_freed_memory()
-    torch.set_num_threads(1)
+    use_one_thread()
     try:
         team = join_team(rank, size, meeting_point)
         tokenizer = CharTokenizer()

@@ -212,8 +212,8 @@ def test_what_is_no_longer_searched_is_no_longer_kept() -> None:
 
     state = steps.select(state, torch.tensor([[2, 2]]))
 
-    assert state.memory.h.shape[0] == 1
-    assert torch.equal(state.memory.h[0], heard.h[2])
+    assert len(state.memory.h) == 1
+    assert torch.equal(state.memory.keys[0], las.remember(heard).keys[2])
     assert len(state.kept) == len(state.weights) == 2
 
 

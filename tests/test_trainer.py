@@ -85,6 +85,7 @@ def settings(corpus: Path, **training: Any) -> Config:
         "batch_size": 2,
         "validations": 2,
         "device": "cpu",
+        "precision": "float32",
     }
     return Config(
         data=DataConfig([str(corpus / "train.jsonl")], str(corpus / "dev.jsonl")),
@@ -713,6 +714,17 @@ def test_a_run_may_start_from_another_model(
     later, weights = metrics(first)[0]["loss"], load_model(whole / "model").las
     assert later < metrics(whole)[0]["loss"]  # what was learned before is there
     assert torch.equal(load_model(first / "model").las.norm.mean, weights.norm.mean)
+
+
+def test_in_bfloat16_a_run_learns_as_in_float32(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    train(settings(corpus, precision="bfloat16"), tmp_path)
+
+    in_float32 = [m["loss"] for m in metrics(whole) if "loss" in m]
+    in_bfloat16 = [m["loss"] for m in metrics(tmp_path) if "loss" in m]
+    assert in_bfloat16 == pytest.approx(in_float32, rel=0.02)
+    assert in_bfloat16 != in_float32
 
 
 def test_a_start_from_another_network_is_refused(
