@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from asr.errors import AsrError, ConfigError, ManifestError
 # `asr --help` answers in a tenth of a second.
 if TYPE_CHECKING:
     from asr.data.manifest import Utterance
-    from asr.recognizer import DecodingConfig
+    from asr.recognizer import DecodingConfig, Transcript
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,25 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _transcribe(args: argparse.Namespace) -> int:
-    from asr.device import use_one_thread
-    from asr.recognizer import Recognizer
-
     if args.page is not None and len(args.audio) > 1:
         raise ConfigError(f"{args.page}: a page shows one recording (give one FILE)")
-    device = _device(args.device)
-    use_one_thread()
-    recognizer = Recognizer.load(
-        args.model,
-        decoding=_decoding(args),
-        device=device,
-        precision=args.precision,
-    )
     failed = 0
-    for path in args.audio:
-        try:
-            transcript = recognizer.transcribe(path, alignment=args.page is not None)
-        except AsrError as error:
-            print(f"asr: {error}", file=sys.stderr)
+    for path, transcript in zip(args.audio, _transcripts(args), strict=True):
+        if isinstance(transcript, AsrError):
+            print(f"asr: {transcript}", file=sys.stderr)
             failed += 1
             continue
         prefix = f"{path}: " if len(args.audio) > 1 else ""
@@ -63,6 +50,29 @@ def _transcribe(args: argparse.Namespace) -> int:
             write_page(args.page, path, transcript)
             print(f"asr: wrote {args.page}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _transcripts(args: argparse.Namespace) -> "Iterator[Transcript | AsrError]":
+    """Transcribe the files: on a CPU, and without a page, in several processes."""
+    from asr.corpus import transcribe_files
+    from asr.device import use_one_thread
+    from asr.recognizer import Recognizer
+
+    device, decoding = _device(args.device), _decoding(args)
+    if device.type == "cpu" and args.page is None:
+        yield from transcribe_files(
+            args.model, args.audio, decoding, precision=args.precision
+        )
+        return
+    use_one_thread()
+    recognizer = Recognizer.load(
+        args.model, decoding=decoding, device=device, precision=args.precision
+    )
+    for path in args.audio:
+        try:
+            yield recognizer.transcribe(path, alignment=args.page is not None)
+        except AsrError as error:
+            yield error
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -1,6 +1,10 @@
-"""Decode a whole manifest: in several processes, from long to short, with a bar.
+"""Many recordings: in several processes of one thread each.
 
-The folder it writes holds
+Such processes share nothing and wait for nobody, where the threads of one process would
+wait for each other after each small product of a search.
+
+`transcribe_files` takes files, in their order. `decode` takes a manifest, from long to
+short utterances and several at a time, and writes a folder with
 
 hypotheses.jsonl        the manifest, with what was heard in place of what was said
 hyp.trn, ref.trn        the same for NIST's sclite, `TEXT (speaker-utterance)` a line
@@ -18,17 +22,19 @@ from pathlib import Path
 
 import torch
 
-from asr.audio import read_waveform
+from asr.audio import duration, read_waveform
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.device import keep_freed_memory, use_one_thread
 from asr.errors import AsrError, ManifestError
 from asr.progress import progress_bar
-from asr.recognizer import DecodingConfig, Recognizer, find_model
+from asr.recognizer import DecodingConfig, Recognizer, Transcript, find_model
 from asr.tensor_files import write_bytes
 
 HYPOTHESES = "hypotheses.jsonl"
 _BATCH = 8
 """Utterances that are searched together."""
+_MUCH = 60.0
+"""Seconds of audio from which the start of more processes pays."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,56 @@ def decode(
     return decoded
 
 
+def transcribe_files(
+    model: str | Path | None,
+    paths: Sequence[Path],
+    decoding: DecodingConfig | None = None,
+    *,
+    precision: str = "float32",
+    processes: int | None = None,
+) -> Iterator[Transcript | AsrError]:
+    """Transcribe files one after the other, or several at the same time.
+
+    Args:
+        model: a model's or a run's folder; None for the bundled model.
+        paths: audio files.
+        decoding: settings of the search.
+        precision: of the weights, float32 or int8.
+        processes: None for one a core, but one only where there is little to do.
+
+    Yields:
+        What was said in each file, or what is wrong with it, in the order of the files.
+
+    Raises:
+        AsrError: the model cannot be read, or a setting is impossible.
+    """
+    settings: _Settings = model, decoding or DecodingConfig(), precision
+    if processes is None:
+        has_much = sum(map(_seconds, paths)) > _MUCH
+        processes = (os.cpu_count() or 1) if has_much else 1
+    processes = min(processes, len(paths))
+    _begin(*settings)  # here too: what is wrong with the settings is told once
+    if processes <= 1:
+        yield from map(_transcribe, paths)
+        return
+    with _pool(processes, settings) as pool:
+        yield from pool.map(_transcribe, paths)
+
+
+def _seconds(path: Path) -> float:
+    try:
+        return duration(path)
+    except AsrError:
+        return 0.0  # will be told when its turn comes
+
+
+def _transcribe(path: Path) -> Transcript | AsrError:
+    try:
+        return _recognizer.transcribe(path)
+    except AsrError as error:
+        return error
+
+
 def _batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
     """Group utterances of like length, the longest first: they are waited for."""
     order = sorted(utterances, key=lambda u: -u.duration)
@@ -125,14 +181,15 @@ def _in_processes(
         _begin(*settings)
         yield from map(_decode_batch, batches)
         return
-    with ProcessPoolExecutor(
-        min(processes, len(batches)),
-        get_context("spawn"),
-        initializer=_begin,
-        initargs=settings,
-    ) as pool:
+    with _pool(min(processes, len(batches)), settings) as pool:
         for done in as_completed([pool.submit(_decode_batch, b) for b in batches]):
             yield done.result()
+
+
+def _pool(processes: int, settings: _Settings) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        processes, get_context("spawn"), initializer=_begin, initargs=settings
+    )
 
 
 _recognizer: Recognizer

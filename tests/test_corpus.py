@@ -5,10 +5,10 @@ import pytest
 import soundfile
 import torch
 
-from asr.corpus import decode
+from asr.corpus import decode, transcribe_files
 from asr.data.manifest import Utterance, read_manifest, write_manifest
-from asr.errors import CheckpointError, ManifestError
-from asr.recognizer import DecodingConfig
+from asr.errors import AudioError, CheckpointError, ManifestError
+from asr.recognizer import DecodingConfig, Transcript
 
 QUICK = DecodingConfig(beam_size=2)
 
@@ -77,3 +77,62 @@ def test_faults_are_found_before_the_work_begins(
     with pytest.raises(ManifestError, match="cannot be made"):
         decode(model_folder, manifest, manifest / "out", QUICK)
     assert not (tmp_path / "out").exists()
+
+
+def transcribed(
+    model_folder: Path, paths: list[Path], processes: int
+) -> list[str | None]:
+    """The text of each file, None where it has a fault."""
+    found = transcribe_files(model_folder, paths, QUICK, processes=processes)
+    return [one.text if isinstance(one, Transcript) else None for one in found]
+
+
+def test_files_are_transcribed_in_their_order_and_a_fault_keeps_its_place(
+    model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{number}.wav" for number in (4, 2, 7)]
+    alone = [transcribed(model_folder, [path], 1)[0] for path in paths]
+    paths.insert(1, tmp_path / "gone.wav")
+
+    assert transcribed(model_folder, paths, 1) == [alone[0], None, *alone[1:]]
+    *_, fault = transcribe_files(model_folder, paths[1:2])
+    assert isinstance(fault, AudioError)
+
+
+@pytest.mark.slow
+def test_two_processes_transcribe_what_one_does(
+    model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    paths = [tmp_path / name for name in ("4.wav", "gone.wav", "7.wav", "1.wav")]
+
+    assert transcribed(model_folder, paths, 2) == transcribed(model_folder, paths, 1)
+
+
+def test_more_processes_are_started_where_there_is_much_to_do(
+    model_folder: Path,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = list[int]()
+
+    class Pool:
+        def __init__(self, processes: int, settings: object) -> None:
+            asked.append(processes)
+
+        def __enter__(self) -> "Pool":
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        map = staticmethod(map)
+
+    monkeypatch.setattr("asr.corpus._pool", Pool)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    paths = [tmp_path / f"{number}.wav" for number in range(11)]
+
+    list(transcribe_files(model_folder, paths, QUICK))
+    assert asked == []
+    monkeypatch.setattr("asr.corpus._MUCH", 1.0)
+    list(transcribe_files(model_folder, paths, QUICK))
+    assert asked == [4]
