@@ -141,7 +141,7 @@ def bonuses(
     for look, move in zip(looks, moves, strict=True):
         energies = torch.tensor(look).log()[None]
         tokens = torch.full((len(look),), SOS)
-        steps.weights.energies = plain.weights.energies = (  # type: ignore[method-assign]
+        steps.energies = plain.energies = (  # type: ignore[method-assign]
             lambda *_, energies=energies: energies.clone()
         )
         unpaid, _ = plain.step(tokens, state._replace(attended=None))

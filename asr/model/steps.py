@@ -99,32 +99,6 @@ class StepWeights:
         """Tell where a row has the cell of a layer."""
         return self.state(self.layers + layer)
 
-    def energies(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        """(B, K, A) W s_i, (B, K, J) previous weights -> (B, K, J) e_i."""
-        if self.v is None:
-            dots: Tensor = query @ memory.keys.transpose(1, 2)
-            return dots
-        batch, hypotheses, size = query.shape
-        steps = memory.keys.size(1)
-        at_once = batch
-        if query.device.type == "cpu":
-            at_once = max(1, _IN_CACHE // (hypotheses * steps * size))
-        buffer = query.new_empty(min(batch, at_once), hypotheses, steps, size)
-        found = query.new_empty(batch, hypotheses, steps)
-        for start in range(0, batch, at_once):
-            rows = slice(start, min(start + at_once, batch))
-            compared = buffer[: rows.stop - start]
-            keys = memory.keys[rows, None]
-            if self.filters is None or self.location is None:
-                torch.add(keys, query[rows, :, None], out=compared)
-            else:
-                seen = neighbours(previous[rows], len(self.filters)) @ self.filters
-                torch.mm(seen, self.location, out=compared.view(-1, size))
-                compared.add_(keys).add_(query[rows, :, None])
-            active = compared.tanh_() if self.tanh else compared.relu_()
-            torch.matmul(active, self.v, out=found[rows])
-        return found
-
 
 class StepsState(NamedTuple):
     """State of `LASSteps`: of R hypotheses, and what of the memory they still need."""
@@ -142,7 +116,7 @@ class StepsState(NamedTuple):
 
 
 class LASSteps:
-    """Scores of the next token, row by row: a `StepModel`.
+    """Scores of the next token, row by row: a `StepModel` for one search at a time.
 
     Args:
         weights: of the speller.
@@ -157,6 +131,7 @@ class LASSteps:
         self, weights: StepWeights, memory: Memory, start: Tensor, coverage: float
     ) -> None:
         self.weights, self.coverage = weights, coverage
+        self._buffer = memory.h.new_empty(0)
         shares = weights.shares(memory.h.flatten(0, 1))
         shares = shares.view(*memory.h.shape[:2], -1)
         self._start = StepsState(
@@ -190,7 +165,7 @@ class LASSteps:
         s = new[:, model.state(model.layers - 1)]
         query = model.query(s).view(batch, -1, model.query.size)
         previous = state.weights.view(batch, -1, state.weights.size(1))
-        energies = model.energies(query, memory, previous)
+        energies = self.energies(query, memory, previous)
         weights = energies.masked_fill_(state.padding, -torch.inf).softmax(dim=-1)
         shares = torch.bmm(weights, memory.h).flatten(0, 1)  # (R, 5 * S)
         new[:, :share] = shares[:, :share]
@@ -203,6 +178,40 @@ class LASSteps:
             scores = scores + self.coverage * newly.sum(dim=-1, keepdim=True)
             attended = after
         return scores, StepsState(new, weights, attended, memory, state.padding)
+
+    def energies(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+        """(B, K, A) W s_i, (B, K, J) previous weights -> (B, K, J) e_i."""
+        model = self.weights
+        if model.v is None:
+            dots: Tensor = query @ memory.keys.transpose(1, 2)
+            return dots
+        batch, hypotheses, size = query.shape
+        steps = memory.keys.size(1)
+        at_once = batch
+        if query.device.type == "cpu":
+            at_once = min(batch, max(1, _IN_CACHE // (hypotheses * steps * size)))
+        buffer = self._scratch(at_once, hypotheses, steps, size)
+        found = query.new_empty(batch, hypotheses, steps)
+        for start in range(0, batch, at_once):
+            rows = slice(start, min(start + at_once, batch))
+            compared = buffer[: rows.stop - start]
+            keys = memory.keys[rows, None]
+            if model.filters is None or model.location is None:
+                torch.add(keys, query[rows, :, None], out=compared)
+            else:
+                seen = neighbours(previous[rows], len(model.filters)) @ model.filters
+                torch.mm(seen, model.location, out=compared.view(-1, size))
+                compared.add_(keys).add_(query[rows, :, None])
+            active = compared.tanh_() if model.tanh else compared.relu_()
+            torch.matmul(active, model.v, out=found[rows])
+        return found
+
+    def _scratch(self, *shape: int) -> Tensor:
+        """Give memory to work in: the same in each step, as new pages cost time."""
+        count = math.prod(shape)
+        if self._buffer.numel() < count:
+            self._buffer = self._buffer.new_empty(count)
+        return self._buffer[:count].view(shape)
 
     def select(self, state: StepsState, rows: Tensor) -> StepsState:
         """Keep the rows (B', K') of the B' utterances that they belong to."""

@@ -1,0 +1,68 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.bench_asr import PARTS, measure_loader, measure_search, measure_train
+
+ROOT = Path(__file__).parents[1]
+
+
+def bench(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "tools.bench_asr", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_table_and_json_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+
+    done = bench("--only", "features", "--repetitions", "1", "--output", str(path))
+
+    assert done.returncode == 0, done.stderr
+    assert "| log-mel of an hour of audio |" in done.stdout
+    (result,) = json.loads(path.read_text())
+    assert result["part"] == "features"
+    assert 0 < result["ours"]["cpu"] < 3600
+    assert result["ours"]["mib"] > 10
+
+
+def test_a_part_that_is_not_known_is_told() -> None:
+    done = bench("--only", "trains")
+
+    assert done.returncode != 0
+    assert done.stderr == (
+        f"bench: trains is no part (take some of {','.join(PARTS)})\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_training_step_can_be_measured(precision: str) -> None:
+    assert measure_train("S", "location", precision, 1, batch=1)["cpu"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_search_can_be_measured(precision: str) -> None:
+    figures = measure_search("S", 1, precision, 1)
+    assert figures["cpu"] > 0
+    assert figures["listen"] > 0
+
+
+def test_the_loader_can_be_measured(tmp_path: Path) -> None:
+    from recipes.toy.make import make
+
+    make(tmp_path)
+    manifest = next(tmp_path.rglob("*.jsonl"))
+
+    figures = measure_loader(str(manifest), True, 1)
+
+    assert figures["cpu"] > figures["first"] * 0.2 > 0
+    assert 0 <= figures["padding_share"] < 0.5
