@@ -82,7 +82,7 @@ class BatchSampler:
         rng = random.Random(f"order {self.seed} {epoch}")
         durations = self.durations(epoch)
         # A little noise, so that an utterance meets others in each epoch.
-        blurred = [duration * rng.uniform(0.95, 1.05) for duration in durations]
+        blurred = [duration * rng.uniform(0.97, 1.03) for duration in durations]
         order = sorted(range(len(durations)), key=blurred.__getitem__)
         batches = list[list[int]]()
         longest = 0.0
