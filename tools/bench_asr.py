@@ -430,6 +430,8 @@ def main() -> None:
         sys.exit(f"bench: {min(unknown)} is no part (take some of {','.join(PARTS)})")
     if args.peer_python and not args.peers:
         sys.exit("bench: --peer-python needs --peers, the folder of their scripts")
+    if args.peer_python:  # the peers' scripts run in their own folder
+        args.peer_python = str(Path(args.peer_python).absolute())
     print("| | ours | MiB | peer | MiB | peer / ours | memory, ours / peer |")
     print("|---|---|---|---|---|---|---|")
     results = []
