@@ -28,6 +28,7 @@ for open vocabulary end-to-end speech recognition", doi:10.1109/ASRU.2017.826894
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,17 +142,7 @@ class WordNGram:
             histories: (R, H) the words before, the last one last; H >= order - 1.
             words: (R,) numbers of words, <unk> and the boundary among them.
         """
-        log_probs = self.levels[0].log_probs[words]
-        history = np.zeros_like(words)
-        for n, (shorter, level) in enumerate(
-            zip(self.levels[:-1], self.levels[1:], strict=True), 1
-        ):
-            history = history + histories[:, -n] * self.base ** (n - 1)
-            place, found = _find(shorter.keys, history)
-            log_probs = log_probs + np.where(found, shorter.backoffs[place], 0.0)
-            place, found = _find(level.keys, history * self.base + words)
-            log_probs = np.where(found, level.log_probs[place], log_probs)
-        return log_probs
+        return look_up(self.levels, self.base, histories, words)
 
     def numbers(self, words: Sequence[str]) -> Ints:
         """Look up the numbers of words."""
@@ -289,13 +280,26 @@ class NGramPrefix:
         return NGramState(state.histories[index], state.nodes[index])
 
 
+def look_up(levels: Sequence[Level], base: int, histories: Ints, words: Ints) -> Floats:
+    """Back off from level to level; see `WordNGram.log_prob`."""
+    log_probs = levels[0].log_probs[words]
+    history = np.zeros_like(words)
+    for n, (shorter, level) in enumerate(pairwise(levels), 1):
+        history = history + histories[:, -n] * base ** (n - 1)
+        if not len(level.keys):
+            break
+        place, found = find(shorter.keys, history)
+        log_probs = log_probs + np.where(found, shorter.backoffs[place], 0.0)
+        place, found = find(level.keys, history * base + words)
+        log_probs = np.where(found, level.log_probs[place], log_probs)
+    return log_probs
+
+
 def _append(histories: Ints, words: Ints) -> Ints:
     return np.concatenate([histories[:, 1:], words[:, None]], axis=1)
 
 
-def _find(keys: Ints, wanted: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+def find(keys: Ints, wanted: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
     """Find the places of keys, and whether they are there; (R,) each."""
-    if not len(keys):
-        return np.zeros_like(wanted), np.zeros(len(wanted), dtype=bool)
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return place, keys[place] == wanted

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from asr.data.manifest import read_manifest
-from asr.decoding.ngram import FILE, Floats, Ints, Level, WordNGram
+from asr.decoding.ngram import FILE, Floats, Ints, Level, WordNGram, find, look_up
 from asr.errors import AsrError, ConfigError, CorpusError
 from asr.text import ALPHABET
 
@@ -85,7 +85,9 @@ def _run(options: argparse.Namespace) -> None:
     if options.dev is not None:
         said = [utterance.text for utterance in read_manifest(options.dev)]
         perplexity, strangers = measure(WordNGram.load(options.output), said)
-        print(f"{options.dev}: perplexity {perplexity:.1f}, OOV {100 * strangers:.2f} %")
+        print(
+            f"{options.dev}: perplexity {perplexity:.1f}, OOV {100 * strangers:.2f} %"
+        )
 
 
 def read_text(path: Path) -> list[str]:
@@ -136,7 +138,11 @@ def estimate(
     base = len(words) + 2
     number = {word: place for place, word in enumerate(words)}
     stream = np.concatenate(
-        [_numbers(text, number) for text, n in zip(texts, times, strict=True) for _ in range(n)]
+        [
+            _numbers(text, number)
+            for text, n in zip(texts, times, strict=True)
+            for _ in range(n)
+        ]
     )
     keys, counts = _count(stream, order, base)
     return WordNGram(words, _levels(keys, counts, order, base, [1, *least]))
@@ -158,9 +164,93 @@ def _count(stream: Ints, order: int, base: int) -> tuple[Ints, Ints]:
         keys = keys * base + part
         if n < order - 1:
             inside &= part != base - 1
+    if order == 2:
+        inside = keys != base * base - 1  # between two texts
     return _unique(keys[inside])
 
 
 def _unique(keys: Ints) -> tuple[Ints, Ints]:
     found, counts = np.unique(keys, return_counts=True)
     return found, counts.astype(np.int64)
+
+
+def _levels(
+    keys: Ints, counts: Ints, order: int, base: int, least: Sequence[int]
+) -> list[Level]:
+    grams = {order: (keys, counts)}
+    for n in range(order - 1, 0, -1):
+        grams[n] = _shorten(*grams[n + 1], n, base)
+    counted = np.zeros(base)
+    counted[grams[1][0]] = grams[1][1]
+    discount = _discounts(counted)
+    probs = (counted - discount + discount.sum() / base) / counted.sum()
+    levels = [Level(np.arange(base), np.log(probs), np.zeros(base))]
+    for n in range(2, order + 1):
+        levels.append(_interpolate(levels, *grams[n], n, base, least[n - 1]))
+    return levels
+
+
+def _shorten(longer: Ints, counts: Ints, n: int, base: int) -> tuple[Ints, Ints]:
+    """Count how many ways lead to each n-gram; those after <s> as they occur."""
+    keys, ways = _unique(longer % base**n)
+    if n > 1:
+        begins = longer // base**n == base - 1
+        first, inverse = np.unique(longer[begins] // base, return_inverse=True)
+        occur = np.bincount(inverse, weights=counts[begins]).astype(np.int64)
+        keys, ways = np.concatenate([keys, first]), np.concatenate([ways, occur])
+        order = np.argsort(keys)
+        keys, ways = keys[order], ways[order]
+    return keys, ways
+
+
+def _discounts(counts: Ints | Floats) -> Floats:
+    """Return (G,) D(c); where too few n-grams are seen to tell, it is c / 2."""
+    n = [float((counts == c).sum()) for c in range(1, 5)]
+    table = np.array([0.0, 0.5, 1.0, 1.5])
+    if min(n) > 0:
+        y = n[0] / (n[0] + 2 * n[1])
+        exact = [c - (c + 1) * y * n[c] / n[c - 1] for c in (1, 2, 3)]
+        if all(0 < d < c for c, d in enumerate(exact, 1)):
+            table[1:] = exact
+    found: Floats = table[np.minimum(counts, 3).astype(np.int64)]
+    return found
+
+
+def _interpolate(
+    levels: list[Level], keys: Ints, counts: Ints, n: int, base: int, least: int
+) -> Level:
+    """Estimate order n, and put the back-offs of its histories into order n - 1."""
+    histories, place = np.unique(keys // base, return_inverse=True)
+    total = np.bincount(place, weights=counts)
+    discount = _discounts(counts)
+    gamma = np.bincount(place, weights=discount) / total
+    digits = [keys // base ** (n - 1 - i) % base for i in range(1, n)]
+    before = np.stack(digits[:-1], axis=1) if n > 2 else np.zeros((len(keys), 0), int)
+    lower = np.exp(look_up(levels, base, before, digits[-1]))
+    probs = (counts - discount) / total[place] + gamma[place] * lower
+    where, stored = find(levels[-1].keys, histories)
+    kept = (counts >= least) & stored[place]
+    size = len(histories)
+    rest = 1 - np.bincount(place[kept], weights=probs[kept], minlength=size)
+    free = 1 - np.bincount(place[kept], weights=lower[kept], minlength=size)
+    backoffs = np.log(np.maximum(rest, 1e-9) / np.maximum(free, 1e-9))
+    levels[-1].backoffs[where[stored]] = backoffs[stored]
+    return Level(keys[kept], np.log(probs[kept]), np.zeros(int(kept.sum())))
+
+
+def measure(model: WordNGram, sentences: Sequence[str]) -> tuple[float, float]:
+    """Tell the perplexity per word and </s>, unknown words counted as <unk>; and OOV."""
+    total, count, strangers, width = 0.0, 0, 0, max(len(model.levels) - 1, 1)
+    for sentence in sentences:
+        words = model.numbers(sentence.split())
+        padded = np.concatenate([np.full(width, model.boundary), words])
+        histories = np.lib.stride_tricks.sliding_window_view(padded, width)
+        total += model.log_prob(histories, np.append(words, model.boundary)).sum()
+        count += len(words) + 1
+        strangers += int((words == model.unknown).sum())
+    num_words = max(count - len(sentences), 1)
+    return float(np.exp(-total / max(count, 1))), strangers / num_words
+
+
+if __name__ == "__main__":
+    sys.exit(main())
