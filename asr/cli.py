@@ -37,7 +37,10 @@ def _transcribe(args: argparse.Namespace) -> int:
     if args.page is not None and len(args.audio) > 1:
         raise ConfigError(f"{args.page}: a page shows one recording (give one FILE)")
     recognizer = Recognizer.load(
-        args.model, decoding=_decoding(args), device=_device(args.device)
+        args.model,
+        decoding=_decoding(args),
+        device=_device(args.device),
+        language_model=args.language_model,
     )
     failed = 0
     for path in args.audio:
@@ -97,6 +100,7 @@ def _decode(args: argparse.Namespace) -> int:
         args.folder,
         _decoding(args),
         processes=args.processes,
+        language_model=args.language_model,
     )
     for fault in decoded.faults:
         print(f"asr: {fault}", file=sys.stderr)
@@ -183,7 +187,12 @@ def _decoding(args: argparse.Namespace) -> "DecodingConfig":
     """Turn the options of the search into its settings."""
     from asr.recognizer import DecodingConfig
 
-    given = {"beam_size": args.beam, "ctc_weight": args.ctc_weight}
+    given = {
+        "beam_size": args.beam,
+        "ctc_weight": args.ctc_weight,
+        "lm_weight": args.lm_weight,
+        "word_bonus": args.word_bonus,
+    }
     try:
         return DecodingConfig(**{k: v for k, v in given.items() if v is not None})
     except ValueError as error:
@@ -317,6 +326,21 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="W",
         help="share of the CTC head in the score (default: 0.3)",
+    )
+    parser.add_argument(
+        "--language-model", type=Path, metavar="FOLDER", help="of a word n-gram"
+    )
+    parser.add_argument(
+        "--lm-weight",
+        type=float,
+        metavar="W",
+        help="weight of the language model (default: 0.3)",
+    )
+    parser.add_argument(
+        "--word-bonus",
+        type=float,
+        metavar="X",
+        help="added for each word, with a language model (default: 0)",
     )
 
 

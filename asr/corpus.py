@@ -20,6 +20,7 @@ import torch
 
 from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.decoding.ngram import WordNGram
 from asr.errors import AsrError, ManifestError
 from asr.progress import progress_bar
 from asr.recognizer import DecodingConfig, Recognizer, find_model
@@ -59,6 +60,7 @@ def decode(
     decoding: DecodingConfig | None = None,
     *,
     processes: int | None = None,
+    language_model: str | Path | None = None,
 ) -> Decoded:
     """Decode a manifest into a folder.
 
@@ -68,12 +70,15 @@ def decode(
         folder: is made where it is missing.
         decoding: settings of the search.
         processes: one thread each; None for one a core.
+        language_model: folder of a word n-gram.
 
     Raises:
         AsrError: model or manifest cannot be read, or the folder not be written.
     """
     decoding = decoding or DecodingConfig()
     find_model(model)  # fail here, not in each process
+    if language_model is not None:
+        WordNGram.load(language_model)
     utterances = read_manifest(manifest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +91,7 @@ def decode(
     hours = sum(u.duration for u in utterances) / 3600
     with progress_bar(round(hours * 3600), "decode", "s of audio") as bar:
         for ids, texts, problems in _in_processes(
-            model, decoding, batches, processes or os.cpu_count() or 1
+            (model, decoding, language_model), batches, processes or os.cpu_count() or 1
         ):
             found |= dict(zip(ids, texts, strict=True))
             faults += problems
@@ -97,7 +102,7 @@ def decode(
         hours,
         time.perf_counter() - started,
     )
-    _write(folder, model, decoding, utterances, decoded)
+    _write(folder, (model, decoding, language_model), utterances, decoded)
     return decoded
 
 
@@ -110,21 +115,23 @@ def _batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
 _Answer = tuple[list[str], list[str], list[str]]  # ids, texts, faults
 
 
+_Model = tuple[str | Path | None, DecodingConfig, str | Path | None]
+
+
 def _in_processes(
-    model: str | Path | None,
-    decoding: DecodingConfig,
+    model: _Model,
     batches: list[list[Utterance]],
     processes: int,
 ) -> Iterator[_Answer]:
     if processes == 1:
-        _begin(model, decoding)
+        _begin(*model)
         yield from map(_decode_batch, batches)
         return
     with ProcessPoolExecutor(
         min(processes, len(batches)),
         get_context("spawn"),
         initializer=_begin,
-        initargs=(model, decoding),
+        initargs=model,
     ) as pool:
         for done in as_completed([pool.submit(_decode_batch, b) for b in batches]):
             yield done.result()
@@ -134,10 +141,16 @@ _recognizer: Recognizer
 """The one of this process: loading it for each batch would cost more than decoding."""
 
 
-def _begin(model: str | Path | None, decoding: DecodingConfig) -> None:
+def _begin(
+    model: str | Path | None,
+    decoding: DecodingConfig,
+    language_model: str | Path | None,
+) -> None:
     global _recognizer
     torch.set_num_threads(1)
-    _recognizer = Recognizer.load(model, decoding=decoding)
+    _recognizer = Recognizer.load(
+        model, decoding=decoding, language_model=language_model
+    )
 
 
 def _decode_batch(batch: list[Utterance]) -> _Answer:
@@ -155,16 +168,17 @@ def _decode_batch(batch: list[Utterance]) -> _Answer:
 
 def _write(
     folder: Path,
-    model: str | Path | None,
-    decoding: DecodingConfig,
+    asked: _Model,
     utterances: Sequence[Utterance],
     decoded: Decoded,
 ) -> None:
+    model, decoding, language_model = asked
     write_manifest(folder / HYPOTHESES, decoded.hypotheses)
     write_bytes(folder / "ref.trn", _trn(utterances).encode())
     write_bytes(folder / "hyp.trn", _trn(decoded.hypotheses).encode())
     facts = {
         "model": str(find_model(model)),
+        "language_model": None if language_model is None else str(language_model),
         "decoding": asdict(decoding),
         "hours": round(decoded.hours, 4),
         "seconds": round(decoded.seconds, 1),

@@ -11,6 +11,7 @@ Shapes: N samples, T frames, F mel bands, I tokens, J listener steps.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE, from_samples, read_waveform
 from asr.decoding.ctc import CTCPrefix
 from asr.decoding.fusion import Fusion
+from asr.decoding.ngram import WordNGram
 from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
 from asr.errors import CheckpointError
 from asr.features import FRAMES_PER_SECOND, log_mel
@@ -49,6 +51,10 @@ class DecodingConfig(SearchConfig):
     """Share of the CTC head's prefix scores in the score; the rest is the speller's."""
     coverage: float = 0.0
     """Bonus for each listener step that a hypothesis has looked at."""
+    lm_weight: float = 0.3
+    """Weight of the language model, where there is one, beside the rest."""
+    word_bonus: float = 0.0
+    """Added for each finished word, where there is a language model."""
 
     def __post_init__(self) -> None:
         """Refuse a search that could find nothing."""
@@ -60,6 +66,14 @@ class DecodingConfig(SearchConfig):
         if self.coverage < 0:
             raise ValueError(
                 f"decoding.coverage must be at least 0, not {self.coverage}"
+            )
+        if not 0 <= self.lm_weight < inf:
+            raise ValueError(
+                f"decoding.lm_weight must be zero or more, not {self.lm_weight}"
+            )
+        if not -inf < self.word_bonus < inf:
+            raise ValueError(
+                f"decoding.word_bonus must be a number, not {self.word_bonus}"
             )
 
 
@@ -125,6 +139,7 @@ class Recognizer:
         model: the network and its tokenizer.
         decoding: settings of the search.
         device: where the network runs.
+        language_model: has its say in the search.
     """
 
     def __init__(
@@ -132,11 +147,15 @@ class Recognizer:
         model: Model,
         decoding: DecodingConfig | None = None,
         device: str | torch.device = "cpu",
+        language_model: WordNGram | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.las = model.las.to(self.device).eval()
         self.tokenizer, self.facts = model.tokenizer, model.facts
         self.decoding = decoding or DecodingConfig()
+        if language_model and language_model.tokenizer != self.tokenizer:
+            raise CheckpointError("the language model has another alphabet")
+        self.language_model = language_model
 
     @classmethod
     def load(
@@ -145,6 +164,7 @@ class Recognizer:
         *,
         decoding: DecodingConfig | None = None,
         device: str | torch.device = "cpu",
+        language_model: str | Path | None = None,
     ) -> "Recognizer":
         """Load a model.
 
@@ -152,11 +172,14 @@ class Recognizer:
             folder: of a model, or of a run that has one; None for the bundled model.
             decoding: settings of the search.
             device: where the network runs.
+            language_model: folder of a word n-gram.
 
         Raises:
             CheckpointError: there is no model, or it is damaged.
         """
-        return cls(load_model(find_model(folder)), decoding, device)
+        model = load_model(find_model(folder))
+        words = WordNGram.load(language_model) if language_model else None
+        return cls(model, decoding, device, words)
 
     @overload  # a str is a sequence of str, too: the first of the two wins
     def transcribe(  # type: ignore[overload-overlap]
@@ -256,17 +279,23 @@ class Recognizer:
 
     def _step_model(self, heard: Heard) -> StepModel[Any]:
         las = self.las.steps(heard, self.decoding.coverage)
-        weight = self.decoding.ctc_weight
-        if not weight:
-            return las
-        ctc = CTCPrefix(
-            self.las.ctc_log_probs(heard),
-            heard.num_ctc_steps,
-            blank=self.tokenizer.pad,
-            eos=self.tokenizer.eos,
-            sos=self.tokenizer.sos,
-        )
-        return Fusion([las, ctc], [1 - weight, weight])
+        share, weight = self.decoding.ctc_weight, self.decoding.lm_weight
+        models: list[StepModel[Any]] = [las]
+        weights = [1 - share]
+        if share:
+            ctc = CTCPrefix(
+                self.las.ctc_log_probs(heard),
+                heard.num_ctc_steps,
+                blank=self.tokenizer.pad,
+                eos=self.tokenizer.eos,
+                sos=self.tokenizer.sos,
+            )
+            models, weights = [*models, ctc], [*weights, share]
+        if self.language_model and weight:
+            bonus = self.decoding.word_bonus / weight  # the weight is taken of it, too
+            words = self.language_model.steps(heard.h.size(0), bonus)
+            models, weights = [*models, words], [*weights, weight]
+        return Fusion(models, weights) if len(models) > 1 else las
 
     def _segment(
         self, hypotheses: list[Hypothesis], alignment: Alignment | None

@@ -272,5 +272,7 @@ def step_backward(
     torch.mul(d_cell, i, out=d_g)
     d_g.addcmul_(d_g, g.square(), value=-1)
     open_gates = gates[..., : 3 * size]
-    d_gates[..., : 3 * size].mul_(torch.addcmul(open_gates, open_gates, open_gates, value=-1))
+    d_gates[..., : 3 * size].mul_(
+        torch.addcmul(open_gates, open_gates, open_gates, value=-1)
+    )
     d_cell.mul_(f)
