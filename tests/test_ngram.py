@@ -196,6 +196,6 @@ def test_what_is_no_language_model_is_refused(tmp_path: Path) -> None:
 def test_a_table_that_does_not_match_is_refused(part: str, tmp_path: Path) -> None:
     make().save(tmp_path, {})
     tensors, facts = read_tensors(tmp_path / FILE)
-    write_tensors(tmp_path / FILE, {**tensors, part: tensors[part][:-2]}, facts)
+    write_tensors(tmp_path / FILE, {**tensors, part: tensors[part][:-4]}, facts)
     with pytest.raises(CheckpointError, match="is damaged"):
         WordNGram.load(tmp_path)
