@@ -301,5 +301,7 @@ def _append(histories: Ints, words: Ints) -> Ints:
 
 def find(keys: Ints, wanted: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
     """Find the places of keys, and whether they are there; (R,) each."""
+    if not len(keys):
+        return np.zeros_like(wanted), np.zeros(len(wanted), dtype=bool)
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return place, keys[place] == wanted

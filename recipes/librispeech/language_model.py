@@ -1,6 +1,6 @@
 """Estimate a word trigram from text, for `asr transcribe --language-model`.
 
-    python recipes/librispeech/language_model.py TEXT.xz... --output FOLDER --dev M.jsonl
+    python recipes/librispeech/language_model.py TEXT.xz... --output FOLDER --dev DEV
 
 Texts hold one sentence a line, in A-Z, apostrophe and space; .xz or plain. The model is
 an interpolated Kneser-Ney n-gram with three discounts for each order:
@@ -55,7 +55,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--vocabulary", type=int, default=60_000, metavar="W", help="most words")
     add("--order", type=int, choices=(2, 3), default=3, help="longest n-grams")
     add(
-        *("--least",),
+        "--least",
         type=int,
         nargs="+",
         default=[2, 3],
@@ -239,7 +239,7 @@ def _interpolate(
 
 
 def measure(model: WordNGram, sentences: Sequence[str]) -> tuple[float, float]:
-    """Tell the perplexity per word and </s>, unknown words counted as <unk>; and OOV."""
+    """Tell the perplexity per word and </s>, <unk> as one of them; and the OOV rate."""
     total, count, strangers, width = 0.0, 0, 0, max(len(model.levels) - 1, 1)
     for sentence in sentences:
         words = model.numbers(sentence.split())
