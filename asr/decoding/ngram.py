@@ -1,8 +1,8 @@
 """A word n-gram as a step model: words are scored while they are spelled.
 
 The vocabulary is a trie of characters; m(v) is the summed unigram probability of all
-words below node v, m(root) = 1 by convention. Inside a word the look-ahead is paid, and
-where a space or <eos> completes the word w after the words h its n-gram takes its place:
+words below node v, and 1 at the root. Inside a word the look-ahead is paid, and where a
+space or <eos> completes the word w after the words h, its n-gram takes that place:
 
     score(c | v)     = log m(v c) - log m(v)
     score(space | v) = log P(w | h) - log m(v)
@@ -13,8 +13,8 @@ same sums with log m = log P(<unk>) + |v| UNKNOWN. So the scores of a sentence a
 
     sum_i log P(w_i | h_i) + |w_i| UNKNOWN [w_i is unknown]   + log P(</s> | h)
 
-whatever way they came. There is no empty word: no space follows a space or <sos>, and
-<eos> follows no space. The n-gram backs off:
+There is no empty word: no space follows a space or <sos>, and <eos> follows no space.
+The n-gram backs off:
 
     log P(w | h) = log_prob(h w), if stored; else backoff(h) + log P(w | h without first)
 

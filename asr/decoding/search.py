@@ -103,7 +103,8 @@ class SearchConfig:
     """<eos> may follow only where log P(<eos>) >= threshold * log P(best other token).
 
     Keeps a wide beam from stopping early: 1.5 lets a hypothesis end where <eos> is the
-    best token or nearly so. None lets it end anywhere.
+    best token or nearly so. None lets it end anywhere. Where bonuses put the best
+    other token above zero, its score is divided by the threshold.
     """
 
     def __post_init__(self) -> None:
