@@ -126,7 +126,7 @@ def test_the_ctc_head_has_its_say(model: Model) -> None:
 
 def words(characters: str = ALPHABET) -> WordNGram:
     """A language model that knows but one word."""
-    first = Level(np.arange(3), np.log([0.7, 1e-4, 0.3]), np.zeros(3))
+    first = Level(np.arange(3), np.log([0.7, 1e-9, 0.3]), np.zeros(3))
     return WordNGram(["CAB"], [first], CharTokenizer(characters))
 
 
