@@ -16,7 +16,7 @@ same sums with log m = log P(<unk>) + |v| UNKNOWN. So the scores of a sentence a
 There is no empty word: no space follows a space or <sos>, and <eos> follows no space.
 The n-gram backs off:
 
-    log P(w | h) = log_prob(h w), if stored; else backoff(h) + log P(w | h but its first)
+    log P(w | h) = log_prob(h w), if stored; else backoff(h) + log P(w | rest of h)
 
 An n-gram is stored as one integer, its words the digits of a number of base N. One
 number, the boundary, is <s> where it is read and </s> where it is foretold.

@@ -2,8 +2,8 @@
 
     python recipes/librispeech/tune.py DEV.jsonl TABLE.json --language-model FOLDER
 
-decodes --utterances of DEV once for each combination of --lm-weight, --word-bonus and
---ctc-weight, writes WER and seconds of each into TABLE, and prints the best last. Never
+decodes --utterances of DEV once for each combination of --lm-weight, --word-bonus,
+--ctc-weight and --eos-threshold, writes WER and seconds of each into TABLE, and prints the best last. Never
 give it a test set.
 """
 
@@ -50,6 +50,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--beam", type=int, default=8, metavar="K")
     add("--lm-weight", type=float, nargs="+", default=[0.0, 0.3, 0.5], metavar="W")
     add("--word-bonus", type=float, nargs="+", default=[0.0, 1.0], metavar="X")
+    add("--eos-threshold", type=float, nargs="+", default=[1.5], metavar="X")
     add("--ctc-weight", type=float, nargs="+", default=[0.3], metavar="W")
     return parser.parse_args(arguments)
 
@@ -57,13 +58,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> None:
     settings = []
     try:
-        for lm, bonus, ctc in product(
-            options.lm_weight, options.word_bonus, options.ctc_weight
+        for lm, bonus, ctc, threshold in product(
+            options.lm_weight,
+            options.word_bonus,
+            options.ctc_weight,
+            options.eos_threshold,
         ):
             if lm or bonus == options.word_bonus[0]:  # no bonus without the model
                 settings.append(
                     DecodingConfig(
                         beam_size=options.beam,
+                        eos_threshold=threshold,
                         ctc_weight=ctc,
                         lm_weight=lm,
                         word_bonus=bonus,
@@ -90,6 +95,7 @@ def _run(options: argparse.Namespace) -> None:
         row = {
             "lm_weight": decoding.lm_weight,
             "word_bonus": decoding.word_bonus,
+            "eos_threshold": decoding.eos_threshold,
             "ctc_weight": decoding.ctc_weight,
             "wer": wer.rate,
             "errors": str(wer),
