@@ -135,12 +135,15 @@ def test_the_language_model_has_its_say(model: Model) -> None:
 
     def hear(weight: float, bonus: float) -> str:
         decoding = DecodingConfig(
-            eos_threshold=None, lm_weight=weight, word_bonus=bonus
+            length_norm=0.0,
+            eos_threshold=None,
+            lm_weight=weight,
+            word_bonus=bonus,
         )
         recognizer = Recognizer(model, decoding, language_model=words())
         return recognizer.recognize([waveform])[0].text
 
-    plain = DecodingConfig(eos_threshold=None)
+    plain = DecodingConfig(length_norm=0.0, eos_threshold=None)
     without = Recognizer(model, plain).recognize([waveform])[0].text
     assert hear(0.0, 9.0) == without
     assert set(hear(5.0, 0.0).split()) <= {"CAB"}
