@@ -61,12 +61,20 @@ def _transcripts(args: argparse.Namespace) -> "Iterator[Transcript | AsrError]":
     device, decoding = _device(args.device), _decoding(args)
     if device.type == "cpu" and args.page is None:
         yield from transcribe_files(
-            args.model, args.audio, decoding, precision=args.precision
+            args.model,
+            args.audio,
+            decoding,
+            precision=args.precision,
+            language_model=args.language_model,
         )
         return
     use_one_thread()
     recognizer = Recognizer.load(
-        args.model, decoding=decoding, device=device, precision=args.precision
+        args.model,
+        decoding=decoding,
+        device=device,
+        precision=args.precision,
+        language_model=args.language_model,
     )
     for path in args.audio:
         try:
@@ -117,6 +125,7 @@ def _decode(args: argparse.Namespace) -> int:
         _decoding(args),
         precision=args.precision,
         processes=args.processes,
+        language_model=args.language_model,
     )
     for fault in decoded.faults:
         print(f"asr: {fault}", file=sys.stderr)
@@ -203,7 +212,12 @@ def _decoding(args: argparse.Namespace) -> "DecodingConfig":
     """Turn the options of the search into its settings."""
     from asr.recognizer import DecodingConfig
 
-    given = {"beam_size": args.beam, "ctc_weight": args.ctc_weight}
+    given = {
+        "beam_size": args.beam,
+        "ctc_weight": args.ctc_weight,
+        "lm_weight": args.lm_weight,
+        "word_bonus": args.word_bonus,
+    }
     try:
         return DecodingConfig(**{k: v for k, v in given.items() if v is not None})
     except ValueError as error:
@@ -342,6 +356,24 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "--precision",
         default="float32",
         help="of the weights: float32, or int8, which is faster on a CPU",
+    )
+    parser.add_argument(
+        "--language-model",
+        type=Path,
+        metavar="FOLDER",
+        help="of a word n-gram (default: the bundled one)",
+    )
+    parser.add_argument(
+        "--lm-weight",
+        type=float,
+        metavar="W",
+        help="weight of the language model (default: 0.5; 0 does without)",
+    )
+    parser.add_argument(
+        "--word-bonus",
+        type=float,
+        metavar="X",
+        help="added for each word where there is a language model (default: -2)",
     )
 
 

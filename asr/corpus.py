@@ -24,10 +24,17 @@ import torch
 
 from asr.audio import duration, read_waveform
 from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.decoding.ngram import WordNGram
 from asr.device import keep_freed_memory, use_one_thread
 from asr.errors import AsrError, ManifestError
 from asr.progress import progress_bar
-from asr.recognizer import DecodingConfig, Recognizer, Transcript, find_model
+from asr.recognizer import (
+    DecodingConfig,
+    Recognizer,
+    Transcript,
+    find_language_model,
+    find_model,
+)
 from asr.tensor_files import write_bytes
 
 HYPOTHESES = "hypotheses.jsonl"
@@ -67,6 +74,7 @@ def decode(
     *,
     precision: str = "float32",
     processes: int | None = None,
+    language_model: str | Path | None = None,
 ) -> Decoded:
     """Decode a manifest into a folder.
 
@@ -77,12 +85,16 @@ def decode(
         decoding: settings of the search.
         precision: of the weights, float32 or int8.
         processes: one thread each; None for one a core.
+        language_model: folder of a word n-gram; None for the bundled one.
 
     Raises:
         AsrError: model or manifest cannot be read, or the folder not be written.
     """
     decoding = decoding or DecodingConfig()
     find_model(model)  # fail here, not in each process
+    if decoding.lm_weight:
+        WordNGram.load(find_language_model(language_model))
+    settings: _Settings = model, decoding, precision, language_model
     utterances = read_manifest(manifest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +107,7 @@ def decode(
     hours = sum(u.duration for u in utterances) / 3600
     with progress_bar(round(hours * 3600), "decode", "s of audio") as bar:
         for ids, texts, problems in _in_processes(
-            (model, decoding, precision), batches, processes or os.cpu_count() or 1
+            settings, batches, processes or os.cpu_count() or 1
         ):
             found |= dict(zip(ids, texts, strict=True))
             faults += problems
@@ -106,7 +118,7 @@ def decode(
         hours,
         time.perf_counter() - started,
     )
-    _write(folder, (model, decoding, precision), utterances, decoded)
+    _write(folder, settings, utterances, decoded)
     return decoded
 
 
@@ -117,6 +129,7 @@ def transcribe_files(
     *,
     precision: str = "float32",
     processes: int | None = None,
+    language_model: str | Path | None = None,
 ) -> Iterator[Transcript | AsrError]:
     """Transcribe files one after the other, or several at the same time.
 
@@ -126,6 +139,7 @@ def transcribe_files(
         decoding: settings of the search.
         precision: of the weights, float32 or int8.
         processes: None for one a core, but one only where there is little to do.
+        language_model: folder of a word n-gram; None for the bundled one.
 
     Yields:
         What was said in each file, or what is wrong with it, in the order of the files.
@@ -133,7 +147,8 @@ def transcribe_files(
     Raises:
         AsrError: the model cannot be read, or a setting is impossible.
     """
-    settings: _Settings = model, decoding or DecodingConfig(), precision
+    decoding = decoding or DecodingConfig()
+    settings: _Settings = model, decoding, precision, language_model
     if processes is None:
         has_much = sum(map(_seconds, paths)) > _MUCH
         processes = (os.cpu_count() or 1) if has_much else 1
@@ -169,7 +184,8 @@ def _batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
 _Answer = tuple[list[str], list[str], list[str]]  # ids, texts, faults
 
 
-_Settings = tuple[str | Path | None, DecodingConfig, str]  # model, search, precision
+_Settings = tuple[str | Path | None, DecodingConfig, str, str | Path | None]
+"""Model, search, precision and language model."""
 
 
 def _in_processes(
@@ -196,11 +212,18 @@ _recognizer: Recognizer
 """The one of this process: loading it for each batch would cost more than decoding."""
 
 
-def _begin(model: str | Path | None, decoding: DecodingConfig, precision: str) -> None:
+def _begin(
+    model: str | Path | None,
+    decoding: DecodingConfig,
+    precision: str,
+    language_model: str | Path | None,
+) -> None:
     global _recognizer
     use_one_thread()
     keep_freed_memory()
-    _recognizer = Recognizer.load(model, decoding=decoding, precision=precision)
+    _recognizer = Recognizer.load(
+        model, decoding=decoding, precision=precision, language_model=language_model
+    )
 
 
 def _decode_batch(batch: list[Utterance]) -> _Answer:
@@ -222,12 +245,13 @@ def _write(
     utterances: Sequence[Utterance],
     decoded: Decoded,
 ) -> None:
-    model, decoding, precision = settings
+    model, decoding, precision, language_model = settings
     write_manifest(folder / HYPOTHESES, decoded.hypotheses)
     write_bytes(folder / "ref.trn", _trn(utterances).encode())
     write_bytes(folder / "hyp.trn", _trn(decoded.hypotheses).encode())
     facts = {
         "model": str(find_model(model)),
+        "language_model": str(find_language_model(language_model)),
         "decoding": asdict(decoding),
         "precision": precision,
         "hours": round(decoded.hours, 4),

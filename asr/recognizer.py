@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from typing import Any, overload
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE, from_samples, read_waveform
 from asr.decoding.ctc import CTCPrefix
 from asr.decoding.fusion import Fusion
+from asr.decoding.ngram import WordNGram
 from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
 from asr.errors import CheckpointError, ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
@@ -35,6 +37,8 @@ from asr.segmenting import pieces
 
 BUNDLED = "las_mini"
 """Name of the model that comes with the package."""
+BUNDLED_WORDS = "words"
+"""Name of the word n-gram that comes with the package."""
 MOST_CHARACTERS = 25
 """A second: more than anybody says. The search stops there."""
 SILENCE = 1e-4
@@ -52,6 +56,10 @@ class DecodingConfig(SearchConfig):
     """Share of the CTC head's prefix scores in the score; the rest is the speller's."""
     coverage: float = 0.0
     """Bonus for each listener step that a hypothesis has looked at."""
+    lm_weight: float = 0.5
+    """Weight of the language model, where there is one, beside the rest."""
+    word_bonus: float = -2.0
+    """Added for each finished word, where there is a language model."""
 
     def __post_init__(self) -> None:
         """Refuse a search that could find nothing."""
@@ -63,6 +71,14 @@ class DecodingConfig(SearchConfig):
         if self.coverage < 0:
             raise ValueError(
                 f"decoding.coverage must be at least 0, not {self.coverage}"
+            )
+        if not 0 <= self.lm_weight < inf:
+            raise ValueError(
+                f"decoding.lm_weight must be zero or more, not {self.lm_weight}"
+            )
+        if not -inf < self.word_bonus < inf:
+            raise ValueError(
+                f"decoding.word_bonus must be a number, not {self.word_bonus}"
             )
 
 
@@ -129,6 +145,7 @@ class Recognizer:
         decoding: settings of the search.
         device: where the network runs.
         precision: float32; or int8 for weights as bytes, which is faster on a CPU.
+        language_model: has its say in the search.
 
     Raises:
         ConfigError: the precision is not known, or not to be had on the device.
@@ -140,6 +157,7 @@ class Recognizer:
         decoding: DecodingConfig | None = None,
         device: str | torch.device = "cpu",
         precision: str = "float32",
+        language_model: WordNGram | None = None,
     ) -> None:
         self.device = torch.device(device)
         _check_precision(precision, self.device)
@@ -151,6 +169,9 @@ class Recognizer:
             self.las.listener = in_bytes(self.las.listener)
         self.tokenizer, self.facts = model.tokenizer, model.facts
         self.decoding = decoding or DecodingConfig()
+        if language_model and language_model.tokenizer != self.tokenizer:
+            raise CheckpointError("the language model has another alphabet")
+        self.language_model = language_model
 
     @classmethod
     def load(
@@ -160,6 +181,7 @@ class Recognizer:
         decoding: DecodingConfig | None = None,
         device: str | torch.device = "cpu",
         precision: str = "float32",
+        language_model: str | Path | None = None,
     ) -> "Recognizer":
         """Load a model.
 
@@ -168,12 +190,21 @@ class Recognizer:
             decoding: settings of the search.
             device: where the network runs.
             precision: float32; or int8 for weights as bytes, which is faster on a CPU.
+            language_model: folder of a word n-gram; None for the bundled one.
+                A `lm_weight` of 0 does without.
 
         Raises:
             CheckpointError: there is no model, or it is damaged.
             ConfigError: the precision is not known, or not to be had on the device.
         """
-        return cls(load_model(find_model(folder)), decoding, device, precision)
+        model = load_model(find_model(folder))
+        decoding = decoding or DecodingConfig()
+        words = None
+        if decoding.lm_weight:
+            words = WordNGram.load(find_language_model(language_model))
+            if language_model is None and words.tokenizer != model.tokenizer:
+                words = None  # the bundled one speaks for its own alphabet only
+        return cls(model, decoding, device, precision, words)
 
     @overload  # a str is a sequence of str, too: the first of the two wins
     def transcribe(  # type: ignore[overload-overlap]
@@ -273,17 +304,23 @@ class Recognizer:
 
     def _step_model(self, heard: Heard) -> StepModel[Any]:
         las = self.las.steps(heard, self.decoding.coverage, self._weights)
-        weight = self.decoding.ctc_weight
-        if not weight:
-            return las
-        ctc = CTCPrefix(
-            self.las.ctc_log_probs(heard),
-            heard.num_ctc_steps,
-            blank=self.tokenizer.pad,
-            eos=self.tokenizer.eos,
-            sos=self.tokenizer.sos,
-        )
-        return Fusion([las, ctc], [1 - weight, weight])
+        share, weight = self.decoding.ctc_weight, self.decoding.lm_weight
+        models: list[StepModel[Any]] = [las]
+        weights = [1 - share]
+        if share:
+            ctc = CTCPrefix(
+                self.las.ctc_log_probs(heard),
+                heard.num_ctc_steps,
+                blank=self.tokenizer.pad,
+                eos=self.tokenizer.eos,
+                sos=self.tokenizer.sos,
+            )
+            models, weights = [*models, ctc], [*weights, share]
+        if self.language_model and weight:
+            bonus = self.decoding.word_bonus / weight  # the weight is taken of it, too
+            words = self.language_model.steps(heard.h.size(0), bonus)
+            models, weights = [*models, words], [*weights, weight]
+        return Fusion(models, weights) if len(models) > 1 else las
 
     def _segment(
         self, hypotheses: list[Hypothesis], alignment: Alignment | None
@@ -327,6 +364,13 @@ def find_model(folder: str | Path | None) -> Path:
         f"{folder}: holds no model (a folder with {DESCRIPTION}, or a run that was "
         "validated at least once, was expected)"
     )
+
+
+def find_language_model(folder: str | Path | None) -> Path:
+    """Find the folder of a word n-gram: the bundled one, or one given."""
+    if folder is None:
+        return Path(str(files("asr") / "assets" / BUNDLED_WORDS))
+    return Path(folder)
 
 
 def _check_precision(precision: str, device: torch.device) -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from asr.recognizer import Recognizer, Segment, find_model
+from asr.recognizer import Recognizer, Segment, find_language_model, find_model
 from asr.scoring import word_error_rate
 from asr.training.validation import attention_habits
 
 MODEL = find_model(None)
+WORDS = find_language_model(None)
 ASSETS = MODEL.parent
 
 
@@ -22,6 +23,7 @@ def segment() -> Segment:
 
 def test_the_model_is_small() -> None:
     assert sum(path.stat().st_size for path in MODEL.iterdir()) < 20_000_000
+    assert sum(path.stat().st_size for path in WORDS.iterdir()) < 15_000_000
 
 
 def test_the_sample_is_understood(segment: Segment) -> None:
@@ -56,10 +58,11 @@ def test_the_sample_names_its_source() -> None:
 
 
 def test_nothing_else_is_bundled() -> None:
-    names = {path.name for path in ASSETS.iterdir()} | {p.name for p in MODEL.iterdir()}
+    folders = (ASSETS, MODEL, WORDS)
+    names = {path.name for folder in folders for path in folder.iterdir()}
 
     assert names == {
-        *("las_mini", "sample.opus", "sample.json"),
+        *("las_mini", "sample.opus", "sample.json", "words", "ngram.safetensors"),
         *("model.safetensors", "model.json", "MODEL_CARD.md"),
     }
 

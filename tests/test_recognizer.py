@@ -1,4 +1,5 @@
 import threading
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import soundfile
 import torch
 from torch import Tensor
 
+from asr.decoding.ngram import Level, WordNGram
 from asr.errors import AudioError, CheckpointError, ConfigError
 from asr.model.folder import Model, save_model
 from asr.recognizer import DecodingConfig, Recognizer, find_model
+from asr.text import ALPHABET, CharTokenizer
 
 
 @pytest.fixture
@@ -121,6 +124,46 @@ def test_the_ctc_head_has_its_say(model: Model) -> None:
     assert with_ctc.recognize([waveform])[0].text == ""
 
 
+def words(characters: str = ALPHABET) -> WordNGram:
+    """A language model that knows but one word."""
+    first = Level(np.arange(3), np.log([0.7, 1e-9, 0.3]), np.zeros(3))
+    return WordNGram(["CAB"], [first], CharTokenizer(characters))
+
+
+def test_the_language_model_has_its_say(model: Model) -> None:
+    waveform = noise(0.5)
+
+    def hear(weight: float, bonus: float) -> str:
+        decoding = DecodingConfig(
+            length_norm=0.0,
+            eos_threshold=None,
+            lm_weight=weight,
+            word_bonus=bonus,
+        )
+        recognizer = Recognizer(model, decoding, language_model=words())
+        return recognizer.recognize([waveform])[0].text
+
+    plain = DecodingConfig(length_norm=0.0, eos_threshold=None)
+    without = Recognizer(model, plain).recognize([waveform])[0].text
+    assert hear(0.0, 9.0) == without
+    assert set(hear(5.0, 0.0).split()) <= {"CAB"}
+    assert len(hear(5.0, 40.0).split()) > len(hear(5.0, -40.0).split())
+
+
+def test_a_language_model_of_another_alphabet_is_refused(model: Model) -> None:
+    with pytest.raises(CheckpointError, match="has another alphabet"):
+        Recognizer(model, language_model=words(" ABC"))
+
+
+def test_a_missing_language_model_is_told_by_its_path(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"none/ngram\.safetensors: cannot be read"
+    ):
+        Recognizer.load(model_folder, language_model=tmp_path / "none")
+
+
 def test_several_threads_get_the_same_answers(recognizer: Recognizer) -> None:
     waveforms = [noise(0.5) for _ in range(4)]
     expected = [recognizer.recognize([w])[0].text for w in waveforms]
@@ -144,9 +187,23 @@ def test_a_saved_model_transcribes_like_the_one_in_memory(
     save_model(tmp_path / "run" / "model", model.las, model.tokenizer, {})
     waveform = noise(1.0)
 
-    loaded = Recognizer.load(tmp_path / "run", decoding=DecodingConfig(beam_size=2))
+    decoding = DecodingConfig(beam_size=2, lm_weight=0)
+    loaded = Recognizer.load(tmp_path / "run", decoding=decoding)
 
     assert loaded.recognize([waveform]) == recognizer.recognize([waveform])
+
+
+def test_the_bundled_language_model_has_its_say(model: Model, tmp_path: Path) -> None:
+    save_model(tmp_path, model.las, model.tokenizer, {})
+    waveform = noise(1.0)
+
+    with_words, without = (
+        Recognizer.load(tmp_path, decoding=DecodingConfig(beam_size=2, lm_weight=w))
+        for w in (1.0, 0.0)
+    )
+
+    assert without.language_model is None
+    assert with_words.recognize([waveform]) != without.recognize([waveform])
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
@@ -166,6 +223,8 @@ def test_a_missing_recording_is_told_by_its_path(
     [
         ({"ctc_weight": 1.5}, r"decoding\.ctc_weight is a share from 0 to 1, not 1\.5"),
         ({"coverage": -1.0}, r"decoding\.coverage must be at least 0"),
+        ({"lm_weight": -1.0}, r"decoding\.lm_weight must be zero or more"),
+        ({"word_bonus": inf}, r"decoding\.word_bonus must be a number, not inf"),
         ({"beam_size": 0}, r"decoding\.beam_size must be at least 1"),
     ],
 )

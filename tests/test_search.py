@@ -138,6 +138,19 @@ def test_eos_may_follow_only_where_it_is_likely_enough(
     assert (A,) in [h.tokens for h in found]
 
 
+@pytest.mark.parametrize(("ending", "ends"), [(0.5, False), (0.8, True), (1.1, True)])
+def test_a_threshold_on_the_end_is_lenient_above_zero_too(
+    ending: float, ends: bool
+) -> None:
+    table = Table(torch.tensor([ending, 1.0, 0.1]).expand(1, V + 1, V + 1, V))
+
+    config = SearchConfig(beam_size=9, length_norm=0.0, eos_threshold=1.5)
+    (found,) = search(table, config, 2)
+
+    # the best other token has a score of 1; 1 / 1.5 = 0.67
+    assert any(h.finished for h in found) == ends
+
+
 def test_a_spelling_without_end_is_cut() -> None:
     table = table_of({SOS: [0.0, 0.6, 0.4], A: [0.0, 0.3, 0.7], B: [0.0, 0.1, 0.9]})
 

@@ -103,7 +103,8 @@ class SearchConfig:
     """<eos> may follow only where log P(<eos>) >= threshold * log P(best other token).
 
     Keeps a wide beam from stopping early: 1.5 lets a hypothesis end where <eos> is the
-    best token or nearly so. None lets it end anywhere.
+    best token or nearly so. None lets it end anywhere. Where bonuses put the best
+    other token above zero, its score is divided by the threshold.
     """
 
     def __post_init__(self) -> None:
@@ -348,7 +349,9 @@ def _extend(
     ending, others = scores[:, :, eos], scores.clone()
     others.select(2, eos).fill_(-inf)
     if config.eos_threshold is not None:
-        least = config.eos_threshold * others.amax(dim=2)
+        best = others.amax(dim=2)
+        worse = torch.full_like(best, config.eos_threshold).pow(-best.sign())
+        least = best * worse  # a bonus can put scores above zero
         ending = ending.masked_fill(ending < least, -inf)
     totals = (log_probs[:, :, None] + others).flatten(1)  # (B, K, V) -> (B, K * V)
     best, index = totals.topk(min(config.beam_size, totals.size(1)), dim=1)

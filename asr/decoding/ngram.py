@@ -1,0 +1,307 @@
+"""A word n-gram as a step model: words are scored while they are spelled.
+
+The vocabulary is a trie of characters; m(v) is the summed unigram probability of all
+words below node v, and 1 at the root. Inside a word the look-ahead is paid, and where a
+space or <eos> completes the word w after the words h, its n-gram takes that place:
+
+    score(c | v)     = log m(v c) - log m(v)
+    score(space | v) = log P(w | h) - log m(v)
+    score(<eos> | v) = score(space | v) + log P(</s> | h w)
+
+What is not in the vocabulary is <unk>, with a penalty for each of its characters: the
+same sums with log m = log P(<unk>) + |v| UNKNOWN. So the scores of a sentence add up to
+
+    sum_i log P(w_i | h_i) + |w_i| UNKNOWN [w_i is unknown]   + log P(</s> | h)
+
+There is no empty word: no space follows a space or <sos>, and <eos> follows no space.
+The n-gram backs off:
+
+    log P(w | h) = log_prob(h w), if stored; else backoff(h) + log P(w | rest of h)
+
+An n-gram is stored as one integer, its words the digits of a number of base N. One
+number, the boundary, is <s> where it is read and </s> where it is foretold.
+
+Shapes: R hypotheses, V tokens, W words, N = W + 2 word numbers, L letters.
+
+Source: Hori, Watanabe and Hershey (2017), "Multi-level language modeling and decoding
+for open vocabulary end-to-end speech recognition", doi:10.1109/ASRU.2017.8268948.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import inf
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from asr.errors import CheckpointError
+from asr.tensor_files import read_tensors, write_tensors
+from asr.text import CharTokenizer
+
+FILE = "ngram.safetensors"
+"""Name of the one file in a language model's folder."""
+KIND = "word n-gram"
+UNKNOWN = -3.0
+"""log P of each character of a word that is not in the vocabulary."""
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class Level(NamedTuple):
+    """The stored n-grams of one order."""
+
+    keys: Ints
+    """(G,) sorted."""
+    log_probs: Floats
+    """(G,) log P of the last word after the others."""
+    backoffs: Floats
+    """(G,) added where the n-gram is the history and no longer one is stored."""
+
+
+class WordNGram:
+    """A word n-gram: the tables, and the trie of its vocabulary.
+
+    Args:
+        words: (W,) the vocabulary, sorted; <unk> is word W, the boundary W + 1.
+        levels: by order; the first holds all N unigrams.
+        tokenizer: its first character is the space between words.
+
+    Raises:
+        ValueError: the words are not sorted, or cannot be spelled; or a table does not
+            match.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        levels: Sequence[Level],
+        tokenizer: CharTokenizer | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer or CharTokenizer()
+        self.words, self.levels = list(words), list(levels)
+        self.unknown, self.boundary = len(words), len(words) + 1
+        self.base = len(words) + 2
+        if not levels or len(levels[0].keys) != self.base:
+            raise ValueError(f"{self.base} unigrams were expected")
+        for level in levels:
+            if {len(part) for part in level} != {len(level.keys)} or (
+                np.diff(level.keys) <= 0
+            ).any():
+                raise ValueError("n-grams are not sorted, or a number is missing")
+        self._grow()
+
+    def _grow(self) -> None:
+        """Build the trie, all nodes of it at once."""
+        if not self.words or not all(self.words):
+            raise ValueError("there is no word, or an empty one")
+        letters = self.tokenizer.characters[1:]
+        spelled = np.array(self.words, dtype=np.str_)
+        width = spelled.dtype.itemsize // 4
+        codes = spelled.view(np.uint32).reshape(len(spelled), width)
+        of_code = np.zeros(max(int(codes.max()), *map(ord, letters)) + 1, np.int64)
+        of_code[[ord(letter) for letter in letters]] = range(1, len(letters) + 1)
+        chars = of_code[codes]  # (W, width) 1.. are letters, 0 is past the end
+        lengths = (codes != 0).sum(axis=1)
+        if ((chars != 0).sum(axis=1) != lengths).any():
+            raise ValueError("a word has a character that is no letter")
+        # A prefix begins a new node where it differs from that of the word before.
+        differs = np.ones(chars.shape, dtype=bool)
+        differs[1:] = np.logical_or.accumulate(chars[1:] != chars[:-1], axis=1)
+        if (spelled[1:] <= spelled[:-1]).any():
+            raise ValueError("words are not sorted, or one is there twice")
+        real = chars != 0
+        new = differs & real
+        numbers = np.where(new, np.cumsum(new).reshape(new.shape), 0)
+        nodes = np.maximum.accumulate(numbers, axis=0)  # (W, width) root is 0
+        parents = np.concatenate([np.zeros_like(nodes[:, :1]), nodes[:, :-1]], axis=1)
+        self.outside = int(new.sum()) + 1  # the node of all that is no prefix
+        size = self.outside + 1
+        self.children = np.full((size, len(letters)), self.outside, dtype=np.int32)
+        self.children[parents[new], chars[new] - 1] = nodes[new]
+        depth = np.broadcast_to(np.arange(1, width + 1), chars.shape)
+        self.depth = np.zeros(size)
+        self.depth[nodes[new]] = depth[new]
+        self.word = np.full(size, self.unknown)
+        self.word[nodes[np.arange(len(lengths)), lengths - 1]] = range(len(lengths))
+        unigrams = self.levels[0].log_probs
+        probs = np.broadcast_to(np.exp(unigrams[: len(lengths), None]), chars.shape)
+        mass = np.bincount(nodes[real], weights=probs[real], minlength=size)
+        mass[0] = 1.0
+        self.ahead = np.log(np.maximum(mass, 1e-30))
+        self.ahead[self.outside] = unigrams[self.unknown]
+
+    def log_prob(self, histories: Ints, words: Ints) -> Floats:
+        """Look up (R,) log P of words after their histories.
+
+        Args:
+            histories: (R, H) the words before, the last one last; H >= order - 1.
+            words: (R,) numbers of words, <unk> and the boundary among them.
+        """
+        return look_up(self.levels, self.base, histories, words)
+
+    def numbers(self, words: Sequence[str]) -> Ints:
+        """Look up the numbers of words."""
+        if not len(words):
+            return np.zeros(0, dtype=np.int64)
+        known = np.array(self.words)
+        place = np.minimum(np.searchsorted(known, np.array(words)), len(known) - 1)
+        return np.where(known[place] == np.array(words), place, self.unknown)
+
+    def steps(self, num_utterances: int, bonus: float = 0.0) -> "NGramPrefix":
+        """Return a step model of so many utterances, `bonus` added for each word."""
+        return NGramPrefix(self, num_utterances, bonus)
+
+    def save(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Write the model; log-probabilities in float16.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        text = "\n".join(self.words).encode()
+        tensors = {"vocabulary": torch.from_numpy(np.frombuffer(text, np.uint8).copy())}
+        for n, level in enumerate(self.levels, 1):
+            if n > 1:
+                tensors[f"keys_{n}"] = torch.from_numpy(level.keys)
+            tensors[f"log_probs_{n}"] = torch.from_numpy(level.log_probs).half()
+            if n < len(self.levels):
+                tensors[f"backoffs_{n}"] = torch.from_numpy(level.backoffs).half()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder}: cannot be made ({error.strerror})"
+            ) from error
+        about = {"kind": KIND, "order": len(self.levels)}
+        write_tensors(folder / FILE, tensors, {**facts, **about})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "WordNGram":
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+        """
+        path = Path(folder) / FILE
+        tensors, facts = read_tensors(path)
+        if facts.get("kind") != KIND:
+            raise CheckpointError(f"{path}: is no language model (want a {KIND})")
+        try:
+            words = tensors["vocabulary"].numpy().tobytes().decode().split("\n")
+            levels = []
+            for n in range(1, int(facts["order"]) + 1):
+                log_probs = tensors[f"log_probs_{n}"].double().numpy()
+                keys = (
+                    tensors[f"keys_{n}"].numpy()
+                    if n > 1
+                    else np.arange(len(log_probs), dtype=np.int64)
+                )
+                backoffs = np.zeros(len(log_probs))
+                if n < facts["order"]:
+                    backoffs = tensors[f"backoffs_{n}"].double().numpy()
+                levels.append(Level(keys, log_probs, backoffs))
+            return cls(words, levels)
+        except (KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{path}: is damaged, or was not written by asr ({error})"
+            ) from error
+
+
+class NGramState(NamedTuple):
+    """What is known of the words so far."""
+
+    histories: Ints
+    """(R, H) the last finished words; boundaries where there were none."""
+    nodes: Ints
+    """(R,) where in the trie the unfinished word is."""
+
+
+class NGramPrefix:
+    """A word n-gram as a step model.
+
+    Args:
+        model: the n-gram.
+        num_utterances: B.
+        bonus: is added to the score of each finished word.
+    """
+
+    def __init__(self, model: WordNGram, num_utterances: int, bonus: float) -> None:
+        self.model, self.num_utterances, self.bonus = model, num_utterances, bonus
+
+    def start(self) -> NGramState:
+        """Return one row per utterance, with no word."""
+        shape = (self.num_utterances, max(len(self.model.levels) - 1, 1))
+        histories = np.full(shape, self.model.boundary)
+        return NGramState(histories, np.zeros(self.num_utterances, dtype=np.int64))
+
+    def step(self, tokens: Tensor, state: NGramState) -> tuple[Tensor, NGramState]:
+        """Read one more token of every hypothesis; see `StepModel.step`."""
+        model, space = self.model, CharTokenizer._num_special
+        read = tokens.cpu().numpy()
+        histories, nodes = state
+        ends = read == space
+        if ends.any():
+            histories = np.where(
+                ends[:, None], _append(histories, model.word[nodes]), histories
+            )
+        letters = np.maximum(read - space - 1, 0)
+        nodes = np.where(read > space, model.children[nodes, letters], nodes)
+        nodes = np.where(ends, 0, nodes)  # special tokens change nothing
+
+        scores = np.full((len(read), model.tokenizer.size), -inf, dtype=np.float32)
+        ahead, outside = model.ahead[nodes][:, None], (nodes == model.outside)[:, None]
+        children = model.children[nodes]
+        leaving = model.ahead[model.outside] - ahead
+        leaving = leaving + UNKNOWN * (model.depth[nodes] + 1)[:, None]
+        leaving = np.where(outside, UNKNOWN, leaving)
+        staying = model.ahead[children] - ahead
+        scores[:, space + 1 :] = np.where(children == model.outside, leaving, staying)
+
+        words = model.word[nodes]
+        finished = model.log_prob(histories, words) - ahead[:, 0] + self.bonus
+        finished += UNKNOWN * model.depth[nodes] * (words == model.unknown)
+        spelled = nodes != 0
+        after = np.where(spelled[:, None], _append(histories, words), histories)
+        ending = model.log_prob(after, np.full_like(words, model.boundary))
+        nothing = histories[:, -1] == model.boundary
+        scores[:, space] = np.where(spelled, finished, -inf)
+        scores[:, model.tokenizer.eos] = np.where(
+            spelled, finished + ending, np.where(nothing, ending, -inf)
+        )
+        return torch.from_numpy(scores).to(tokens.device), NGramState(histories, nodes)
+
+    def select(self, state: NGramState, rows: Tensor) -> NGramState:
+        """Repeat, reorder and drop hypotheses; see `StepModel.select`."""
+        index = rows.flatten().cpu().numpy()
+        return NGramState(state.histories[index], state.nodes[index])
+
+
+def look_up(levels: Sequence[Level], base: int, histories: Ints, words: Ints) -> Floats:
+    """Back off from level to level; see `WordNGram.log_prob`."""
+    log_probs = levels[0].log_probs[words]
+    history = np.zeros_like(words)
+    for n, (shorter, level) in enumerate(pairwise(levels), 1):
+        history = history + histories[:, -n] * base ** (n - 1)
+        if not len(level.keys):
+            break
+        place, found = find(shorter.keys, history)
+        log_probs = log_probs + np.where(found, shorter.backoffs[place], 0.0)
+        place, found = find(level.keys, history * base + words)
+        log_probs = np.where(found, level.log_probs[place], log_probs)
+    return log_probs
+
+
+def _append(histories: Ints, words: Ints) -> Ints:
+    return np.concatenate([histories[:, 1:], words[:, None]], axis=1)
+
+
+def find(keys: Ints, wanted: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """Find the places of keys, and whether they are there; (R,) each."""
+    if not len(keys):
+        return np.zeros_like(wanted), np.zeros(len(wanted), dtype=bool)
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return place, keys[place] == wanted
