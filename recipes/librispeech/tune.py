@@ -45,7 +45,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("manifest", type=Path, metavar="DEV")
     add("table", type=Path, metavar="TABLE")
     add("--model", type=Path, help="a model's or a run's folder (default: the bundled)")
-    add("--language-model", type=Path, metavar="FOLDER", required=True)
+    add("--language-model", type=Path, metavar="FOLDER", help="default: the bundled")
     add("--utterances", type=int, default=130, metavar="N")
     add("--beam", type=int, default=8, metavar="K")
     add("--lm-weight", type=float, nargs="+", default=[0.0, 0.3, 0.5], metavar="W")
