@@ -43,12 +43,13 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep large tensors' memory for the next ones.
+    """Let this process keep the memory of freed tensors of up to 32 MiB for others.
 
-    glibc hands each of them back to the system, which blanks it again page by page: a
-    sixth of a training step on a CPU. Other C libraries have no such setting.
+    glibc hands all but small ones back to the system, which blanks them again page by
+    page: up to a sixth of a training step on a CPU. Kept, larger ones would leave holes
+    of gigabytes. Other C libraries have no such setting.
     """
-    trim_threshold, mmap_threshold, most = -1, -3, 2**30
+    trim_threshold, mmap_threshold, most = -1, -3, 2**25
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_threshold, most)

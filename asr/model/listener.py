@@ -151,6 +151,7 @@ def _blank(x: Tensor, lengths: Tensor) -> Tensor:
 def join(x: Tensor, reduction: int) -> Tensor:
     """(B, T, D) -> (B, ceil(T / r), r * D): join r neighbours; zeros fill the last.
 
+    >>> import torch
     >>> join(torch.tensor([[[1.0], [2.0], [3.0]]]), 2).tolist()
     [[[1.0, 2.0], [3.0, 0.0]]]
     """
