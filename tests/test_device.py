@@ -50,10 +50,10 @@ from asr.device import keep_freed_memory
 if {{keep}}:
     {keep_freed_memory.__name__}()
 for _ in range(3):
-    numpy.ones(2**24, numpy.uint8)
+    [numpy.ones(2**24, numpy.uint8) for _ in range(8)]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
-    numpy.ones(2**24, numpy.uint8)
+    [numpy.ones(2**24, numpy.uint8) for _ in range(8)]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     kept, returned = (
