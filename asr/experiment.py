@@ -120,12 +120,13 @@ def _trainer(
     las = LAS(
         LASConfig(config.listener, config.attention, config.speller), tokenizer.size
     )
-    if config.training.start:
-        _start_from(find_model(config.training.start), las)
-    elif not (folder / CHECKPOINT).exists():
-        spread = _spread(range(len(train_set)), _MEASURED)
-        plain = Dataset(train_set.utterances, tokenizer)
-        las.norm.measure([plain.example(index).features for index in spread])
+    if not (folder / CHECKPOINT).exists():
+        if config.training.start:
+            _start_from(find_model(config.training.start), las)
+        else:
+            spread = _spread(range(len(train_set)), _MEASURED)
+            plain = Dataset(train_set.utterances, tokenizer)
+            las.norm.measure([plain.example(index).features for index in spread])
     return Trainer(
         las,
         tokenizer,

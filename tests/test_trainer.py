@@ -716,6 +716,19 @@ def test_a_run_may_start_from_another_model(
     assert torch.equal(load_model(first / "model").las.norm.mean, weights.norm.mean)
 
 
+def test_a_run_goes_on_without_the_model_that_it_started_from(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(whole / "model", start)
+    train(settings(corpus, start=str(start), epochs=1), tmp_path / "run")
+    shutil.rmtree(start)
+
+    train(settings(corpus, start=str(start), epochs=2), tmp_path / "run")
+
+    assert place(tmp_path / "run")["epoch"] == 2
+
+
 def test_in_bfloat16_a_run_learns_as_in_float32(
     corpus: Path, tmp_path: Path, whole: Path
 ) -> None:
