@@ -13,15 +13,16 @@ if TYPE_CHECKING:
     from asr.data.manifest import Utterance, read_manifest, write_manifest
     from asr.decoding.search import Hypothesis
     from asr.errors import AsrError
-    from asr.recognizer import (
+    from asr.recognizer import DecodingConfig, Recognizer
+    from asr.scoring import ErrorRate
+    from asr.transcript import (
         Alignment,
         Alternative,
-        DecodingConfig,
-        Recognizer,
+        Flag,
         Segment,
         Transcript,
+        Word,
     )
-    from asr.scoring import ErrorRate
 
 __all__ = [
     "Alignment",
@@ -30,11 +31,13 @@ __all__ = [
     "Config",
     "DecodingConfig",
     "ErrorRate",
+    "Flag",
     "Hypothesis",
     "Recognizer",
     "Segment",
     "Transcript",
     "Utterance",
+    "Word",
     "load_config",
     "read_manifest",
     "write_manifest",
@@ -46,9 +49,10 @@ _HOME = {
                     "asr.data.manifest"),
     "Hypothesis": "asr.decoding.search",
     "AsrError": "asr.errors",
-    **dict.fromkeys(("Alignment", "Alternative", "DecodingConfig", "Recognizer",
-                     "Segment", "Transcript"), "asr.recognizer"),
+    **dict.fromkeys(("DecodingConfig", "Recognizer"), "asr.recognizer"),
     "ErrorRate": "asr.scoring",
+    **dict.fromkeys(("Alignment", "Alternative", "Flag", "Segment", "Transcript",
+                     "Word"), "asr.transcript"),
 }  # fmt: skip
 
 

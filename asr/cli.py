@@ -12,7 +12,8 @@ from asr.errors import AsrError, ConfigError, ManifestError
 # `asr --help` answers in a tenth of a second.
 if TYPE_CHECKING:
     from asr.data.manifest import Utterance
-    from asr.recognizer import DecodingConfig, Transcript
+    from asr.recognizer import DecodingConfig
+    from asr.transcript import Transcript
 
 
 def main(argv: Sequence[str] | None = None) -> int:

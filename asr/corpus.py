@@ -31,11 +31,11 @@ from asr.progress import progress_bar
 from asr.recognizer import (
     DecodingConfig,
     Recognizer,
-    Transcript,
     find_language_model,
     find_model,
 )
 from asr.tensor_files import write_bytes
+from asr.transcript import Transcript
 
 HYPOTHESES = "hypotheses.jsonl"
 _BATCH = 8

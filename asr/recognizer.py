@@ -34,6 +34,7 @@ from asr.model.products import PRECISIONS
 from asr.model.steps import StepWeights
 from asr.padding import pad_rows
 from asr.segmenting import pieces
+from asr.transcript import Alignment, Alternative, Flag, Segment, Transcript
 
 BUNDLED = "las_mini"
 """Name of the model that comes with the package."""
@@ -80,59 +81,6 @@ class DecodingConfig(SearchConfig):
             raise ValueError(
                 f"decoding.word_bonus must be a number, not {self.word_bonus}"
             )
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """One of the things that may have been said."""
-
-    text: str
-    score: float
-    """log P per character: the nearer to 0, the surer."""
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """Where the model looked for each character of a segment."""
-
-    characters: str
-    """The text, with a last character for its end: one a row of `weights`."""
-    weights: Tensor
-    """(I, J) alpha."""
-    seconds_per_step: float
-    """Length of a listener step: column j begins j * seconds_per_step after `start`."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What was said in one piece of a recording."""
-
-    start: float
-    """Seconds from the beginning of the recording."""
-    end: float
-    text: str
-    score: float
-    """log P per character of the text; 0 for silence."""
-    finished: bool
-    """False where the search reached its longest text: the end may be invented."""
-    nbest: tuple[Alternative, ...]
-    """What was found, best first, `text` among it."""
-    alignment: Alignment | None
-    """None unless it was asked for, and for silence."""
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was said in a recording."""
-
-    segments: tuple[Segment, ...]
-    duration: float
-    """Seconds."""
-
-    @property
-    def text(self) -> str:
-        """The words of all segments."""
-        return " ".join(" ".join(segment.text for segment in self.segments).split())
 
 
 class Recognizer:
@@ -329,9 +277,8 @@ class Recognizer:
             Alternative(self.tokenizer.decode(hypothesis.tokens), hypothesis.score)
             for hypothesis in hypotheses
         )
-        best = nbest[0]
-        finished = hypotheses[0].finished
-        return Segment(0.0, 0.0, best.text, best.score, finished, nbest, alignment)
+        flags = () if hypotheses[0].finished else (Flag.UNFINISHED,)
+        return Segment(0.0, 0.0, nbest[0].text, (), 0.0, flags, nbest, alignment)
 
     def _align(self, heard: Heard, row: int, hypothesis: Hypothesis) -> Alignment:
         """Ask where the speller looks when it is fed with a hypothesis."""
@@ -391,4 +338,4 @@ def _waveform(audio: Audio, rate: int | None) -> Tensor:
 
 
 def _silence(seconds: float) -> Segment:
-    return Segment(0.0, seconds, "", 0.0, True, (Alternative("", 0.0),), None)
+    return Segment(0.0, seconds, "", (), 0.0, (Flag.SILENCE,), (), None)

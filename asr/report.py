@@ -20,8 +20,8 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, read_waveform
 from asr.features import FRAMES_PER_SECOND, mel_spectrogram
-from asr.recognizer import Segment, Transcript
 from asr.tensor_files import write_bytes
+from asr.transcript import Flag, Segment, Transcript
 
 _SPACE, _END = "\u00b7", "\u220e"
 _DPI = 130
@@ -99,7 +99,8 @@ def _section(waveform: Tensor, segment: Segment) -> str:
         f"<li><code>{one.score:.3f}</code> {html.escape(one.text)}</li>"
         for one in segment.nbest
     )
-    caution = "" if segment.finished else "<p>The end may be invented.</p>"
+    unsure = Flag.UNFINISHED in segment.flags
+    caution = "<p>The end may be invented.</p>" if unsure else ""
     said = html.escape(segment.text)
     return (
         f"<section><h2>{span}</h2><p class='said'>{said}</p>{caution}"

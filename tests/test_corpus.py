@@ -8,7 +8,8 @@ import torch
 from asr.corpus import decode, transcribe_files
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.errors import AudioError, CheckpointError, ManifestError
-from asr.recognizer import DecodingConfig, Transcript
+from asr.recognizer import DecodingConfig
+from asr.transcript import Transcript
 
 QUICK = DecodingConfig(beam_size=2)
 

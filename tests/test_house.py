@@ -13,7 +13,7 @@ import asr
 
 FLOORS = [
     {"errors", "padding"},
-    {"audio", "text", "tensor_files", "progress", "device"},
+    {"audio", "text", "tensor_files", "progress", "device", "transcript"},
     {"features"},
     {"data", "model", "decoding", "scoring"},
     {"segmenting"},

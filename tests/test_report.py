@@ -10,8 +10,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from asr.recognizer import Alignment, Alternative, Segment, Transcript
 from asr.report import draw_attention, draw_segment, write_page
+from asr.transcript import Alignment, Alternative, Flag, Segment, Transcript
 
 PNG = b"\x89PNG\r\n"
 
@@ -22,8 +22,9 @@ def segment(text: str = "A <B>") -> Segment:
         start=0.0,
         end=1.0,
         text=text,
-        score=-0.5,
-        finished=False,
+        words=(),
+        confidence=0.0,
+        flags=(Flag.UNFINISHED,),
         nbest=(Alternative(text, -0.5), Alternative("OTHER", -0.75)),
         alignment=Alignment(text + "\u220e", weights, 0.04),
     )
@@ -87,7 +88,7 @@ def test_a_page_holds_text_pictures_and_alternatives_and_needs_nothing_else(
 
 def test_the_page_of_silence_says_so(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", torch.zeros(16_000).numpy(), 16_000)
-    silent = Segment(0.0, 1.0, "", 0.0, True, (Alternative("", 0.0),), None)
+    silent = Segment(0.0, 1.0, "", (), 0.0, (Flag.SILENCE,), (), None)
 
     write_page(tmp_path / "p.html", tmp_path / "a.wav", Transcript((silent,), 1.0))
 
@@ -115,7 +116,7 @@ def test_a_segment_is_drawn_at_its_place_in_the_recording(drawn: list[Figure]) -
 
 
 def test_a_segment_without_alignment_cannot_be_drawn() -> None:
-    silent = Segment(0.0, 1.0, "", 0.0, True, (), None)
+    silent = Segment(0.0, 1.0, "", (), 0.0, (Flag.SILENCE,), (), None)
 
     with pytest.raises(ValueError, match="alignment=True"):
         draw_segment(torch.zeros(16_000), silent)

@@ -1,0 +1,201 @@
+"""What was said in a recording, when, and how sure that is.
+
+A transcript is plain data: the Python API returns it, the command line prints it, and
+each file format of `asr.writers` holds as much of it as the format can. As JSON it is
+whole, under a version of its own:
+
+    {"version": 1, "audio": "talk.flac", "channel": "mix", "duration": 4.2, "text": ...,
+     "model": "las_mini", "settings": {...},
+     "segments": [{"start": 0.0, "end": 4.2, "text": ..., "confidence": 0.8,
+                   "flags": [], "words": [{"text", "start", "end", "confidence"}, ...],
+                   "nbest": [{"text", "score"}, ...], "alignment": null}]}
+
+All times are seconds on the clock of the recording as it was given.
+
+Shapes: I characters with the end, J listener steps.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+VERSION = 1
+"""Of the JSON form: raised when a program that reads the older one would err."""
+_DIGITS = 3  # of seconds, confidence and weights in JSON: milliseconds and thousandths
+
+
+class Flag(StrEnum):
+    """What a reader should know about a segment before relying on it."""
+
+    SILENCE = "silence"
+    """Nothing was to be heard."""
+    NOISE = "noise"
+    """Something was to be heard, but no speech; what the search made up was dropped."""
+    LOOP = "loop"
+    """The text goes in circles, with other settings too."""
+    UNFINISHED = "unfinished"
+    """The search reached its longest text: the end may be invented."""
+    RETRIED = "retried"
+    """The first text was no good; this one was found with other settings."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word of a transcript."""
+
+    text: str
+    start: float
+    """Seconds."""
+    end: float
+    confidence: float
+    """0 to 1: how likely the word is right; see `asr.confidence`."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One of the things that may have been said."""
+
+    text: str
+    score: float
+    """log P per character: the nearer to 0, the surer."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Where the model looked for each character of a segment."""
+
+    characters: str
+    """The text, with a last character for its end: one a row of `weights`."""
+    weights: Tensor
+    """(I, J) alpha."""
+    seconds_per_step: float
+    """Length of a listener step."""
+    start: float = 0.0
+    """Seconds: column j begins at start + j * seconds_per_step."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What was said in one piece of a recording."""
+
+    start: float
+    """Seconds."""
+    end: float
+    text: str
+    words: tuple[Word, ...]
+    """Those of `text`, in order; their times do not overlap."""
+    confidence: float
+    """Mean of the words' confidence; 0 where there are none."""
+    flags: tuple[Flag, ...]
+    nbest: tuple[Alternative, ...]
+    """What the search found for the piece, best first, before pieces were joined."""
+    alignment: Alignment | None
+    """None unless it was asked for, and where there is no text."""
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a recording."""
+
+    segments: tuple[Segment, ...]
+    duration: float
+    """Seconds of the recording."""
+    audio: str = ""
+    """Path of the recording; empty where samples were given."""
+    channel: str = "mix"
+    """Which channel was listened to: mix, left or right."""
+    model: str = ""
+    """Name of the model."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Those of the search, and the precision of the weights."""
+
+    @property
+    def text(self) -> str:
+        """The words of all segments."""
+        return " ".join(" ".join(segment.text for segment in self.segments).split())
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of all segments."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the transcript as JSON can hold it; times in whole milliseconds."""
+        return {
+            "version": VERSION,
+            "audio": self.audio,
+            "channel": self.channel,
+            "duration": round(self.duration, _DIGITS),
+            "text": self.text,
+            "model": self.model,
+            "settings": dict(self.settings),
+            "segments": [_segment_to_dict(segment) for segment in self.segments],
+        }
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> "Transcript":
+        """Rebuild a transcript from what `to_dict` made of it.
+
+        Raises:
+            ValueError: it is no such tree, or of another version.
+        """
+        try:
+            if tree["version"] != VERSION:
+                raise ValueError(
+                    f"is a transcript of version {tree['version']}, not {VERSION}"
+                )
+            return cls(
+                tuple(map(_segment_from_dict, tree["segments"])),
+                float(tree["duration"]),
+                *(tree[name] for name in ("audio", "channel", "model", "settings")),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"is not a transcript ({error!r})") from error
+
+
+def _segment_to_dict(segment: Segment) -> dict[str, Any]:
+    alignment = segment.alignment
+    return {
+        "start": round(segment.start, _DIGITS),
+        "end": round(segment.end, _DIGITS),
+        "text": segment.text,
+        "confidence": round(segment.confidence, _DIGITS),
+        "flags": [str(flag) for flag in segment.flags],
+        "words": [
+            {
+                name: round(value, _DIGITS) if isinstance(value, float) else value
+                for name, value in asdict(word).items()
+            }
+            for word in segment.words
+        ],
+        "nbest": [asdict(alternative) for alternative in segment.nbest],
+        "alignment": alignment
+        and {
+            "characters": alignment.characters,
+            "start": round(alignment.start, _DIGITS),
+            "seconds_per_step": alignment.seconds_per_step,
+            "weights": [
+                [round(weight, _DIGITS) for weight in row]
+                for row in alignment.weights.tolist()
+            ],
+        },
+    }
+
+
+def _segment_from_dict(tree: Mapping[str, Any]) -> Segment:
+    alignment = tree["alignment"]
+    return Segment(
+        start=float(tree["start"]),
+        end=float(tree["end"]),
+        text=tree["text"],
+        words=tuple(Word(**word) for word in tree["words"]),
+        confidence=float(tree["confidence"]),
+        flags=tuple(map(Flag, tree["flags"])),
+        nbest=tuple(Alternative(**alternative) for alternative in tree["nbest"]),
+        alignment=alignment
+        and Alignment(**{**alignment, "weights": torch.tensor(alignment["weights"])}),
+    )
