@@ -3,8 +3,9 @@
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asr.errors import AsrError, ConfigError, ManifestError
 
@@ -13,7 +14,11 @@ from asr.errors import AsrError, ConfigError, ManifestError
 if TYPE_CHECKING:
     from asr.data.manifest import Utterance
     from asr.recognizer import DecodingConfig
+    from asr.recording import Recording
+    from asr.sources import Source
     from asr.transcript import Transcript
+
+Settings = TypeVar("Settings")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,41 +37,162 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+PARTIAL = 3
+"""Exit status where some of the recordings were transcribed, but not all."""
+
+
 def _transcribe(args: argparse.Namespace) -> int:
-    if args.page is not None and len(args.audio) > 1:
-        raise ConfigError(f"{args.page}: a page shows one recording (give one FILE)")
-    failed = 0
-    for path, transcript in zip(args.audio, _transcripts(args), strict=True):
-        if isinstance(transcript, AsrError):
-            print(f"asr: {transcript}", file=sys.stderr)
-            failed += 1
-            continue
-        prefix = f"{path}: " if len(args.audio) > 1 else ""
+    from asr.audio import STANDARD_INPUT, spooled
+    from asr.sources import Source, find_sources
+
+    with ExitStack() as stack:
+        sources = find_sources([path for path in args.paths if path != "-"])
+        if "-" in args.paths:
+            path = stack.enter_context(spooled(sys.stdin.buffer))
+            sources.append(Source(path, STANDARD_INPUT))
+        faults = [source for source in sources if isinstance(source, AsrError)]
+        wanted = [source for source in sources if isinstance(source, Source)]
+        for fault in faults:
+            print(f"asr: {fault}", file=sys.stderr)
+        return _transcribe_all(wanted, len(faults), args)
+
+
+def _transcribe_all(
+    sources: "list[Source]", num_failed: int, args: argparse.Namespace
+) -> int:
+    """Transcribe what was found, and write or print it."""
+    from asr.audio import STANDARD_INPUT
+    from asr.progress import progress_bar
+    from asr.recording import Recording
+
+    output = _Output(args)
+    channels = ("left", "right") if args.channel == "split" else (args.channel,)
+    clip = _clip(args.clip)
+    names, recordings = list[str](), list[Recording]()
+    for path, name in sources:
+        called = name if name == STANDARD_INPUT else None
+        for channel in channels:
+            full = f"{name}.{channel}" if args.channel == "split" else name
+            if args.skip_existing and output.has(full):
+                print(f"asr: {called or path}: is done already", file=sys.stderr)
+                continue
+            names.append(full)
+            recordings.append(Recording.of_file(path, channel, clip, called))
+    output.expect(len(recordings))
+    seconds = sum(_seconds(path, clip) for path, _ in sources) * len(channels)
+    with progress_bar(round(seconds), "transcribe", "s of audio") as bar:
+        found = _transcripts(recordings, seconds, bar.update, args)
+        for name, transcript in zip(names, found, strict=True):
+            bar.clear()  # it comes back with the next update
+            if isinstance(transcript, AsrError):
+                print(f"asr: {transcript}", file=sys.stderr)
+                num_failed += 1
+            else:
+                output.take(name, transcript)
+    if not num_failed:
+        return 0
+    return PARTIAL if num_failed < len(recordings) + num_failed else 1
+
+
+class _Output:
+    """Where transcripts go: to standard output, or into files."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from asr.writers import FORMATS, SubtitleConfig
+
+        self.folder: Path | None = args.output_dir
+        asked = args.output_format.split(",") if args.output_format else ["txt"]
+        self.formats = FORMATS if asked == ["all"] else tuple(asked)
+        self.num_best, self.print_words = args.nbest, args.print_words
+        self.prefixed = False
+        for name in self.formats:
+            if name not in FORMATS:
+                raise ConfigError(
+                    f"output format {name}: is not known (use {', '.join(FORMATS)} "
+                    "or all)"
+                )
+        if self.folder is None and len(self.formats) > 1:
+            raise ConfigError("several formats need a folder: give --output-dir")
+        if self.folder is None and args.skip_existing:
+            raise ConfigError("--skip-existing needs --output-dir")
+        self.layout = _checked(
+            SubtitleConfig,
+            line_length=args.subtitle_length,
+            words=args.subtitle_words,
+        )
+
+    def has(self, name: str) -> bool:
+        """Tell whether everything is written about a recording already."""
+        assert self.folder is not None
+        files = [self.folder / f"{name}.{format}" for format in self.formats]
+        return all(file.exists() for file in files)
+
+    def expect(self, number: int) -> None:
+        """Prepare for so many recordings."""
+        self.prefixed = number > 1
+        if self.folder is None and self.formats != ("txt",) and number > 1:
+            raise ConfigError("several recordings need a folder: give --output-dir")
+
+    def take(self, name: str, transcript: "Transcript") -> None:
+        """Print or write one transcript."""
+        from asr.writers import render, write
+
+        if self.folder is not None:
+            for path in write(transcript, self.folder, name, self.formats, self.layout):
+                print(f"asr: wrote {path}", file=sys.stderr)
+            return
+        if self.formats != ("txt",):
+            print(render(transcript, self.formats[0], self.layout), end="", flush=True)
+            return
+        channel = f" ({transcript.channel})" if transcript.channel != "mix" else ""
+        prefix = f"{transcript.audio}{channel}: " if self.prefixed else ""
         print(prefix + transcript.text, flush=True)
-        for alternative in transcript.segments[0].nbest[: args.nbest]:
-            print(f"  {alternative.score:8.4f}  {alternative.text}")
-        if args.page is not None:
-            from asr.report import write_page
+        for segment in transcript.segments:
+            if self.print_words:
+                for word in segment.words:
+                    times = f"{word.start:8.2f} {word.end:8.2f}"
+                    print(f"  {times}  {word.confidence:4.2f}  {word.text}")
+            for alternative in segment.nbest[: self.num_best]:
+                print(f"  {alternative.score:8.4f}  {alternative.text}")
+        for line in _cautions(transcript):
+            print(f"asr: {prefix}{line}", file=sys.stderr)
 
-            write_page(args.page, path, transcript)
-            print(f"asr: wrote {args.page}", file=sys.stderr)
-    return 1 if failed else 0
+
+def _cautions(transcript: "Transcript") -> "Iterator[str]":
+    """Say which parts of a transcript one should not rely on."""
+    about = {
+        "noise": "no speech was heard",
+        "silence": "nothing was heard",
+        "loop": "the text goes in circles",
+        "unfinished": "the end may be invented",
+    }
+    for segment in transcript.segments:
+        for flag in segment.flags:
+            if flag in about:
+                yield f"{segment.start:.1f} to {segment.end:.1f} s: {about[flag]}"
 
 
-def _transcripts(args: argparse.Namespace) -> "Iterator[Transcript | AsrError]":
-    """Transcribe the files: on a CPU, and without a page, in several processes."""
+def _transcripts(
+    recordings: "list[Recording]",
+    seconds: float,
+    progress: "Callable[[float], object]",
+    args: argparse.Namespace,
+) -> "Iterator[Transcript | AsrError]":
+    """Have recordings transcribed: on a CPU in several processes."""
     from asr.corpus import transcribe_files
     from asr.device import use_one_thread
     from asr.recognizer import Recognizer
 
     device, decoding = _device(args.device), _decoding(args)
-    if device.type == "cpu" and args.page is None:
+    if device.type == "cpu":
         yield from transcribe_files(
             args.model,
-            args.audio,
+            recordings,
             decoding,
             precision=args.precision,
             language_model=args.language_model,
+            seconds=seconds,
+            progress=progress,
         )
         return
     use_one_thread()
@@ -77,11 +203,28 @@ def _transcripts(args: argparse.Namespace) -> "Iterator[Transcript | AsrError]":
         precision=args.precision,
         language_model=args.language_model,
     )
-    for path in args.audio:
-        try:
-            yield recognizer.transcribe(path, alignment=args.page is not None)
-        except AsrError as error:
-            yield error
+    yield from recognizer.transcribe_recordings(recordings, progress=progress)
+
+
+def _seconds(path: Path, clip: tuple[float, float | None]) -> float:
+    """Tell how much of a recording there is to transcribe, as far as one can tell."""
+    from asr.audio import duration
+
+    start, end = clip
+    try:
+        whole = duration(path)
+    except AsrError:
+        return 0.0  # will be told when its turn comes
+    return max(0.0, (whole if end is None else min(whole, end)) - start)
+
+
+def _clip(text: str | None) -> tuple[float, float | None]:
+    from asr.sources import parse_clip
+
+    try:
+        return parse_clip(text or ":")
+    except ValueError as error:
+        raise ConfigError(f"--clip {error}") from error
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -219,8 +362,13 @@ def _decoding(args: argparse.Namespace) -> "DecodingConfig":
         "lm_weight": args.lm_weight,
         "word_bonus": args.word_bonus,
     }
+    return _checked(DecodingConfig, **given)
+
+
+def _checked(kind: "Callable[..., Settings]", **given: Any) -> "Settings":
+    """Make settings of those options that were given."""
     try:
-        return DecodingConfig(**{k: v for k, v in given.items() if v is not None})
+        return kind(**{k: v for k, v in given.items() if v is not None})
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -264,21 +412,57 @@ def _command(
 def _add_transcribe(commands: Any) -> None:
     parser = _command(
         *(commands, "transcribe", _transcribe),
-        "write down what is said in audio files",
-        "asr transcribe talk.flac --page talk.html",
-    )
-    parser.add_argument("audio", nargs="+", type=Path, metavar="FILE")
-    _add_search(parser)
-    parser.add_argument(
-        *("--nbest", "-n"),
-        **_number(0, "print the N best alternatives of the beginning too"),
+        "write down what is said in recordings of any length",
+        "asr transcribe talk.mp3 interviews/ --output-dir out --output-format txt,srt",
     )
     parser.add_argument(
-        "--page",
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a file, a folder, a pattern such as 'talks/*.mp3', or - for what comes "
+        "on standard input",
+    )
+    parser.add_argument(
+        *("--output-dir", "-o"),
         type=Path,
-        metavar="HTML",
-        help="write a page that shows where the model looked (one FILE only)",
+        metavar="FOLDER",
+        help="write files there (default: print the text)",
     )
+    parser.add_argument(
+        *("--output-format", "-f"),
+        metavar="LIST",
+        help="txt, json, srt, vtt, tsv, trn, ctm, TextGrid, several with commas, or "
+        "all (default: txt)",
+    )
+    parser.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out recordings whose files are there: a broken run goes on",
+    )
+    parser.add_argument(
+        "--channel",
+        choices=("mix", "left", "right", "split"),
+        default="mix",
+        help="mix all channels (default), take one, or transcribe both apart",
+    )
+    parser.add_argument(
+        "--clip", metavar="START:END", help="only from this second to that (90:120.5)"
+    )
+    parser.add_argument(
+        "--print-words",
+        action="store_true",
+        help="print each word's start, end (seconds) and confidence too",
+    )
+    parser.add_argument(
+        *("--nbest", "-n"), **_number(0, "print the N best texts of each segment too")
+    )
+    parser.add_argument(
+        "--subtitle-length", **_number(None, "most characters a line (default: 42)")
+    )
+    parser.add_argument(
+        "--subtitle-words", **_number(None, "most words a subtitle (default: no limit)")
+    )
+    _add_search(parser)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
 
 

@@ -13,10 +13,12 @@ import asr
 
 FLOORS = [
     {"errors", "padding"},
-    {"audio", "text", "tensor_files", "progress", "device", "transcript"},
-    {"features"},
+    {"audio", "text", "tensor_files", "progress", "device", "transcript", "loops"},
+    {"features", "sources"},
     {"data", "model", "decoding", "scoring"},
-    {"segmenting"},
+    {"timing", "confidence"},
+    {"segmenting", "finding"},
+    {"recording"},
     {"training", "recognizer"},
     {"config", "report"},
     {"experiment", "corpus"},
@@ -37,7 +39,7 @@ DOOR = {  # only this module may import that library
     "torch.distributed": "asr.training.distributed",
     "torch.utils.tensorboard": "asr.training.metrics",
     "torchaudio": "asr.features",
-    "torchaudio.functional.forced_align": "asr.training.alignment",
+    "torchaudio.functional.forced_align": "asr.timing",
     "tqdm": "asr.progress",
     "yaml": "asr.config",
 }
