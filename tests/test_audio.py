@@ -211,8 +211,8 @@ def test_bad_samples_are_refused(
     [
         (b"", "is empty"),
         (b"Hello, world.\n" * 9, "is no audio that can be read .wav, flac, ogg vorb"),
-        (b"\0\0\0 ftypM4A \0\0\0\0", r"is MPEG-4 audio \(m4a, mp4\) \(convert it: wav"),
-        (b"\x1a\x45\xdf\xa3" + bytes(99), "is Matroska"),
+        (b"\0\0\0 ftypM4A \0\0\0\0", r"is damaged or cut short"),
+        (b"\x1a\x45\xdf\xa3" + bytes(99), "is damaged or cut short"),
         (b"RIFF", "is damaged or cut short"),
         (b"OggS", "is cut short"),
         (b"ID3", "is damaged or cut short"),

@@ -28,14 +28,15 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 DOOR = {  # only this module may import that library
+    "av": "asr.audio.containers",
     "jiwer": "asr.scoring",
     "librosa": None,  # for the tests: its import costs seconds
     "matplotlib": "asr.report",
     "num2words": "asr.text",
     "omegaconf": "asr.config",
     "safetensors": "asr.tensor_files",
-    "soundfile": "asr.audio",
-    "soxr": "asr.audio",
+    "soundfile": "asr.audio.soundfiles",
+    "soxr": "asr.audio.waveforms",
     "torch.distributed": "asr.training.distributed",
     "torch.utils.tensorboard": "asr.training.metrics",
     "torchaudio": "asr.features",
