@@ -18,7 +18,7 @@ FLOORS = [
     {"data", "model", "decoding", "scoring"},
     {"segmenting"},
     {"training", "recognizer"},
-    {"config", "report"},
+    {"config", "report", "evaluation"},
     {"experiment", "corpus"},
     {"cli", "__init__"},
     {"__main__"},
