@@ -7,12 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from asr.errors import AsrError, ConfigError, ManifestError
+from asr.errors import AsrError, ConfigError
 
 # What is heavy (torch, and all that stands on it) is imported inside the subcommands:
 # `asr --help` answers in a tenth of a second.
 if TYPE_CHECKING:
-    from asr.data.manifest import Utterance
     from asr.recognizer import DecodingConfig
     from asr.recording import Recording
     from asr.sources import Source
@@ -278,7 +277,7 @@ def _decode(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> None:
-    from asr.data.manifest import read_manifest
+    from asr.data.manifest import read_paired
     from asr.scoring import (
         aligned_text,
         by_group,
@@ -289,9 +288,7 @@ def _score(args: argparse.Namespace) -> None:
         word_error_rate,
     )
 
-    said, heard = _paired(
-        read_manifest(args.references), read_manifest(args.hypotheses), args
-    )
+    said, heard = read_paired(args.references, args.hypotheses)
     references, hypotheses = [u.text for u in said], [u.text for u in heard]
     speakers = [u.speaker for u in said]
     if args.aligned:
@@ -318,6 +315,14 @@ def _score(args: argparse.Namespace) -> None:
             print(found.hypothesis_word or "-")
 
 
+def _report(args: argparse.Namespace) -> None:
+    from asr.evaluation.page import write_report
+
+    page = args.output or args.hypotheses.parent / "report.html"
+    write_report(page, args.references, args.hypotheses, run=args.run_folder)
+    print(f"asr: wrote {page}", file=sys.stderr)
+
+
 def _export(args: argparse.Namespace) -> None:
     from asr.model.folder import load_model, save_model
     from asr.recognizer import find_model
@@ -330,26 +335,6 @@ def _export(args: argparse.Namespace) -> None:
 def _print_rates(rates: dict[str, Any]) -> None:
     for name, rate in rates.items():
         print(f"{name or '-':>10}  %WER {rate}")
-
-
-def _paired(
-    said: "list[Utterance]", heard: "list[Utterance]", args: argparse.Namespace
-) -> "tuple[list[Utterance], list[Utterance]]":
-    """Bring hypotheses into the order of the references."""
-    by_id = {utterance.id: utterance for utterance in heard}
-    missing = [utterance.id for utterance in said if utterance.id not in by_id]
-    if missing:
-        raise ManifestError(
-            f"{args.hypotheses}: {len(missing)} of {len(said)} utterances have no "
-            f"hypothesis, the first is {missing[0]}"
-        )
-    unasked = len(by_id) - len(said)
-    if unasked:
-        raise ManifestError(
-            f"{args.hypotheses}: {unasked} of its utterances are not in "
-            f"{args.references}"
-        )
-    return said, [by_id[utterance.id] for utterance in said]
 
 
 def _decoding(args: argparse.Namespace) -> "DecodingConfig":
@@ -390,6 +375,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_decode(commands)
     _add_score(commands)
+    _add_report(commands)
     _add_export(commands)
     _add_demo(commands)
     return parser
@@ -504,6 +490,29 @@ def _add_score(commands: Any) -> None:
     )
     parser.add_argument(
         "--aligned", action="store_true", help="show each utterance word by word"
+    )
+
+
+def _add_report(commands: Any) -> None:
+    parser = _command(
+        *(commands, "report", _report),
+        "write a page about hypotheses: error rates, charts, utterances to listen to",
+        "asr report data/test-clean.jsonl exp/decoded/hypotheses.jsonl --run exp/run",
+    )
+    parser.add_argument("references", type=Path, help="manifest with what was said")
+    parser.add_argument("hypotheses", type=Path, help="manifest with what was heard")
+    parser.add_argument(
+        *("--run", "-r"),
+        type=Path,
+        dest="run_folder",
+        metavar="RUN",
+        help="folder of the training, to show its learning curves too",
+    )
+    parser.add_argument(
+        *("--output", "-o"),
+        type=Path,
+        metavar="PAGE",
+        help="HTML file (default: report.html beside the hypotheses)",
     )
 
 

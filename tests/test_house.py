@@ -20,7 +20,7 @@ FLOORS = [
     {"segmenting", "finding"},
     {"recording"},
     {"training", "recognizer"},
-    {"config", "report"},
+    {"config", "report", "evaluation"},
     {"experiment", "corpus"},
     {"cli", "__init__"},
     {"__main__"},
