@@ -12,6 +12,7 @@ from asr.errors import AsrError, ConfigError
 # What is heavy (torch, and all that stands on it) is imported inside the subcommands:
 # `asr --help` answers in a tenth of a second.
 if TYPE_CHECKING:
+    from asr.audio import Channel
     from asr.recognizer import DecodingConfig
     from asr.recording import Recording
     from asr.sources import Source
@@ -36,12 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+STANDARD_INPUT = "standard input"
+"""What is called so, as it has no path."""
 PARTIAL = 3
 """Exit status where some of the recordings were transcribed, but not all."""
 
 
 def _transcribe(args: argparse.Namespace) -> int:
-    from asr.audio import STANDARD_INPUT, spooled
+    from asr.audio import spooled
     from asr.sources import Source, find_sources
 
     with ExitStack() as stack:
@@ -60,12 +63,13 @@ def _transcribe_all(
     sources: "list[Source]", num_failed: int, args: argparse.Namespace
 ) -> int:
     """Transcribe what was found, and write or print it."""
-    from asr.audio import STANDARD_INPUT
     from asr.progress import progress_bar
     from asr.recording import Recording
 
     output = _Output(args)
-    channels = ("left", "right") if args.channel == "split" else (args.channel,)
+    channels: tuple[Channel, ...] = (args.channel,)
+    if args.channel == "split":
+        channels = ("left", "right")
     clip = _clip(args.clip)
     names, recordings = list[str](), list[Recording]()
     for path, name in sources:

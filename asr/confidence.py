@@ -48,12 +48,15 @@ class Calibration:
     weights: tuple[float, ...]
     """(D,)."""
     bias: float
+    speech: float
+    """Least share of the characters of a text that the CTC head must have heard: in
+    noise the speller and a language model still find words, the head does not."""
 
     def __post_init__(self) -> None:
         """Refuse weights of other features."""
-        numbers = (*self.weights, self.bias)
+        numbers = (*self.weights, self.bias, self.speech)
         if len(self.weights) != len(FEATURES) or not all(map(math.isfinite, numbers)):
-            raise ValueError(f"{len(FEATURES)} weights and a bias were needed")
+            raise ValueError(f"{len(FEATURES)} weights and two numbers were needed")
 
     def __call__(self, features: Tensor) -> Tensor:
         """(W, D) -> (W,) confidence."""
@@ -62,7 +65,7 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` reads, ready for JSON."""
         weights = dict(zip(FEATURES, self.weights, strict=True))
-        return {"weights": weights, "bias": self.bias}
+        return {"weights": weights, "bias": self.bias, "speech": self.speech}
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> "Calibration":
@@ -73,7 +76,7 @@ class Calibration:
         """
         try:
             weights = tuple(float(tree["weights"][name]) for name in FEATURES)
-            return cls(weights, float(tree["bias"]))
+            return cls(weights, float(tree["bias"]), float(tree["speech"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"is no calibration ({error!r})") from error
 
@@ -133,12 +136,13 @@ def support(texts: Sequence[str], log_probs: Sequence[float]) -> list[float]:
     return [min(1.0, share) for share in found]
 
 
-def fit(features: Tensor, right: Tensor) -> Calibration:
+def fit(features: Tensor, right: Tensor, speech: float = 0.0) -> Calibration:
     """Fit a calibration to words of which is known whether they are right.
 
     Args:
         features: (W, D).
         right: (W,) bool.
+        speech: see `Calibration`.
     """
     x, y = features.double(), right.double()
     mean, std = x.mean(dim=0), x.std(dim=0).clamp_min(1e-6)
@@ -152,7 +156,7 @@ def fit(features: Tensor, right: Tensor) -> Calibration:
         weights += torch.linalg.solve(hessian, gradient)
     scaled = weights[:-1] / std
     bias = float(weights[-1] - scaled @ mean)
-    return Calibration(tuple(scaled.tolist()), bias)
+    return Calibration(tuple(scaled.tolist()), bias, speech)
 
 
 class Bin(NamedTuple):

@@ -29,8 +29,6 @@ from asr.transcript import (
     mean_confidence,
 )
 
-SPEECH = 0.3
-"""Share of the characters that the CTC head must have heard, or it was no speech."""
 END = "\u220e"
 """Stands for the end of a text in an alignment."""
 
@@ -66,17 +64,18 @@ class Finding:
         )
 
     @property
-    def is_speech(self) -> bool:
-        """Whether the CTC head heard enough of the text for it to be more than noise.
-
-        In noise the speller and a language model still find words, the head does not.
-        """
-        clear = (self.heard.log_probs > log(0.5)).float()
-        return not len(clear) or float(clear.mean()) >= SPEECH
+    def clear(self) -> float:
+        """Share of the best text's characters that the CTC head heard; 1 for none."""
+        heard = self.heard.log_probs > log(0.5)
+        return float(heard.float().mean()) if len(heard) else 1.0
 
     def segment(self, calibration: Calibration | None) -> Segment:
-        """Give the segment that starts at 0, with its alignment."""
-        if not self.is_speech:
+        """Give the segment that starts at 0, with its alignment.
+
+        Args:
+            calibration: of the model; without one, noise is not told from speech.
+        """
+        if calibration and self.clear < calibration.speech:
             return Segment(0.0, self.duration, "", (), 0.0, (Flag.NOISE,), (), None)
         text, places = self.texts[0], word_places(self.texts[0])
         spans = word_spans(self.heard, places, self.seconds_per_ctc_step, self.duration)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from asr.audio import SAMPLE_RATE, from_samples
+from asr.audio import SAMPLE_RATE, Channel, from_samples
 from asr.confidence import Calibration
 from asr.decoding.ctc import CTCPrefix
 from asr.decoding.fusion import Fusion
@@ -177,7 +177,7 @@ class Recognizer:
         audio: Audio,
         rate: int | None = None,
         *,
-        channel: str = "mix",
+        channel: Channel = "mix",
         clip: Clip = (0.0, None),
         alignment: bool = False,
         progress: Progress | None = None,
@@ -189,7 +189,7 @@ class Recognizer:
         audio: Sequence[Audio],
         rate: int | None = None,
         *,
-        channel: str = "mix",
+        channel: Channel = "mix",
         clip: Clip = (0.0, None),
         alignment: bool = False,
         progress: Progress | None = None,
@@ -200,7 +200,7 @@ class Recognizer:
         audio: Audio | Sequence[Audio],
         rate: int | None = None,
         *,
-        channel: str = "mix",
+        channel: Channel = "mix",
         clip: Clip = (0.0, None),
         alignment: bool = False,
         progress: Progress | None = None,
@@ -430,7 +430,9 @@ def _check_precision(precision: str, device: torch.device) -> None:
         raise ConfigError(f"precision int8: is for the CPU (not for {device.type})")
 
 
-def _recording(audio: Audio, rate: int | None, channel: str, clip: Clip) -> Recording:
+def _recording(
+    audio: Audio, rate: int | None, channel: Channel, clip: Clip
+) -> Recording:
     if isinstance(audio, str | Path):
         return Recording.of_file(audio, channel, clip)
     if rate is None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from asr.audio import SAMPLE_RATE, read_blocks
+from asr.audio import SAMPLE_RATE, Channel, read_blocks
 from asr.errors import AsrError
 from asr.segmenting import Piece, join, pieces
 from asr.transcript import Segment, Transcript, moved, silence
@@ -41,7 +41,7 @@ class Recording:
     """Gives (N,) float32 at 16 kHz each, one after the other."""
     name: str = ""
     """Its path, if it has one."""
-    channel: str = "mix"
+    channel: Channel = "mix"
     start: float = 0.0
     """Seconds: where in the recording the first block begins."""
 
@@ -49,7 +49,7 @@ class Recording:
     def of_file(
         cls,
         path: str | Path,
-        channel: str = "mix",
+        channel: Channel = "mix",
         clip: Clip = (0.0, None),
         name: str | None = None,
     ) -> "Recording":

@@ -45,7 +45,7 @@ def test_no_words_have_no_features() -> None:
 
     assert features.shape == (0, len(FEATURES))
     assert confidence(features, None) == []
-    assert confidence(features, Calibration(ZEROS, 0.0)) == []
+    assert confidence(features, Calibration(ZEROS, 0.0, 0.0)) == []
 
 
 def test_confidence_is_the_sigmoid_of_the_weighted_features() -> None:
@@ -53,7 +53,7 @@ def test_confidence_is_the_sigmoid_of_the_weighted_features() -> None:
     features = torch.zeros(1, len(FEATURES))
     features[0, FEATURES.index("support")] = 0.5
 
-    (found,) = confidence(features, Calibration(weights, 1.0))
+    (found,) = confidence(features, Calibration(weights, 1.0, 0.0))
 
     assert found == pytest.approx(1 / (1 + math.exp(-1.5)))
     assert confidence(features, None) == [0.5]
@@ -74,7 +74,7 @@ def test_a_word_that_is_said_twice_is_supported_place_by_place() -> None:
 
 def test_a_fit_finds_the_weights_that_made_the_words() -> None:
     torch.manual_seed(0)
-    true = Calibration((0.5, 0.0, 1.0, 0.0, 2.0, 0.0, -1.0), -0.5)
+    true = Calibration((0.5, 0.0, 1.0, 0.0, 2.0, 0.0, -1.0), -0.5, 0.0)
     features = torch.randn(20_000, len(FEATURES))
     right = torch.rand(20_000) < true(features)
 
@@ -124,7 +124,7 @@ def test_the_area_counts_pairs_in_the_right_order() -> None:
 
 
 def test_a_calibration_comes_back_as_it_was() -> None:
-    calibration = Calibration((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), -1.0)
+    calibration = Calibration((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), -1.0, 0.3)
 
     assert Calibration.from_dict(calibration.to_dict()) == calibration
 
@@ -138,5 +138,5 @@ def test_what_is_no_calibration_is_refused(tree: dict[str, object]) -> None:
 
 
 def test_weights_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match="weights and a bias"):
-        Calibration(ZEROS, math.nan)
+    with pytest.raises(ValueError, match="weights and two numbers"):
+        Calibration(ZEROS, math.nan, 0.0)

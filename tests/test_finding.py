@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from asr.confidence import FEATURES, Calibration
 from asr.decoding.search import Hypothesis
 from asr.finding import END, Finding
 from asr.timing import EARLY, Spikes
@@ -65,29 +66,33 @@ def test_superfluous_spaces_are_no_words() -> None:
     assert looked.tolist() == [1, 2, 3, 5, 6, 8]
 
 
+STRICT = Calibration((0.0,) * len(FEATURES), 0.0, speech=0.3)
+
+
 def test_what_the_head_did_not_hear_is_noise() -> None:
-    segment = found("WHO WOULD HAVE", heard=-2.0).segment(None)
+    finding = found("WHO WOULD HAVE", heard=-2.0)
+
+    segment = finding.segment(STRICT)
 
     assert segment.flags == (Flag.NOISE,)
     assert segment.text == ""
-    assert segment.words == segment.nbest == ()
+    assert len(segment.words) == len(segment.nbest) == 0
     assert segment.alignment is None
+    assert finding.segment(None).text == "WHO WOULD HAVE"  # the head may know nothing
 
 
-@pytest.mark.parametrize(("num_clear", "expected"), [(2, False), (4, True)])
-def test_a_third_of_the_characters_makes_it_speech(
-    num_clear: int, expected: bool
-) -> None:
+@pytest.mark.parametrize(("num_clear", "expected"), [(2, ""), (4, "ABCDEFGHIJ")])
+def test_some_of_the_characters_make_it_speech(num_clear: int, expected: str) -> None:
     finding = found("ABCDEFGHIJ")
     log_probs = torch.where(torch.arange(10) < num_clear, -0.1, -3.0)
 
     heard = finding.heard._replace(log_probs=log_probs)
 
-    assert replace(finding, heard=heard).is_speech == expected
+    assert replace(finding, heard=heard).segment(STRICT).text == expected
 
 
 def test_nothing_said_is_not_noise() -> None:
-    segment = found("").segment(None)
+    segment = found("").segment(STRICT)
 
     assert segment.flags == ()
     assert segment.text == ""

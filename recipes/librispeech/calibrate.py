@@ -38,6 +38,8 @@ from asr.scoring import align
 from asr.tensor_files import write_bytes
 
 BATCH = 8
+LOST = 0.002
+"""Share of the utterances that may be taken for noise."""
 LEAST = 100
 """Words that there must be: fewer say nothing."""
 
@@ -50,6 +52,8 @@ class Judged(NamedTuple):
     """(W, D)."""
     right: Tensor
     """(W,) bool."""
+    clear: float
+    """Share of its characters that the CTC head heard."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +95,9 @@ def calibrate(manifest: Path, model: Path, processes: int = 1) -> str:
     for half in (first, ~first):
         found = fit(features[~half], right[~half])
         promised[half] = torch.tensor(confidence(features[half], found))
-    tree = fit(features, right).to_dict()
+    clear = torch.tensor([one.clear for one in judged])
+    speech = round(float(clear.quantile(LOST)), 3)
+    tree = fit(features, right, speech).to_dict()
     text = json.dumps(tree, indent=2) + "\n"
     write_bytes(folder / CALIBRATION, text.encode())
     raw = torch.tensor(confidence(features, None))
@@ -135,9 +141,9 @@ def _judge_batch(utterances: Sequence[Utterance], model: Path) -> list[Judged]:
             utterance.speaker,
             finding.features,
             torch.tensor(_right(utterance.text, finding.texts[0]), dtype=torch.bool),
+            finding.clear,
         )
         for utterance, finding in zip(utterances, found, strict=True)
-        if finding.is_speech
     ]
 
 
