@@ -402,8 +402,7 @@ def test_recordings_are_embedded_while_they_fit(tmp_path: Path) -> None:
     assert "src='data:audio/mpeg;base64,MTIz'" in b
     assert "src='c.opus'" in c
     assert str(players) == (
-        "Recordings inside of this page: 2; linked, to be played where their files "
-        "are: 1."
+        "Recordings inside of this page: 2; linked, where their files must be: 1."
     )
 
 
@@ -455,6 +454,7 @@ def test_the_curves_of_a_run_are_shown(write: Write, run: Path) -> None:
     assert page.count("<circle") == 2 + 3 * 2  # dev loss; two WERs, CERs, CTC CERs
     assert "<title>CER, CTC head: 40 % (update 4)</title>" in page
     assert ["4", "80.00 %", "30.00 %", "40.00 %"] in Page(page).rows
+    assert not re.search(r"points='[^']*nan", page)
     # 0.001, 0.002, 0.002, 0.001 on a scale to 0.002, over four updates
     places = "25.000,50.000 50.000,0.000 75.000,0.000 100.000,50.000"
     assert f"points='{places}'" in page

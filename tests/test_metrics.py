@@ -94,6 +94,7 @@ def test_broken_lines_are_counted_and_left_out(run: Path) -> None:
     broken = [
         '{"loss": 1.0}',
         "[1]",
+        '{"step": NaN}',
         '{"step": "4"}',
         "\u00e9\x00",
         "",
@@ -104,7 +105,7 @@ def test_broken_lines_are_counted_and_left_out(run: Path) -> None:
     history = read_metrics(run)
 
     assert [metrics["step"] for metrics in history.steps] == [1, 2, 2, 3]
-    assert history.num_broken == 5
+    assert history.num_broken == 6
 
 
 def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def values(history: History, name: str) -> Points:
     return [
         (metrics["step"], metrics[name])
         for metrics in history.steps
-        if name in metrics and isfinite(metrics[name]) and isfinite(metrics["step"])
+        if name in metrics and isfinite(metrics[name])
     ]
 
 

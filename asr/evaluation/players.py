@@ -63,9 +63,7 @@ class Players:
         """Say what became of the recordings."""
         said = [f"Recordings inside of this page: {self.num_embedded}"]
         if self.num_linked:
-            said.append(
-                f"linked, to be played where their files are: {self.num_linked}"
-            )
+            said.append(f"linked, where their files must be: {self.num_linked}")
         if self.num_missing:
             said.append(f"not found: {self.num_missing}")
         return "; ".join(said) + "."
