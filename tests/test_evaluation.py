@@ -173,12 +173,10 @@ def test_each_table_is_what_scoring_counts(write: Write) -> None:
         "10th": tenths[9],
     }
     for name, count in counted.items():
-        numbers = (count.num_reference, *(count.substitutions, count.deletions))
-        expected = [
-            *(name, f"{100 * count.rate:.1f} %"),
-            *map(str, (*numbers, count.insertions)),
-        ]
-        assert expected in rows
+        edits = count.substitutions, count.deletions, count.insertions
+        shown = [name, f"{100 * count.rate:.1f} %", str(count.num_reference)]
+        known = edits[:2] if name in by_frequency(SAID, HEARD) else edits
+        assert [*shown, *map(str, known)] in rows
 
 
 def test_confusions_are_told_by_kind(write: Write) -> None:

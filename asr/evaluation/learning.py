@@ -109,7 +109,7 @@ def _validations(history: History) -> Html:
     ]
     return markup(
         "<details><summary>All validations as a table</summary>{}</details>",
-        table(["update", *(_VALIDATED[key] for key in keys)], rows),
+        table(["update", *(_VALIDATED[key] for key in keys)], rows, "numbers"),
     )
 
 

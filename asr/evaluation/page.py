@@ -208,21 +208,28 @@ def _rates(rates: Mapping[str, ErrorRate], of_what: str) -> Html:
         for note in [f"{name}: {rate}"]
     ]
     kinds = _PARTS if any(rate.insertions for rate in rates.values()) else _PARTS[:2]
-    return join([columns(rows, kinds, _short_percent), _rate_table(rates, of_what)])
+    chart = columns(rows, kinds, _short_percent)
+    return join([chart, _rate_table(rates, of_what, kinds)])
 
 
 def _parts(rate: ErrorRate) -> tuple[int, int, int]:
     return rate.substitutions, rate.deletions, rate.insertions
 
 
-def _rate_table(rates: Mapping[str, ErrorRate], of_what: str) -> Html:
-    header = (of_what, "errors per word", "words", *_PARTS)
+def _rate_table(
+    rates: Mapping[str, ErrorRate], of_what: str, kinds: Sequence[str] = _PARTS
+) -> Html:
+    header = (of_what, "errors per word", "words", *kinds)
     rows = [
-        (name or _UNKNOWN, _percent(rate.rate), rate.num_reference, *_parts(rate))
+        (
+            *(name or _UNKNOWN, _percent(rate.rate), f"{rate.num_reference:,}"),
+            *(f"{part:,}" for part in _parts(rate)[: len(kinds)]),
+        )
         for name, rate in rates.items()
     ]
     return markup(
-        "<details><summary>As a table</summary>{}</details>", table(header, rows)
+        "<details><summary>As a table</summary>{}</details>",
+        table(header, rows, "numbers"),
     )
 
 
@@ -269,18 +276,18 @@ def _faults(found: Sequence[Result]) -> dict[str, object]:
     ]
     return {
         "num_loops": _number("num-loops", len(loops), f"{len(loops):,}"),
-        "loops": _listed(("utterance", "repeated", "heard"), repeated, len(loops)),
+        "loops": _listed("Loops", ("utterance", "repeated", "heard"), repeated),
         "num_stops": _number("num-stops", len(stops), f"{len(stops):,}"),
-        "stops": _listed(("utterance", "words", "heard"), short, len(stops)),
+        "stops": _listed("Early stops", ("utterance", "words", "heard"), short),
     }
 
 
-def _listed(header: Sequence[str], rows: Sequence[Sequence[str]], total: int) -> Html:
+def _listed(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
     if not rows:
         return Html()
-    which = "Which they are" if len(rows) == total else f"The first {len(rows)} of them"
     return markup(
-        "<details><summary>{}</summary>{}</details>", which, table(header, rows)
+        "<details><summary>{} (at most {} are listed)</summary>{}</details>",
+        *(name, _MOST_FAULTS, table(header, rows)),
     )
 
 
