@@ -28,7 +28,8 @@ def test_help_answers_without_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["transcribe", "train", "decode", "score", "export", "demo"]
+    "command",
+    ["transcribe", "train", "decode", "score", "report", "export", "demo"],
 )
 def test_the_help_of_each_command_shows_an_example(
     command: str, capsys: Capture
@@ -135,6 +136,42 @@ def test_score_wants_the_same_utterances_in_both(
     assert main(["score", *arguments]) == 1
 
     assert message in capsys.readouterr().err
+
+
+def test_report_writes_a_page_beside_the_hypotheses(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    said, heard = tmp_path / "said.jsonl", tmp_path / "decoded" / "heard.jsonl"
+    write_manifest(said, [SAID])
+    write_manifest(heard, [replace(SAID, text="THE BAT")])
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+
+    assert main(["report", str(said), str(heard)]) == 0
+    chosen = str(tmp_path / "p.html")
+    assert main(["report", str(said), str(heard), "--run", str(run), "-o", chosen]) == 0
+
+    page = (tmp_path / "decoded" / "report.html").read_text(encoding="utf-8")
+    assert "66.7 %" in page
+    assert "id='training'" not in page.replace('"', "'")
+    assert 'id="training"' in Path(chosen).read_text(encoding="utf-8")
+    assert capsys.readouterr().err.endswith(f"asr: wrote {chosen}\n")
+
+
+def test_a_report_of_what_does_not_match_is_the_line_of_score(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    said, heard = tmp_path / "said.jsonl", tmp_path / "heard.jsonl"
+    write_manifest(said, [SAID, replace(SAID, id="b")])
+    write_manifest(heard, [SAID])
+
+    assert main(["report", str(said), str(heard)]) == 1
+    told = capsys.readouterr().err
+    assert main(["score", str(said), str(heard)]) == 1
+
+    assert told == capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_a_fault_is_one_line_and_no_traceback(tmp_path: Path, capsys: Capture) -> None:

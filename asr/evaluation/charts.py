@@ -78,7 +78,13 @@ def _bar(row: Bar, mean: float, top: float, show: Show) -> Html:
 
 
 def columns(rows: Sequence[Column], names: Sequence[str], show: Show) -> Html:
-    """Draw columns of parts, and a legend of what the parts are."""
+    """Draw columns of parts, and a legend of what the parts are.
+
+    Args:
+        rows: from left to right; their parts from bottom to top.
+        names: of the parts.
+        show: writes a number and, after a space, its unit.
+    """
     marks = ticks(max((sum(row.parts) for row in rows), default=0.0))
     width = 100 / max(len(rows), 1)
     shapes = join(
@@ -86,8 +92,9 @@ def columns(rows: Sequence[Column], names: Sequence[str], show: Show) -> Html:
     )
     labels = join(
         markup(
-            "<span style='left:{}%'>{}<b>{}</b></span>",
-            *(f"{width * (i + 0.5):.3f}", row.name, show(sum(row.parts))),
+            "<span style='left:{}%;width:{}%'>{}<b>{} <span>{}</span></b></span>",
+            *(f"{width * i:.3f}", f"{width:.3f}", row.name),
+            *show(sum(row.parts)).split(" "),
         )
         for i, row in enumerate(rows)
     )
@@ -113,20 +120,19 @@ def _column(row: Column, left: float, width: float, top: float) -> Html:
     )
 
 
-def curves(lines: Sequence[Curve], x_name: str, show: Show) -> Html:
-    """Draw lines over one x axis that starts at zero, as the y axis does."""
-    right = max((x for line in lines for x, _ in line.points), default=1.0)
-    across = [mark for mark in ticks(right) if mark <= right] or [0.0]
+def curves(lines: Sequence[Curve], right: float, x_name: str, show: Show) -> Html:
+    """Draw lines over an x axis that ends at `right`; both axes start at zero."""
+    across = [mark for mark in ticks(right) if mark <= right]
     marks = ticks(max((y for line in lines for _, y in line.points), default=1.0))
     shapes = join(
-        _curve(line, i, right or 1.0, marks[-1], x_name, show)
-        for i, line in enumerate(lines)
+        _curve(line, i, right, marks[-1], x_name, show) for i, line in enumerate(lines)
     )
     labels = join(
         markup("<span style='left:{}'>{}</span>", percent(mark, right), whole(mark))
         for mark in across
     )
     legend = _legend((line.name, f"line-{i}") for i, line in enumerate(lines))
+    legend = legend if len(lines) > 1 else Html()
     plot = _plot(marks, shapes, labels, show, "curves")
     return markup("{}<p class='x-name'>{}</p>{}", plot, x_name, legend)
 

@@ -43,12 +43,15 @@ def join(parts: Iterable[Html]) -> Html:
     return Html("".join(parts))
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
-    """Make a table, its first column the names of the rows."""
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], kind: str = "texts"
+) -> Html:
+    """Make a table of texts or of numbers; its first column names the rows."""
     titles = join(markup("<th scope='col'>{}</th>", title) for title in header)
     return markup(
-        "<div class='scroll'><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>"
-        "</div>",
+        "<div class='scroll'><table class='{}'><thead><tr>{}</tr></thead>"
+        "<tbody>{}</tbody></table></div>",
+        kind,
         titles,
         join(markup("<tr>{}</tr>", _cells(row)) for row in rows),
     )

@@ -9,9 +9,9 @@ from typing import Any
 from asr.data.manifest import Utterance, read_paired
 from asr.evaluation.charts import Bar, Column, bars, columns
 from asr.evaluation.faults import is_early_stop, is_loop, longest_repetition
+from asr.evaluation.learning import show_learning
 from asr.evaluation.markup import Html, asset, fill, join, markup, table
 from asr.evaluation.players import Players
-from asr.evaluation.training import show_training
 from asr.evaluation.utterances import Result, drawn, results, show_all, worst
 from asr.scoring import (
     Confusion,
@@ -63,12 +63,12 @@ def write_report(
         "page.html",
         style=asset("style.css"),
         script=asset("script.js"),
-        name=hypotheses.resolve().parent.name,
+        name=references.stem,
         references=references,
         hypotheses=hypotheses,
         today=date.today().isoformat(),
         **_headline(said, texts, heard),
-        decoding=_decoding(hypotheses.parent / "decode.json"),
+        **_decoding(hypotheses.parent / "decode.json"),
         speakers=_by_speaker(said, texts, heard),
         lengths=_rates(by_length(texts, heard, [u.duration for u in said]), "length"),
         positions=_rates(_by_tenth(texts, heard), "tenth of the utterance"),
@@ -79,7 +79,7 @@ def write_report(
         drawn=drawn_shown,
         players=players,
         training_link=Html("<a href='#training'>Training</a>") if run else "",
-        training=show_training(run) if run else "",
+        training=show_learning(run) if run else "",
     )
     write_bytes(page, content.encode())
 
@@ -94,6 +94,9 @@ def _headline(
     groups = speakers if num_speakers > 1 else None
     low, high = confidence_interval(texts, heard, groups=groups)
     top = max(1.0, words.rate, high)
+    count = words.num_reference
+    outcomes = {"wrong": words.substitutions, "lost": words.deletions}
+    outcomes["right"] = count - sum(outcomes.values())
     numbers = {
         "wer": (words.rate, _percent(words.rate)),
         "low": (low, f"{100 * low:.1f}"),
@@ -117,7 +120,9 @@ def _headline(
         "gauge_low": f"{100 * low / top:.2f}%",
         "gauge_span": f"{100 * (high - low) / top:.2f}%",
         "gauge_top": f"{100 * top:.0f} %",
-        "speakers_counted": f"{num_speakers:,}",
+        "by_whom": "one speaker" if num_speakers == 1 else f"{num_speakers} speakers",
+        **{name: _percent(n / max(count, 1)) for name, n in outcomes.items()},
+        **{f"flex_{name}": n for name, n in outcomes.items()},
     }
 
 
@@ -129,24 +134,34 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
-def _decoding(path: Path) -> Html:
+def _decoding(path: Path) -> dict[str, object]:
     """Show what `asr decode` wrote down about model and settings, where it is there."""
     try:
         facts = json.loads(path.read_bytes())
         settings = dict[str, Any](facts.pop("decoding", {}))
-        faults = list(facts.pop("faults", []))
+        faults = list[object](facts.pop("faults", []))
     except FileNotFoundError:
-        return Html("<p>No decode.json lies beside the hypotheses.</p>")
+        nothing = Html("<p>No decode.json lies beside the hypotheses.</p>")
+        return {"model": "", "decoding": nothing, "faults": ""}
     except (OSError, ValueError, TypeError, AttributeError):
-        return Html("<p>The decode.json beside the hypotheses could not be read.</p>")
+        nothing = Html("<p>The decode.json beside the hypotheses cannot be read.</p>")
+        return {"model": "", "decoding": nothing, "faults": ""}
     rows = [(name.replace("_", " "), value) for name, value in facts.items()]
     rows += [(f"decoding.{name}", value) for name, value in settings.items()]
     warning = markup(
-        "<p class='warning'>{} recordings could not be read; their hypotheses are "
-        "empty. The first: {}</p>",
+        "<p class='warning'>Recordings that could not be read, so nothing was heard "
+        "of them: {}. The first: {}</p>",
         *(len(faults), faults[0] if faults else ""),
     )
-    return join([warning if faults else Html(), table(("what", "value"), rows)])
+    model = markup(
+        "Written by the model <b>{}</b>, the best of {} hypotheses followed at a time.",
+        *(Path(str(facts.get("model"))).name, settings.get("beam_size", "several")),
+    )
+    return {
+        "model": model if "model" in facts else "",
+        "decoding": table(("what", "value"), rows),
+        "faults": warning if faults else "",
+    }
 
 
 def _by_speaker(said: Sequence[Utterance], texts: Texts, heard: Texts) -> Html:
@@ -192,21 +207,29 @@ def _rates(rates: Mapping[str, ErrorRate], of_what: str) -> Html:
         for name, rate in rates.items()
         for note in [f"{name}: {rate}"]
     ]
-    return join([columns(rows, _PARTS, _short_percent), _rate_table(rates, of_what)])
+    kinds = _PARTS if any(rate.insertions for rate in rates.values()) else _PARTS[:2]
+    chart = columns(rows, kinds, _short_percent)
+    return join([chart, _rate_table(rates, of_what, kinds)])
 
 
 def _parts(rate: ErrorRate) -> tuple[int, int, int]:
     return rate.substitutions, rate.deletions, rate.insertions
 
 
-def _rate_table(rates: Mapping[str, ErrorRate], of_what: str) -> Html:
-    header = (of_what, "errors per word", "words", *_PARTS)
+def _rate_table(
+    rates: Mapping[str, ErrorRate], of_what: str, kinds: Sequence[str] = _PARTS
+) -> Html:
+    header = (of_what, "errors per word", "words", *kinds)
     rows = [
-        (name or _UNKNOWN, _percent(rate.rate), rate.num_reference, *_parts(rate))
+        (
+            *(name or _UNKNOWN, _percent(rate.rate), f"{rate.num_reference:,}"),
+            *(f"{part:,}" for part in _parts(rate)[: len(kinds)]),
+        )
         for name, rate in rates.items()
     ]
     return markup(
-        "<details><summary>As a table</summary>{}</details>", table(header, rows)
+        "<details><summary>As a table</summary>{}</details>",
+        table(header, rows, "numbers"),
     )
 
 
@@ -253,18 +276,18 @@ def _faults(found: Sequence[Result]) -> dict[str, object]:
     ]
     return {
         "num_loops": _number("num-loops", len(loops), f"{len(loops):,}"),
-        "loops": _listed(("utterance", "repeated", "heard"), repeated, len(loops)),
+        "loops": _listed("Loops", ("utterance", "repeated", "heard"), repeated),
         "num_stops": _number("num-stops", len(stops), f"{len(stops):,}"),
-        "stops": _listed(("utterance", "words", "heard"), short, len(stops)),
+        "stops": _listed("Early stops", ("utterance", "words", "heard"), short),
     }
 
 
-def _listed(header: Sequence[str], rows: Sequence[Sequence[str]], total: int) -> Html:
+def _listed(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
     if not rows:
         return Html()
-    which = "Which they are" if len(rows) == total else f"The first {len(rows)} of them"
     return markup(
-        "<details><summary>{}</summary>{}</details>", which, table(header, rows)
+        "<details><summary>{} (at most {} are listed)</summary>{}</details>",
+        *(name, _MOST_FAULTS, table(header, rows)),
     )
 
 

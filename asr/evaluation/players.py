@@ -37,8 +37,8 @@ class Players:
         """Make a player of a file; say so where there is none."""
         kind = _KINDS.get(path.suffix.lower())
         try:
-            if kind is None:
-                raise FileNotFoundError
+            if kind is None or not path.is_file():
+                raise FileNotFoundError(path)
             source = self._embedded(path, kind) or self._link(path)
         except OSError:
             self.num_missing += 1
@@ -61,9 +61,9 @@ class Players:
 
     def __str__(self) -> str:
         """Say what became of the recordings."""
-        said = [f"{self.num_embedded} of the recordings are inside of this page"]
+        said = [f"Recordings inside of this page: {self.num_embedded}"]
         if self.num_linked:
-            said.append(f"{self.num_linked} are linked and need their files")
+            said.append(f"linked, where their files must be: {self.num_linked}")
         if self.num_missing:
-            said.append(f"{self.num_missing} were not found")
+            said.append(f"not found: {self.num_missing}")
         return "; ".join(said) + "."

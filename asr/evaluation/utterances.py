@@ -78,7 +78,7 @@ def _show(result: Result, players: Players) -> Html:
         id=utterance.id,
         about=f"{speaker}{utterance.duration:.1f} s",
         rate=f"{100 * count.rate:.0f} %",
-        counts=f"{count.errors} errors in {count.num_reference} words",
+        counts=f"errors: {count.errors}, words: {count.num_reference}",
         player=players.player(Path(utterance.audio)),
         words=join(map(_pair, result.edits)) or Html("<p>(no words)</p>"),
     )

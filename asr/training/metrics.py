@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -87,6 +88,8 @@ def _parse(line: bytes) -> dict[str, float] | None:
     except ValueError:
         return None
     if not isinstance(metrics, dict) or not _is_number(metrics.get("step")):
+        return None
+    if not isfinite(metrics["step"]):
         return None
     return {name: value for name, value in metrics.items() if _is_number(value)}
 

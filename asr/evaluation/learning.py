@@ -21,13 +21,14 @@ _VALIDATED = {
 Points = list[tuple[float, float]]
 
 
-def show_training(run: Path) -> Html:
+def show_learning(run: Path) -> Html:
     """Show the learning curves of a run.
 
     Raises:
         CheckpointError: the folder has no metrics.
     """
     history = read_metrics(run)
+    last = max(1.0, *(metrics["step"] for metrics in history.steps))
     validated = [
         Curve(name, points, is_marked=True)
         for key, name in _VALIDATED.items()
@@ -41,10 +42,10 @@ def show_training(run: Path) -> Html:
     return fill(
         "training.html",
         run=run.resolve(),
-        summary=_summary(history),
-        loss=_drawn(losses, lambda value: f"{value:.3g}"),
-        dev=_drawn(validated, lambda value: f"{100 * value:.4g} %"),
-        rate=_drawn([Curve("learning rate", rates)], lambda value: f"{value:.2g}"),
+        summary=_summary(history, last),
+        loss=_drawn(losses, last, lambda value: f"{value:.3g}"),
+        dev=_drawn(validated, last, lambda value: f"{100 * value:.4g} %"),
+        rate=_drawn([Curve("learning rate", rates)], last, lambda rate: f"{rate:.2g}"),
         validations=_validations(history),
         attention=_attention(run),
     )
@@ -55,7 +56,7 @@ def values(history: History, name: str) -> Points:
     return [
         (metrics["step"], metrics[name])
         for metrics in history.steps
-        if name in metrics and isfinite(metrics[name]) and isfinite(metrics["step"])
+        if name in metrics and isfinite(metrics[name])
     ]
 
 
@@ -73,10 +74,9 @@ def thinned(points: Points, most: int = _MOST_POINTS) -> Points:
     ]
 
 
-def _summary(history: History) -> str:
+def _summary(history: History, last: float) -> str:
     """Say in words how long it took and what came of it."""
-    last = max(int(metrics["step"]) for metrics in history.steps)
-    said = f"{whole(last)} updates"
+    said = f"Updates: {whole(last)}"
     if seconds := values(history, "seconds"):
         said += f" in {seconds[-1][1] / 3600:.1f} hours"
     if cers := values(history, "dev/cer"):
@@ -87,15 +87,15 @@ def _summary(history: History) -> str:
     else:
         said += "; there was no validation yet"
     if history.num_broken:
-        said += f"; {history.num_broken} lines of the metrics could not be read"
+        said += f"; lines of the metrics that could not be read: {history.num_broken}"
     return said + "."
 
 
-def _drawn(lines: Sequence[Curve], show: Show) -> Html:
+def _drawn(lines: Sequence[Curve], last: float, show: Show) -> Html:
     drawn = [line for line in lines if line.points]
     if not drawn:
         return Html("<p class='nothing'>Nothing was measured.</p>")
-    return curves(drawn, "update", show)
+    return curves(drawn, last, "update", show)
 
 
 def _validations(history: History) -> Html:
@@ -109,7 +109,7 @@ def _validations(history: History) -> Html:
     ]
     return markup(
         "<details><summary>All validations as a table</summary>{}</details>",
-        table(["update", *(_VALIDATED[key] for key in keys)], rows),
+        table(["update", *(_VALIDATED[key] for key in keys)], rows, "numbers"),
     )
 
 
