@@ -4,13 +4,14 @@ FFmpeg comes with PyAV, the optional extra: `pip install "asr[av]"`. It is told 
 signature what a file is, so that nothing but these formats is ever tried: no playlist
 that names other files, and no device.
 
-FFmpeg takes a file that was cut short for a shorter one. Here, what the header promises
-is compared with where the last packet ends. AAC and AMR streams promise nothing; of
-these only a broken last packet is noticed.
+FFmpeg takes a file that was cut short for a shorter one. Here, the bytes and the
+seconds that the header promises are compared with what is there. AAC and AMR streams
+promise nothing; of these only a broken last packet is noticed.
 
 Shapes: N samples of each channel.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asr.audio.faults import cut_short, damaged, no_samples
+from asr.audio.sizes import boxes_end, segment_end
 from asr.audio.waveforms import Samples, scaled
 from asr.errors import AudioError
 
@@ -81,12 +83,13 @@ class Container:
                 "it to wav or flac)"
             ) from error
         self._place, self._demuxer = place, kind.demuxer
+        _check_size(path, kind, place)
         self._ends: dict[int, Fraction] = {}  # of the packets of each stream, seconds
         with ExitStack() as opened:
-            # An open file: FFmpeg takes some names for addresses.
-            file = opened.enter_context(path.open("rb"))
             with _telling(place):
-                self._container: Any = av.open(file, format=kind.demuxer)
+                # file: as FFmpeg takes some names for addresses.
+                name = f"file:{path.absolute()}"
+                self._container: Any = av.open(name, format=kind.demuxer)
                 opened.callback(self._container.close)
                 self._stream = self._first_stream()
                 frames = self._frames()
@@ -208,6 +211,18 @@ class Container:
         if self._demuxer not in ("mov", "asf") or not self._stream.duration:
             return None
         return Fraction(self._stream.duration * self._stream.time_base)
+
+
+def _check_size(path: Path, kind: Kind, place: str) -> None:
+    promised = 0
+    with path.open("rb") as file:
+        if kind.demuxer == "mov":
+            promised = boxes_end(file)
+        elif kind.demuxer == "matroska":
+            promised = segment_end(file)
+        there = file.seek(0, os.SEEK_END)
+    if there < promised:
+        raise cut_short(place, there, promised, "bytes")
 
 
 @contextmanager

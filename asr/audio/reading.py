@@ -155,7 +155,7 @@ def read_blocks(
             num_heard += len(block)
             yield torch.from_numpy(block)
         if num_heard == 0:
-            raise _nothing_heard(sound, start, place)
+            raise _nothing_heard(sound, start, end, place)
 
 
 def duration(path: str | Path, *, name: str | None = None) -> float:
@@ -261,12 +261,16 @@ def _finite(blocks: Iterable[Samples], place: str) -> Iterator[Samples]:
         yield block
 
 
-def _nothing_heard(sound: Sound, start: float, place: str) -> AudioError:
+def _nothing_heard(sound: Sound, start: float, end: float, place: str) -> AudioError:
     seconds = sound.duration()
-    if start == 0:
-        if num_samples := round(seconds * sound.rate):
-            return too_short(place, num_samples, sound.rate)
+    if seconds == 0:
         return no_samples(place)
-    return AudioError(
-        f"{place}: lasts {seconds:.2f} s (nothing is there from {start:g} s on)"
-    )
+    if start >= seconds:
+        return AudioError(
+            f"{place}: lasts {seconds:.2f} s (nothing is there from {start:g} s on)"
+        )
+    if end < seconds:
+        return AudioError(
+            f"{place}: has no sample from {start:g} s to {end:g} s (ask for more)"
+        )
+    return too_short(place, round(seconds * sound.rate), sound.rate)

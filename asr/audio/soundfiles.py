@@ -84,7 +84,7 @@ class SoundFile:
             AudioError: it is damaged, or ends before its header says.
         """
         promised = self._sound.frames if stop is None else min(stop, self._sound.frames)
-        if start >= promised > 0:
+        if 0 < start >= promised:
             return
         there = start
         if start > 0:
