@@ -60,7 +60,7 @@ def _transcribe(args: argparse.Namespace) -> int:
 
 
 def _transcribe_all(
-    sources: "list[Source]", num_failed: int, args: argparse.Namespace
+    sources: "list[Source]", num_unfound: int, args: argparse.Namespace
 ) -> int:
     """Transcribe what was found, and write or print it."""
     from asr.progress import progress_bar
@@ -82,6 +82,7 @@ def _transcribe_all(
             names.append(full)
             recordings.append(Recording.of_file(path, channel, clip, called))
     output.expect(len(recordings))
+    num_failed = num_unfound
     seconds = sum(_seconds(path, clip) for path, _ in sources) * len(channels)
     with progress_bar(round(seconds), "transcribe", "s of audio") as bar:
         found = _transcripts(recordings, seconds, bar.update, args)
@@ -92,9 +93,10 @@ def _transcribe_all(
                 num_failed += 1
             else:
                 output.take(name, transcript)
+    num_wanted = len(sources) * len(channels) + num_unfound
     if not num_failed:
         return 0
-    return PARTIAL if num_failed < len(recordings) + num_failed else 1
+    return PARTIAL if num_failed < num_wanted else 1
 
 
 class _Output:
@@ -141,14 +143,18 @@ class _Output:
         from asr.writers import render, write
 
         if self.folder is not None:
-            for path in write(transcript, self.folder, name, self.formats, self.layout):
-                print(f"asr: wrote {path}", file=sys.stderr)
-            return
-        if self.formats != ("txt",):
+            place = self.folder / name
+            write(transcript, place.parent, place.name, self.formats, self.layout)
+            print(f"asr: wrote {place}.{{{','.join(self.formats)}}}", file=sys.stderr)
+        elif self.formats != ("txt",):
             print(render(transcript, self.formats[0], self.layout), end="", flush=True)
-            return
-        channel = f" ({transcript.channel})" if transcript.channel != "mix" else ""
-        prefix = f"{transcript.audio}{channel}: " if self.prefixed else ""
+        else:
+            prefix = _prefix(transcript) if self.prefixed else ""
+            self._print(prefix, transcript)
+        for line in _cautions(transcript):
+            print(f"asr: {_prefix(transcript)}{line}", file=sys.stderr)
+
+    def _print(self, prefix: str, transcript: "Transcript") -> None:
         print(prefix + transcript.text, flush=True)
         for segment in transcript.segments:
             if self.print_words:
@@ -157,18 +163,22 @@ class _Output:
                     print(f"  {times}  {word.confidence:4.2f}  {word.text}")
             for alternative in segment.nbest[: self.num_best]:
                 print(f"  {alternative.score:8.4f}  {alternative.text}")
-        for line in _cautions(transcript):
-            print(f"asr: {prefix}{line}", file=sys.stderr)
+
+
+def _prefix(transcript: "Transcript") -> str:
+    channel = f" ({transcript.channel})" if transcript.channel != "mix" else ""
+    return f"{transcript.audio or 'recording'}{channel}: "
 
 
 def _cautions(transcript: "Transcript") -> "Iterator[str]":
     """Say which parts of a transcript one should not rely on."""
     about = {
         "noise": "no speech was heard",
-        "silence": "nothing was heard",
         "loop": "the text goes in circles",
         "unfinished": "the end may be invented",
     }
+    if all("silence" in segment.flags for segment in transcript.segments):
+        yield "nothing was heard"
     for segment in transcript.segments:
         for flag in segment.flags:
             if flag in about:
