@@ -3,8 +3,8 @@
     python recipes/librispeech/tune.py DEV.jsonl TABLE.json --language-model FOLDER
 
 decodes --utterances of DEV once for each combination of --lm-weight, --word-bonus,
---ctc-weight, --length-norm, --eos-threshold and --beam, writes WER and seconds of each into TABLE, and prints
-the best last. Never give it a test set.
+--ctc-weight, --length-norm, --eos-threshold and --beam, writes WER and seconds of each
+into TABLE, and prints the best last. Never give it a test set.
 """
 
 import argparse
