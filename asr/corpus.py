@@ -36,6 +36,7 @@ from asr.recognizer import (
 )
 from asr.tensor_files import write_bytes
 from asr.transcript import Transcript
+from asr.writers import trn_line
 
 HYPOTHESES = "hypotheses.jsonl"
 _BATCH = 8
@@ -272,7 +273,6 @@ def _trn(utterances: Sequence[Utterance]) -> str:
     lines = []
     for utterance in utterances:
         speaker = f"{utterance.speaker or 'x'}-"
-        lines.append(
-            f"{utterance.text} ({speaker}{utterance.id.removeprefix(speaker)})\n"
-        )
+        id = f"{speaker}{utterance.id.removeprefix(speaker)}"
+        lines.append(trn_line(utterance.text, id))
     return "".join(lines)

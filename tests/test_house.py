@@ -14,7 +14,7 @@ import asr
 FLOORS = [
     {"errors", "padding"},
     {"audio", "text", "tensor_files", "progress", "device", "transcript"},
-    {"features"},
+    {"features", "writers"},
     {"data", "model", "decoding", "scoring"},
     {"segmenting"},
     {"training", "recognizer"},
