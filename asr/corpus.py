@@ -45,6 +45,7 @@ from asr.recording import BATCH, Progress, Recording, transcripts
 from asr.segmenting import LONGEST
 from asr.tensor_files import write_bytes
 from asr.transcript import Segment, Transcript
+from asr.writers import trn_line
 
 HYPOTHESES = "hypotheses.jsonl"
 _BATCH = 8
@@ -299,7 +300,6 @@ def _trn(utterances: Sequence[Utterance]) -> str:
     lines = []
     for utterance in utterances:
         speaker = f"{utterance.speaker or 'x'}-"
-        lines.append(
-            f"{utterance.text} ({speaker}{utterance.id.removeprefix(speaker)})\n"
-        )
+        id = f"{speaker}{utterance.id.removeprefix(speaker)}"
+        lines.append(trn_line(utterance.text, id))
     return "".join(lines)

@@ -14,7 +14,7 @@ import asr
 FLOORS = [
     {"errors", "padding"},
     {"audio", "text", "tensor_files", "progress", "device", "transcript", "loops"},
-    {"features", "sources"},
+    {"features", "sources", "writers"},
     {"data", "model", "decoding", "scoring"},
     {"timing", "confidence"},
     {"segmenting", "finding"},
