@@ -138,8 +138,9 @@ def encode_vorbis(waveform: Tensor) -> bytes:
         packed, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS"
     ) as sound:
         # Second by second: libsndfile overruns its stack on millions at once.
-        for second in waveform.clamp(-1, 1).split(SAMPLE_RATE):
-            sound.write(second.numpy())
+        samples = waveform.clamp(-1, 1).numpy()
+        for start in range(0, len(samples), SAMPLE_RATE):
+            sound.write(samples[start : start + SAMPLE_RATE])
     return packed.getvalue()
 
 

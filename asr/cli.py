@@ -12,7 +12,7 @@ from asr.errors import AsrError, ConfigError, ManifestError
 # `asr --help` answers in a tenth of a second.
 if TYPE_CHECKING:
     from asr.data.manifest import Utterance
-    from asr.recognizer import DecodingConfig
+    from asr.recognizer import DecodingConfig, Recognizer
     from asr.transcript import Transcript
 
 
@@ -33,8 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _transcribe(args: argparse.Namespace) -> int:
-    if args.page is not None and len(args.audio) > 1:
-        raise ConfigError(f"{args.page}: a page shows one recording (give one FILE)")
     failed = 0
     for path, transcript in zip(args.audio, _transcripts(args), strict=True):
         if isinstance(transcript, AsrError):
@@ -45,22 +43,15 @@ def _transcribe(args: argparse.Namespace) -> int:
         print(prefix + transcript.text, flush=True)
         for alternative in transcript.segments[0].nbest[: args.nbest]:
             print(f"  {alternative.score:8.4f}  {alternative.text}")
-        if args.page is not None:
-            from asr.report import write_page
-
-            write_page(args.page, path, transcript)
-            print(f"asr: wrote {args.page}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _transcripts(args: argparse.Namespace) -> "Iterator[Transcript | AsrError]":
-    """Transcribe the files: on a CPU, and without a page, in several processes."""
+    """Transcribe the files: on a CPU in several processes."""
     from asr.corpus import transcribe_files
-    from asr.device import use_one_thread
-    from asr.recognizer import Recognizer
 
     device, decoding = _device(args.device), _decoding(args)
-    if device.type == "cpu" and args.page is None:
+    if device.type == "cpu":
         yield from transcribe_files(
             args.model,
             args.audio,
@@ -69,19 +60,21 @@ def _transcripts(args: argparse.Namespace) -> "Iterator[Transcript | AsrError]":
             language_model=args.language_model,
         )
         return
-    use_one_thread()
-    recognizer = Recognizer.load(
-        args.model,
-        decoding=decoding,
-        device=device,
-        precision=args.precision,
-        language_model=args.language_model,
-    )
+    recognizer = _recognizer(args)
     for path in args.audio:
         try:
-            yield recognizer.transcribe(path, alignment=args.page is not None)
+            yield recognizer.transcribe(path)
         except AsrError as error:
             yield error
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from asr.explain import write_page
+
+    page = args.output or Path(args.audio.with_suffix(".html").name)
+    transcript = _recognizer(args).transcribe(args.audio, alignment=True)
+    write_page(page, args.audio, transcript)
+    print(f"asr: wrote {page}", file=sys.stderr)
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -89,8 +82,8 @@ def _demo(args: argparse.Namespace) -> None:
     from importlib.resources import files
 
     from asr.device import use_one_thread
+    from asr.explain import write_page
     from asr.recognizer import Recognizer
-    from asr.report import write_page
     from asr.scoring import word_error_rate
 
     use_one_thread()
@@ -209,6 +202,21 @@ def _paired(
     return said, [by_id[utterance.id] for utterance in said]
 
 
+def _recognizer(args: argparse.Namespace) -> "Recognizer":
+    """Load what the options of the search name."""
+    from asr.device import use_one_thread
+    from asr.recognizer import Recognizer
+
+    use_one_thread()
+    return Recognizer.load(
+        args.model,
+        decoding=_decoding(args),
+        device=_device(args.device),
+        precision=args.precision,
+        language_model=args.language_model,
+    )
+
+
 def _decoding(args: argparse.Namespace) -> "DecodingConfig":
     """Turn the options of the search into its settings."""
     from asr.recognizer import DecodingConfig
@@ -239,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_transcribe(commands)
+    _add_explain(commands)
     _add_train(commands)
     _add_decode(commands)
     _add_score(commands)
@@ -265,7 +274,7 @@ def _add_transcribe(commands: Any) -> None:
     parser = _command(
         *(commands, "transcribe", _transcribe),
         "write down what is said in audio files",
-        "asr transcribe talk.flac --page talk.html",
+        "asr transcribe talk.flac",
     )
     parser.add_argument("audio", nargs="+", type=Path, metavar="FILE")
     _add_search(parser)
@@ -273,12 +282,23 @@ def _add_transcribe(commands: Any) -> None:
         *("--nbest", "-n"),
         **_number(0, "print the N best alternatives of the beginning too"),
     )
-    parser.add_argument(
-        "--page",
-        type=Path,
-        metavar="HTML",
-        help="write a page that shows where the model looked (one FILE only)",
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+
+
+def _add_explain(commands: Any) -> None:
+    parser = _command(
+        *(commands, "explain", _explain),
+        "write a page that shows and plays what was heard, how surely, when and where",
+        "asr explain talk.flac --output talk.html",
     )
+    parser.add_argument("audio", type=Path, metavar="FILE")
+    parser.add_argument(
+        *("--output", "-o"),
+        type=Path,
+        metavar="PAGE",
+        help="HTML file (default: named as FILE is, in this folder)",
+    )
+    _add_search(parser)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
 
 
@@ -336,7 +356,7 @@ def _add_export(commands: Any) -> None:
 def _add_demo(commands: Any) -> None:
     parser = _command(
         *(commands, "demo", _demo),
-        "transcribe the bundled recording and show where the model looked",
+        "transcribe the bundled recording and write its page, as explain does",
         "asr demo demo.html",
     )
     parser.add_argument("page", type=Path, help="the HTML page that is written")

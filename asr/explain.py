@@ -1,4 +1,4 @@
-"""The page of a recording: what was heard, how surely, when, and where the model looked.
+"""The page of a recording: what was heard, how surely, when, and what was looked at.
 
 One HTML file that needs nothing beside it. Python prepares the numbers, and the files
 in `assets/pages/explain` show them:
@@ -40,8 +40,7 @@ ABOUT = {
     "what the search made of it was dropped.",
     Flag.LOOP: "The text goes in circles, with other settings too: do not rely on it.",
     Flag.UNFINISHED: "The search reached its longest text: the end may be invented.",
-    Flag.RETRIED: "The first text was no good: "
-    "this one was found with other settings.",
+    Flag.RETRIED: "The first text was no good: this one was found with other settings.",
 }
 """The flags of a segment in plain words."""
 ENVELOPE_RATE = 200
@@ -143,7 +142,9 @@ def alternatives(
     return [list(there.values()) for there in found]
 
 
-def rows_of_words(words: Sequence[str], characters: str) -> list[tuple[int, int] | None]:
+def rows_of_words(
+    words: Sequence[str], characters: str
+) -> list[tuple[int, int] | None]:
     """Find the rows of an alignment that spell each word; None if there are none.
 
     >>> rows_of_words(["GO", "ON"], "GO ON.")
@@ -198,8 +199,7 @@ def _segment(segment: Segment) -> dict[str, Any]:
         "confidence": segment.confidence if segment.words else None,
         "flags": [{"name": str(flag), "about": ABOUT[flag]} for flag in segment.flags],
         "words": [
-            _word(word, *more)
-            for word, *more in zip(segment.words, rows, instead, strict=True)
+            _word(*one) for one in zip(segment.words, rows, instead, strict=True)
         ],
         "nbest": [asdict(alternative) for alternative in segment.nbest],
         "attention": alignment and _attention(alignment),

@@ -12,7 +12,14 @@ import soundfile
 import torch
 from torch import Tensor
 
-from asr.audio import SAMPLE_RATE, duration, from_samples, read_waveform, resample
+from asr.audio import (
+    SAMPLE_RATE,
+    duration,
+    encode_vorbis,
+    from_samples,
+    read_waveform,
+    resample,
+)
 from asr.errors import AudioError
 
 CORPORA = Path("/work/shared/corpora/LibriSpeech")
@@ -422,6 +429,26 @@ def _try_to_read(path: Path) -> None:
         assert waveform.dim() == 1
         assert len(waveform) > 0
         assert waveform.isfinite().all()
+
+
+# Packed to be played
+
+
+@pytest.mark.parametrize("num_samples", [1, 16_000, 3_000_001])
+def test_a_packed_waveform_is_as_long_as_it_was(path: Path, num_samples: int) -> None:
+    waveform = torch.from_numpy(np.resize(tone(), num_samples))
+
+    path.write_bytes(encode_vorbis(waveform))
+
+    read = read_waveform(path)
+    assert len(read) == num_samples
+    assert bool(((read - waveform)[2000:-2000].abs() < 0.05).all())
+
+
+def test_what_is_too_loud_is_clipped_when_it_is_packed(path: Path) -> None:
+    path.write_bytes(encode_vorbis(4 * torch.from_numpy(tone())))
+
+    assert float(read_waveform(path).abs().max()) < 1.5
 
 
 # What the tests above are made of

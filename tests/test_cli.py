@@ -28,7 +28,8 @@ def test_help_answers_without_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["transcribe", "train", "decode", "score", "export", "demo"]
+    "command",
+    ["transcribe", "explain", "train", "decode", "score", "export", "demo"],
 )
 def test_the_help_of_each_command_shows_an_example(
     command: str, capsys: Capture
@@ -64,29 +65,44 @@ def test_transcribe_goes_on_after_a_bad_file_and_says_so(
     assert printed.out.startswith(f"{recording}: ")
 
 
-def test_transcribe_writes_a_page_and_the_nbest(
+def test_transcribe_prints_the_nbest(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    options = ["--model", str(model_folder), "--nbest", "2"]
+    assert main(["transcribe", str(recording), *options]) == 0
+
+    assert len(capsys.readouterr().out.rstrip("\n").split("\n")) == 3
+
+
+def test_explain_writes_a_page_named_as_the_recording_is(
+    model_folder: Path,
+    recording: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    assert main(["explain", str(recording), "--model", str(model_folder)]) == 0
+
+    page = (here / "noise.html").read_text(encoding="utf-8")
+    assert "<h1>noise.flac</h1>" in page
+    assert '"attention": {' in page
+    assert capsys.readouterr().err == "asr: wrote noise.html\n"
+
+
+def test_explain_writes_where_it_is_told(
     model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     page = tmp_path / "page.html"
 
-    options = ["--model", str(model_folder), "--page", str(page), "--nbest", "2"]
-    assert main(["transcribe", str(recording), *options]) == 0
+    options = ["--model", str(model_folder), "--beam", "1", "--output", str(page)]
+    assert main(["explain", str(recording), *options]) == 0
 
-    assert "data:image/png" in page.read_text(encoding="utf-8")
-    assert len(capsys.readouterr().out.rstrip("\n").split("\n")) == 3
-
-
-def test_a_page_is_of_one_file(
-    model_folder: Path, recording: Path, capsys: Capture
-) -> None:
-    two = [str(recording), str(recording)]
-
-    assert (
-        main(["transcribe", *two, "--page", "p.html", "--model", str(model_folder)])
-        == 1
-    )
-
-    assert "one recording" in capsys.readouterr().err
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert capsys.readouterr().err == f"asr: wrote {page}\n"
 
 
 def test_an_impossible_beam_is_one_line(

@@ -18,7 +18,7 @@ FLOORS = [
     {"data", "model", "decoding", "scoring"},
     {"segmenting"},
     {"training", "recognizer"},
-    {"config", "report"},
+    {"config", "explain", "report"},
     {"experiment", "corpus"},
     {"cli", "__init__"},
     {"__main__"},

@@ -1,5 +1,6 @@
 const ZOOMS = [1, 1.5, 2, 3, 4];
 const FEWEST_PIXELS = 62; // of a second
+const MOST_ALTERNATIVES = 6; // told about a word
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
@@ -26,6 +27,7 @@ lay();
 showPlace(player);
 listen();
 document.documentElement.dataset.ready = "";
+for (const strip of strips) await strip.unpack(); // a print cannot wait for that
 
 // Words
 
@@ -51,7 +53,7 @@ function writeText() {
       line.append(make("a", "time", clockTime(segment.start), { href: `#segment-${number}`, "aria-label": `Show the piece at ${clockTime(segment.start)}` }));
     if (segment.words.length) segment.words.forEach((word, index) => line.append(wordButton(word, strip, index), " "));
     else line.append(make("span", segment.text ? "" : "nothing", segment.text || "(nothing was said)"));
-    for (const flag of segment.flags) line.append(make("p", "flag", flag.about));
+    for (const flag of segment.flags) line.append(make("p", `flag ${flag.name}`, flag.about));
   });
   if (!strips.length) text.append(make("span", "nothing", "(nothing was said)"));
 }
@@ -111,13 +113,16 @@ function writeCard({ word, strip, button }) {
 
 function instead(word) {
   const table = make("table");
-  table.append(make("caption", "", "Or was it …"));
-  for (const other of word.instead) {
+  const caption = table.appendChild(make("caption", "", "Or was it …"));
+  caption.append(make("small", "", "log P per character"));
+  for (const other of word.instead.slice(0, MOST_ALTERNATIVES)) {
     const row = table.appendChild(make("tr"));
     const text = row.appendChild(make("td", "", other.text || "(no word)"));
     if (other.words > 1) text.append(make("small", "", `  for ${other.words} words`));
     row.append(make("td", "score", other.score.toFixed(3)));
   }
+  const more = word.instead.length - MOST_ALTERNATIVES;
+  if (more > 0) table.insertRow().append(make("td", "score", `… and ${more} more`));
   return table;
 }
 

@@ -4,7 +4,7 @@ const WAVEFORM = 64;
 const SPECTROGRAM = 128;
 const ATTENTION = 620; // wished; more where the rows would be too thin
 const [THINNEST, THICKEST] = [3, 13]; // rows of the attention
-const LEGIBLE = 9; // rows that have room for their character
+const LEGIBLE = 11; // rows that have room for their character
 
 /** Make an element with classes, text and attributes. */
 function make(tag, classes = "", text = "", attributes = {}) {
@@ -108,7 +108,7 @@ class Strip {
     const title = this.element.appendChild(make("h3", "", `${clockTime(segment.start, 1)} – ${clockTime(segment.end, 1)} `));
     if (segment.confidence !== null)
       title.append(make("small", "", `mean confidence ${percent(segment.confidence)}`));
-    for (const flag of segment.flags) this.element.append(make("p", "flag", flag.about));
+    for (const flag of segment.flags) this.element.append(make("p", `flag ${flag.name}`, flag.about));
     const body = this.element.appendChild(make("div", "body"));
     this.gutter = body.appendChild(make("div", "gutter", "", { "aria-hidden": "true" }));
     this.scroller = body.appendChild(make("div", "scroller"));
@@ -200,7 +200,7 @@ class Strip {
     this.words.style.height = `${ends.length ? ends.length * LANE + 8 : 0}px`;
     lanes.forEach((lane, index) => {
       this.labels[index].style.height = `${(lane + 1) * LANE + 6}px`;
-      this.labels[index].style.zIndex = ends.length - lane > 1 ? 1 : 0;
+      this.labels[index].style.zIndex = ends.length - lane; // a line goes behind the names below
     });
   }
 
@@ -224,7 +224,7 @@ class Strip {
       return label;
     };
     if (this.labels.length) put("words", top - 15, "name");
-    put("waveform", top + WAVEFORM / 2);
+    put("wave", top + WAVEFORM / 2);
     // Slaney's mel scale: linear to 1 kHz, where it is 15, and logarithmic above.
     const mel = (hertz) => (hertz < 1000 ? (3 * hertz) / 200 : 15 + (27 * Math.log(hertz / 1000)) / Math.log(6.4));
     for (const hertz of [500, 1000, 2000, 4000])
@@ -271,9 +271,12 @@ class Strip {
     const { segment, sound } = this;
     paintWaveform(this.waveform, sound.waveform, segment.start, segment.end, segment.words);
     this.#paintSpectrogram();
-    if (!this.looks) return;
-    this.attention ??= await unpacked(segment.attention);
-    this.#paintAttention();
+    if (this.looks && !this.attention) await this.unpack();
+    if (this.attention) this.#paintAttention();
+  }
+
+  async unpack() {
+    if (this.looks) this.attention ??= await unpacked(this.segment.attention);
   }
 
   #paintSpectrogram() {
