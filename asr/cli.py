@@ -13,7 +13,7 @@ from asr.errors import AsrError, ConfigError
 # `asr --help` answers in a tenth of a second.
 if TYPE_CHECKING:
     from asr.audio import Channel
-    from asr.recognizer import DecodingConfig
+    from asr.recognizer import DecodingConfig, Recognizer
     from asr.recording import Recording
     from asr.sources import Source
     from asr.transcript import Transcript
@@ -193,8 +193,6 @@ def _transcripts(
 ) -> "Iterator[Transcript | AsrError]":
     """Have recordings transcribed: on a CPU in several processes."""
     from asr.corpus import transcribe_files
-    from asr.device import use_one_thread
-    from asr.recognizer import Recognizer
 
     device, decoding = _device(args.device), _decoding(args)
     if device.type == "cpu":
@@ -208,14 +206,7 @@ def _transcripts(
             progress=progress,
         )
         return
-    use_one_thread()
-    recognizer = Recognizer.load(
-        args.model,
-        decoding=decoding,
-        device=device,
-        precision=args.precision,
-        language_model=args.language_model,
-    )
+    recognizer = _recognizer(args)
     yield from recognizer.transcribe_recordings(recordings, progress=progress)
 
 
@@ -240,13 +231,22 @@ def _clip(text: str | None) -> tuple[float, float | None]:
         raise ConfigError(f"--clip {error}") from error
 
 
+def _explain(args: argparse.Namespace) -> None:
+    from asr.explain import write_page
+
+    page = args.output or Path(args.audio.with_suffix(".html").name)
+    transcript = _recognizer(args).transcribe(args.audio, alignment=True)
+    write_page(page, args.audio, transcript)
+    print(f"asr: wrote {page}", file=sys.stderr)
+
+
 def _demo(args: argparse.Namespace) -> None:
     import json
     from importlib.resources import files
 
     from asr.device import use_one_thread
+    from asr.explain import write_page
     from asr.recognizer import Recognizer
-    from asr.report import write_page
     from asr.scoring import word_error_rate
 
     use_one_thread()
@@ -351,6 +351,21 @@ def _print_rates(rates: dict[str, Any]) -> None:
         print(f"{name or '-':>10}  %WER {rate}")
 
 
+def _recognizer(args: argparse.Namespace) -> "Recognizer":
+    """Load what the options of the search name."""
+    from asr.device import use_one_thread
+    from asr.recognizer import Recognizer
+
+    use_one_thread()
+    return Recognizer.load(
+        args.model,
+        decoding=_decoding(args),
+        device=_device(args.device),
+        precision=args.precision,
+        language_model=args.language_model,
+    )
+
+
 def _decoding(args: argparse.Namespace) -> "DecodingConfig":
     """Turn the options of the search into its settings."""
     from asr.recognizer import DecodingConfig
@@ -386,6 +401,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_transcribe(commands)
+    _add_explain(commands)
     _add_train(commands)
     _add_decode(commands)
     _add_score(commands)
@@ -461,6 +477,23 @@ def _add_transcribe(commands: Any) -> None:
     )
     parser.add_argument(
         "--subtitle-words", **_number(None, "most words a subtitle (default: no limit)")
+    )
+    _add_search(parser)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+
+
+def _add_explain(commands: Any) -> None:
+    parser = _command(
+        *(commands, "explain", _explain),
+        "write a page that shows and plays what was heard, how surely, when and where",
+        "asr explain talk.flac --output talk.html",
+    )
+    parser.add_argument("audio", type=Path, metavar="FILE")
+    parser.add_argument(
+        *("--output", "-o"),
+        type=Path,
+        metavar="PAGE",
+        help="HTML file (default: named as FILE is, in this folder)",
     )
     _add_search(parser)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
@@ -543,7 +576,7 @@ def _add_export(commands: Any) -> None:
 def _add_demo(commands: Any) -> None:
     parser = _command(
         *(commands, "demo", _demo),
-        "transcribe the bundled recording and show where the model looked",
+        "transcribe the bundled recording and write its page, as explain does",
         "asr demo demo.html",
     )
     parser.add_argument("page", type=Path, help="the HTML page that is written")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from asr.writers import FORMATS
 
 from asr.cli import PARTIAL, main
 from asr.data.manifest import Utterance, write_manifest
 from asr.transcript import Transcript
+from asr.writers import FORMATS
 
 Capture = pytest.CaptureFixture[str]
 SAID = Utterance("a", "a.flac", 1.0, "THE CAT SAT")
@@ -34,7 +34,7 @@ def test_help_answers_without_torch() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["transcribe", "train", "decode", "score", "report", "export", "demo"],
+    ["transcribe", "explain", "train", "decode", "score", "report", "export", "demo"],
 )
 def test_the_help_of_each_command_shows_an_example(
     command: str, capsys: Capture
@@ -258,6 +258,37 @@ def test_several_recordings_of_another_format_need_a_folder(
     assert main(["transcribe", str(recording), str(other), *options]) == 1
 
     assert "several recordings need a folder" in capsys.readouterr().err
+
+
+def test_explain_writes_a_page_named_as_the_recording_is(
+    model_folder: Path,
+    recording: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    assert main(["explain", str(recording), "--model", str(model_folder)]) == 0
+
+    page = (here / "noise.html").read_text(encoding="utf-8")
+    assert "<h1>noise.flac</h1>" in page
+    assert '"attention": {' in page
+    assert capsys.readouterr().err == "asr: wrote noise.html\n"
+
+
+def test_explain_writes_where_it_is_told(
+    model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    page = tmp_path / "page.html"
+
+    options = ["--model", str(model_folder), "--beam", "1", "--output", str(page)]
+    assert main(["explain", str(recording), *options]) == 0
+
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert capsys.readouterr().err == f"asr: wrote {page}\n"
 
 
 def test_an_impossible_beam_is_one_line(

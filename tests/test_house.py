@@ -20,7 +20,7 @@ FLOORS = [
     {"segmenting", "finding"},
     {"recording"},
     {"training", "recognizer"},
-    {"config", "report", "evaluation"},
+    {"config", "explain", "report", "evaluation"},
     {"experiment", "corpus"},
     {"cli", "__init__"},
     {"__main__"},

@@ -8,6 +8,7 @@ from asr.audio.reading import (
     read_blocks,
     read_waveform,
 )
+from asr.audio.soundfiles import encode_vorbis
 from asr.audio.spooling import spooled
 from asr.audio.waveforms import SAMPLE_RATE, from_samples, resample
 
@@ -16,6 +17,7 @@ __all__ = [
     "SAMPLE_RATE",
     "Channel",
     "duration",
+    "encode_vorbis",
     "from_samples",
     "num_channels",
     "read_blocks",

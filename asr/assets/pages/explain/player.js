@@ -1,0 +1,86 @@
+/** Plays the recording, or a span of it, to the sample. Times are seconds. */
+class Player {
+  #sound;
+  #context;
+  #buffer;
+  #source = null;
+  #started = 0; // on the clock of the context: when second 0 would have been played
+  #end = 0;
+  place = 0;
+
+  /**
+   * @param {string} sound the recording as a file, in base64
+   * @param {(player: Player) => void} changed called whenever the place changes
+   */
+  constructor(sound, changed) {
+    this.#sound = sound;
+    this.changed = changed;
+  }
+
+  get playing() {
+    return this.#source !== null;
+  }
+
+  /** Play from one time to another; a browser wants this to begin with a click or key. */
+  async play(start, end) {
+    this.stop();
+    const buffer = await this.#load();
+    this.stop(); // another may have begun meanwhile
+    const source = this.#context.createBufferSource();
+    source.buffer = buffer;
+    source.connect(this.#context.destination);
+    source.onended = () => {
+      if (this.#source === source) this.#finish(this.#end);
+    };
+    this.#end = Math.min(end, buffer.duration);
+    this.#started = this.#context.currentTime - start;
+    source.start(0, start, Math.max(0.01, end - start));
+    this.#source = source;
+    this.place = start;
+    this.#tick();
+  }
+
+  stop() {
+    if (this.playing) this.#finish(this.place);
+  }
+
+  /** Go somewhere else, and go on from there if it plays. */
+  seek(time, end) {
+    if (this.playing) return this.play(time, end);
+    this.place = time;
+    this.changed(this);
+  }
+
+  async #load() {
+    this.#context ??= new AudioContext({ sampleRate: 16000 });
+    this.#buffer ??= this.#context.decodeAudioData(fromBase64(this.#sound).buffer);
+    await this.#context.resume();
+    return this.#buffer;
+  }
+
+  #finish(place) {
+    const source = this.#source;
+    this.#source = null;
+    source.stop();
+    this.place = place;
+    this.changed(this);
+  }
+
+  #tick() {
+    if (!this.playing) return;
+    this.place = Math.min(this.#context.currentTime - this.#started, this.#end);
+    this.changed(this);
+    requestAnimationFrame(() => this.#tick());
+  }
+}
+
+function fromBase64(text) {
+  return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+}
+
+/** Unpack a matrix of bytes: {rows, columns, data} with its data as Uint8Array. */
+async function unpacked(matrix) {
+  const packed = new Blob([fromBase64(matrix.data)]).stream();
+  const bytes = new Response(packed.pipeThrough(new DecompressionStream("deflate")));
+  return { ...matrix, data: new Uint8Array(await bytes.arrayBuffer()) };
+}
