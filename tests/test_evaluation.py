@@ -10,7 +10,7 @@ import pytest
 
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import CheckpointError, ManifestError
-from asr.evaluation.faults import is_early_stop, is_loop, longest_repetition
+from asr.evaluation.faults import is_early_stop, is_loop
 from asr.evaluation.learning import show_learning
 from asr.evaluation.page import write_report
 from asr.evaluation.players import Players
@@ -321,20 +321,6 @@ def test_without_decode_json_the_page_says_so(write: Write) -> None:
 
 
 # Loops and early stops
-
-
-@pytest.mark.parametrize(
-    ("text", "times", "words"),
-    [
-        ("", 0, ""),
-        ("A B A B", 2, "A B"),
-        ("A A A A", 4, "A"),
-        ("X A B C A B C A B", 2, "A B C"),
-        ("A B C D E F G A B C D E F G", 1, "A"),  # seven words are no stretch
-    ],
-)
-def test_the_longest_repetition(text: str, times: int, words: str) -> None:
-    assert longest_repetition(text) == (times, words)
 
 
 def test_a_loop_repeats_more_than_the_speaker_did() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from asr.loops import goes_in_circles
+from asr.loops import goes_in_circles, longest_repetition
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,17 @@ def test_a_loop_is_noticed(text: str) -> None:
 )
 def test_speech_is_no_loop(text: str) -> None:
     assert not goes_in_circles(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "times", "words"),
+    [
+        ("", 0, ""),
+        ("A B A B", 2, "A B"),
+        ("A A A A", 4, "A"),
+        ("X A B C A B C A B", 2, "A B C"),
+        ("A B C D E F G A B C D E F G", 1, "A"),  # seven words are no stretch
+    ],
+)
+def test_the_longest_repetition(text: str, times: int, words: str) -> None:
+    assert longest_repetition(text) == (times, words)

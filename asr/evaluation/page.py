@@ -8,11 +8,12 @@ from typing import Any
 
 from asr.data.manifest import Utterance, read_paired
 from asr.evaluation.charts import Bar, Column, bars, columns
-from asr.evaluation.faults import is_early_stop, is_loop, longest_repetition
+from asr.evaluation.faults import is_early_stop, is_loop
 from asr.evaluation.learning import show_learning
 from asr.evaluation.markup import Html, asset, fill, join, markup, table
 from asr.evaluation.players import Players
 from asr.evaluation.utterances import Result, drawn, results, show_all, worst
+from asr.loops import longest_repetition
 from asr.scoring import (
     Confusion,
     ErrorRate,
