@@ -333,7 +333,7 @@ def test_a_clip_is_what_the_whole_has_there(path: Path, kind: str, rate: int) ->
         torch.testing.assert_close(clip, expected, atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("end", [None, 2.0, 99.0, float("inf")])
+@pytest.mark.parametrize("end", [None, 2.0, 99.0, 1e308, float("inf")])
 def test_a_clip_ends_where_the_recording_ends(path: Path, end: float | None) -> None:
     path.write_bytes(encoded("wav", noise(2)))
     clip = read_waveform(path, start=0.5, end=end)
@@ -354,7 +354,7 @@ def test_the_start_of_a_damaged_file_is_read(path: Path) -> None:
     assert len(read_waveform(path, start=1, end=5)) == 4 * SAMPLE_RATE
 
 
-@pytest.mark.parametrize("start", [2, 2.5, 3, 99, 1e300])
+@pytest.mark.parametrize("start", [2, 2.5, 3, 99, 1e308])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_start_behind_the_end_is_refused(path: Path, kind: str, start: float) -> None:
     path.write_bytes(encoded(kind, noise(2)))

@@ -225,7 +225,7 @@ def _mono(
     sound: Sound, channel: Channel, start: float, end: float
 ) -> Iterator[Samples]:
     """Yield what lies between two seconds, and some more on both sides."""
-    stop = math.ceil((end + _MARGIN) * sound.rate) if end < math.inf else None
+    stop = (math.ceil(end) + _MARGIN) * sound.rate if end < math.inf else None
     size = min(_BLOCK_SECONDS * sound.rate, _BLOCK_SIZE // sound.num_channels)
     for block in sound.blocks(_early(start) * sound.rate, stop, max(1, size)):
         if channel == "mix" and sound.num_channels > 1:
@@ -239,13 +239,17 @@ def _early(start: float) -> int:
     return max(0, math.floor(start) - _MARGIN)
 
 
+def _position(seconds: float, rate: int) -> int:
+    return math.floor(seconds) * rate + round(seconds % 1 * rate)  # never infinite
+
+
 def _clip(
     blocks: Iterable[Samples], rate: int, start: float, end: float
 ) -> Iterator[Samples]:
     """Cut off, to the sample, what `_mono` read too much."""
     there = _early(start) * rate
-    first = round(start * rate)
-    last = round(end * rate) if end < math.inf else None
+    first = _position(start, rate)
+    last = _position(end, rate) if end < math.inf else None
     for block in blocks:
         clip = block[max(0, first - there) : last and max(0, last - there)]
         there += len(block)
