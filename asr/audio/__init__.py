@@ -8,12 +8,13 @@ from asr.audio.reading import (
     read_blocks,
     read_waveform,
 )
-from asr.audio.spooling import spooled
+from asr.audio.spooling import STANDARD_INPUT, spooled
 from asr.audio.waveforms import SAMPLE_RATE, from_samples, resample
 
 __all__ = [
     "AUDIO_SUFFIXES",
     "SAMPLE_RATE",
+    "STANDARD_INPUT",
     "Channel",
     "duration",
     "from_samples",
