@@ -540,6 +540,20 @@ def test_a_promise_of_gigabytes_does_not_cost_gigabytes(path: Path) -> None:
     assert peak < 2**25  # bytes
 
 
+@pytest.mark.parametrize("size", [7, 64, 1_000])
+def test_pages_are_found_wherever_a_chunk_ends(
+    path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr("asr.audio.soundfiles._CHUNK", size)
+    contents = encoded("ogg", tone())
+    path.write_bytes(contents)
+    assert len(read_waveform(path)) == SAMPLE_RATE // 2
+    path.write_bytes(2 * contents)
+    assert_refused(path, "is several files joined")
+    path.write_bytes(contents[:-1])
+    assert_refused(path, "is cut short")
+
+
 @pytest.mark.parametrize("kind", ["ogg", "opus"])
 def test_joined_ogg_files_are_refused(path: Path, kind: str) -> None:
     path.write_bytes(2 * encoded(kind, tone()))

@@ -92,6 +92,18 @@ def test_a_start_behind_the_end_is_refused(path: Path, kind: str) -> None:
             read_waveform(path, start=start)
 
 
+def test_a_stream_that_promises_nothing_is_read_to_its_end(path: Path) -> None:
+    samples = noise(4)
+    samples[8_000:] = 0  # from the bit rate of its start FFmpeg guesses too little
+    path.write_bytes(contained("aac", samples))
+    assert duration(path) == pytest.approx(4, abs=0.2)
+    assert len(read_waveform(path)) == pytest.approx(4 * SAMPLE_RATE, abs=3_000)
+
+    path.write_bytes(contained("aac", samples[::-1]))  # and now too much
+    assert duration(path) == pytest.approx(4, abs=0.2)
+    assert len(read_waveform(path)) == pytest.approx(4 * SAMPLE_RATE, abs=3_000)
+
+
 # Streams
 
 

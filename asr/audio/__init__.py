@@ -9,12 +9,13 @@ from asr.audio.reading import (
     read_waveform,
 )
 from asr.audio.soundfiles import encode_vorbis
-from asr.audio.spooling import spooled
+from asr.audio.spooling import STANDARD_INPUT, spooled
 from asr.audio.waveforms import SAMPLE_RATE, from_samples, resample
 
 __all__ = [
     "AUDIO_SUFFIXES",
     "SAMPLE_RATE",
+    "STANDARD_INPUT",
     "Channel",
     "duration",
     "encode_vorbis",

@@ -165,8 +165,6 @@ class Container:
         with _telling(self._place):
             for packet in self._container.demux():
                 self._note_end(packet)
-                if packet.is_corrupt:
-                    raise damaged(self._place)
                 if packet.stream.index == self._stream.index:
                     yield from packet.decode()
 
