@@ -33,7 +33,16 @@ from asr.errors import CheckpointError
 from asr.tensor_files import write_bytes
 from asr.transcript import Flag, Segment, Transcript, Word
 
-FORMATS = ("txt", "json", "srt", "vtt", "tsv", "trn", "ctm", "TextGrid")
+FORMATS: tuple[str, ...] = (
+    "txt",
+    "json",
+    "srt",
+    "vtt",
+    "tsv",
+    "trn",
+    "ctm",
+    "TextGrid",
+)
 """What `render` knows; also the endings of the files that `write` makes."""
 
 _NOT_SPEECH = {Flag.SILENCE, Flag.NOISE}

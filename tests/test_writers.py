@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.errors import CheckpointError
-from asr.transcript import Flag, Segment, Transcript, Word
+from asr.transcript import Alternative, Flag, Segment, Transcript, Word
 from asr.writers import FORMATS, SubtitleConfig, render, trn_line, write
 
 STANDARD = SubtitleConfig()
@@ -375,6 +375,14 @@ def test_text_without_words_becomes_one_cue() -> None:
     ]
 
 
+def test_text_without_words_shares_its_cue_with_no_other() -> None:
+    before, after = segment(Word("A", 0, 1, 0.5)), segment(Word("C", 2, 3, 0.5))
+
+    found = cues(transcript(before, wordless("B", 1.0, 2.0), after))
+
+    assert [cue.words for cue in found] == [["A"], ["B"], ["C"]]
+
+
 # Unusual text and times
 
 
@@ -657,6 +665,12 @@ def _spoiled(number: float) -> Iterator[Transcript]:
         Word("A", 0.0, 1.0, number),
     ):
         yield transcript(replace(TALK.segments[0], words=(word,)))
+
+
+def test_json_has_no_numbers_that_are_none() -> None:
+    part = replace(TALK.segments[0], nbest=(Alternative("GO", -inf),))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        render(transcript(part), "json")
 
 
 @pytest.mark.parametrize("name", ["line_length", "lines", "words"])
