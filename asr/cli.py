@@ -37,14 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-STANDARD_INPUT = "standard input"
-"""What is called so, as it has no path."""
 PARTIAL = 3
 """Exit status where some of the recordings were transcribed, but not all."""
 
 
 def _transcribe(args: argparse.Namespace) -> int:
-    from asr.audio import spooled
+    from asr.audio import STANDARD_INPUT, spooled
     from asr.sources import Source, find_sources
 
     with ExitStack() as stack:
@@ -63,6 +61,7 @@ def _transcribe_all(
     sources: "list[Source]", num_unfound: int, args: argparse.Namespace
 ) -> int:
     """Transcribe what was found, and write or print it."""
+    from asr.audio import STANDARD_INPUT
     from asr.progress import progress_bar
     from asr.recording import Recording
 
@@ -338,11 +337,10 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from asr.model.folder import load_model, save_model
+    from asr.model.export import export_model
     from asr.recognizer import find_model
 
-    model = load_model(find_model(args.run_folder))
-    save_model(args.folder, model.las, model.tokenizer, model.facts, half=True)
+    export_model(find_model(args.run_folder), args.folder)
     print(f"asr: wrote {args.folder}", file=sys.stderr)
 
 

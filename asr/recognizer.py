@@ -31,7 +31,7 @@ from asr.decoding.search import SearchConfig, StepModel, beam_search
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.finding import Finding
-from asr.model.folder import DESCRIPTION, Model, load_model
+from asr.model.folder import CALIBRATION, DESCRIPTION, Model, load_model
 from asr.model.listener import Heard, in_bytes
 from asr.model.products import PRECISIONS
 from asr.model.steps import StepWeights
@@ -49,8 +49,6 @@ MOST_CHARACTERS = 25
 SILENCE = 1e-4
 """Largest sample, full scale being 1, of a piece that holds nothing: -80 dB."""
 
-CALIBRATION = "confidence.json"
-"""In a model's folder: how sure its words are (see `confidence`)."""
 CAUTION = 0.7
 """Weight of the CTC head where a first search lost its place."""
 Audio = str | Path | npt.NDArray[Any] | Tensor
@@ -385,22 +383,28 @@ class Recognizer:
         return Fusion(models, weights) if len(models) > 1 else las
 
 
-def find_model(folder: str | Path | None) -> Path:
-    """Find the folder of a model: the bundled one, one given, or that of a run.
+def find_model(model: str | Path | None) -> Path:
+    """Find the folder of a model.
+
+    Args:
+        model: its folder, or that of a run that has one; or else the name of a model
+            that comes with the package; None for the default one.
 
     Raises:
         CheckpointError: there is none.
     """
-    if folder is None:
-        return Path(str(files("asr") / "assets" / BUNDLED))
-    folder = Path(folder)
-    if (folder / DESCRIPTION).exists():
-        return folder
-    if (folder / "model" / DESCRIPTION).exists():
-        return folder / "model"
+    assets = Path(str(files("asr") / "assets"))
+    folder = Path(model or assets / BUNDLED)
+    bundled = sorted(path.parent.name for path in assets.glob(f"*/{DESCRIPTION}"))
+    if not folder.exists() and str(model) in bundled:
+        return assets / str(model)
+    for place in (folder, folder / "model"):
+        if (place / DESCRIPTION).exists():
+            return place
     raise CheckpointError(
-        f"{folder}: holds no model (a folder with {DESCRIPTION}, or a run that was "
-        "validated at least once, was expected)"
+        f"{folder}: holds no model (a folder with {DESCRIPTION}, a run that was "
+        f"validated at least once, or a bundled model was expected: "
+        f"{', '.join(bundled)})"
     )
 
 

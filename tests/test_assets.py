@@ -63,7 +63,14 @@ def test_nothing_else_is_bundled() -> None:
     names = {path.name for folder in folders for path in folder.iterdir()}
 
     assert names == {
-        *("las_mini", "sample.opus", "sample.json", "words", "ngram.safetensors"),
+        *(
+            "las_mini",
+            "pages",
+            "sample.opus",
+            "sample.json",
+            "words",
+            "ngram.safetensors",
+        ),
         *("model.safetensors", "model.json", "MODEL_CARD.md"),
     }
 

@@ -1,6 +1,8 @@
+import contextlib
 import json
 import os
 import pickle
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +16,14 @@ from asr.errors import CheckpointError
 from asr.features import NUM_MELS
 from asr.model.attention import AttentionConfig
 from asr.model.folder import (
+    CALIBRATION,
     DESCRIPTION,
     FORMAT,
     WEIGHTS,
     las_config,
     load_model,
     save_model,
+    seal,
 )
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
@@ -184,6 +188,10 @@ def test_damaged_weights_are_told(folder: Path, length: int) -> None:
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[:length])
 
+    refuses(
+        folder, re.escape(f"{folder / WEIGHTS}: is not the file that the model was")
+    )
+    seal(folder)
     refuses(folder, re.escape(f"{folder / WEIGHTS}: is damaged"))
 
 
@@ -197,7 +205,7 @@ def test_what_is_no_description_is_refused(folder: Path, content: bytes) -> None
     refuses(folder, re.escape(f"{folder / DESCRIPTION}: does not describe a model"))
 
 
-@pytest.mark.parametrize("key", ["format", "las", "tokenizer", "facts"])
+@pytest.mark.parametrize("key", ["las", "tokenizer", "facts"])
 def test_a_description_without_one_of_its_parts_is_refused(
     folder: Path, key: str
 ) -> None:
@@ -213,13 +221,19 @@ def test_a_network_without_one_of_its_parts_is_refused(folder: Path, part: str) 
     refuses(folder, rf"model\.json: does not describe a model \('{part}'\)")
 
 
+def test_a_description_without_a_format_is_refused(folder: Path) -> None:
+    alter(folder, lambda tree: tree.pop("format"))
+
+    refuses(folder, r"model\.json: does not describe a model \(it has no format\)")
+
+
 @pytest.mark.parametrize("number", [0, FORMAT + 1, "1", None])
 def test_a_model_of_another_format_is_refused(folder: Path, number: object) -> None:
     alter(folder, put("format", number))
 
     refuses(
         folder,
-        rf"model\.json: is a model of format {number}, this version reads format 1",
+        rf"model\.json: is a model of format {number}, this version reads format 2",
     )
 
 
@@ -303,8 +317,122 @@ def test_weights_must_be_all_and_no_more(folder: Path, change: str) -> None:
     else:
         weights["more"] = torch.zeros(1)
     write_tensors(folder / WEIGHTS, weights, {})
+    seal(folder)
 
     refuses(folder, r"does not fit model\.json")
+
+
+def test_a_model_of_the_first_format_has_no_checksums(folder: Path) -> None:
+    alter(folder, lambda tree: (tree.pop("files"), tree.update(format=1)))
+
+    assert load_model(folder).facts == FACTS
+
+
+# Files that are not those of the model
+
+
+def test_each_file_is_listed_with_size_and_checksum(folder: Path) -> None:
+    (folder / CALIBRATION).write_text("{}")
+    seal(folder)
+
+    files = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["files"]
+
+    assert files[CALIBRATION] == {
+        "size": 2,
+        "sha256": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+    }
+    assert set(files) == {WEIGHTS, CALIBRATION}
+
+
+def test_one_bit_is_noticed(folder: Path) -> None:
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-7] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+
+    refuses(folder, r"model\.safetensors: is not the file .* \(altered or cut short")
+
+
+def test_a_file_that_was_slipped_in_is_refused(folder: Path) -> None:
+    (folder / CALIBRATION).write_text("{}")
+
+    refuses(folder, r"confidence\.json: is not among the files that model\.json lists")
+
+
+def test_a_listed_file_that_is_missing_is_told(folder: Path) -> None:
+    (folder / CALIBRATION).write_text("{}")
+    seal(folder)
+    (folder / CALIBRATION).unlink()
+
+    refuses(folder, r"confidence\.json: cannot be read \(No such file or directory\)")
+
+
+@pytest.mark.parametrize("files", [None, [], {}, {"other": {}}, 3, "text"])
+def test_a_list_without_the_weights_is_refused(folder: Path, files: object) -> None:
+    alter(folder, put("files", files))
+
+    refuses(folder, r"model\.json: does not list its model\.safetensors")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..", ".", ""])
+def test_a_file_outside_the_folder_is_refused(folder: Path, name: str) -> None:
+    (folder.parent / "secret").write_text("x")
+
+    alter(folder, lambda tree: tree["files"].update({name: {}}))
+
+    refuses(folder, "which is not inside it")
+
+
+def test_a_link_out_of_the_folder_is_refused(folder: Path) -> None:
+    outside = folder.parent / "elsewhere"
+    (folder / WEIGHTS).rename(outside)
+    (folder / WEIGHTS).symlink_to(outside)
+
+    refuses(folder, r"model\.safetensors: leads out of its folder")
+
+
+@pytest.mark.parametrize("size", [10**9, 10**12])
+@pytest.mark.parametrize("key", ["listener.size", "speller.size", "speller.layers"])
+def test_a_network_of_impossible_size_needs_no_memory(
+    folder: Path, key: str, size: int
+) -> None:
+    alter(folder, put(f"las.{key}", size))
+
+    refuses(folder, "does not fit|does not describe")
+
+
+def _mutated(content: bytes, chance: random.Random) -> bytes:
+    """Damage some bytes: change, leave out, put in, or cut."""
+    damaged = bytearray(content)
+    for _ in range(chance.randint(1, 6)):
+        place = chance.randrange(max(1, len(damaged)))
+        what = chance.choice(["change", "drop", "insert", "cut", "digit"])
+        if what == "change":
+            damaged[place : place + 1] = bytes([chance.randrange(256)])
+        elif what == "drop":
+            del damaged[place : place + chance.randint(1, 9)]
+        elif what == "insert":
+            damaged[place:place] = chance.randbytes(chance.randint(1, 9))
+        elif what == "digit":
+            damaged[place : place + 1] = b"9"
+        else:
+            del damaged[place:]
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(40), pytest.param(range(40, 240), marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("name", [WEIGHTS, DESCRIPTION])
+def test_damage_is_told_whatever_it_is(folder: Path, name: str, seeds: range) -> None:
+    content = (folder / name).read_bytes()
+    for seed in seeds:
+        mutated = _mutated(content[:3000], random.Random(seed)) + content[3000:]
+        (folder / name).write_bytes(mutated)
+        if name == WEIGHTS:
+            seal(folder)  # whoever damages on purpose mends the checksum, too
+
+        with contextlib.suppress(CheckpointError):
+            load_model(folder)
 
 
 # Writing that fails; reading that executes

@@ -15,9 +15,8 @@ from asr.decoding.ngram import Level, WordNGram
 from asr.decoding.search import Hypothesis
 from asr.errors import AudioError, CheckpointError, ConfigError
 from asr.finding import Finding
-from asr.model.folder import Model, save_model
+from asr.model.folder import CALIBRATION, Model, save_model, seal
 from asr.recognizer import (
-    CALIBRATION,
     CAUTION,
     DecodingConfig,
     Recognizer,
@@ -339,6 +338,7 @@ def test_a_model_folder_tells_how_sure_its_words_are(model_folder: Path) -> None
     calibration = Calibration((0.0,) * len(FEATURES), 0.0, speech=0.0)
     path = model_folder / CALIBRATION
     path.write_text(json.dumps(calibration.to_dict()), encoding="utf-8")
+    seal(model_folder)
 
     recognizer = Recognizer.load(model_folder, decoding=DecodingConfig(beam_size=2))
 
@@ -350,6 +350,7 @@ def test_a_model_folder_tells_how_sure_its_words_are(model_folder: Path) -> None
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights": 1, "bias": 0}'])
 def test_a_damaged_calibration_is_told(model_folder: Path, content: str) -> None:
     (model_folder / CALIBRATION).write_text(content, encoding="utf-8")
+    seal(model_folder)
 
     with pytest.raises(CheckpointError, match=r"confidence\.json: "):
         Recognizer.load(model_folder)

@@ -32,8 +32,9 @@ from asr.confidence import (
 from asr.data.manifest import Utterance, read_manifest
 from asr.device import use_one_thread
 from asr.errors import AsrError, ManifestError
+from asr.model.folder import CALIBRATION, seal
 from asr.progress import progress_bar
-from asr.recognizer import CALIBRATION, Recognizer, find_model
+from asr.recognizer import Recognizer, find_model
 from asr.scoring import align
 from asr.tensor_files import write_bytes
 
@@ -100,6 +101,7 @@ def calibrate(manifest: Path, model: Path, processes: int = 1) -> str:
     tree = fit(features, right, speech).to_dict()
     text = json.dumps(tree, indent=2) + "\n"
     write_bytes(folder / CALIBRATION, text.encode())
+    seal(folder)
     raw = torch.tensor(confidence(features, None))
     return _table(promised.tolist(), raw.tolist(), right.tolist())
 
