@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn, uint8
 
-from asr.audio import SAMPLE_RATE, encode_vorbis, read_waveform
+from asr.audio import SAMPLE_RATE, encode, read_waveform
 from asr.features import FRAMES_PER_SECOND, mel_spectrogram
 from asr.tensor_files import write_bytes
 from asr.transcript import Alignment, Alternative, Flag, Segment, Transcript, Word
@@ -104,7 +104,7 @@ def page_data(waveform: Tensor, name: str, transcript: Transcript) -> dict[str, 
         "text": transcript.text,
         "model": transcript.model,
         "settings": {key: str(value) for key, value in transcript.settings.items()},
-        "sound": base64.b64encode(encode_vorbis(waveform)).decode(),
+        "sound": base64.b64encode(encode(waveform, "ogg")).decode(),
         "waveform": _waveform(waveform),
         "spectrogram": _spectrogram(waveform),
         "segments": [_segment(segment) for segment in transcript.segments],

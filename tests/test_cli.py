@@ -34,7 +34,17 @@ def test_help_answers_without_torch() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["transcribe", "explain", "train", "decode", "score", "report", "export", "demo"],
+    [
+        "transcribe",
+        "explain",
+        "train",
+        "decode",
+        "score",
+        "report",
+        "export",
+        "demo",
+        "doctor",
+    ],
 )
 def test_the_help_of_each_command_shows_an_example(
     command: str, capsys: Capture
@@ -42,7 +52,7 @@ def test_the_help_of_each_command_shows_an_example(
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
 
-    assert f"example:\n  asr {command} " in capsys.readouterr().out
+    assert f"example:\n  asr {command}" in capsys.readouterr().out
 
 
 def test_transcribe_prints_a_line_for_a_file(

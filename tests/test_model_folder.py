@@ -30,6 +30,7 @@ from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.tensor_files import read_tensors, write_tensors
 from asr.text import CharTokenizer
+from tests.sounds import damaged
 
 TOKENIZER = CharTokenizer(" ABC")
 FACTS = {"step": 7, "wer": {"dev-clean": 0.051}, "from": "tests\u2028é"}
@@ -400,25 +401,6 @@ def test_a_network_of_impossible_size_needs_no_memory(
     refuses(folder, "does not fit|does not describe")
 
 
-def _mutated(content: bytes, chance: random.Random) -> bytes:
-    """Damage some bytes: change, leave out, put in, or cut."""
-    damaged = bytearray(content)
-    for _ in range(chance.randint(1, 6)):
-        place = chance.randrange(max(1, len(damaged)))
-        what = chance.choice(["change", "drop", "insert", "cut", "digit"])
-        if what == "change":
-            damaged[place : place + 1] = bytes([chance.randrange(256)])
-        elif what == "drop":
-            del damaged[place : place + chance.randint(1, 9)]
-        elif what == "insert":
-            damaged[place:place] = chance.randbytes(chance.randint(1, 9))
-        elif what == "digit":
-            damaged[place : place + 1] = b"9"
-        else:
-            del damaged[place:]
-    return bytes(damaged)
-
-
 @pytest.mark.parametrize(
     "seeds", [range(40), pytest.param(range(40, 240), marks=pytest.mark.slow)]
 )
@@ -426,7 +408,7 @@ def _mutated(content: bytes, chance: random.Random) -> bytes:
 def test_damage_is_told_whatever_it_is(folder: Path, name: str, seeds: range) -> None:
     content = (folder / name).read_bytes()
     for seed in seeds:
-        mutated = _mutated(content[:3000], random.Random(seed)) + content[3000:]
+        mutated = damaged(content[:3000], random.Random(seed)) + content[3000:]
         (folder / name).write_bytes(mutated)
         if name == WEIGHTS:
             seal(folder)  # whoever damages on purpose mends the checksum, too

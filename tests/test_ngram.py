@@ -1,3 +1,5 @@
+import contextlib
+import random
 from itertools import pairwise
 from math import inf, log
 from pathlib import Path
@@ -13,6 +15,7 @@ from asr.decoding.ngram import FILE, UNKNOWN, Level, NGramPrefix, WordNGram
 from asr.errors import CheckpointError
 from asr.tensor_files import read_tensors, write_tensors
 from asr.text import CharTokenizer
+from tests.sounds import damaged
 
 TOKENIZER = CharTokenizer()
 WORDS = ["A", "AN", "AND", "BE", "I'M"]
@@ -199,3 +202,16 @@ def test_a_table_that_does_not_match_is_refused(part: str, tmp_path: Path) -> No
     write_tensors(tmp_path / FILE, {**tensors, part: tensors[part][:-4]}, facts)
     with pytest.raises(CheckpointError, match="is damaged"):
         WordNGram.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(40), pytest.param(range(40, 240), marks=pytest.mark.slow)]
+)
+def test_damage_is_told_whatever_it_is(tmp_path: Path, seeds: range) -> None:
+    make().save(tmp_path, {})
+    content = (tmp_path / FILE).read_bytes()
+    for seed in seeds:
+        (tmp_path / FILE).write_bytes(damaged(content, random.Random(seed)))
+
+        with contextlib.suppress(CheckpointError):
+            WordNGram.load(tmp_path)

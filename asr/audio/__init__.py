@@ -8,17 +8,18 @@ from asr.audio.reading import (
     read_blocks,
     read_waveform,
 )
-from asr.audio.soundfiles import encode_vorbis
+from asr.audio.soundfiles import KINDS, encode
 from asr.audio.spooling import STANDARD_INPUT, spooled
 from asr.audio.waveforms import SAMPLE_RATE, from_samples, resample
 
 __all__ = [
     "AUDIO_SUFFIXES",
+    "KINDS",
     "SAMPLE_RATE",
     "STANDARD_INPUT",
     "Channel",
     "duration",
-    "encode_vorbis",
+    "encode",
     "from_samples",
     "num_channels",
     "read_blocks",

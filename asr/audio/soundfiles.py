@@ -26,6 +26,15 @@ from asr.errors import AudioError
 SIGNATURES = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", *mp3.SIGNATURES)
 """How the files start that libsndfile should be able to read."""
 
+KINDS = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+"""What `encode` can make, by libsndfile's names of format and coding."""
+
 CAN_BE_READ = "wav, flac, ogg vorbis, opus and mp3 can be read"
 
 _UNKNOWN_SIZE = 2**31 - 2**16  # a WAV that was piped promises so many bytes, or more
@@ -186,15 +195,16 @@ def _hushed(head: bytes) -> Iterator[None]:
             os.close(stderr)
 
 
-def encode_vorbis(waveform: Tensor) -> bytes:
-    """Pack a waveform as Ogg Vorbis, at an eighth of its size as WAV, to be played.
+def encode(waveform: Tensor, kind: str) -> bytes:
+    """Pack a waveform as a file, to be played or kept.
 
     Args:
-        waveform: (N,) float32 at `SAMPLE_RATE`.
+        waveform: (N,) float32 at `SAMPLE_RATE`; what is over full scale is clipped.
+        kind: one of `KINDS`.
     """
-    packed = BytesIO()
+    packed, (format, subtype) = BytesIO(), KINDS[kind]
     with soundfile.SoundFile(
-        packed, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS"
+        packed, "w", SAMPLE_RATE, 1, format=format, subtype=subtype
     ) as sound:
         # Second by second: libsndfile overruns its stack on millions at once.
         samples = waveform.clamp(-1, 1).numpy()

@@ -1,0 +1,59 @@
+"""The `asr` command. Each subcommand is one function that calls the Python API.
+
+What is heavy (torch, and all that stands on it) is imported inside the subcommands:
+`asr --help` answers in a tenth of a second.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from asr.cli.commands import (
+    add_decode,
+    add_demo,
+    add_doctor,
+    add_explain,
+    add_export,
+    add_report,
+    add_score,
+    add_train,
+)
+from asr.cli.transcribe import PARTIAL, add_transcribe
+from asr.errors import AsrError
+
+__all__ = ["PARTIAL", "main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, or 1 after telling the user what to mend."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args) or 0)
+    except AsrError as error:
+        print(f"asr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("asr: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader (head, say) has had enough
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="asr",
+        description="Listen, Attend and Spell: speech recognition from audio to text.",
+        epilog="`asr COMMAND --help` shows an example of each command.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_transcribe(commands)
+    add_explain(commands)
+    add_train(commands)
+    add_decode(commands)
+    add_score(commands)
+    add_report(commands)
+    add_export(commands)
+    add_demo(commands)
+    add_doctor(commands)
+    return parser

@@ -1,0 +1,275 @@
+"""`asr transcribe`: recordings in, text and files out."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asr.cli.options import (
+    add_command,
+    add_search,
+    checked,
+    decoding_of,
+    device_of,
+    load_recognizer,
+    number,
+)
+from asr.errors import AsrError, ConfigError
+
+if TYPE_CHECKING:
+    from asr.audio import Channel
+    from asr.recording import Recording
+    from asr.sources import Source
+    from asr.transcript import Transcript
+
+PARTIAL = 3
+"""Exit status where some of the recordings were transcribed, but not all."""
+
+
+def add_transcribe(commands: Any) -> None:
+    """Add `asr transcribe`."""
+    parser = add_command(
+        *(commands, "transcribe", _transcribe),
+        "write down what is said in recordings of any length",
+        "asr transcribe talk.mp3 interviews/ --output-dir out --output-format txt,srt",
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a file, a folder, a pattern such as 'talks/*.mp3', or - for what comes "
+        "on standard input",
+    )
+    parser.add_argument(
+        *("--output-dir", "-o"),
+        type=Path,
+        metavar="FOLDER",
+        help="write files there (default: print the text)",
+    )
+    parser.add_argument(
+        *("--output-format", "-f"),
+        metavar="LIST",
+        help="txt, json, srt, vtt, tsv, trn, ctm, TextGrid, several with commas, or "
+        "all (default: txt)",
+    )
+    parser.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out recordings whose files are there: a broken run goes on",
+    )
+    parser.add_argument(
+        "--channel",
+        choices=("mix", "left", "right", "split"),
+        default="mix",
+        help="mix all channels (default), take one, or transcribe both apart",
+    )
+    parser.add_argument(
+        "--clip", metavar="START:END", help="only from this second to that (90:120.5)"
+    )
+    parser.add_argument(
+        "--print-words",
+        action="store_true",
+        help="print each word's start, end (seconds) and confidence too",
+    )
+    parser.add_argument(
+        *("--nbest", "-n"), **number(0, "print the N best texts of each segment too")
+    )
+    parser.add_argument(
+        "--subtitle-length", **number(None, "most characters a line (default: 42)")
+    )
+    parser.add_argument(
+        "--subtitle-words", **number(None, "most words a subtitle (default: no limit)")
+    )
+    add_search(parser)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+
+
+def _transcribe(args: argparse.Namespace) -> int:
+    from asr.audio import STANDARD_INPUT, spooled
+    from asr.sources import Source, find_sources
+
+    with ExitStack() as stack:
+        sources = find_sources([path for path in args.paths if path != "-"])
+        if "-" in args.paths:
+            path = stack.enter_context(spooled(sys.stdin.buffer))
+            sources.append(Source(path, STANDARD_INPUT))
+        faults = [source for source in sources if isinstance(source, AsrError)]
+        wanted = [source for source in sources if isinstance(source, Source)]
+        for fault in faults:
+            print(f"asr: {fault}", file=sys.stderr)
+        return _transcribe_all(wanted, len(faults), args)
+
+
+def _transcribe_all(
+    sources: "list[Source]", num_unfound: int, args: argparse.Namespace
+) -> int:
+    """Transcribe what was found, and write or print it."""
+    from asr.audio import STANDARD_INPUT
+    from asr.progress import progress_bar
+    from asr.recording import Recording
+
+    output = _Output(args)
+    channels: tuple[Channel, ...] = (args.channel,)
+    if args.channel == "split":
+        channels = ("left", "right")
+    clip = _clip(args.clip)
+    names, recordings = list[str](), list[Recording]()
+    for path, name in sources:
+        called = name if name == STANDARD_INPUT else None
+        for channel in channels:
+            full = f"{name}.{channel}" if args.channel == "split" else name
+            if args.skip_existing and output.has(full):
+                print(f"asr: {called or path}: is done already", file=sys.stderr)
+                continue
+            names.append(full)
+            recordings.append(Recording.of_file(path, channel, clip, called))
+    output.expect(len(recordings))
+    num_failed = num_unfound
+    seconds = sum(_seconds(path, clip) for path, _ in sources) * len(channels)
+    with progress_bar(round(seconds), "transcribe", "s of audio") as bar:
+        found = _transcripts(recordings, seconds, bar.update, args)
+        for name, transcript in zip(names, found, strict=True):
+            bar.clear()  # it comes back with the next update
+            if isinstance(transcript, AsrError):
+                print(f"asr: {transcript}", file=sys.stderr)
+                num_failed += 1
+            else:
+                output.take(name, transcript)
+    num_wanted = len(sources) * len(channels) + num_unfound
+    if not num_failed:
+        return 0
+    return PARTIAL if num_failed < num_wanted else 1
+
+
+class _Output:
+    """Where transcripts go: to standard output, or into files."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from asr.writers import FORMATS, SubtitleConfig
+
+        self.folder: Path | None = args.output_dir
+        asked = args.output_format.split(",") if args.output_format else ["txt"]
+        self.formats = FORMATS if asked == ["all"] else tuple(asked)
+        self.num_best, self.print_words = args.nbest, args.print_words
+        self.prefixed = False
+        for name in self.formats:
+            if name not in FORMATS:
+                raise ConfigError(
+                    f"output format {name}: is not known (use {', '.join(FORMATS)} "
+                    "or all)"
+                )
+        if self.folder is None and len(self.formats) > 1:
+            raise ConfigError("several formats need a folder: give --output-dir")
+        if self.folder is None and args.skip_existing:
+            raise ConfigError("--skip-existing needs --output-dir")
+        self.layout = checked(
+            SubtitleConfig,
+            line_length=args.subtitle_length,
+            words=args.subtitle_words,
+        )
+
+    def has(self, name: str) -> bool:
+        """Tell whether everything is written about a recording already."""
+        assert self.folder is not None
+        files = [self.folder / f"{name}.{format}" for format in self.formats]
+        return all(file.exists() for file in files)
+
+    def expect(self, number: int) -> None:
+        """Prepare for so many recordings."""
+        self.prefixed = number > 1
+        if self.folder is None and self.formats != ("txt",) and number > 1:
+            raise ConfigError("several recordings need a folder: give --output-dir")
+
+    def take(self, name: str, transcript: "Transcript") -> None:
+        """Print or write one transcript."""
+        from asr.writers import render, write
+
+        if self.folder is not None:
+            place = self.folder / name
+            write(transcript, place.parent, place.name, self.formats, self.layout)
+            print(f"asr: wrote {place}.{{{','.join(self.formats)}}}", file=sys.stderr)
+        elif self.formats != ("txt",):
+            print(render(transcript, self.formats[0], self.layout), end="", flush=True)
+        else:
+            prefix = _prefix(transcript) if self.prefixed else ""
+            self._print(prefix, transcript)
+        for line in _cautions(transcript):
+            print(f"asr: {_prefix(transcript)}{line}", file=sys.stderr)
+
+    def _print(self, prefix: str, transcript: "Transcript") -> None:
+        print(prefix + transcript.text, flush=True)
+        for segment in transcript.segments:
+            if self.print_words:
+                for word in segment.words:
+                    times = f"{word.start:8.2f} {word.end:8.2f}"
+                    print(f"  {times}  {word.confidence:4.2f}  {word.text}")
+            for alternative in segment.nbest[: self.num_best]:
+                print(f"  {alternative.score:8.4f}  {alternative.text}")
+
+
+def _prefix(transcript: "Transcript") -> str:
+    channel = f" ({transcript.channel})" if transcript.channel != "mix" else ""
+    return f"{transcript.audio or 'recording'}{channel}: "
+
+
+def _cautions(transcript: "Transcript") -> "Iterator[str]":
+    """Say which parts of a transcript one should not rely on."""
+    about = {
+        "noise": "no speech was heard",
+        "loop": "the text goes in circles",
+        "unfinished": "the end may be invented",
+    }
+    if all("silence" in segment.flags for segment in transcript.segments):
+        yield "nothing was heard"
+    for segment in transcript.segments:
+        for flag in segment.flags:
+            if flag in about:
+                yield f"{segment.start:.1f} to {segment.end:.1f} s: {about[flag]}"
+
+
+def _transcripts(
+    recordings: "list[Recording]",
+    seconds: float,
+    progress: "Callable[[float], object]",
+    args: argparse.Namespace,
+) -> "Iterator[Transcript | AsrError]":
+    """Have recordings transcribed: on a CPU in several processes."""
+    from asr.corpus import transcribe_files
+
+    device, decoding = device_of(args.device), decoding_of(args)
+    if device.type == "cpu":
+        yield from transcribe_files(
+            args.model,
+            recordings,
+            decoding,
+            precision=args.precision,
+            language_model=args.language_model,
+            seconds=seconds,
+            progress=progress,
+        )
+        return
+    recognizer = load_recognizer(args)
+    yield from recognizer.transcribe_recordings(recordings, progress=progress)
+
+
+def _seconds(path: Path, clip: tuple[float, float | None]) -> float:
+    """Tell how much of a recording there is to transcribe, as far as one can tell."""
+    from asr.audio import duration
+
+    start, end = clip
+    try:
+        whole = duration(path)
+    except AsrError:
+        return 0.0  # will be told when its turn comes
+    return max(0.0, (whole if end is None else min(whole, end)) - start)
+
+
+def _clip(text: str | None) -> tuple[float, float | None]:
+    from asr.sources import parse_clip
+
+    try:
+        return parse_clip(text or ":")
+    except ValueError as error:
+        raise ConfigError(f"--clip {error}") from error
