@@ -165,39 +165,42 @@ class Strip {
     return `${(100 * (time - this.segment.start)) / this.#duration}%`;
   }
 
-  /** Give the plot its width; what is in sight is painted, the rest when it comes. */
-  lay(pixelsPerSecond, zoom) {
-    const room = this.scroller.clientWidth;
-    const width = Math.round(this.#duration * pixelsPerSecond);
-    this.plot.style.width = `${width}px`;
-    this.plot.style.minWidth = width > 0.93 * room ? "100%" : "0"; // nearly full is full
-    this.#layLabels();
-    this.#layAxis();
+  /** Measure what does not change with the window; all strips first, then they are laid. */
+  measure() {
+    this.boxes = this.labels.map((label) => label.firstChild.offsetWidth + 4);
+  }
+
+  /** Lay out for so much room; what is in sight is painted, the rest when it comes. */
+  lay(room, pixelsPerSecond, zoom) {
+    const wished = this.#duration * pixelsPerSecond;
+    this.width = wished > 0.93 * room ? Math.max(room, wished) : wished; // nearly full is full
+    this.plot.style.width = `${this.width}px`;
     const attention = this.segment.attention;
     if (attention) {
-      const wished = Math.min(THICKEST, Math.max(THINNEST, Math.floor(ATTENTION / attention.rows)));
-      this.rowHeight = wished * zoom;
+      const height = Math.floor(ATTENTION / attention.rows);
+      this.rowHeight = Math.min(THICKEST, Math.max(THINNEST, height)) * zoom;
       this.looks.parentElement.style.height = `${this.rowHeight * attention.rows}px`;
     }
+    this.#layLabels();
+    this.#layAxis();
     this.#layGutter();
     this.stale();
   }
 
   /** Put labels side by side where they have room, and else above each other. */
   #layLabels() {
-    const width = this.plot.clientWidth;
-    const boxes = this.labels.map((label) => label.firstChild.offsetWidth + 4);
     const ends = [];
     const lanes = this.segment.words.map((word, index) => {
-      const left = ((word.start - this.segment.start) / this.#duration) * width;
-      const shift = Math.min(0, width - left - boxes[index]); // the last one stays inside
+      const left = ((word.start - this.segment.start) / this.#duration) * this.width;
+      const shift = Math.min(0, this.width - left - this.boxes[index]); // the last one stays inside
       let lane = ends.findIndex((end) => end <= left + shift);
       if (lane < 0) lane = ends.length;
-      ends[lane] = left + shift + boxes[index];
+      ends[lane] = left + shift + this.boxes[index];
       this.labels[index].firstChild.style.marginLeft = `${shift}px`;
       return lane;
     });
-    this.words.style.height = `${ends.length ? ends.length * LANE + 8 : 0}px`;
+    this.top = ends.length ? ends.length * LANE + 8 : 0;
+    this.words.style.height = `${this.top}px`;
     lanes.forEach((lane, index) => {
       this.labels[index].style.height = `${(lane + 1) * LANE + 6}px`;
       this.labels[index].style.zIndex = ends.length - lane; // a line goes behind the names below
@@ -206,7 +209,7 @@ class Strip {
 
   #layAxis() {
     const { start, end } = this.segment;
-    const wished = (70 * this.#duration) / Math.max(1, this.plot.clientWidth);
+    const wished = (70 * this.#duration) / this.width;
     const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30].find((s) => s >= wished) ?? 60;
     this.axis.replaceChildren();
     for (let tick = Math.ceil(start / step - 1e-6); tick * step < end - 0.3 * step; tick++) {
@@ -216,7 +219,7 @@ class Strip {
   }
 
   #layGutter() {
-    const top = this.words.offsetHeight;
+    const { top } = this;
     this.gutter.replaceChildren();
     const put = (text, y, classes = "") => {
       const label = this.gutter.appendChild(make("span", classes, text));
@@ -336,7 +339,7 @@ class Strip {
     this.head.hidden = !(time >= start && time <= end);
     if (this.head.hidden) return;
     this.head.style.left = this.#left(time);
-    const x = ((time - start) / this.#duration) * this.plot.clientWidth - this.scroller.scrollLeft;
+    const x = ((time - start) / this.#duration) * this.width - this.scroller.scrollLeft;
     if (x < 0 || x > this.scroller.clientWidth) this.scroller.scrollLeft += x - 40;
   }
 
