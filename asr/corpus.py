@@ -3,26 +3,33 @@
 Such processes share nothing and wait for nobody, where the threads of one process would
 wait for each other after each small product of a search.
 
-`transcribe_files` takes files, in their order. `decode` takes a manifest, from long to
-short utterances and several at a time, and writes a folder with
+`transcribe_files` takes recordings, in their order. `decode` takes a manifest, from
+long to short utterances and several at a time, and writes a folder with
 
 hypotheses.jsonl        the manifest, with what was heard in place of what was said
 hyp.trn, ref.trn        the same for NIST's sclite, `TEXT (speaker-utterance)` a line
 decode.json             which model, which settings, and how long it took
 """
 
+import contextlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import inf
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from asr.audio import duration, read_waveform
+from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.decoding.ngram import WordNGram
 from asr.device import keep_freed_memory, use_one_thread
@@ -34,8 +41,11 @@ from asr.recognizer import (
     find_language_model,
     find_model,
 )
+from asr.recording import BATCH, Progress, Recording, transcripts
+from asr.segmenting import LONGEST
 from asr.tensor_files import write_bytes
-from asr.transcript import Transcript
+from asr.transcript import Segment, Transcript
+from asr.writers import trn_line
 
 HYPOTHESES = "hypotheses.jsonl"
 _BATCH = 8
@@ -124,25 +134,29 @@ def decode(
 
 def transcribe_files(
     model: str | Path | None,
-    paths: Sequence[Path],
+    recordings: Sequence[Recording],
     decoding: DecodingConfig | None = None,
     *,
     precision: str = "float32",
     processes: int | None = None,
     language_model: str | Path | None = None,
+    seconds: float = inf,
+    progress: Progress | None = None,
 ) -> Iterator[Transcript | AsrError]:
-    """Transcribe files one after the other, or several at the same time.
+    """Transcribe recordings, with pieces of the same one in several processes.
 
     Args:
-        model: a model's or a run's folder; None for the bundled model.
-        paths: audio files.
+        model: a model's name or folder, or a run's; None for the bundled model.
+        recordings: what to transcribe.
         decoding: settings of the search.
         precision: of the weights, float32 or int8.
         processes: None for one a core, but one only where there is little to do.
         language_model: folder of a word n-gram; None for the bundled one.
+        seconds: of all recordings, as far as it is known.
+        progress: is told, now and then, how many seconds more are done.
 
     Yields:
-        What was said in each file, or what is wrong with it, in the order of the files.
+        What was said in each, or what is wrong with it, in their order.
 
     Raises:
         AsrError: the model cannot be read, or a setting is impossible.
@@ -150,29 +164,43 @@ def transcribe_files(
     decoding = decoding or DecodingConfig()
     settings: _Settings = model, decoding, precision, language_model
     if processes is None:
-        has_much = sum(map(_seconds, paths)) > _MUCH
-        processes = (os.cpu_count() or 1) if has_much else 1
-    processes = min(processes, len(paths))
+        processes = (os.cpu_count() or 1) if seconds > _MUCH else 1
     _begin(*settings)  # here too: what is wrong with the settings is told once
-    if processes <= 1:
-        yield from map(_transcribe, paths)
-        return
-    with _pool(processes, settings) as pool:
-        yield from pool.map(_transcribe, paths)
+    share = seconds / processes / LONGEST
+    batch_size = BATCH if share > BATCH else max(1, round(share))
+    with contextlib.ExitStack() as stack:
+        answer = _answers
+        if processes > 1:
+            pool = stack.enter_context(_pool(processes, settings))
+            answer = partial(_ahead, pool, 2 * processes)
+        found = transcripts(
+            recordings, answer, batch_size=batch_size, progress=progress
+        )
+        for one in found:
+            yield one if isinstance(one, AsrError) else _recognizer.signed(one)
 
 
-def _seconds(path: Path) -> float:
-    try:
-        return duration(path)
-    except AsrError:
-        return 0.0  # will be told when its turn comes
+def _answers(batches: Iterator[list[Tensor]]) -> Iterator[list[Segment]]:
+    return map(_recognizer.recognize, batches)
 
 
-def _transcribe(path: Path) -> Transcript | AsrError:
-    try:
-        return _recognizer.transcribe(path)
-    except AsrError as error:
-        return error
+def _ahead(
+    pool: ProcessPoolExecutor, most: int, batches: Iterator[list[Tensor]]
+) -> Iterator[list[Segment]]:
+    """Have batches recognised in other processes, and so many of them at a time."""
+    under_way = deque[Future[list[Segment]]]()
+    for batch in batches:
+        # As arrays: tensors would go by way of shared memory and open files.
+        arrays = [waveform.numpy() for waveform in batch]
+        under_way.append(pool.submit(_recognize, arrays))
+        if len(under_way) >= most:
+            yield under_way.popleft().result()
+    while under_way:
+        yield under_way.popleft().result()
+
+
+def _recognize(arrays: list[npt.NDArray[np.float32]]) -> list[Segment]:
+    return _recognizer.recognize([torch.from_numpy(array) for array in arrays])
 
 
 def _batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
@@ -272,7 +300,6 @@ def _trn(utterances: Sequence[Utterance]) -> str:
     lines = []
     for utterance in utterances:
         speaker = f"{utterance.speaker or 'x'}-"
-        lines.append(
-            f"{utterance.text} ({speaker}{utterance.id.removeprefix(speaker)})\n"
-        )
+        id = f"{speaker}{utterance.id.removeprefix(speaker)}"
+        lines.append(trn_line(utterance.text, id))
     return "".join(lines)

@@ -8,33 +8,37 @@
 Shapes: N samples, T frames, F mel bands, I tokens, J listener steps.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from math import inf
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from asr.audio import SAMPLE_RATE, from_samples, read_waveform
+from asr.audio import SAMPLE_RATE, Channel, from_samples
+from asr.confidence import Calibration
 from asr.decoding.ctc import CTCPrefix
 from asr.decoding.fusion import Fusion
 from asr.decoding.ngram import WordNGram
-from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
-from asr.errors import CheckpointError, ConfigError
+from asr.decoding.search import SearchConfig, StepModel, beam_search
+from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
+from asr.finding import Finding
 from asr.model.folder import DESCRIPTION, Model, load_model
 from asr.model.listener import Heard, in_bytes
 from asr.model.products import PRECISIONS
 from asr.model.steps import StepWeights
 from asr.padding import pad_rows
-from asr.segmenting import pieces
-from asr.transcript import Alignment, Alternative, Flag, Segment, Transcript
+from asr.recording import Clip, Progress, Recording, transcripts
+from asr.timing import spikes
+from asr.transcript import Flag, Segment, Transcript, silence
 
 BUNDLED = "las_mini"
 """Name of the model that comes with the package."""
@@ -45,6 +49,10 @@ MOST_CHARACTERS = 25
 SILENCE = 1e-4
 """Largest sample, full scale being 1, of a piece that holds nothing: -80 dB."""
 
+CALIBRATION = "confidence.json"
+"""In a model's folder: how sure its words are (see `confidence`)."""
+CAUTION = 0.7
+"""Weight of the CTC head where a first search lost its place."""
 Audio = str | Path | npt.NDArray[Any] | Tensor
 
 
@@ -94,6 +102,8 @@ class Recognizer:
         device: where the network runs.
         precision: float32; or int8 for weights as bytes, which is faster on a CPU.
         language_model: has its say in the search.
+        calibration: of the words' confidence; None for the n-best list's word alone.
+        name: of the model.
 
     Raises:
         ConfigError: the precision is not known, or not to be had on the device.
@@ -106,9 +116,12 @@ class Recognizer:
         device: str | torch.device = "cpu",
         precision: str = "float32",
         language_model: WordNGram | None = None,
+        calibration: Calibration | None = None,
+        name: str = "",
     ) -> None:
         self.device = torch.device(device)
         _check_precision(precision, self.device)
+        self.precision = precision
         self.las = model.las.to(self.device).eval()
         self._weights = StepWeights(self.las.speller, precision)
         if precision == "int8":
@@ -120,6 +133,7 @@ class Recognizer:
         if language_model and language_model.tokenizer != self.tokenizer:
             raise CheckpointError("the language model has another alphabet")
         self.language_model = language_model
+        self.calibration, self.name = calibration, name
 
     @classmethod
     def load(
@@ -145,18 +159,28 @@ class Recognizer:
             CheckpointError: there is no model, or it is damaged.
             ConfigError: the precision is not known, or not to be had on the device.
         """
-        model = load_model(find_model(folder))
+        place = find_model(folder)
+        model = load_model(place)
         decoding = decoding or DecodingConfig()
         words = None
         if decoding.lm_weight:
             words = WordNGram.load(find_language_model(language_model))
             if language_model is None and words.tokenizer != model.tokenizer:
                 words = None  # the bundled one speaks for its own alphabet only
-        return cls(model, decoding, device, precision, words)
+        calibration = _calibration(place / CALIBRATION)
+        name = str(folder or place.name)
+        return cls(model, decoding, device, precision, words, calibration, name)
 
     @overload  # a str is a sequence of str, too: the first of the two wins
     def transcribe(  # type: ignore[overload-overlap]
-        self, audio: Audio, rate: int | None = None, *, alignment: bool = False
+        self,
+        audio: Audio,
+        rate: int | None = None,
+        *,
+        channel: Channel = "mix",
+        clip: Clip = (0.0, None),
+        alignment: bool = False,
+        progress: Progress | None = None,
     ) -> Transcript: ...
 
     @overload
@@ -165,7 +189,10 @@ class Recognizer:
         audio: Sequence[Audio],
         rate: int | None = None,
         *,
+        channel: Channel = "mix",
+        clip: Clip = (0.0, None),
         alignment: bool = False,
+        progress: Progress | None = None,
     ) -> list[Transcript]: ...
 
     def transcribe(
@@ -173,91 +200,178 @@ class Recognizer:
         audio: Audio | Sequence[Audio],
         rate: int | None = None,
         *,
+        channel: Channel = "mix",
+        clip: Clip = (0.0, None),
         alignment: bool = False,
+        progress: Progress | None = None,
     ) -> Transcript | list[Transcript]:
-        """Transcribe a recording, or several.
+        """Transcribe a recording of any length, or several.
+
+        A file is read and transcribed piece by piece; memory does not grow with it.
 
         Args:
             audio: a path; or samples, (N,) or (channels, N), with their rate; or a list
                 of such.
             rate: Hz; needed for samples, not used for paths.
+            channel: of a file: mix for the mean of all, left or right.
+            clip: of a file: from which second to which; None for its end.
             alignment: whether to keep where the model looked for each character.
+            progress: is told, now and then, how many seconds more are done.
 
         Raises:
             AudioError: a recording cannot be read or holds nothing.
         """
-        if isinstance(audio, str | Path | np.ndarray | Tensor):
-            return self._transcribe_all([_waveform(audio, rate)], alignment)[0]
-        return self._transcribe_all([_waveform(one, rate) for one in audio], alignment)
-
-    def _transcribe_all(
-        self, waveforms: Sequence[Tensor], alignment: bool
-    ) -> list[Transcript]:
-        return [
-            Transcript(
-                tuple(self._segments(waveform, alignment)), len(waveform) / SAMPLE_RATE
-            )
-            for waveform in waveforms
+        several = not isinstance(audio, str | Path | np.ndarray | Tensor)
+        recordings = [
+            _recording(one, rate, channel, clip)
+            for one in cast(Sequence[Audio], audio if several else [audio])
         ]
 
-    def _segments(self, waveform: Tensor, alignment: bool) -> list[Segment]:
-        segments = []
-        for start, end in pieces(waveform):
-            piece = waveform[start:end]
-            (segment,) = self.recognize([piece], alignment=alignment)
-            offset = start / SAMPLE_RATE
-            segments.append(replace(segment, start=offset, end=offset + segment.end))
-        return segments
+        found = list[Transcript]()
+        for one in self.transcribe_recordings(recordings, alignment, progress):
+            if isinstance(one, AsrError):
+                raise one
+            found.append(one)
+        return found if several else found[0]
 
-    @torch.inference_mode()
+    def transcribe_recordings(
+        self,
+        recordings: Iterable[Recording],
+        alignment: bool = False,
+        progress: Progress | None = None,
+    ) -> Iterator[Transcript | AsrError]:
+        """Transcribe recordings one after the other.
+
+        Args:
+            recordings: what to transcribe.
+            alignment: whether to keep where the model looked for each character.
+            progress: is told, now and then, how many seconds more are done.
+
+        Yields:
+            For each its transcript, or what is wrong with it.
+        """
+
+        def answer(batches: Iterator[list[Tensor]]) -> Iterator[list[Segment]]:
+            return (self.recognize(batch, alignment=alignment) for batch in batches)
+
+        for one in transcripts(recordings, answer, progress=progress):
+            yield one if isinstance(one, AsrError) else self.signed(one)
+
+    def signed(self, transcript: Transcript) -> Transcript:
+        """Note in a transcript that it is this recognizer's."""
+        return replace(transcript, model=self.name, settings=self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of the search, and the precision of the weights."""
+        return {
+            **asdict(self.decoding),
+            "precision": self.precision,
+            "language_model": self.language_model is not None,
+        }
+
     def recognize(
         self, waveforms: Sequence[Tensor], *, alignment: bool = False
     ) -> list[Segment]:
         """Recognise short waveforms together, each as one segment that starts at 0.
 
+        A text that goes in circles or finds no end is searched for again with more
+        weight on the CTC head, which cannot lose its place.
+
         Args:
             waveforms: (N,) float32 at 16 kHz each, of at most about 16 s.
             alignment: whether to keep where the model looked for each character.
         """
+        segments = [silence(len(waveform) / SAMPLE_RATE) for waveform in waveforms]
         loud = [i for i, w in enumerate(waveforms) if float(w.abs().max()) >= SILENCE]
-        spelled = self._spell([waveforms[i] for i in loud], alignment)
-        found = dict(zip(loud, spelled, strict=True))
-        return [
-            replace(found[i], end=len(waveform) / SAMPLE_RATE)
-            if i in found
-            else _silence(len(waveform) / SAMPLE_RATE)
-            for i, waveform in enumerate(waveforms)
-        ]
+        for i, finding in zip(
+            loud, self.find([waveforms[i] for i in loud]), strict=True
+        ):
+            segments[i] = finding.segment(self.calibration)
+        lost = [i for i in loud if _is_lost(segments[i])]
+        again = self.find([waveforms[i] for i in lost], CAUTION)
+        for i, finding in zip(lost, again, strict=True):
+            segments[i] = _better(segments[i], finding.segment(self.calibration))
+        if not alignment:
+            segments = [replace(segment, alignment=None) for segment in segments]
+        return segments
 
-    def _spell(self, waveforms: list[Tensor], alignment: bool) -> list[Segment]:
+    @torch.inference_mode()
+    def find(
+        self, waveforms: Sequence[Tensor], ctc_weight: float = 0.0
+    ) -> list[Finding]:
+        """Search for what is said in short waveforms, and hear the witnesses.
+
+        Args:
+            waveforms: (N,) float32 at 16 kHz each, not silent.
+            ctc_weight: least weight of the CTC head.
+        """
         if not waveforms:
             return []
+        decoding = replace(
+            self.decoding, ctc_weight=max(self.decoding.ctc_weight, ctc_weight)
+        )
         features, num_frames = pad_rows([log_mel(waveform) for waveform in waveforms])
         heard = self.las.listen(features.to(self.device), num_frames)
+        ctc_log_probs = self.las.ctc_log_probs(heard)
         most = (num_frames / FRAMES_PER_SECOND * MOST_CHARACTERS).long() + 5
         found = beam_search(
-            self._step_model(heard),
-            self.decoding,
+            self._step_model(heard, ctc_log_probs, decoding),
+            decoding,
             sos=self.tokenizer.sos,
             eos=self.tokenizer.eos,
             max_lengths=most.to(self.device),
         )
+        tokens = [torch.tensor(one[0].tokens, dtype=torch.int64) for one in found]
+        log_probs, weights = self._read(heard, tokens)
+        ctc_log_probs, blank = ctc_log_probs.cpu(), self.tokenizer.pad
         return [
-            self._segment(
-                hypotheses,
-                self._align(heard, row, hypotheses[0]) if alignment else None,
+            Finding(
+                hypotheses=hypotheses,
+                texts=[self.tokenizer.decode(one.tokens) for one in hypotheses],
+                heard=spikes(ctc_log_probs[row, :num_ctc_steps], tokens[row], blank),
+                log_probs=log_probs[row, : len(tokens[row]) + 1],
+                weights=weights[row, : len(tokens[row]) + 1, :num_steps].clone(),
+                seconds_per_ctc_step=(
+                    self.las.listener.ctc_reduction / FRAMES_PER_SECOND
+                ),
+                seconds_per_step=self.las.listener.reduction / FRAMES_PER_SECOND,
+                duration=len(waveforms[row]) / SAMPLE_RATE,
             )
-            for row, hypotheses in enumerate(found)
+            for row, (hypotheses, num_steps, num_ctc_steps) in enumerate(
+                zip(
+                    found,
+                    heard.num_steps.tolist(),
+                    heard.num_ctc_steps.tolist(),
+                    strict=True,
+                )
+            )
         ]
 
-    def _step_model(self, heard: Heard) -> StepModel[Any]:
-        las = self.las.steps(heard, self.decoding.coverage, self._weights)
-        share, weight = self.decoding.ctc_weight, self.decoding.lm_weight
+    def _read(self, heard: Heard, texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Let the speller read (B,) texts: (B, I) log P, (B, I, J) alpha."""
+        sos, eos = (
+            torch.tensor([token]) for token in (self.tokenizer.sos, self.tokenizer.eos)
+        )
+        inputs = pad_rows([torch.cat((sos, text)) for text in texts])[0]
+        targets = pad_rows([torch.cat((text, eos)) for text in texts])[0]
+        memory = self.las.remember(heard)
+        spelling = self.las.speller.spell(memory, inputs.to(self.device))
+        log_probs = spelling.logits.float().log_softmax(dim=-1)
+        log_probs = log_probs.gather(2, targets.to(self.device)[:, :, None])[:, :, 0]
+        return log_probs.cpu(), spelling.weights.float().cpu()
+
+    def _step_model(
+        self, heard: Heard, ctc_log_probs: Tensor, decoding: DecodingConfig
+    ) -> StepModel[Any]:
+        """Put together what the search asks."""
+        las = self.las.steps(heard, decoding.coverage, self._weights)
+        share, weight = decoding.ctc_weight, decoding.lm_weight
         models: list[StepModel[Any]] = [las]
         weights = [1 - share]
         if share:
             ctc = CTCPrefix(
-                self.las.ctc_log_probs(heard),
+                ctc_log_probs,
                 heard.num_ctc_steps,
                 blank=self.tokenizer.pad,
                 eos=self.tokenizer.eos,
@@ -265,33 +379,10 @@ class Recognizer:
             )
             models, weights = [*models, ctc], [*weights, share]
         if self.language_model and weight:
-            bonus = self.decoding.word_bonus / weight  # the weight is taken of it, too
+            bonus = decoding.word_bonus / weight  # the weight is taken of it, too
             words = self.language_model.steps(heard.h.size(0), bonus)
             models, weights = [*models, words], [*weights, weight]
         return Fusion(models, weights) if len(models) > 1 else las
-
-    def _segment(
-        self, hypotheses: list[Hypothesis], alignment: Alignment | None
-    ) -> Segment:
-        nbest = tuple(
-            Alternative(self.tokenizer.decode(hypothesis.tokens), hypothesis.score)
-            for hypothesis in hypotheses
-        )
-        flags = () if hypotheses[0].finished else (Flag.UNFINISHED,)
-        return Segment(0.0, 0.0, nbest[0].text, (), 0.0, flags, nbest, alignment)
-
-    def _align(self, heard: Heard, row: int, hypothesis: Hypothesis) -> Alignment:
-        """Ask where the speller looks when it is fed with a hypothesis."""
-        steps = heard.num_steps[row : row + 1]
-        alone = heard._replace(h=heard.h[row : row + 1, : int(steps)], num_steps=steps)
-        tokens = [self.tokenizer.sos, *hypothesis.tokens]
-        inputs = torch.tensor([tokens], device=self.device)
-        spelling = self.las.speller.spell(self.las.remember(alone), inputs)
-        return Alignment(
-            self.tokenizer.decode(hypothesis.tokens) + "\u220e",
-            spelling.weights[0].float().cpu(),
-            self.las.listener.reduction / FRAMES_PER_SECOND,
-        )
 
 
 def find_model(folder: str | Path | None) -> Path:
@@ -320,6 +411,16 @@ def find_language_model(folder: str | Path | None) -> Path:
     return Path(folder)
 
 
+def _calibration(path: Path) -> Calibration | None:
+    """Read how sure a model's words are, if that is known."""
+    if not path.exists():
+        return None
+    try:
+        return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
 def _check_precision(precision: str, device: torch.device) -> None:
     if precision not in PRECISIONS:
         raise ConfigError(
@@ -329,13 +430,23 @@ def _check_precision(precision: str, device: torch.device) -> None:
         raise ConfigError(f"precision int8: is for the CPU (not for {device.type})")
 
 
-def _waveform(audio: Audio, rate: int | None) -> Tensor:
+def _recording(
+    audio: Audio, rate: int | None, channel: Channel, clip: Clip
+) -> Recording:
     if isinstance(audio, str | Path):
-        return read_waveform(audio)
+        return Recording.of_file(audio, channel, clip)
     if rate is None:
         raise TypeError("samples need their rate: transcribe(samples, rate=16000)")
-    return from_samples(audio, rate)
+    waveform = from_samples(audio, rate)
+    return Recording(lambda: [waveform])
 
 
-def _silence(seconds: float) -> Segment:
-    return Segment(0.0, seconds, "", (), 0.0, (Flag.SILENCE,), (), None)
+def _is_lost(segment: Segment) -> bool:
+    return Flag.LOOP in segment.flags or Flag.UNFINISHED in segment.flags
+
+
+def _better(first: Segment, second: Segment) -> Segment:
+    """Choose between a text that is no good and one found with more caution."""
+    if _is_lost(second):
+        return first
+    return replace(second, flags=(*second.flags, Flag.RETRIED))

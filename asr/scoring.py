@@ -14,7 +14,7 @@ from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import jiwer
@@ -76,7 +76,7 @@ class Confusion:
     """Empty where the word was missed."""
 
 
-class _Edit(NamedTuple):
+class Edit(NamedTuple):
     """One place of an alignment."""
 
     mark: str
@@ -93,7 +93,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> Err
     Raises:
         ValueError: there are not as many hypotheses as references.
     """
-    return _total(_count(edits) for edits in _align(references, hypotheses))
+    return _total(_count(edits) for edits in align(references, hypotheses))
 
 
 def char_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
@@ -167,7 +167,7 @@ def by_group(
     """
     _check_lengths(references=references, groups=groups)
     members = defaultdict[str, list[ErrorRate]](list)
-    for group, edits in zip(groups, _align(references, hypotheses), strict=True):
+    for group, edits in zip(groups, align(references, hypotheses), strict=True):
         members[group].append(_count(edits))
     return {group: _total(members[group]) for group in sorted(members)}
 
@@ -203,6 +203,76 @@ def by_length(
     return {labels[number]: counts[labels[number]] for number in sorted(set(bins))}
 
 
+def by_position(
+    references: Sequence[str], hypotheses: Sequence[str], parts: int = 10
+) -> list[ErrorRate]:
+    """Count word edits in each part of the utterances, from beginning to end.
+
+    Word i of I (from 0) lies at (i + 1/2) / I of its utterance, so that those of an
+    utterance with fewer words than there are parts are spread over it evenly. A word
+    too many lies where the word before it lies, at the very beginning in the first
+    part.
+
+    Raises:
+        ValueError: there are not as many hypotheses as references, or no part.
+    """
+    if parts < 1:
+        raise ValueError(f"at least one part is needed, got {parts}")
+    edits = list[list[Edit]]([] for _ in range(parts))
+    for aligned in align(references, hypotheses):
+        num_words = sum(edit.mark != "I" for edit in aligned)
+        part = word = 0
+        for edit in aligned:
+            if edit.mark != "I":
+                part = (2 * word + 1) * parts // (2 * num_words)
+                word += 1
+            edits[part].append(edit)
+    return [_count(part_edits) for part_edits in edits]
+
+
+def by_frequency(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    edges: Sequence[int] = (2, 5, 20, 100),
+) -> dict[str, ErrorRate]:
+    """Count what became of rare and of frequent words, the rarest first.
+
+    A word too many is no word of the references, so insertions are left out.
+
+    Args:
+        references: what was said; words are counted in it.
+        hypotheses: what was heard.
+        edges: where the bins meet. A word that is said as often as an edge is in the
+            bin above it; bins without words are left out.
+
+    Returns:
+        The rate of words said "once", "2-4 times" and so on to "100+ times".
+
+    Raises:
+        ValueError: the lengths differ, or the edges do not rise from above one.
+    """
+    if not edges or any(low >= high for low, high in pairwise((1, *edges))):
+        raise ValueError(f"edges must rise from above one, got {list(edges)}")
+    counts = Counter(word for text in references for word in text.split())
+    spans = [(low, high - 1) for low, high in pairwise((1, *edges))]
+    labels = [_times(low, high) for low, high in spans] + [f"{edges[-1]}+ times"]
+    edits = list[list[Edit]]([] for _ in labels)
+    for edit in chain.from_iterable(align(references, hypotheses)):
+        if edit.mark != "I":
+            edits[bisect(edges, counts[edit.reference_word])].append(edit)
+    return {
+        label: _count(found)
+        for label, found in zip(labels, edits, strict=True)
+        if found
+    }
+
+
+def _times(low: int, high: int) -> str:
+    if low == high:
+        return "once" if low == 1 else f"{low} times"
+    return f"{low}-{high} times"
+
+
 def confusions(
     references: Sequence[str], hypotheses: Sequence[str], top: int = 20
 ) -> list[Confusion]:
@@ -213,7 +283,7 @@ def confusions(
     """
     counts = Counter(
         (edit.reference_word, edit.hypothesis_word)
-        for edits in _align(references, hypotheses)
+        for edits in align(references, hypotheses)
         for edit in edits
         if edit.mark != " "
     )
@@ -234,7 +304,7 @@ def aligned_text(reference: str, hypothesis: str) -> str:
          S           I
     """
     lines = ["REF:", "HYP:", "    "]
-    for mark, *words in next(_align([reference], [hypothesis])):
+    for mark, *words in next(align([reference], [hypothesis])):
         shown = [*(word or GAP for word in words), mark]
         width = max(map(len, shown))
         lines = [
@@ -243,10 +313,12 @@ def aligned_text(reference: str, hypothesis: str) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _align(
-    references: Sequence[str], hypotheses: Sequence[str]
-) -> Iterator[list[_Edit]]:
-    """Align each pair; the edits of each are in the order of the words."""
+def align(references: Sequence[str], hypotheses: Sequence[str]) -> Iterator[list[Edit]]:
+    """Align each pair; the edits of each are in the order of the words.
+
+    Raises:
+        ValueError: there are not as many hypotheses as references.
+    """
     _check_lengths(references=references, hypotheses=hypotheses)
     if not references:
         return  # jiwer takes no pair for one pair of empty texts
@@ -259,18 +331,18 @@ def _align(
 
 def _edits(
     chunk: jiwer.AlignmentChunk, reference: list[str], hypothesis: list[str]
-) -> list[_Edit]:
+) -> list[Edit]:
     said = reference[chunk.ref_start_idx : chunk.ref_end_idx]
     heard = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
     if chunk.type == "delete":
-        return [_Edit("D", word, "") for word in said]
+        return [Edit("D", word, "") for word in said]
     if chunk.type == "insert":
-        return [_Edit("I", "", word) for word in heard]
+        return [Edit("I", "", word) for word in heard]
     mark = "S" if chunk.type == "substitute" else " "
-    return [_Edit(mark, *words) for words in zip(said, heard, strict=True)]
+    return [Edit(mark, *words) for words in zip(said, heard, strict=True)]
 
 
-def _count(edits: list[_Edit]) -> ErrorRate:
+def _count(edits: list[Edit]) -> ErrorRate:
     marks = Counter(edit.mark for edit in edits)
     return ErrorRate(marks["S"], marks["D"], marks["I"], len(edits) - marks["I"])
 

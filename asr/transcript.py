@@ -15,8 +15,8 @@ All times are seconds on the clock of the recording as it was given.
 Shapes: I characters with the end, J listener steps.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -69,7 +69,7 @@ class Alignment:
     """Where the model looked for each character of a segment."""
 
     characters: str
-    """The text, with a last character for its end: one a row of `weights`."""
+    """The text, with a last character for its end if it has one: one a row."""
     weights: Tensor
     """(I, J) alpha."""
     seconds_per_step: float
@@ -155,6 +155,31 @@ class Transcript:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"is not a transcript ({error!r})") from error
+
+
+def mean_confidence(words: Sequence[Word]) -> float:
+    """Tell the confidence of a segment: the mean of its words', 0 without any."""
+    return sum(word.confidence for word in words) / max(1, len(words))
+
+
+def silence(duration: float) -> Segment:
+    """Give the segment of a stretch of so many seconds in which nothing is heard."""
+    return Segment(0.0, duration, "", (), 0.0, (Flag.SILENCE,), (), None)
+
+
+def moved(segment: Segment, seconds: float) -> Segment:
+    """Give a segment that begins later by so many seconds."""
+    alignment = segment.alignment
+    return replace(
+        segment,
+        start=segment.start + seconds,
+        end=segment.end + seconds,
+        words=tuple(
+            replace(word, start=word.start + seconds, end=word.end + seconds)
+            for word in segment.words
+        ),
+        alignment=alignment and replace(alignment, start=alignment.start + seconds),
+    )
 
 
 def _segment_to_dict(segment: Segment) -> dict[str, Any]:

@@ -1,14 +1,19 @@
+import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
 
-from asr.cli import main
+from asr.cli import PARTIAL, main
 from asr.data.manifest import Utterance, write_manifest
+from asr.transcript import Transcript
+from asr.writers import FORMATS
 
 Capture = pytest.CaptureFixture[str]
 SAID = Utterance("a", "a.flac", 1.0, "THE CAT SAT")
@@ -29,7 +34,7 @@ def test_help_answers_without_torch() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["transcribe", "explain", "train", "decode", "score", "export", "demo"],
+    ["transcribe", "explain", "train", "decode", "score", "report", "export", "demo"],
 )
 def test_the_help_of_each_command_shows_an_example(
     command: str, capsys: Capture
@@ -59,19 +64,200 @@ def test_transcribe_goes_on_after_a_bad_file_and_says_so(
     )
 
     printed = capsys.readouterr()
-    assert status == 1
+    assert status == PARTIAL
     assert printed.err.startswith(f"asr: {empty}: ")
-    assert printed.err.count("\n") == 1
     assert printed.out.startswith(f"{recording}: ")
 
 
-def test_transcribe_prints_the_nbest(
+@pytest.mark.parametrize("names", [["gone.wav"], ["gone.wav", "*.mp3"]])
+def test_transcribe_without_any_success_fails(
+    names: list[str], model_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    paths = [str(tmp_path / name) for name in names]
+
+    assert main(["transcribe", *paths, "--model", str(model_folder)]) == 1
+
+    assert capsys.readouterr().err.count("asr: ") == len(names)
+
+
+def test_transcribe_writes_files_of_all_formats_below_a_folder(
+    model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    talks, out = tmp_path / "talks", tmp_path / "out"
+    (talks / "old").mkdir(parents=True)
+    recording.rename(talks / "old" / "a.flac")
+
+    options = ["--output-dir", str(out), "--output-format", "all"]
+    status = main(["transcribe", str(talks), *options, "--model", str(model_folder)])
+
+    assert status == 0
+    endings = {path.name for path in (out / "old").iterdir()}
+    assert endings == {f"a.{format}" for format in FORMATS}
+    tree = json.loads((out / "old" / "a.json").read_text(encoding="utf-8"))
+    assert tree["audio"] == str(talks / "old" / "a.flac")
+    assert Transcript.from_dict(tree).duration == 0.5
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_that_broke_goes_on_where_it_was(
+    model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "noise.txt").write_text("DONE", encoding="utf-8")
+    other = recording.with_name("other.flac")
+    other.write_bytes(recording.read_bytes())
+    paths = [str(recording), str(other)]
+
+    options = ["--output-dir", str(out), "--skip-existing"]
+    assert main(["transcribe", *paths, *options, "--model", str(model_folder)]) == 0
+
+    assert (out / "noise.txt").read_text(encoding="utf-8") == "DONE"
+    assert (out / "other.txt").exists()
+    assert f"{recording}: is done already" in capsys.readouterr().err
+
+
+def test_one_format_may_go_to_standard_output(
     model_folder: Path, recording: Path, capsys: Capture
 ) -> None:
-    options = ["--model", str(model_folder), "--nbest", "2"]
+    options = ["--output-format", "vtt", "--model", str(model_folder)]
+
     assert main(["transcribe", str(recording), *options]) == 0
 
-    assert len(capsys.readouterr().out.rstrip("\n").split("\n")) == 3
+    assert capsys.readouterr().out.startswith("WEBVTT\n")
+
+
+def test_words_and_alternatives_are_printed_where_asked_for(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    options = ["--print-words", "--nbest", "2", "--model", str(model_folder)]
+
+    assert main(["transcribe", str(recording), *options]) == 0
+
+    text, *rest = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert len(rest) == len(text.split()) + 2
+    word = re.fullmatch(r" +(\d\.\d\d) +(\d\.\d\d)  (\d\.\d\d)  (\S+)", rest[0])
+    assert word is not None
+    assert word[4] == text.split()[0]
+    assert 0 <= float(word[1]) <= float(word[2]) <= 0.5
+
+
+def test_a_recording_may_come_on_standard_input(
+    model_folder: Path,
+    recording: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    main(["transcribe", str(recording), "--model", str(model_folder)])
+    expected = capsys.readouterr().out
+
+    class Piped:
+        buffer = BytesIO(recording.read_bytes())
+
+    monkeypatch.setattr("sys.stdin", Piped)
+    assert main(["transcribe", "-", "--model", str(model_folder)]) == 0
+
+    assert capsys.readouterr().out == expected
+
+
+def test_what_is_wrong_on_standard_input_is_told_by_that_name(
+    model_folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Piped:
+        buffer = BytesIO(b"no audio at all, but some bytes")
+
+    monkeypatch.setattr("sys.stdin", Piped)
+    assert main(["transcribe", "-", "--model", str(model_folder)]) == 1
+
+    assert capsys.readouterr().err.startswith("asr: standard input: is no audio")
+
+
+def test_the_channels_of_a_stereo_file_may_be_apart(
+    model_folder: Path, recording: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ["--channel", "split", "--output-dir", str(out)]
+
+    assert (
+        main(["transcribe", str(recording), *options, "--model", str(model_folder)])
+        == 0
+    )
+
+    assert {path.name for path in out.iterdir()} == {
+        "noise.left.txt",
+        "noise.right.txt",
+    }
+
+
+def test_a_clip_of_a_recording(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    options = ["--clip", "0.1:0.3", "--output-format", "json"]
+
+    assert (
+        main(["transcribe", str(recording), *options, "--model", str(model_folder)])
+        == 0
+    )
+
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["duration"] == 0.2
+    assert tree["segments"][0]["start"] == 0.1
+
+
+def test_silence_is_told(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, torch.zeros(16_000).numpy(), 16_000)
+
+    assert main(["transcribe", str(path), "--model", str(model_folder)]) == 0
+
+    printed = capsys.readouterr()
+    assert printed.out == "\n"
+    assert printed.err == f"asr: {path}: nothing was heard\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output-format", "doc"], "output format doc: is not known (use txt, json"),
+        (["--output-format", "txt,srt"], "several formats need a folder"),
+        (["--skip-existing"], "--skip-existing needs --output-dir"),
+        (["--clip", "5"], "--clip 5 is not START:END in seconds"),
+        (["--clip", "9:"], "noise.flac: "),
+        (["--subtitle-length", "0"], "subtitles.line_length must be at least 1"),
+        (["--device", "tpu"], "device tpu: is not known"),
+        (["--lm-weight", "-1"], "decoding.lm_weight must be zero or more"),
+        (["--ctc-weight", "2"], "decoding.ctc_weight is a share"),
+        (["--precision", "int4"], "precision int4: is not known"),
+        (["--language-model", "/none"], "ngram.safetensors: cannot be read"),
+    ],
+)
+def test_an_option_that_cannot_be_is_one_line(
+    options: list[str],
+    message: str,
+    model_folder: Path,
+    recording: Path,
+    capsys: Capture,
+) -> None:
+    arguments = ["transcribe", str(recording), "--model", str(model_folder), *options]
+
+    assert main(arguments) == 1
+
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("asr: ")
+    assert error.count("\n") == 1
+
+
+def test_several_recordings_of_another_format_need_a_folder(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    other = recording.with_name("other.flac")
+    other.write_bytes(recording.read_bytes())
+    options = ["--output-format", "srt", "--model", str(model_folder)]
+
+    assert main(["transcribe", str(recording), str(other), *options]) == 1
+
+    assert "several recordings need a folder" in capsys.readouterr().err
 
 
 def test_explain_writes_a_page_named_as_the_recording_is(
@@ -151,6 +337,42 @@ def test_score_wants_the_same_utterances_in_both(
     assert main(["score", *arguments]) == 1
 
     assert message in capsys.readouterr().err
+
+
+def test_report_writes_a_page_beside_the_hypotheses(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    said, heard = tmp_path / "said.jsonl", tmp_path / "decoded" / "heard.jsonl"
+    write_manifest(said, [SAID])
+    write_manifest(heard, [replace(SAID, text="THE BAT")])
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+
+    assert main(["report", str(said), str(heard)]) == 0
+    chosen = str(tmp_path / "p.html")
+    assert main(["report", str(said), str(heard), "--run", str(run), "-o", chosen]) == 0
+
+    page = (tmp_path / "decoded" / "report.html").read_text(encoding="utf-8")
+    assert "66.7 %" in page
+    assert "id='training'" not in page.replace('"', "'")
+    assert 'id="training"' in Path(chosen).read_text(encoding="utf-8")
+    assert capsys.readouterr().err.endswith(f"asr: wrote {chosen}\n")
+
+
+def test_a_report_of_what_does_not_match_is_the_line_of_score(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    said, heard = tmp_path / "said.jsonl", tmp_path / "heard.jsonl"
+    write_manifest(said, [SAID, replace(SAID, id="b")])
+    write_manifest(heard, [SAID])
+
+    assert main(["report", str(said), str(heard)]) == 1
+    told = capsys.readouterr().err
+    assert main(["score", str(said), str(heard)]) == 1
+
+    assert told == capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_a_fault_is_one_line_and_no_traceback(tmp_path: Path, capsys: Capture) -> None:

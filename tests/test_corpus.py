@@ -1,5 +1,7 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import soundfile
@@ -9,6 +11,7 @@ from asr.corpus import decode, transcribe_files
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.errors import AudioError, CheckpointError, ManifestError
 from asr.recognizer import DecodingConfig
+from asr.recording import Recording
 from asr.transcript import Transcript
 
 QUICK = DecodingConfig(beam_size=2)
@@ -86,7 +89,10 @@ def transcribed(
     model_folder: Path, paths: list[Path], processes: int
 ) -> list[str | None]:
     """The text of each file, None where it has a fault."""
-    found = transcribe_files(model_folder, paths, QUICK, processes=processes)
+    recordings = [Recording.of_file(path) for path in paths]
+    found = transcribe_files(
+        model_folder, recordings, QUICK, processes=processes, seconds=60.0
+    )
     return [one.text if isinstance(one, Transcript) else None for one in found]
 
 
@@ -98,7 +104,7 @@ def test_files_are_transcribed_in_their_order_and_a_fault_keeps_its_place(
     paths.insert(1, tmp_path / "gone.wav")
 
     assert transcribed(model_folder, paths, 1) == [alone[0], None, *alone[1:]]
-    *_, fault = transcribe_files(model_folder, paths[1:2])
+    *_, fault = transcribe_files(model_folder, [Recording.of_file(paths[1])])
     assert isinstance(fault, AudioError)
 
 
@@ -128,14 +134,23 @@ def test_more_processes_are_started_where_there_is_much_to_do(
 
         def __exit__(self, *error: object) -> None: ...
 
-        map = staticmethod(map)
+        def submit(self, work: Callable[[object], object], item: object) -> "Done":
+            return Done(work(item))
+
+    class Done(NamedTuple):
+        answer: object
+
+        def result(self) -> object:
+            return self.answer
 
     monkeypatch.setattr("asr.corpus._pool", Pool)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    paths = [tmp_path / f"{number}.wav" for number in range(11)]
+    recordings = [Recording.of_file(tmp_path / f"{i}.wav") for i in range(11)]
 
-    list(transcribe_files(model_folder, paths, QUICK))
+    few = list(transcribe_files(model_folder, recordings, QUICK, seconds=59.0))
     assert asked == []
-    monkeypatch.setattr("asr.corpus._MUCH", 1.0)
-    list(transcribe_files(model_folder, paths, QUICK))
+    many = list(transcribe_files(model_folder, recordings, QUICK, seconds=61.0))
     assert asked == [4]
+    assert [one.text for one in many if isinstance(one, Transcript)] == [
+        one.text for one in few if isinstance(one, Transcript)
+    ]

@@ -13,12 +13,14 @@ import asr
 
 FLOORS = [
     {"errors", "padding"},
-    {"audio", "text", "tensor_files", "progress", "device", "transcript"},
-    {"features"},
+    {"audio", "text", "tensor_files", "progress", "device", "transcript", "loops"},
+    {"features", "sources", "writers"},
     {"data", "model", "decoding", "scoring"},
-    {"segmenting"},
+    {"timing", "confidence"},
+    {"segmenting", "finding"},
+    {"recording"},
     {"training", "recognizer"},
-    {"config", "explain", "report"},
+    {"config", "explain", "report", "evaluation"},
     {"experiment", "corpus"},
     {"cli", "__init__"},
     {"__main__"},
@@ -26,18 +28,19 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 DOOR = {  # only this module may import that library
+    "av": "asr.audio.containers",
     "jiwer": "asr.scoring",
     "librosa": None,  # for the tests: its import costs seconds
     "matplotlib": "asr.report",
     "num2words": "asr.text",
     "omegaconf": "asr.config",
     "safetensors": "asr.tensor_files",
-    "soundfile": "asr.audio",
-    "soxr": "asr.audio",
+    "soundfile": "asr.audio.soundfiles",
+    "soxr": "asr.audio.waveforms",
     "torch.distributed": "asr.training.distributed",
     "torch.utils.tensorboard": "asr.training.metrics",
     "torchaudio": "asr.features",
-    "torchaudio.functional.forced_align": "asr.training.alignment",
+    "torchaudio.functional.forced_align": "asr.timing",
     "tqdm": "asr.progress",
     "yaml": "asr.config",
 }

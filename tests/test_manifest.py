@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.data.manifest import Utterance, read_manifest, read_paired, write_manifest
 from asr.errors import ManifestError
 
 GO = Utterance("84-1-0", "84/go.flac", duration=1.5, text="GO", speaker="84")
@@ -192,3 +192,35 @@ def test_a_bad_line_is_told_by_its_number(
         ManifestError, match=rf"bad\.jsonl:2: not an utterance: .*{message}"
     ):
         read_manifest(path)
+
+
+# What was said, and what was heard
+
+
+def test_hypotheses_come_in_the_order_of_the_references(tmp_path: Path) -> None:
+    said, heard = tmp_path / "said.jsonl", tmp_path / "heard.jsonl"
+    write_manifest(said, [Utterance(id, "a.flac", 1.0, f"said {id}") for id in "bac"])
+    write_manifest(heard, [Utterance(id, "a.flac", 1.0, f"heard {id}") for id in "abc"])
+
+    references, hypotheses = read_paired(said, heard)
+
+    assert [u.text for u in references] == ["said b", "said a", "said c"]
+    assert [u.text for u in hypotheses] == ["heard b", "heard a", "heard c"]
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "message"),
+    [
+        ("abc", "a", "2 of 3 utterances have no hypothesis, the first is b"),
+        ("a", "abc", "2 of its utterances are not in .*said.jsonl"),
+    ],
+)
+def test_both_need_the_same_utterances(
+    said: str, heard: str, message: str, tmp_path: Path
+) -> None:
+    for name, ids in (("said", said), ("heard", heard)):
+        utterances = [Utterance(id, "a.flac", 1.0, "A") for id in ids]
+        write_manifest(tmp_path / f"{name}.jsonl", utterances)
+
+    with pytest.raises(ManifestError, match=rf"heard\.jsonl: {message}"):
+        read_paired(tmp_path / "said.jsonl", tmp_path / "heard.jsonl")

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from asr.training.metrics import METRICS, MetricsLog
+from asr.errors import CheckpointError
+from asr.training.metrics import METRICS, MetricsLog, read_metrics
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -77,3 +78,50 @@ def test_people_can_look_at_it_in_tensorboard(run: Path) -> None:
     assert events.Tags()["scalars"] == ["loss", "dev/cer"]
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
     assert [event.value for event in events.Scalars("dev/cer")] == [0.5]
+
+
+# Reading it back
+
+
+def test_what_was_written_is_read(run: Path) -> None:
+    history = read_metrics(run)
+    assert history.steps == read(run)
+    assert history.num_broken == 0
+
+
+def test_broken_lines_are_counted_and_left_out(run: Path) -> None:
+    path = run / METRICS
+    broken = [
+        '{"loss": 1.0}',
+        "[1]",
+        '{"step": NaN}',
+        '{"step": "4"}',
+        "\u00e9\x00",
+        "",
+        '{"step": 5, "lo',
+    ]
+    path.write_text("\n".join([path.read_text().rstrip(), *broken]), encoding="latin-1")
+
+    history = read_metrics(run)
+
+    assert [metrics["step"] for metrics in history.steps] == [1, 2, 2, 3]
+    assert history.num_broken == 6
+
+
+def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text('{"step": 1, "loss": "x", "ok": true, "cer": 0.5}')
+    assert read_metrics(tmp_path).steps == [{"step": 1, "cer": 0.5}]
+
+
+def test_a_folder_without_metrics_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"metrics\.jsonl: cannot be read \(No such"
+    ):
+        read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "\n", "hello\nworld\n", '{"loss": 1.0}\n'])
+def test_a_file_that_holds_no_metrics_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / METRICS).write_text(content)
+    with pytest.raises(CheckpointError, match="holds no metrics of a training"):
+        read_metrics(tmp_path)

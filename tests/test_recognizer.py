@@ -1,4 +1,6 @@
+import json
 import threading
+from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
@@ -8,11 +10,21 @@ import soundfile
 import torch
 from torch import Tensor
 
+from asr.confidence import FEATURES, Calibration
 from asr.decoding.ngram import Level, WordNGram
+from asr.decoding.search import Hypothesis
 from asr.errors import AudioError, CheckpointError, ConfigError
+from asr.finding import Finding
 from asr.model.folder import Model, save_model
-from asr.recognizer import DecodingConfig, Recognizer, find_model
+from asr.recognizer import (
+    CALIBRATION,
+    CAUTION,
+    DecodingConfig,
+    Recognizer,
+    find_model,
+)
 from asr.text import ALPHABET, CharTokenizer
+from asr.timing import Spikes
 from asr.transcript import Flag
 
 
@@ -36,8 +48,9 @@ def test_a_file_its_samples_and_a_list_give_the_same_text(
     from_samples = recognizer.transcribe(samples, rate=16_000)
     from_list = recognizer.transcribe([str(path), path])
 
-    assert from_file == from_samples
+    assert from_file.segments == from_samples.segments
     assert from_list == [from_file, from_file]
+    assert (from_file.audio, from_samples.audio) == (str(path), "")
     assert from_file.duration == pytest.approx(1.0)
 
 
@@ -121,8 +134,8 @@ def test_the_ctc_head_has_its_say(model: Model) -> None:
     without = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.0))
     with_ctc = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.9))
 
-    assert without.recognize([waveform])[0].text != ""
-    assert with_ctc.recognize([waveform])[0].text == ""
+    assert without.find([waveform])[0].texts[0] != ""
+    assert with_ctc.find([waveform])[0].texts[0] == ""
 
 
 def words(characters: str = ALPHABET) -> WordNGram:
@@ -241,11 +254,165 @@ def test_a_model_that_never_ends_is_stopped_by_each_length(model: Model) -> None
         model.las.speller.output.bias[model.tokenizer.eos] = -100.0
     recognizer = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.0))
 
-    short, long = recognizer.recognize([noise(0.4), noise(2.0)])
+    short, long = recognizer.find([noise(0.4), noise(2.0)])
 
-    assert len(short.text) == 15  # 25 a second, and 5
-    assert len(long.text) == 55
-    assert short.flags == (Flag.UNFINISHED,)
+    assert len(short.texts[0]) == 15  # 25 a second, and 5
+    assert len(long.texts[0]) == 55
+    assert Flag.UNFINISHED in short.segment(None).flags
+
+
+# A text that is no good
+
+
+class Answers:
+    """Findings of given texts: with the usual settings, and with care."""
+
+    def __init__(self, usual: str, careful: str, finished: bool = True) -> None:
+        self.usual, self.careful, self.finished = usual, careful, finished
+        self.weights = list[float]()
+
+    def __call__(
+        self, waveforms: Sequence[Tensor], ctc_weight: float = 0.0
+    ) -> list[Finding]:
+        self.weights += [ctc_weight] * len(waveforms)
+        text = self.careful if ctc_weight else self.usual
+        finished = self.finished or ctc_weight > 0
+        steps = torch.arange(float(len(text)))
+        hypothesis = Hypothesis(tuple(range(len(text))), -1.0, finished=finished)
+        finding = Finding(
+            hypotheses=[hypothesis],
+            texts=[text],
+            heard=Spikes(steps, steps + 1, torch.zeros(len(text))),
+            log_probs=torch.zeros(len(text) + 1),
+            weights=torch.zeros(len(text) + 1, 9),
+            seconds_per_ctc_step=0.04,
+            seconds_per_step=0.04,
+            duration=1.0,
+        )
+        return [finding] * len(waveforms)
+
+
+LOOP = "AND " * 9
+
+
+@pytest.mark.parametrize(
+    ("usual", "careful", "finished", "text", "flags"),
+    [
+        ("GO ON", "GO", True, "GO ON", ()),
+        (LOOP, "GO", True, "GO", (Flag.RETRIED,)),
+        ("GO ON", "GO", False, "GO", (Flag.RETRIED,)),
+        (LOOP, LOOP, True, LOOP.strip(), (Flag.LOOP,)),
+    ],
+)
+def test_a_text_that_is_no_good_is_searched_for_again(
+    usual: str,
+    careful: str,
+    finished: bool,
+    text: str,
+    flags: tuple[Flag, ...],
+    recognizer: Recognizer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = Answers(usual, careful, finished)
+    monkeypatch.setattr(recognizer, "find", answers)
+
+    (segment,) = recognizer.recognize([noise(1.0)])
+
+    assert (segment.text, segment.flags) == (text, flags)
+    again = usual == LOOP or not finished
+    assert answers.weights == ([0.0, CAUTION] if again else [0.0])
+
+
+def test_the_second_search_gives_the_ctc_head_more_weight(model: Model) -> None:
+    with torch.no_grad():  # a head that is sure of blank, whatever it hears
+        model.las.ctc.bias[model.tokenizer.pad] = 100.0
+    recognizer = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.0))
+
+    assert recognizer.find([noise(1.0)])[0].texts[0] != ""
+    assert recognizer.find([noise(1.0)], CAUTION)[0].texts[0] == ""
+
+
+# Confidence
+
+
+def test_a_model_folder_tells_how_sure_its_words_are(model_folder: Path) -> None:
+    calibration = Calibration((0.0,) * len(FEATURES), 0.0, speech=0.0)
+    path = model_folder / CALIBRATION
+    path.write_text(json.dumps(calibration.to_dict()), encoding="utf-8")
+
+    recognizer = Recognizer.load(model_folder, decoding=DecodingConfig(beam_size=2))
+
+    assert recognizer.calibration == calibration
+    words = recognizer.transcribe(noise(1.0), rate=16_000).words
+    assert {word.confidence for word in words} == {0.5}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights": 1, "bias": 0}'])
+def test_a_damaged_calibration_is_told(model_folder: Path, content: str) -> None:
+    (model_folder / CALIBRATION).write_text(content, encoding="utf-8")
+
+    with pytest.raises(CheckpointError, match=r"confidence\.json: "):
+        Recognizer.load(model_folder)
+
+
+def test_a_head_that_hears_nothing_makes_it_noise(model: Model) -> None:
+    with torch.no_grad():
+        model.las.ctc.bias[model.tokenizer.pad] = 100.0
+    strict = Calibration((0.0,) * len(FEATURES), 0.0, speech=0.3)
+    decoding = DecodingConfig(beam_size=2, ctc_weight=0.0)
+
+    (segment,) = Recognizer(model, decoding, calibration=strict).recognize([noise(1.0)])
+
+    assert (segment.text, segment.flags) == ("", (Flag.NOISE,))
+
+
+# Long recordings, clips and channels
+
+
+def test_a_long_recording_is_told_piece_by_piece(recognizer: Recognizer) -> None:
+    waveform = torch.cat((noise(6.0), torch.zeros(3 * 16_000), noise(6.0)))
+    done = list[float]()
+
+    found = recognizer.transcribe(waveform, rate=16_000, progress=done.append)
+
+    assert [Flag.SILENCE in segment.flags for segment in found.segments] == [
+        *(False, True, False),
+    ]
+    assert found.duration == 15.0
+    assert sum(done) == pytest.approx(15.0)
+    times = [t for word in found.words for t in (word.start, word.end)]
+    assert times == sorted(times)
+    assert times[-1] <= 15.0
+
+
+def test_a_clip_of_a_channel_is_heard_as_if_it_were_alone(
+    recognizer: Recognizer, tmp_path: Path
+) -> None:
+    left, right = noise(3.0), noise(3.0)
+    soundfile.write(
+        tmp_path / "a.wav", torch.stack((left, right), 1).numpy(), 16_000, "FLOAT"
+    )
+
+    found = recognizer.transcribe(tmp_path / "a.wav", channel="right", clip=(1, 2.5))
+
+    (alone,) = recognizer.recognize([right[16_000:40_000]])
+    assert found.text == alone.text
+    assert (found.duration, found.channel) == (1.5, "right")
+    assert [word.start for word in found.words] == pytest.approx(
+        [word.start + 1 for word in alone.words]
+    )
+
+
+def test_a_transcript_says_how_it_was_made(model_folder: Path) -> None:
+    recognizer = Recognizer.load(
+        model_folder, decoding=DecodingConfig(beam_size=2), precision="int8"
+    )
+
+    found = recognizer.transcribe(noise(0.5), rate=16_000)
+
+    assert found.model == str(model_folder)
+    assert found.settings["beam_size"] == 2
+    assert found.settings["precision"] == "int8"
 
 
 # In bytes

@@ -5,10 +5,14 @@ import pytest
 
 from asr.scoring import (
     Confusion,
+    Edit,
     ErrorRate,
+    align,
     aligned_text,
+    by_frequency,
     by_group,
     by_length,
+    by_position,
     char_error_rate,
     confidence_interval,
     confusions,
@@ -188,6 +192,67 @@ def test_the_bins_may_be_chosen() -> None:
     assert list(counts) == ["0-2.5 s", "10+ s"]
 
 
+def test_errors_by_position() -> None:
+    # Four words lie at 1/8, 3/8, 5/8 and 7/8: two in each half. C is wrong, D is gone.
+    halves = by_position(["A B C D"], ["A B X"], parts=2)
+    assert halves == [ErrorRate(0, 0, 0, 2), ErrorRate(1, 1, 0, 2)]
+
+    # The middle of three words lies at 1/2, where the second half begins.
+    assert by_position(["A B C"], ["A X C"], parts=2) == [
+        ErrorRate(0, 0, 0, 1),
+        ErrorRate(1, 0, 0, 2),
+    ]
+
+
+def test_a_word_too_many_lies_where_the_word_before_it_lies() -> None:
+    halves = by_position(["A B", "A B", ""], ["X A B", "A B X", "X"], parts=2)
+    assert halves == [ErrorRate(0, 0, 2, 2), ErrorRate(0, 0, 1, 2)]
+
+
+def test_a_long_utterance_fills_all_tenths_alike() -> None:
+    text = " ".join(map(str, range(40)))
+    assert by_position([text], [text]) == [ErrorRate(0, 0, 0, 4)] * 10
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_errors_of_all_positions_are_all_errors(seed: int) -> None:
+    said, heard = zip(*random_pairs(seed), strict=True)
+    parts = by_position(said, heard)
+    assert sum(parts, start=ErrorRate(0, 0, 0, 0)) == word_error_rate(said, heard)
+
+
+def test_errors_by_frequency() -> None:
+    # THE is said 5 times and CAT twice, SAT once. One THE is wrong, one gone; so is
+    # SAT. What is said too much is of no reference word.
+    said = ["THE CAT SAT", "THE CAT", "THE THE THE"]
+    heard = ["A CAT", "THE CAT TOO", "THE THE"]
+    counts = by_frequency(said, heard)
+    assert list(counts.items()) == [
+        ("once", ErrorRate(0, 1, 0, 1)),
+        ("2-4 times", ErrorRate(0, 0, 0, 2)),
+        ("5-19 times", ErrorRate(1, 1, 0, 5)),
+    ]
+
+
+def test_the_bins_of_frequency_may_be_chosen() -> None:
+    said = ["A B B C C C"]
+    assert by_frequency(said, said, edges=[2, 3]) == {
+        "once": ErrorRate(0, 0, 0, 1),
+        "2 times": ErrorRate(0, 0, 0, 2),
+        "3+ times": ErrorRate(0, 0, 0, 3),
+    }
+
+
+def test_an_alignment_has_an_edit_for_each_place() -> None:
+    (edits,) = align(["THE CAT SAT"], ["A CAT"])
+    assert edits == [
+        Edit("S", "THE", "A"),
+        Edit(" ", "CAT", "CAT"),
+        Edit("D", "SAT", ""),
+    ]
+    assert list(align([], [])) == []
+
+
 def test_the_most_frequent_errors_come_first() -> None:
     said = ["A B", "A B", "A", "C D", "E"]
     heard = ["X B", "X B", "A Y", "C", "E"]
@@ -247,6 +312,17 @@ def test_each_reference_needs_a_group_and_a_duration() -> None:
 def test_bins_must_follow_each_other(edges: list[float]) -> None:
     with pytest.raises(ValueError, match="edges must rise from above zero"):
         by_length(["A"], ["A"], [1], edges)
+
+
+@pytest.mark.parametrize("edges", [[], [1, 2], [3, 3], [3, 2]])
+def test_bins_of_frequency_must_follow_each_other(edges: list[int]) -> None:
+    with pytest.raises(ValueError, match="edges must rise from above one"):
+        by_frequency(["A"], ["A"], edges)
+
+
+def test_a_position_needs_a_part() -> None:
+    with pytest.raises(ValueError, match="at least one part is needed, got 0"):
+        by_position(["A"], ["A"], parts=0)
 
 
 def test_an_interval_needs_utterances() -> None:

@@ -75,6 +75,30 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     return utterances
 
 
+def read_paired(
+    references: str | Path, hypotheses: str | Path
+) -> tuple[list[Utterance], list[Utterance]]:
+    """Read what was said and what was heard, both in the order of the references.
+
+    Raises:
+        ManifestError: a manifest cannot be read, or they hold different utterances.
+    """
+    said, heard = read_manifest(references), read_manifest(hypotheses)
+    by_id = {utterance.id: utterance for utterance in heard}
+    missing = [utterance.id for utterance in said if utterance.id not in by_id]
+    if missing:
+        raise ManifestError(
+            f"{hypotheses}: {len(missing)} of {len(said)} utterances have no "
+            f"hypothesis, the first is {missing[0]}"
+        )
+    unasked = len(by_id) - len(said)
+    if unasked:
+        raise ManifestError(
+            f"{hypotheses}: {unasked} of its utterances are not in {references}"
+        )
+    return said, [by_id[utterance.id] for utterance in said]
+
+
 def _parse(line: str, path: Path, number: int) -> Utterance:
     try:
         entries = json.loads(line)

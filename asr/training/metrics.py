@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from torch.utils.tensorboard import SummaryWriter
+
+from asr.errors import CheckpointError
 
 METRICS = "metrics.jsonl"
 
@@ -46,6 +50,52 @@ class MetricsLog:
         """Close both."""
         self._file.close()
         self._board.close()
+
+
+class History(NamedTuple):
+    """What a run has told so far."""
+
+    steps: list[dict[str, float]]
+    """Metrics of a step or of a validation, with its "step", in the order written."""
+    num_broken: int
+    """Lines that could not be read."""
+
+
+def read_metrics(folder: Path) -> History:
+    """Read the metrics of a run, which may be going on; broken lines are counted.
+
+    Raises:
+        CheckpointError: the folder has no metrics.
+    """
+    path = folder / METRICS
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}; a run's folder was expected)"
+        ) from error
+    written = [line for line in lines if line.strip()]
+    read = [_parse(line) for line in written]
+    steps = [metrics for metrics in read if metrics is not None]
+    if not steps:
+        raise CheckpointError(f"{path}: holds no metrics of a training")
+    return History(steps, len(written) - len(steps))
+
+
+def _parse(line: bytes) -> dict[str, float] | None:
+    try:
+        metrics = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(metrics, dict) or not _is_number(metrics.get("step")):
+        return None
+    if not isfinite(metrics["step"]):
+        return None
+    return {name: value for name, value in metrics.items() if _is_number(value)}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _lines(path: Path) -> list[str]:

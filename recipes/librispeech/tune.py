@@ -3,8 +3,8 @@
     python recipes/librispeech/tune.py DEV.jsonl TABLE.json --language-model FOLDER
 
 decodes --utterances of DEV once for each combination of --lm-weight, --word-bonus,
---ctc-weight and --eos-threshold, writes WER and seconds of each into TABLE, and prints
-the best last. Never give it a test set.
+--ctc-weight, --length-norm, --eos-threshold and --beam, writes WER and seconds of each
+into TABLE, and prints the best last. Never give it a test set.
 """
 
 import argparse
@@ -47,7 +47,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--model", type=Path, help="a model's or a run's folder (default: the bundled)")
     add("--language-model", type=Path, metavar="FOLDER", help="default: the bundled")
     add("--utterances", type=int, default=130, metavar="N")
-    add("--beam", type=int, default=8, metavar="K")
+    add("--beam", type=int, nargs="+", default=[8], metavar="K")
+    add("--length-norm", type=float, nargs="+", default=[1.0], metavar="P")
     add("--lm-weight", type=float, nargs="+", default=[0.0, 0.3, 0.5], metavar="W")
     add("--word-bonus", type=float, nargs="+", default=[0.0, 1.0], metavar="X")
     add("--eos-threshold", type=float, nargs="+", default=[1.5], metavar="X")
@@ -58,16 +59,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> None:
     settings = []
     try:
-        for lm, bonus, ctc, threshold in product(
+        for lm, bonus, ctc, norm, threshold, beam in product(
             options.lm_weight,
             options.word_bonus,
             options.ctc_weight,
+            options.length_norm,
             options.eos_threshold,
+            options.beam,
         ):
             if lm or bonus == options.word_bonus[0]:  # no bonus without the model
                 settings.append(
                     DecodingConfig(
-                        beam_size=options.beam,
+                        beam_size=beam,
+                        length_norm=norm,
                         eos_threshold=threshold,
                         ctc_weight=ctc,
                         lm_weight=lm,
@@ -95,8 +99,10 @@ def _run(options: argparse.Namespace) -> None:
         row = {
             "lm_weight": decoding.lm_weight,
             "word_bonus": decoding.word_bonus,
-            "eos_threshold": decoding.eos_threshold,
             "ctc_weight": decoding.ctc_weight,
+            "length_norm": decoding.length_norm,
+            "eos_threshold": decoding.eos_threshold,
+            "beam_size": decoding.beam_size,
             "wer": wer.rate,
             "errors": str(wer),
             "seconds": round(time.perf_counter() - started, 1),
@@ -108,7 +114,6 @@ def _run(options: argparse.Namespace) -> None:
             "model": str(options.model or "bundled"),
             "language_model": str(options.language_model),
             "utterances": len(chosen),
-            "beam_size": options.beam,
             "rows": rows,
         }
         write_bytes(options.table, (json.dumps(about, indent=2) + "\n").encode())

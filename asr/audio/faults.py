@@ -1,0 +1,30 @@
+"""What is said of a recording that cannot be used, where several rooms say it."""
+
+from typing import Final
+
+from asr.errors import AudioError
+
+AGAIN: Final = "copy or download it again"
+"""What helps against damage."""
+
+
+def damaged(place: str) -> AudioError:
+    """Tell of a file that no decoder understands to its end."""
+    return AudioError(f"{place}: is damaged or cut short ({AGAIN})")
+
+
+def cut_short(place: str, there: object, promised: object, what: str) -> AudioError:
+    """Tell of a file that has less than its header promises.
+
+    >>> cut_short("a.wav", 8000, 16000, "samples").args[0]
+    'a.wav: is damaged or cut short: 8000 of 16000 samples are there (copy or download it again)'
+    """  # noqa: E501
+    return AudioError(
+        f"{place}: is damaged or cut short: {there} of {promised} {what} are there "
+        f"({AGAIN})"
+    )
+
+
+def no_samples(place: str) -> AudioError:
+    """Tell of a recording in which nothing was recorded."""
+    return AudioError(f"{place}: holds no samples (record or convert it again)")

@@ -1,0 +1,203 @@
+"""Wav, flac, ogg vorbis, opus, mp3 and what else libsndfile reads.
+
+Much of what is wrong with a file goes unnoticed there: an Ogg or WAV file that was cut
+short reads as a shorter one, an MP3 without a Xing header or joined of two ends where
+it is guessed to end. Here it is an `AudioError`, or read to its end.
+
+Shapes: N samples of each channel.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import soundfile
+from torch import Tensor
+
+from asr.audio import mp3
+from asr.audio.faults import AGAIN, cut_short, damaged
+from asr.audio.waveforms import SAMPLE_RATE, Samples
+from asr.errors import AudioError
+
+SIGNATURES = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", *mp3.SIGNATURES)
+"""How the files start that libsndfile should be able to read."""
+
+CAN_BE_READ = "wav, flac, ogg vorbis, opus and mp3 can be read"
+
+_UNKNOWN_SIZE = 2**31 - 2**16  # a WAV that was piped promises so many bytes, or more
+_UNKNOWN_FRAMES = 2**62  # libsndfile's answer for a stream that does not tell
+_CHUNK = 2**20  # bytes of an Ogg file looked at together
+
+
+class SoundFile:
+    """An open file.
+
+    Args:
+        path: the file.
+        head: its first bytes.
+        place: what errors call it.
+
+    Raises:
+        AudioError: it cannot be read, or its header tells of damage.
+    """
+
+    def __init__(self, path: Path, head: bytes, place: str) -> None:
+        self._place, self._head = place, head
+        if head.startswith(b"OggS"):
+            _check_pages(path, place)
+        corrected = None
+        if head.startswith(mp3.SIGNATURES):
+            corrected = mp3.corrected(path, place)
+        with ExitStack() as opened:
+            if corrected is not None:
+                opened.enter_context(corrected)
+            with self._telling():
+                self._sound = soundfile.SoundFile(corrected or path)
+            opened.callback(self._close_sound)
+            self._check_header()
+            self._opened = opened.pop_all()
+        self.rate: int = self._sound.samplerate
+        self.num_channels: int = self._sound.channels
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._opened.close()
+
+    def duration(self) -> float:
+        """Return the length in seconds that the header tells."""
+        return float(self._sound.frames / self.rate)
+
+    def blocks(self, start: int, stop: int | None, size: int) -> Iterator[Samples]:
+        """Read a stretch.
+
+        Args:
+            start: its first sample.
+            stop: the sample that it ends before; None for the end of the file.
+            size: samples of a channel in a block at most.
+
+        Yields:
+            (N, channels) each.
+
+        Raises:
+            AudioError: it is damaged, or ends before its header says.
+        """
+        promised = self._sound.frames if stop is None else min(stop, self._sound.frames)
+        if 0 < start >= promised:
+            return
+        there = start
+        if start > 0:
+            with self._telling():
+                self._sound.seek(start)
+        while stop is None or there < stop:
+            wished = size if stop is None else min(size, stop - there)
+            with self._telling():
+                block = self._sound.read(wished, dtype="float32", always_2d=True)
+            if len(block) == 0:
+                break
+            there += len(block)
+            yield block
+        tolerance = mp3.TOLERANCE if self._sound.format == "MP3" else 0
+        if there + tolerance < promised:
+            raise cut_short(self._place, there, promised, "samples")
+
+    def _check_header(self) -> None:
+        # libsndfile corrects the number of samples of a WAV file, and only logs it.
+        size = re.search(r"data : (\d+) \(should be (\d+)\)", self._sound.extra_info)
+        if size:
+            promised, there = int(size[1]), int(size[2])
+            if there + 1 < promised < _UNKNOWN_SIZE:
+                raise cut_short(self._place, there, promised, "bytes of samples")
+        if self._sound.frames >= _UNKNOWN_FRAMES:
+            raise AudioError(
+                f"{self._place}: does not tell its length "
+                "(convert it again, and not into a pipe)"
+            )
+
+    def _close_sound(self) -> None:
+        with self._telling():
+            self._sound.close()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell what goes wrong in libsndfile as an AudioError, and in one line."""
+        try:
+            with _hushed(self._head):
+                yield
+        except (soundfile.SoundFileError, TypeError) as error:  # TypeError: named .raw
+            if self._head.startswith(SIGNATURES):
+                raise damaged(self._place) from error
+            raise AudioError(
+                f"{self._place}: is no audio that can be read ({CAN_BE_READ})"
+            ) from error
+
+
+def _check_pages(path: Path, place: str) -> None:
+    """Refuse an Ogg file that was cut short or joined of two.
+
+    libsndfile reads the one up to where it was cut, and of the other the first part.
+
+    Source: RFC 3533, section 6. Byte 5 of a page is 2 where a stream starts, byte 26
+    tells how many segments it has, and the bytes that follow tell their sizes.
+    """
+    last, has_begun, is_joined = 0, False, False
+    with path.open("rb") as file:
+        window = b""
+        while chunk := file.read(_CHUNK):
+            window = window[-5:] + chunk  # a page may start where a chunk ends
+            for page in re.finditer(rb"OggS(?:\x00(.))?", window, re.DOTALL):
+                last = file.tell() - len(window) + page.start()
+                is_joined |= has_begun and page[1] == b"\x02"
+                has_begun |= page[1] in (b"\x00", b"\x01", b"\x04", b"\x05")
+        file.seek(last)
+        header = file.read(27).ljust(27, b"\xff")
+        segments = file.read(header[26])
+        is_whole = len(segments) == header[26]
+        if not is_whole or len(file.read(sum(segments))) < sum(segments):
+            raise AudioError(f"{place}: is cut short ({AGAIN})")
+    if is_joined:
+        raise AudioError(f"{place}: is several files joined (convert each by itself)")
+
+
+_stderr_lock = threading.RLock()
+
+
+@contextmanager
+def _hushed(head: bytes) -> Iterator[None]:
+    """Keep off stderr what libmpg123 has to say about a file that may be an MP3."""
+    if head.startswith((b"RIFF", b"fLaC", b"OggS")):
+        yield
+        return
+    with _stderr_lock:
+        try:
+            stderr = os.dup(2)
+        except OSError:  # it is closed, as a service may have it
+            yield
+            return
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def encode_vorbis(waveform: Tensor) -> bytes:
+    """Pack a waveform as Ogg Vorbis, at an eighth of its size as WAV, to be played.
+
+    Args:
+        waveform: (N,) float32 at `SAMPLE_RATE`.
+    """
+    packed = BytesIO()
+    with soundfile.SoundFile(
+        packed, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS"
+    ) as sound:
+        # Second by second: libsndfile overruns its stack on millions at once.
+        samples = waveform.clamp(-1, 1).numpy()
+        for start in range(0, len(samples), SAMPLE_RATE):
+            sound.write(samples[start : start + SAMPLE_RATE])
+    return packed.getvalue()

@@ -1,0 +1,147 @@
+"""Waveforms: samples of any type and rate become mono float32 at the wished rate.
+
+Shapes: N samples of a waveform.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+import torch
+from torch import Tensor
+
+from asr.audio.faults import no_samples
+from asr.errors import AudioError
+
+SAMPLE_RATE: Final = 16_000
+"""Hz: the rate of all waveforms, unless another is asked for."""
+
+RATES: Final = (1_000, 1_000_000)
+"""Hz: a rate outside is a damaged header, not a recording."""
+
+Samples = npt.NDArray[np.float32]
+
+
+def resample(waveform: Tensor, from_rate: float, to_rate: float) -> Tensor:
+    """Change the sample rate.
+
+    Resampled from 1.1 to 1 and then played at the old rate, speech is 1.1 times as
+    fast and as high.
+
+    Args:
+        waveform: (N,) float32 on the CPU.
+        from_rate: Hz, or any unit that `to_rate` has too.
+        to_rate: the wished rate.
+
+    Returns:
+        (N * to_rate / from_rate,) float32, the very same waveform where the rates are
+        equal.
+
+    Raises:
+        ValueError: a rate is not above zero, or there is more than one channel.
+    """
+    check_rates(from_rate, to_rate)
+    if waveform.dim() != 1:
+        raise ValueError(f"a waveform (N,) is needed, got {tuple(waveform.shape)}")
+    if from_rate == to_rate:
+        return waveform
+    samples = soxr.resample(waveform.numpy(), from_rate, to_rate, quality="HQ")
+    return torch.from_numpy(samples)
+
+
+def resampled(
+    blocks: Iterable[Samples], from_rate: float, to_rate: float
+) -> Iterator[Samples]:
+    """Change the sample rate of a waveform that comes in blocks.
+
+    Joined, the blocks are what `resample` makes of the joined waveform, to the last
+    bit; each by itself is a little earlier or later than the block it was made of.
+
+    Args:
+        blocks: (N,) each.
+        from_rate: as for `resample`.
+        to_rate: as for `resample`.
+
+    Yields:
+        (N,) each, none of them empty.
+    """
+    check_rates(from_rate, to_rate)
+    if from_rate == to_rate:
+        yield from (block for block in blocks if len(block))
+        return
+    stream = soxr.ResampleStream(from_rate, to_rate, 1, quality="HQ")
+    for block in blocks:
+        if len(heard := stream.resample_chunk(block)):
+            yield heard
+    if len(heard := stream.resample_chunk(np.empty(0, np.float32), last=True)):
+        yield heard
+
+
+def check_rates(from_rate: float, to_rate: float) -> None:
+    """Raise a ValueError where a sample rate is none."""
+    if not (0 < from_rate < float("inf") and 0 < to_rate < float("inf")):
+        raise ValueError(f"rates must be above zero, got {from_rate} and {to_rate}")
+
+
+def from_samples(samples: npt.NDArray[Any] | Tensor, rate: int) -> Tensor:
+    """Make a waveform at `SAMPLE_RATE` of samples that are in memory already.
+
+    Args:
+        samples: (N,) or (channels, N), of floats with full scale -1 to 1, or of int16,
+            int32 or uint8, which are scaled to that.
+        rate: their sample rate in Hz.
+
+    Returns:
+        (N,) float32, the mean of all channels.
+
+    Raises:
+        AudioError: there are no samples, or some that are no numbers.
+        TypeError: the samples are of another type.
+        ValueError: their shape is another, or the rate is impossible.
+    """
+    array = samples.numpy(force=True) if isinstance(samples, Tensor) else samples
+    if array.ndim not in (1, 2):
+        raise ValueError(f"(N,) or (channels, N) is needed, got {array.shape}")
+    if array.ndim == 2 and array.shape[0] > array.shape[1] > 0:
+        raise ValueError(f"(channels, N) is needed, got {array.shape}: transpose it")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise ValueError(f"a rate of {RATES[0]} to {RATES[1]} Hz is needed, not {rate}")
+    if array.size == 0:
+        raise no_samples("samples")
+    floats = scaled(array)
+    mono = floats if floats.ndim == 1 else floats.mean(axis=0)
+    check_finite(mono, "samples")
+    waveform = resample(torch.from_numpy(mono), rate, SAMPLE_RATE)
+    if len(waveform) == 0:
+        raise too_short("samples", len(mono), rate)
+    check_finite(waveform.numpy(), "samples")
+    return waveform
+
+
+def scaled(samples: npt.NDArray[Any]) -> Samples:
+    """Return a float32 copy with full scale -1 to 1, whatever its shape."""
+    if np.issubdtype(samples.dtype, np.floating):
+        return samples.astype(np.float32)  # a copy: the caller's array stays its own
+    if samples.dtype == np.uint8:
+        return np.asarray((samples.astype(np.float32) - 128) / 128, np.float32)
+    if samples.dtype in (np.int16, np.int32):
+        full_scale = -float(np.iinfo(samples.dtype).min)
+        return (samples / full_scale).astype(np.float32)
+    raise TypeError(
+        f"samples must be floats, int16, int32 or uint8, not {samples.dtype}"
+    )
+
+
+def check_finite(samples: Samples, place: str) -> None:
+    """Raise an AudioError where a sample is infinite or no number."""
+    if not np.isfinite(samples).all():
+        raise AudioError(
+            f"{place}: holds samples that are infinite or no numbers (make it again)"
+        )
+
+
+def too_short(place: str, num_samples: int, rate: int) -> AudioError:
+    """Tell of a recording that is shorter than a sample at the wished rate."""
+    return AudioError(f"{place}: is too short: {num_samples} samples at {rate} Hz")

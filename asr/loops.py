@@ -1,0 +1,68 @@
+"""Does a text go in circles?
+
+An attention speller that loses its place writes the same words again and again, until
+it is stopped. People repeat themselves too, but not so often and not so exactly.
+
+Source: the second measure of `goes_in_circles` is that of Whisper (Radford et al.,
+2022, arXiv:2212.04356, section 4.5): what compresses too well says the same thing many
+times.
+"""
+
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+MOST_TIMES = {1: 4, 2: 3, 3: 3, 4: 2, 5: 2, 6: 2}
+"""How often a stretch of so many words may stand in a row."""
+MOST_COMPRESSION = 2.4
+"""Size of a text over that of its compressed form."""
+_LONG = 80  # characters from which compression tells something
+
+
+class Repetition(NamedTuple):
+    """A stretch of words, and how often in a row it stands."""
+
+    times: int
+    words: str
+
+
+def goes_in_circles(text: str) -> bool:
+    """Tell whether a text repeats itself as nobody does.
+
+    >>> goes_in_circles("AND THEN AND THEN AND THEN AND THEN")
+    True
+    >>> goes_in_circles("NO NO NO SAID HE")
+    False
+    """
+    if any(found.times > MOST_TIMES[len(found.words.split())] for found in _all(text)):
+        return True
+    data = text.encode()
+    return len(data) >= _LONG and len(data) > MOST_COMPRESSION * len(
+        zlib.compress(data)
+    )
+
+
+def longest_repetition(text: str) -> Repetition:
+    """Find the stretch of up to six words that stands most often in a row.
+
+    >>> longest_repetition("AND OF THE SEA OF THE SEA OF THE SEA ROSE")
+    Repetition(times=3, words='OF THE SEA')
+    >>> longest_repetition("GO ON")
+    Repetition(times=1, words='GO')
+    """
+    return max(_all(text), key=lambda one: one.times, default=Repetition(0, ""))
+
+
+def _all(text: str) -> Iterator[Repetition]:
+    """For each length, find the stretch of so many words that stands most often."""
+    words = text.split()
+    for size in MOST_TIMES:
+        if size > len(words):
+            return
+        times, end = 1, size
+        equal = 0  # words in a row that are the same as the word `size` before them
+        for i in range(size, len(words)):
+            equal = equal + 1 if words[i] == words[i - size] else 0
+            if equal // size + 1 > times:
+                times, end = equal // size + 1, i + 1
+        yield Repetition(times, " ".join(words[end - size : end]))

@@ -1,0 +1,141 @@
+"""How much worse does a model hear what is disturbed?
+
+    python recipes/librispeech/robustness.py DEV.jsonl
+
+decodes some utterances of a manifest as they are and disturbed in ways that recordings
+are: a telephone's band, a codec, noise, a room, other speeds and loudness. Prints a
+table in Markdown. Never choose a model by a test set.
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import soundfile
+import torch
+from torch import Tensor
+
+from asr.audio import SAMPLE_RATE, read_waveform, resample
+from asr.data.manifest import Utterance, read_manifest
+from asr.device import use_one_thread
+from asr.errors import AsrError
+from asr.features import change_speed
+from asr.progress import progress_bar
+from asr.recognizer import Recognizer
+from asr.scoring import ErrorRate, word_error_rate
+
+BATCH = 8
+ROOM = 0.3
+"""Seconds in which a room's echo dies away, by 60 dB."""
+
+Disturb = Callable[[Tensor], Tensor]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 1 after telling what to mend."""
+    parser = argparse.ArgumentParser(prog="robustness", description="Disturb, decode.")
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--model", type=Path, help="default: the bundled one")
+    parser.add_argument("--utterances", type=int, default=130, metavar="N")
+    args = parser.parse_args(argv)
+    use_one_thread()
+    try:
+        recognizer = Recognizer.load(args.model)
+        utterances = read_manifest(args.manifest)
+        chosen = utterances[:: max(1, len(utterances) // args.utterances)]
+        print(table(recognizer, chosen))
+    except AsrError as error:
+        print(f"robustness: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def table(recognizer: Recognizer, utterances: Sequence[Utterance]) -> str:
+    """Decode utterances in all disturbances."""
+    order = sorted(utterances, key=lambda utterance: -utterance.duration)
+    waveforms = [read_waveform(utterance.audio) for utterance in order]
+    said = [utterance.text for utterance in order]
+    lines = ["| disturbed by | %WER | taken for noise |", "|---|---|---|"]
+    with progress_bar(len(DISTURBANCES), "robustness", "disturbances") as bar:
+        for name, disturb in DISTURBANCES.items():
+            torch.manual_seed(0)
+            disturbed = [disturb(waveform) for waveform in waveforms]
+            rate, num_dropped = _decode(recognizer, disturbed, said)
+            lines.append(f"| {name} | {100 * rate.rate:.1f} | {num_dropped} |")
+            bar.update(1)
+    return "\n".join([*lines, "", f"{len(order)} utterances"])
+
+
+def _decode(
+    recognizer: Recognizer, waveforms: Sequence[Tensor], said: Sequence[str]
+) -> tuple[ErrorRate, int]:
+    heard = [
+        segment
+        for start in range(0, len(waveforms), BATCH)
+        for segment in recognizer.recognize(waveforms[start : start + BATCH])
+    ]
+    num_dropped = sum("noise" in segment.flags for segment in heard)
+    return word_error_rate(said, [segment.text for segment in heard]), num_dropped
+
+
+def _telephone(waveform: Tensor) -> Tensor:
+    """Lose all above 4 kHz."""
+    return resample(resample(waveform, SAMPLE_RATE, 8_000), 8_000, SAMPLE_RATE)
+
+
+def _mp3(waveform: Tensor) -> Tensor:
+    """Encode as MP3 at about 24 kbit/s, and decode."""
+    packed = io.BytesIO()
+    with soundfile.SoundFile(
+        packed, "w", SAMPLE_RATE, 1, format="MP3", compression_level=0.8
+    ) as sound:
+        sound.write(waveform.numpy())
+    packed.seek(0)
+    samples, _ = soundfile.read(packed, dtype="float32")
+    return torch.from_numpy(samples)
+
+
+def _noise(decibels: float) -> Disturb:
+    """Add pink noise that much below the speech."""
+
+    def disturb(waveform: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(torch.randn(len(waveform)))
+        pink = spectrum / torch.arange(len(spectrum)).clamp_min(1).sqrt()
+        noise = torch.fft.irfft(pink, len(waveform))
+        level = waveform.square().mean().sqrt() * 10 ** (-decibels / 20)
+        disturbed: Tensor = waveform + noise * level / noise.square().mean().sqrt()
+        return disturbed
+
+    return disturb
+
+
+def _room(waveform: Tensor) -> Tensor:
+    """Add the echo of a room: noise that dies away, as loud as the direct sound."""
+    times = torch.arange(round(ROOM * SAMPLE_RATE)) / SAMPLE_RATE
+    echo = torch.randn(len(times)) * 10 ** (-3 * times / ROOM)
+    echo *= 1 / echo.square().sum().sqrt()
+    echo[0] = 1.0
+    size = len(waveform) + len(echo)
+    product = torch.fft.rfft(waveform, size) * torch.fft.rfft(echo, size)
+    heard: Tensor = torch.fft.irfft(product, size)[: len(waveform)]
+    return heard
+
+
+DISTURBANCES: dict[str, Disturb] = {
+    "nothing": lambda waveform: waveform,
+    "8 kHz (a telephone's band)": _telephone,
+    "MP3 at 24 kbit/s": _mp3,
+    "pink noise, 20 dB below": _noise(20),
+    "pink noise, 10 dB below": _noise(10),
+    "pink noise, 5 dB below": _noise(5),
+    "a room (0.3 s of echo)": _room,
+    "0.8 times as fast": lambda waveform: change_speed(waveform, 0.8),
+    "1.2 times as fast": lambda waveform: change_speed(waveform, 1.2),
+    "a hundredth as loud (-40 dB)": lambda waveform: 0.01 * waveform,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
