@@ -5,6 +5,8 @@ const SPECTROGRAM = 128;
 const ATTENTION = 620; // wished; more where the rows would be too thin
 const [THINNEST, THICKEST] = [3, 13]; // rows of the attention
 const LEGIBLE = 11; // rows that have room for their character
+const END = "\u220e"; // the character of the row in which the text ends
+const NAMES = /[^ \u220e]+/gu; // of thin rows: words
 
 /** Make an element with classes, text and attributes. */
 function make(tag, classes = "", text = "", attributes = {}) {
@@ -238,24 +240,20 @@ class Strip {
 
   /** Name each row, or where rows are thin, those of each word together. */
   #layRowNames(put, top) {
-    const { rowHeight } = this;
-    const characters = Array.from(this.segment.attention.characters);
     this.rowNames = [];
-    let first = 0, reached = -Infinity;
-    const end = characters.length - 1;
-    characters.forEach((character, row) => {
-      if (rowHeight >= LEGIBLE) {
-        const name = row === end ? "end" : character === " " ? "␣" : character;
-        this.rowNames.push({ row, label: put(name, top + (row + 0.5) * rowHeight) });
-      } else if (character === " " || row === end) {
-        const middle = top + ((first + row) / 2) * rowHeight;
-        if (middle - reached >= 11 && row > first) {
-          this.rowNames.push({ row: first, label: put(characters.slice(first, row).join(""), middle) });
-          reached = middle;
-        }
-        first = row + 1;
+    const characters = Array.from(this.segment.attention.characters);
+    if (this.rowHeight >= LEGIBLE)
+      characters.forEach((character, row) => {
+        const name = { [END]: "end", " ": "␣" }[character] ?? character;
+        this.rowNames.push({ row, label: put(name, top + (row + 0.5) * this.rowHeight) });
+      });
+    else
+      for (const { index, 0: name } of this.segment.attention.characters.matchAll(NAMES)) {
+        const row = Array.from(this.segment.attention.characters.slice(0, index)).length;
+        const middle = top + (row + Array.from(name).length / 2) * this.rowHeight;
+        if (middle < (this.rowNames.at(-1)?.middle ?? 0) + 11) continue; // no room
+        this.rowNames.push({ row, middle, label: put(name, middle) });
       }
-    });
   }
 
   /** Paint again, now if it is in sight. */
