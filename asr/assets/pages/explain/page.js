@@ -139,7 +139,8 @@ function placeCard(element) {
   let [x, y] = [Math.min(box.left, rightmost), box.top - height - 8];
   if (y < 8 && element.closest(".strip")) {
     y = Math.max(8, Math.min(box.top, innerHeight - height - 8)); // the span stays in sight
-    x = box.right + 12 <= rightmost ? box.right + 12 : box.left - width - 12;
+    const right = Math.max(box.right, element.firstElementChild.getBoundingClientRect().right) + 12;
+    x = right <= rightmost ? right : box.left - width - 12;
   } else if (y < 8) y = box.bottom + 8;
   card.style.left = `${Math.max(8, x)}px`;
   card.style.top = `${y}px`;
