@@ -55,7 +55,7 @@ class Instead(NamedTuple):
     """What another hypothesis has in the place of some words."""
 
     start: int
-    """Index of the first word whose place it is."""
+    """Index in the best hypothesis of the first word whose place it is."""
     end: int
     """Index behind the last one."""
     text: str
@@ -116,30 +116,35 @@ def alternatives(
 ) -> list[list[Instead]]:
     """Tell what else may stand in the place of each word.
 
-    Each hypothesis is aligned with the text word by word. Where as many words differ on
-    both sides they are paired; where not, the differing words stand for each other
-    together; a word too many goes with its neighbour.
+    Each hypothesis is aligned with the best one word by word. Where as many words
+    differ on both sides they are paired; where not, the differing words stand for each
+    other together; a word too many goes with its neighbour.
 
     Args:
-        words: of the text.
+        words: of the text: those of the best hypothesis, but for some that were cut
+            where pieces were joined.
         nbest: hypotheses, best first.
 
     Returns:
         For each word what the hypotheses have in its place, each once, best first;
         hypotheses that have the same word there are left out.
 
-    >>> there = alternatives(["SOMETHING", "NEW"], [Alternative("SOME THING NEW", -1)])
-    >>> there[0]
-    [Instead(start=0, end=1, text='SOME THING', score=-1)]
-    >>> there[1]
-    []
+    >>> nbest = [Alternative("SOMETHING NEW", -1), Alternative("SOME THING NEW", -2)]
+    >>> alternatives(["SOMETHING", "NEW"], nbest)
+    [[Instead(start=0, end=1, text='SOME THING', score=-2)], []]
     """
-    found: list[dict[str, Instead]] = [{} for _ in words]
-    for alternative in nbest:
-        for instead in _differences(words, alternative):
+    best = nbest[0].text.split() if nbest else []
+    found: list[dict[str, Instead]] = [{} for _ in best]
+    for alternative in nbest[1:]:
+        for instead in _differences(best, alternative):
             for place in range(instead.start, instead.end):
                 found[place].setdefault(instead.text, instead)
-    return [list(there.values()) for there in found]
+    there: list[list[Instead]] = [[] for _ in words]
+    matcher = SequenceMatcher(None, words, best, autojunk=False)
+    for index, place, count in matcher.get_matching_blocks():
+        for k in range(count):
+            there[index + k] = list(found[place + k].values())
+    return there
 
 
 def rows_of_words(

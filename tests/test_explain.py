@@ -279,7 +279,9 @@ def test_a_page_without_script_has_the_text(tmp_path: Path) -> None:
 def test_hypotheses_are_aligned_word_by_word(
     other: str, expected: list[list[str]]
 ) -> None:
-    found = alternatives(["THE", "CAT", "SAT"], [Alternative(other, -1.0)])
+    nbest = [Alternative("THE CAT SAT", -1.0), Alternative(other, -2.0)]
+
+    found = alternatives(["THE", "CAT", "SAT"], nbest)
 
     assert [[instead.text for instead in there] for there in found] == expected
 
@@ -299,13 +301,25 @@ def test_what_several_hypotheses_have_is_listed_once_with_the_best_score() -> No
 
 
 def test_words_that_stand_for_each_other_together_know_their_place() -> None:
-    (_, on, it) = alternatives(["GO", "ON", "IT"], [Alternative("GO ONTO", -1)])
+    nbest = [Alternative("GO ON IT", -1), Alternative("GO ONTO", -2)]
 
-    assert on == it == [Instead(1, 3, "ONTO", -1)]
+    (_, on, it) = alternatives(["GO", "ON", "IT"], nbest)
+
+    assert on == it == [Instead(1, 3, "ONTO", -2)]
 
 
-def test_a_text_without_words_has_no_alternatives() -> None:
-    assert alternatives([], [Alternative("OH", -1)]) == []
+def test_words_that_were_cut_where_pieces_were_joined_are_no_alternatives() -> None:
+    nbest = [Alternative("AND THE CAT SAT", -1), Alternative("AND THE BAT SAT", -2)]
+
+    found = alternatives(["THE", "CAT"], nbest)
+
+    assert found == [[], [Instead(2, 3, "BAT", -2)]]
+
+
+def test_there_may_be_no_words_or_no_hypotheses() -> None:
+    assert alternatives([], [Alternative("OH", -1), Alternative("O", -2)]) == []
+    assert alternatives(["OH"], []) == [[]]
+    assert alternatives(["OH"], [Alternative("", -1), Alternative("O", -2)]) == [[]]
 
 
 def test_equal_words_have_rows_of_their_own() -> None:

@@ -23,10 +23,15 @@ writeText();
 at("strips").append(...strips.map((strip) => strip.element));
 if (!strips.length) at("where").parentElement.hidden = true;
 buildOverview();
+for (const strip of strips) strip.measure();
 lay();
 showPlace(player);
 listen();
 document.documentElement.dataset.ready = "";
+player.load().catch(() => {
+  at("play").disabled = true;
+  at("play").title = "This browser cannot play Ogg Vorbis.";
+});
 for (const strip of strips) await strip.unpack(); // a print cannot wait for that
 
 // Words
@@ -122,17 +127,23 @@ function instead(word) {
     row.append(make("td", "score", other.score.toFixed(3)));
   }
   const more = word.instead.length - MOST_ALTERNATIVES;
-  if (more > 0) table.insertRow().append(make("td", "score", `… and ${more} more`));
+  if (more > 0) table.insertRow().append(make("td", "more", `… and ${more} more`));
   return table;
 }
 
-/** Put the card above an element, or below where there is no room. */
-function placeCard(beside) {
-  const box = beside.getBoundingClientRect();
-  const left = Math.min(box.left, innerWidth - card.offsetWidth - 8);
-  const above = box.top - card.offsetHeight - 8;
-  card.style.left = `${Math.max(8, left)}px`;
-  card.style.top = `${above > 8 ? above : box.bottom + 8}px`;
+/** Put the card above an element; where there is no room, below, or beside a strip's word. */
+function placeCard(element) {
+  const box = element.getBoundingClientRect();
+  const { offsetWidth: width, offsetHeight: height } = card;
+  const rightmost = document.documentElement.clientWidth - width - 8;
+  let [x, y] = [Math.min(box.left, rightmost), box.top - height - 8];
+  if (y < 8 && element.closest(".strip")) {
+    y = Math.max(8, Math.min(box.top, innerHeight - height - 8)); // the span stays in sight
+    const right = Math.max(box.right, element.firstElementChild.getBoundingClientRect().right) + 12;
+    x = right <= rightmost ? right : box.left - width - 12;
+  } else if (y < 8) y = box.bottom + 8;
+  card.style.left = `${Math.max(8, x)}px`;
+  card.style.top = `${y}px`;
 }
 
 // Time
@@ -169,7 +180,7 @@ function lay() {
   const longest = Math.max(0, ...data.segments.map(({ start, end }) => end - start));
   const room = strips[0]?.scroller.clientWidth ?? 0;
   const fitting = Math.max(FEWEST_PIXELS, room / Math.max(longest, 0.01));
-  for (const strip of strips) strip.lay(fitting * ZOOMS[zoom], ZOOMS[zoom]);
+  for (const strip of strips) strip.lay(room, fitting * ZOOMS[zoom], ZOOMS[zoom]);
   at("zoom").children[0].disabled = zoom === 0;
   at("zoom").children[1].disabled = zoom === ZOOMS.length - 1;
   paintWaveform(overview.firstElementChild, sound.waveform, 0, data.duration, words.map(({ word }) => word));

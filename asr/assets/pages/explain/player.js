@@ -1,3 +1,5 @@
+const RATE = 16000;
+
 /** Plays the recording, or a span of it, to the sample. Times are seconds. */
 class Player {
   #sound;
@@ -6,6 +8,7 @@ class Player {
   #source = null;
   #started = 0; // on the clock of the context: when second 0 would have been played
   #end = 0;
+  #turn = 0;
   place = 0;
 
   /**
@@ -24,8 +27,10 @@ class Player {
   /** Play from one time to another; a browser wants this to begin with a click or key. */
   async play(start, end) {
     this.stop();
-    const buffer = await this.#load();
-    this.stop(); // another may have begun meanwhile
+    this.#context ??= new AudioContext({ sampleRate: RATE });
+    const turn = ++this.#turn;
+    const [buffer] = await Promise.all([this.load(), this.#context.resume()]);
+    if (turn !== this.#turn) return; // another was wished for meanwhile
     const source = this.#context.createBufferSource();
     source.buffer = buffer;
     source.connect(this.#context.destination);
@@ -41,6 +46,7 @@ class Player {
   }
 
   stop() {
+    this.#turn++;
     if (this.playing) this.#finish(this.place);
   }
 
@@ -51,10 +57,10 @@ class Player {
     this.changed(this);
   }
 
-  async #load() {
-    this.#context ??= new AudioContext({ sampleRate: 16000 });
-    this.#buffer ??= this.#context.decodeAudioData(fromBase64(this.#sound).buffer);
-    await this.#context.resume();
+  /** Decode the recording, once; a browser allows that before it allows to play. */
+  load() {
+    const bytes = () => fromBase64(this.#sound).buffer;
+    this.#buffer ??= new OfflineAudioContext(1, 1, RATE).decodeAudioData(bytes());
     return this.#buffer;
   }
 

@@ -5,6 +5,8 @@ const SPECTROGRAM = 128;
 const ATTENTION = 620; // wished; more where the rows would be too thin
 const [THINNEST, THICKEST] = [3, 13]; // rows of the attention
 const LEGIBLE = 11; // rows that have room for their character
+const END = "\u220e"; // the character of the row in which the text ends
+const NAMES = /[^ \u220e]+/gu; // of thin rows: words
 
 /** Make an element with classes, text and attributes. */
 function make(tag, classes = "", text = "", attributes = {}) {
@@ -165,39 +167,42 @@ class Strip {
     return `${(100 * (time - this.segment.start)) / this.#duration}%`;
   }
 
-  /** Give the plot its width; what is in sight is painted, the rest when it comes. */
-  lay(pixelsPerSecond, zoom) {
-    const room = this.scroller.clientWidth;
-    const width = Math.round(this.#duration * pixelsPerSecond);
-    this.plot.style.width = `${width}px`;
-    this.plot.style.minWidth = width > 0.93 * room ? "100%" : "0"; // nearly full is full
-    this.#layLabels();
-    this.#layAxis();
+  /** Measure what does not change with the window; all strips first, then they are laid. */
+  measure() {
+    this.boxes = this.labels.map((label) => label.firstChild.offsetWidth + 4);
+  }
+
+  /** Lay out for so much room; what is in sight is painted, the rest when it comes. */
+  lay(room, pixelsPerSecond, zoom) {
+    const wished = this.#duration * pixelsPerSecond;
+    this.width = wished > 0.93 * room ? Math.max(room, wished) : wished; // nearly full is full
+    this.plot.style.width = `${this.width}px`;
     const attention = this.segment.attention;
     if (attention) {
-      const wished = Math.min(THICKEST, Math.max(THINNEST, Math.floor(ATTENTION / attention.rows)));
-      this.rowHeight = wished * zoom;
+      const height = Math.floor(ATTENTION / attention.rows);
+      this.rowHeight = Math.min(THICKEST, Math.max(THINNEST, height)) * zoom;
       this.looks.parentElement.style.height = `${this.rowHeight * attention.rows}px`;
     }
+    this.#layLabels();
+    this.#layAxis();
     this.#layGutter();
     this.stale();
   }
 
   /** Put labels side by side where they have room, and else above each other. */
   #layLabels() {
-    const width = this.plot.clientWidth;
-    const boxes = this.labels.map((label) => label.firstChild.offsetWidth + 4);
     const ends = [];
     const lanes = this.segment.words.map((word, index) => {
-      const left = ((word.start - this.segment.start) / this.#duration) * width;
-      const shift = Math.min(0, width - left - boxes[index]); // the last one stays inside
+      const left = ((word.start - this.segment.start) / this.#duration) * this.width;
+      const shift = Math.min(0, this.width - left - this.boxes[index]); // the last one stays inside
       let lane = ends.findIndex((end) => end <= left + shift);
       if (lane < 0) lane = ends.length;
-      ends[lane] = left + shift + boxes[index];
+      ends[lane] = left + shift + this.boxes[index];
       this.labels[index].firstChild.style.marginLeft = `${shift}px`;
       return lane;
     });
-    this.words.style.height = `${ends.length ? ends.length * LANE + 8 : 0}px`;
+    this.top = ends.length ? ends.length * LANE + 8 : 0;
+    this.words.style.height = `${this.top}px`;
     lanes.forEach((lane, index) => {
       this.labels[index].style.height = `${(lane + 1) * LANE + 6}px`;
       this.labels[index].style.zIndex = ends.length - lane; // a line goes behind the names below
@@ -206,7 +211,7 @@ class Strip {
 
   #layAxis() {
     const { start, end } = this.segment;
-    const wished = (70 * this.#duration) / Math.max(1, this.plot.clientWidth);
+    const wished = (70 * this.#duration) / this.width;
     const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30].find((s) => s >= wished) ?? 60;
     this.axis.replaceChildren();
     for (let tick = Math.ceil(start / step - 1e-6); tick * step < end - 0.3 * step; tick++) {
@@ -216,7 +221,7 @@ class Strip {
   }
 
   #layGutter() {
-    const top = this.words.offsetHeight;
+    const { top } = this;
     this.gutter.replaceChildren();
     const put = (text, y, classes = "") => {
       const label = this.gutter.appendChild(make("span", classes, text));
@@ -235,24 +240,20 @@ class Strip {
 
   /** Name each row, or where rows are thin, those of each word together. */
   #layRowNames(put, top) {
-    const { rowHeight } = this;
-    const characters = Array.from(this.segment.attention.characters);
     this.rowNames = [];
-    let first = 0, reached = -Infinity;
-    const end = characters.length - 1;
-    characters.forEach((character, row) => {
-      if (rowHeight >= LEGIBLE) {
-        const name = row === end ? "end" : character === " " ? "␣" : character;
-        this.rowNames.push({ row, label: put(name, top + (row + 0.5) * rowHeight) });
-      } else if (character === " " || row === end) {
-        const middle = top + ((first + row) / 2) * rowHeight;
-        if (middle - reached >= 11 && row > first) {
-          this.rowNames.push({ row: first, label: put(characters.slice(first, row).join(""), middle) });
-          reached = middle;
-        }
-        first = row + 1;
+    const characters = Array.from(this.segment.attention.characters);
+    if (this.rowHeight >= LEGIBLE)
+      characters.forEach((character, row) => {
+        const name = { [END]: "end", " ": "␣" }[character] ?? character;
+        this.rowNames.push({ row, label: put(name, top + (row + 0.5) * this.rowHeight) });
+      });
+    else
+      for (const { index, 0: name } of this.segment.attention.characters.matchAll(NAMES)) {
+        const row = Array.from(this.segment.attention.characters.slice(0, index)).length;
+        const middle = top + (row + Array.from(name).length / 2) * this.rowHeight;
+        if (middle < (this.rowNames.at(-1)?.middle ?? 0) + 11) continue; // no room
+        this.rowNames.push({ row, middle, label: put(name, middle) });
       }
-    });
   }
 
   /** Paint again, now if it is in sight. */
@@ -336,7 +337,7 @@ class Strip {
     this.head.hidden = !(time >= start && time <= end);
     if (this.head.hidden) return;
     this.head.style.left = this.#left(time);
-    const x = ((time - start) / this.#duration) * this.plot.clientWidth - this.scroller.scrollLeft;
+    const x = ((time - start) / this.#duration) * this.width - this.scroller.scrollLeft;
     if (x < 0 || x > this.scroller.clientWidth) this.scroller.scrollLeft += x - 40;
   }
 
