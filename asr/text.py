@@ -122,7 +122,8 @@ class CharTokenizer:
     """Stands before the first character."""
     eos: ClassVar[int] = 2
     """Stands behind the last character."""
-    _num_special: ClassVar[int] = 3
+    num_special: ClassVar[int] = 3
+    """How many tokens are none of a character: they come first."""
 
     def __post_init__(self) -> None:
         """Refuse an alphabet that cannot be decoded."""
@@ -134,7 +135,7 @@ class CharTokenizer:
     @property
     def size(self) -> int:
         """V: how many tokens there are, special ones counted."""
-        return self._num_special + len(self.characters)
+        return self.num_special + len(self.characters)
 
     def encode(self, text: str) -> list[int]:
         """Number the characters of a text, without <sos> and <eos>.
@@ -146,7 +147,7 @@ class CharTokenizer:
         if -1 in places:
             stranger = text[places.index(-1)]
             raise ValueError(f"{stranger!r} is not among {self.characters!r}")
-        return [self._num_special + place for place in places]
+        return [self.num_special + place for place in places]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Spell tokens out; the special ones are skipped.
@@ -157,9 +158,9 @@ class CharTokenizer:
         if strangers := [token for token in tokens if not 0 <= token < self.size]:
             raise ValueError(f"tokens are 0 to {self.size - 1}, got {strangers[0]}")
         return "".join(
-            self.characters[token - self._num_special]
+            self.characters[token - self.num_special]
             for token in tokens
-            if token >= self._num_special
+            if token >= self.num_special
         )
 
     def to_dict(self) -> dict[str, Any]:

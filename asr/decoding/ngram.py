@@ -240,7 +240,7 @@ class NGramPrefix:
 
     def step(self, tokens: Tensor, state: NGramState) -> tuple[Tensor, NGramState]:
         """Read one more token of every hypothesis; see `StepModel.step`."""
-        model, space = self.model, CharTokenizer._num_special
+        model, space = self.model, CharTokenizer.num_special
         read = tokens.cpu().numpy()
         histories, nodes = state
         ends = read == space
