@@ -13,10 +13,11 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from contextlib import ExitStack
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,8 +60,7 @@ class Judged(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after telling what to mend."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.description, parser.formatter_class = __doc__, argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(prog="calibrate", description="Fit confidence.")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("model", type=Path, help="folder of the model; is added to")
     parser.add_argument("--processes", type=int, default=2)
@@ -120,11 +120,13 @@ def _judge(
 ) -> Iterator[Judged]:
     order = sorted(utterances, key=lambda utterance: -utterance.duration)
     batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
-    with (
-        ProcessPoolExecutor(processes, get_context("spawn")) as pool,
-        progress_bar(len(utterances), "calibrate", "utterances") as bar,
-    ):
-        for judged in pool.map(_judge_batch, batches, [model] * len(batches)):
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress_bar(len(order), "calibrate", "utterances"))
+        run: Any = map
+        if processes > 1:
+            pool = ProcessPoolExecutor(processes, get_context("spawn"))
+            run = stack.enter_context(pool).map
+        for judged in run(partial(_judge_batch, model), batches):
             bar.update(len(judged))
             yield from judged
 
@@ -135,7 +137,7 @@ def _recognizer(model: Path) -> Recognizer:
     return Recognizer.load(model)
 
 
-def _judge_batch(utterances: Sequence[Utterance], model: Path) -> list[Judged]:
+def _judge_batch(model: Path, utterances: Sequence[Utterance]) -> list[Judged]:
     waveforms = [read_waveform(utterance.audio) for utterance in utterances]
     found = _recognizer(model).find(waveforms)
     return [
