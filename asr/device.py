@@ -18,6 +18,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda: torch finds no GPU here (use cpu or auto)")
+    if name == "mps":
+        raise ConfigError("device mps: has no float64, which CTC needs (use cpu)")
     if name not in ("cpu", "cuda"):
         raise ConfigError(f"device {name}: is not known (use cpu, cuda or auto)")
     return torch.device(name)

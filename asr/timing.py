@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torchaudio.functional import forced_align
 
-EARLY = 0.07
+EARLY = 0.05
 """Seconds by which spikes come before their sound; as `recipes/librispeech/long.py` has
 measured it."""
 
@@ -111,7 +111,7 @@ def word_spans(
     ...                torch.zeros(4))
     >>> [(round(s.start, 2), round(s.end, 2))
     ...  for s in word_spans(found, [slice(0, 2), slice(3, 4)], 0.04, 1.0)]
-    [(0.27, 0.47), (0.87, 0.91)]
+    [(0.25, 0.45), (0.85, 0.89)]
     """
     spans = list[Span]()
     for place in places:

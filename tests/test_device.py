@@ -36,6 +36,11 @@ def test_auto_is_what_the_hardware_multiplies_fastest(
     assert pick_precision("auto", torch.device("cuda")) == torch.bfloat16
 
 
+def test_apples_gpu_is_told_apart() -> None:
+    with pytest.raises(ConfigError, match="device mps: has no float64"):
+        pick_device("mps")
+
+
 def test_an_unknown_precision_is_told() -> None:
     with pytest.raises(ConfigError, match="precision fp16: is not known"):
         pick_precision("fp16", CPU)

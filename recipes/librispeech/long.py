@@ -139,8 +139,7 @@ def report(joined: Joined, path: Path, recognizer: Recognizer) -> str:
             f"({used / whole.duration:.4f} CPU seconds a second)",
             f"peak memory    {peak:.0f} MiB ({before:.0f} MiB before)",
             "",
-            "first word's start and last word's end, seconds from where sound begins "
-            "and ends",
+            "first word's start and last word's end, from where sound begins and ends:",
             _errors("CTC", [_ctc_times(apart[i]) for i in range(len(said))], joined),
             _errors(
                 "attention",
@@ -201,8 +200,9 @@ def _errors(name: str, found: Sequence[Times], joined: Joined) -> str:
 
 def _spread(errors: Sequence[float]) -> str:
     values = torch.tensor(errors)
-    within = float(values.abs().quantile(0.9))
-    return f"{float(values.median()):+.3f} s, 90 % within {within:.3f} s"
+    middle = values.median()
+    within = float((values - middle).abs().quantile(0.8))
+    return f"{float(middle):+.3f} s, 80 % within {within:.3f} s of that"
 
 
 if __name__ == "__main__":
