@@ -67,6 +67,9 @@ class DecodingConfig(SearchConfig):
     """Weight of the language model, where there is one, beside the rest."""
     word_bonus: float = -2.0
     """Added for each finished word, where there is a language model."""
+    ilm_weight: float = 0.15
+    """Weight with which the language model inside the speller is taken off, where there
+    is a better one."""
 
     def __post_init__(self) -> None:
         """Refuse a search that could find nothing."""
@@ -82,6 +85,10 @@ class DecodingConfig(SearchConfig):
         if not 0 <= self.lm_weight < inf:
             raise ValueError(
                 f"decoding.lm_weight must be zero or more, not {self.lm_weight}"
+            )
+        if not 0 <= self.ilm_weight < inf:
+            raise ValueError(
+                f"decoding.ilm_weight must be zero or more, not {self.ilm_weight}"
             )
         if not -inf < self.word_bonus < inf:
             raise ValueError(
@@ -363,8 +370,8 @@ class Recognizer:
         self, heard: Heard, ctc_log_probs: Tensor, decoding: DecodingConfig
     ) -> StepModel[Any]:
         """Put together what the search asks."""
+        num_utterances, share = heard.h.size(0), decoding.ctc_weight
         las = self.las.steps(heard, decoding.coverage, self._weights)
-        share, weight = decoding.ctc_weight, decoding.lm_weight
         models: list[StepModel[Any]] = [las]
         weights = [1 - share]
         if share:
@@ -376,10 +383,13 @@ class Recognizer:
                 sos=self.tokenizer.sos,
             )
             models, weights = [*models, ctc], [*weights, share]
-        if self.language_model and weight:
+        if self.language_model and decoding.lm_weight:
+            weight = decoding.lm_weight
             bonus = decoding.word_bonus / weight  # the weight is taken of it, too
-            words = self.language_model.steps(heard.h.size(0), bonus)
-            models, weights = [*models, words], [*weights, weight]
+            words = self.language_model.steps(num_utterances, bonus)
+            unheard = self.las.unheard(num_utterances, self._weights)
+            models += [words, unheard]
+            weights += [weight, -decoding.ilm_weight]
         return Fusion(models, weights) if len(models) > 1 else las
 
 

@@ -236,6 +236,7 @@ def test_silence_is_told(model_folder: Path, tmp_path: Path, capsys: Capture) ->
         (["--subtitle-length", "0"], "subtitles.line_length must be at least 1"),
         (["--device", "tpu"], "device tpu: is not known"),
         (["--lm-weight", "-1"], "decoding.lm_weight must be zero or more"),
+        (["--ilm-weight", "-1"], "decoding.ilm_weight must be zero or more"),
         (["--ctc-weight", "2"], "decoding.ctc_weight is a share"),
         (["--precision", "int4"], "precision int4: is not known"),
         (["--language-model", "/none"], "ngram.safetensors: cannot be read"),

@@ -86,6 +86,19 @@ def test_what_one_model_rules_out_is_ruled_out() -> None:
     assert (scores == -inf).tolist() == [[False, True, False]]
 
 
+def test_a_model_with_a_weight_below_zero_is_taken_off() -> None:
+    listened = bigram(*3 * [[0.9, 0.05, 0.05]], [0.2, 0.5, 0.3])
+    within = bigram(*3 * [[0.9, 0.05, 0.05]], [0.2, 0.7, 0.1])
+
+    scores, _ = Fusion([listened, within], [1.0, -0.5]).step(
+        torch.tensor([SOS]), torch.zeros(2, 1, 0).long().unbind()
+    )
+
+    # 0.5 / sqrt(0.7) = 0.598 against 0.3 / sqrt(0.1) = 0.949: B is what was heard.
+    expected = [0.2 / 0.2**0.5, 0.5 / 0.7**0.5, 0.3 / 0.1**0.5]
+    torch.testing.assert_close(scores.exp(), torch.tensor([expected]))
+
+
 def test_a_model_of_weight_zero_is_not_asked() -> None:
     listened, silent = random_bigram(), bigram(*4 * [[0.0, 0.0, 1.0]])
     fusion = Fusion([silent, listened], [0.0, 1.0])
@@ -138,9 +151,9 @@ def test_all_models_read_the_same_spellings(seed: int) -> None:
     ("weights", "message"),
     [
         ([1.0], r"2 models need as many weights, got \[1.0\]"),
-        ([1.0, -0.5], r"zero or more, and one above zero, got \[1.0, -0.5\]"),
-        ([1.0, inf], r"zero or more, and one above zero, got \[1.0, inf\]"),
-        ([0.0, 0.0], r"zero or more, and one above zero, got \[0.0, 0.0\]"),
+        ([-1.0, -0.5], r"numbers, and one above zero, got \[-1.0, -0.5\]"),
+        ([1.0, inf], r"numbers, and one above zero, got \[1.0, inf\]"),
+        ([0.0, 0.0], r"numbers, and one above zero, got \[0.0, 0.0\]"),
     ],
 )
 def test_impossible_weights_are_refused(weights: list[float], message: str) -> None:

@@ -163,6 +163,20 @@ def test_the_language_model_has_its_say(model: Model) -> None:
     assert len(hear(5.0, 40.0).split()) > len(hear(5.0, -40.0).split())
 
 
+def test_the_speller_s_own_language_model_is_taken_off_beside_another(
+    model: Model,
+) -> None:
+    waveform = noise(0.5)
+
+    def score(weight: float, language_model: WordNGram | None) -> float:
+        decoding = DecodingConfig(beam_size=1, ilm_weight=weight)
+        recognizer = Recognizer(model, decoding, language_model=language_model)
+        return recognizer.find([waveform])[0].hypotheses[0].log_prob
+
+    assert score(0.5, words()) > score(0.0, words())  # what is taken off is negative
+    assert score(0.5, None) == score(0.0, None)
+
+
 def test_a_language_model_of_another_alphabet_is_refused(model: Model) -> None:
     with pytest.raises(CheckpointError, match="has another alphabet"):
         Recognizer(model, language_model=words(" ABC"))
@@ -237,6 +251,7 @@ def test_a_missing_recording_is_told_by_its_path(
         ({"ctc_weight": 1.5}, r"decoding\.ctc_weight is a share from 0 to 1, not 1\.5"),
         ({"coverage": -1.0}, r"decoding\.coverage must be at least 0"),
         ({"lm_weight": -1.0}, r"decoding\.lm_weight must be zero or more"),
+        ({"ilm_weight": -1.0}, r"decoding\.ilm_weight must be zero or more"),
         ({"word_bonus": inf}, r"decoding\.word_bonus must be a number, not inf"),
         ({"beam_size": 0}, r"decoding\.beam_size must be at least 1"),
     ],

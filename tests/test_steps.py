@@ -6,6 +6,8 @@ from torch import Tensor
 
 from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
 from asr.model.attention import ACTIVATIONS, KINDS, AttentionConfig, Memory
+from asr.model.las import LAS, LASConfig
+from asr.model.listener import ListenerConfig
 from asr.model.speller import Speller, SpellerConfig, SpellerState
 from asr.model.steps import LASSteps, StepWeights
 
@@ -173,3 +175,35 @@ def test_coverage_follows_the_hypotheses() -> None:
 
 def test_half_a_character_exactly_is_not_enough() -> None:
     assert bonuses([[[0.5, 0.5, 0.0]]], [[0]]) == [[0]]
+
+
+# Without ears
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_unheard_the_speller_writes_as_if_all_contexts_were_zero(
+    kind: str, layers: int
+) -> None:
+    config = LASConfig(
+        ListenerConfig(size=H // 2, reductions=[2], dropout=0.0),
+        AttentionConfig(kind, 5, filters=2, reach=2),
+        SpellerConfig(4, layers, 3),
+    )
+    las = LAS(config, V).eval()
+    model, speller = las.unheard(2), las.speller
+    state, tokens = model.start(), torch.full((2,), SOS)
+    hidden = [torch.zeros(2, 4) for _ in range(layers)]
+    cells = [torch.zeros(2, 4) for _ in range(layers)]
+
+    for written in ([4, 5], [6, 4], [3, 3]):
+        scores, state = model.step(tokens, state)
+        below = torch.cat((speller.embedding(tokens), torch.zeros(2, H)), dim=1)
+        for layer, cell in enumerate(speller.cells):
+            hidden[layer], cells[layer] = cell(below, (hidden[layer], cells[layer]))
+            below = hidden[layer]
+        seen = torch.cat((below, torch.zeros(2, H)), dim=1)
+        logits = speller.output(speller.hidden(seen).tanh())
+
+        torch.testing.assert_close(scores, logits.log_softmax(dim=-1))
+        tokens = torch.tensor(written)

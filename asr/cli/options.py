@@ -63,6 +63,13 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="added for each word where there is a language model (default: -2)",
     )
+    parser.add_argument(
+        "--ilm-weight",
+        type=float,
+        metavar="W",
+        help="how much of the speller's own language model is taken off where there is "
+        "another (default: 0.15)",
+    )
 
 
 def number(default: int | None, about: str) -> dict[str, Any]:
@@ -94,6 +101,7 @@ def decoding_of(args: argparse.Namespace) -> "DecodingConfig":
         "ctc_weight": args.ctc_weight,
         "lm_weight": args.lm_weight,
         "word_bonus": args.word_bonus,
+        "ilm_weight": args.ilm_weight,
     }
     return checked(DecodingConfig, **given)
 

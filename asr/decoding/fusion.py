@@ -3,14 +3,14 @@
     score(c | y, x) = sum_m weight_m * score_m(c | y, x)
 
 With LAS and a language model this is shallow fusion; with LAS and CTC prefix scores it
-is joint decoding.
+is joint decoding; with a weight below zero a model is taken off: the one inside LAS.
 
 Source: Gulcehre et al. (2015), arXiv:1503.03535, section 4.1 (shallow fusion); Hori et
 al. (2017), doi:10.18653/v1/P17-1048, section 3 (joint decoding).
 """
 
 from collections.abc import Sequence
-from math import inf
+from math import isfinite
 from typing import Any
 
 from torch import Tensor
@@ -21,8 +21,9 @@ from asr.decoding.search import StepModel
 class Fusion:
     """The weighted sum of step models, which is again a step model.
 
-    A token that one of the models rules out is ruled out. A model of weight zero has no
-    say at all: it is not even asked.
+    A token that one of the models rules out is ruled out; a model with a weight below
+    zero must rule out none. A model of weight zero has no say at all: it is not even
+    asked.
     """
 
     def __init__(
@@ -35,18 +36,18 @@ class Fusion:
             weights: one for each model.
 
         Raises:
-            ValueError: a weight is missing or negative, or all are zero.
+            ValueError: a weight is missing or no number, or none is above zero.
         """
         if len(models) != len(weights):
             raise ValueError(
                 f"{len(models)} models need as many weights, got {weights}"
             )
-        if not all(0 <= weight < inf for weight in weights) or not any(weights):
+        if not all(map(isfinite, weights)) or not any(weight > 0 for weight in weights):
             raise ValueError(
-                f"weights must be zero or more, and one above zero, got {weights}"
+                f"weights must be numbers, and one above zero, got {weights}"
             )
         pairs = zip(models, weights, strict=True)
-        self.parts = [(model, weight) for model, weight in pairs if weight > 0]
+        self.parts = [(model, weight) for model, weight in pairs if weight]
 
     def start(self) -> tuple[Any, ...]:
         """Start all models."""

@@ -105,3 +105,24 @@ class LAS(nn.Module):
         memory = self.remember(heard)
         start = self.speller.attention.start(memory)
         return LASSteps(weights or StepWeights(self.speller), memory, start, coverage)
+
+    @torch.no_grad()
+    def unheard(
+        self, num_utterances: int, weights: StepWeights | None = None
+    ) -> LASSteps:
+        """Turn the speller into a `StepModel` of the texts that it learned from.
+
+        It hears nothing: all contexts c_i are zero. What is left is the language model
+        inside the speller, which a search takes off where it has a better one.
+
+        Args:
+            num_utterances: B.
+            weights: of the speller, if they were prepared before.
+
+        Source: Meng et al. (2020), arXiv:2011.01991, section 3.2.
+        """
+        attention, device = self.speller.attention, self.ctc.weight.device
+        silence = torch.zeros(num_utterances, 1, self.ctc.in_features, device=device)
+        memory = attention.remember(silence, torch.ones(num_utterances).long())
+        start = attention.start(memory)
+        return LASSteps(weights or StepWeights(self.speller), memory, start, 0.0)

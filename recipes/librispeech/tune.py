@@ -3,8 +3,8 @@
     python recipes/librispeech/tune.py DEV.jsonl TABLE.json --language-model FOLDER
 
 decodes --utterances of DEV once for each combination of --lm-weight, --word-bonus,
---ctc-weight, --length-norm, --eos-threshold and --beam, writes WER and seconds of each
-into TABLE, and prints the best last. Never give it a test set.
+--ilm-weight, --ctc-weight, --length-norm, --eos-threshold and --beam, writes WER and
+seconds of each into TABLE, and prints the best last. Never give it a test set.
 """
 
 import argparse
@@ -51,6 +51,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--length-norm", type=float, nargs="+", default=[1.0], metavar="P")
     add("--lm-weight", type=float, nargs="+", default=[0.0, 0.3, 0.5], metavar="W")
     add("--word-bonus", type=float, nargs="+", default=[0.0, 1.0], metavar="X")
+    add("--ilm-weight", type=float, nargs="+", default=[0.15], metavar="W")
     add("--eos-threshold", type=float, nargs="+", default=[1.5], metavar="X")
     add("--ctc-weight", type=float, nargs="+", default=[0.3], metavar="W")
     return parser.parse_args(arguments)
@@ -59,15 +60,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> None:
     settings = []
     try:
-        for lm, bonus, ctc, norm, threshold, beam in product(
+        for lm, bonus, ilm, ctc, norm, threshold, beam in product(
             options.lm_weight,
             options.word_bonus,
+            options.ilm_weight,
             options.ctc_weight,
             options.length_norm,
             options.eos_threshold,
             options.beam,
         ):
-            if lm or bonus == options.word_bonus[0]:  # no bonus without the model
+            first = options.word_bonus[0], options.ilm_weight[0]
+            if lm or (bonus, ilm) == first:  # neither counts without the model
                 settings.append(
                     DecodingConfig(
                         beam_size=beam,
@@ -76,6 +79,7 @@ def _run(options: argparse.Namespace) -> None:
                         ctc_weight=ctc,
                         lm_weight=lm,
                         word_bonus=bonus,
+                        ilm_weight=ilm,
                     )
                 )
     except ValueError as error:
@@ -99,6 +103,7 @@ def _run(options: argparse.Namespace) -> None:
         row = {
             "lm_weight": decoding.lm_weight,
             "word_bonus": decoding.word_bonus,
+            "ilm_weight": decoding.ilm_weight,
             "ctc_weight": decoding.ctc_weight,
             "length_norm": decoding.length_norm,
             "eos_threshold": decoding.eos_threshold,
