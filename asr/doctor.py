@@ -1,7 +1,7 @@
-"""Is everything here that is needed, and does it work? If not, what to do.
+"""Look at this machine and this installation: `asr doctor`.
 
-Each thing is looked at by a function of its own that gives findings. What goes wrong in
-one of them, a broken installation of torch say, is a finding too and stops no other.
+Whatever is broken here becomes a line with its remedy, and not a traceback: so nothing
+heavy is imported before it is its turn, and what fails may fail in any way.
 """
 
 import json
@@ -12,223 +12,376 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import tomllib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module, metadata
-from importlib.resources import files
 from pathlib import Path
+from textwrap import fill
+from typing import NamedTuple
 
-TORCH = "2.11"
-"""The release of torch and of torchaudio that work together."""
-PAIR = 'pip install "torch==2.11.*" "torchaudio==2.11.*"'
-AGAIN = "pip install --force-reinstall asr"
-SPACE = 1.0
-"""GB that should be free for temporary files."""
-SECONDS = 3.0
-"""Of the bundled recording, for the self-test."""
-SLOW = 1.0
-"""Real-time factor above which a transcription takes longer than the speech."""
+from asr.errors import AsrError, AudioError
+
+ASSETS = Path(__file__).parent / "assets"
+PAIR = ("torch", "torchaudio")
+"""They only work in versions that were made for each other."""
+ON_THE_WAY = ("numpy", *PAIR, "soundfile", "soxr", "safetensors", "jiwer")
+"""The libraries that a transcription, or the test of one, imports."""
+FORMATS = {
+    "wav": "wav",
+    "flac": "flac",
+    "ogg": "ogg vorbis",
+    "opus": "opus",
+    "mp3": "mp3",
+}
+"""Audio formats that must be readable, by the endings of their samples."""
+LEAST_MEMORY = 2**30
+"""Bytes: a transcription takes up to 0.8 GiB."""
+LEAST_DISK = 2**28
+"""Bytes for temporary files."""
+SELF_TEST = 3.0
+"""Seconds of the bundled recording that are transcribed."""
+MOST_ERRORS = 0.6
+"""Share of wrong characters up to which the self-test was understood."""
+
+_AGAIN = "install asr again: pip install --force-reinstall --no-deps ."
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What was found out about one thing."""
+class Finding(NamedTuple):
+    """What was found of one thing."""
 
-    about: str
-    result: str
+    topic: str
+    found: str
     remedy: str = ""
-    """What to do; empty where nothing is wrong."""
+    """What to do. What needs nothing to be done is no problem."""
 
     def __str__(self) -> str:
-        """One line; two where something is wrong."""
-        mark = "PROBLEM" if self.remedy else "ok"
-        line = f"{mark:8} {self.about:16} {self.result}"
-        return line + (f"\n{'':25} -> {self.remedy}" if self.remedy else "")
+        """Return a line; what is no problem may go on in a second one."""
+        if self.remedy:
+            return f"! {self.topic:<11} {self.found} ({self.remedy})"
+        line = f"  {self.topic:<11} {self.found}"
+        return fill(line, 88, subsequent_indent=" " * 14, break_on_hyphens=False)
 
 
 def examine() -> Iterator[Finding]:
-    """Look at everything, one thing after the other."""
-    for about, look in CHECKS.items():
+    """Look at one thing after the other."""
+    yield from _carried_out("asr", _project_and_python)
+    yield from _carried_out("packages", _packages)
+    broken = set[str]()
+    for name in ON_THE_WAY:
         try:
-            yield from look(about)
-        except Exception as error:  # whatever is broken: that is what we are here for
-            reason = (str(error).splitlines() or [""])[0]
-            yield Finding(about, f"{type(error).__name__}: {reason}", AGAIN)
-
-
-def _versions(about: str) -> Iterator[Finding]:
-    yield Finding(about, f"{metadata.version('asr')}, Python {sys.version.split()[0]}")
-
-
-def _torch(about: str) -> Iterator[Finding]:
-    """See whether torch and torchaudio are there, fit, and can be loaded."""
-    found = []
-    for name in ("torch", "torchaudio"):
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            yield Finding(about, f"{name} is not installed", PAIR)
-            return
-        found.append(f"{name} {version}")
-        if not version.startswith(f"{TORCH}."):
-            yield Finding(about, f"{name} {version}, {TORCH} is needed", PAIR)
-            return
-    try:
-        for name in ("torch", "torchaudio"):
             import_module(name)
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        yield Finding(about, f"{name} cannot be loaded ({reason})", PAIR)
-        return
-    yield Finding(about, ", ".join(found))
+        except Exception as error:  # an installation can be broken in any way
+            told = name == "torchaudio" and "torch" in broken
+            broken.add(name)
+            if _is_installed(name) and not told:  # else it was told of before
+                yield Finding(
+                    name, f"cannot be imported ({_told(error)})", _install(name)
+                )
+    for topic, check, needs in _CHECKS:
+        if faulty := broken & set(needs):
+            yield Finding(
+                topic, f"not examined, for want of {', '.join(sorted(faulty))}"
+            )
+        else:
+            yield from _carried_out(topic, check)
 
 
-def _packages(about: str) -> Iterator[Finding]:
-    """Compare the other packages with what this one asks for."""
-    wrong, seen = 0, []
-    for requirement in metadata.requires("asr") or []:
-        match = re.match(r"([\w.-]+)\s*(?:>=([\d.]+))?", requirement)
-        if "extra ==" in requirement or not match or match[1].startswith("torch"):
-            continue
-        name, least = match[1], match[2] or "0"
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            version = ""
-        if not version or _numbers(version) < _numbers(least):
-            wrong += 1
-            result = f"{name} {version or 'is missing'}, {least} is needed"
-            yield Finding(about, result, f'pip install "{name}>={least}"')
-        seen.append(f"{name} {version}")
-    if not wrong:
-        yield Finding(about, ", ".join(seen))
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)[:3]]
-
-
-def _machine(about: str) -> Iterator[Finding]:
-    import torch
-
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = re.findall(r"model name\s*: (.*)", info.read_text(errors="replace"))
-        model = names[0] if names else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    yield Finding(about, f"{platform.system()} {platform.release()}, {model}")
-    capability = torch.backends.cpu.get_cpu_capability()
-    amx = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
-    yield Finding(
-        "CPU",
-        f"{cores or os.cpu_count()} cores for this process, "
-        f"{torch.get_num_threads()} threads of torch, {capability}{amx}",
-    )
-    if hasattr(os, "sysconf"):
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        yield Finding("memory", f"{memory:.1f} GiB")
-
-
-def _gpu(about: str) -> Iterator[Finding]:
-    import torch
-
-    if torch.cuda.is_available():
-        yield Finding(about, f"{torch.cuda.get_device_name()} (--device cuda)")
-    elif torch.backends.mps.is_available():
-        yield Finding(about, "Apple's, which is not used (the CPU is)")
-    else:
-        yield Finding(about, "none that torch can use: the CPU is used")
-
-
-def _formats(about: str) -> Iterator[Finding]:
-    """Read a little of each format, made by the very library that reads it."""
-    import torch
-
-    from asr.audio import KINDS, SAMPLE_RATE, encode, read_waveform
-    from asr.errors import AsrError
-
-    tone = 0.1 * torch.sin(torch.arange(SAMPLE_RATE) * 0.2)
-    broken = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in KINDS:
-            path = Path(folder, f"tone.{kind}")
-            try:
-                path.write_bytes(encode(tone, kind))
-                read_waveform(path)
-            except (AsrError, OSError, RuntimeError) as error:
-                broken += 1
-                remedy = "pip install --force-reinstall soundfile"
-                yield Finding(about, f"{kind} cannot be read ({error})", remedy)
+def _carried_out(
+    topic: str, check: Callable[[], Iterator[Finding]]
+) -> Iterator[Finding]:
+    """Carry out a check; what it fails of is a finding, too."""
     try:
-        more = f"with PyAV {metadata.version('av')} m4a, mp4, webm, mka, aac, wma, amr"
+        yield from check()
+    except AsrError as error:
+        yield Finding(topic, str(error), _AGAIN)
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        yield Finding(topic, f"failed ({_told(error)})", f"pip install {missing}")
+    except Exception as error:  # see above
+        yield Finding(topic, f"failed ({_told(error)})", _AGAIN)
+
+
+def _told(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+# What is installed
+
+
+class _Project(NamedTuple):
+    """What pyproject.toml, or the installed package, says that asr needs."""
+
+    python: str
+    requirements: tuple[str, ...]
+
+
+def _project() -> _Project:
+    """Read pyproject.toml where asr runs from its source, else what pip wrote down."""
+    with suppress(OSError, ValueError, KeyError):
+        text = (ASSETS.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+        project = tomllib.loads(text)["project"]
+        if project["name"] == "asr":
+            return _Project(project["requires-python"], tuple(project["dependencies"]))
+    known = metadata.metadata("asr")
+    needed = (one for one in metadata.requires("asr") or () if "extra ==" not in one)
+    return _Project(known["Requires-Python"], tuple(needed))
+
+
+def _requirements() -> dict[str, str]:
+    """Return what is required, by the names of the packages."""
+    return {
+        re.split(r"[^\w.-]", one, maxsplit=1)[0]: one for one in _project().requirements
+    }
+
+
+def _install(*names: str) -> str:
+    """Return the command that installs packages as they are required."""
+    required = dict[str, str]()
+    with suppress(metadata.PackageNotFoundError):
+        required = _requirements()
+    pair = names if names[0] not in PAIR else PAIR
+    wanted = " ".join(f'"{required.get(name, name)}"' for name in pair)
+    return f"pip install --force-reinstall {wanted}"
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
     except metadata.PackageNotFoundError:
-        more = 'm4a, mp4 and webm need PyAV (pip install "asr[av]")'
-    if not broken:
-        yield Finding(about, f"{', '.join(KINDS)}; {more}")
+        return False
+    return True
 
 
-def _space(about: str) -> Iterator[Finding]:
-    folder = tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free / 1e9
-    remedy = "" if free > SPACE else "make room, or set TMPDIR to another folder"
-    yield Finding(about, f"{free:.1f} GB free in {folder}", remedy)
+def _project_and_python() -> Iterator[Finding]:
+    from packaging.specifiers import SpecifierSet
+
+    with suppress(metadata.PackageNotFoundError):
+        yield Finding("asr", f"{metadata.version('asr')} in {ASSETS.parent}")
+    python, wanted = platform.python_version(), _project().python
+    if SpecifierSet(wanted).contains(python, prereleases=True):
+        yield Finding("python", f"{python} in {sys.prefix}")
+    else:
+        yield Finding(
+            "python", f"{python} is not {wanted}", f"install asr in Python {wanted}"
+        )
 
 
-def _models(about: str) -> Iterator[Finding]:
-    """Verify the checksums of what comes with the package."""
-    from asr.decoding.ngram import WordNGram
-    from asr.errors import AsrError
-    from asr.model.folder import load_model
-    from asr.recognizer import find_language_model, find_model
-
-    for load, folder in (
-        (load_model, find_model(None)),
-        (WordNGram.load, find_language_model(None)),
-    ):
+def _packages() -> Iterator[Finding]:
+    """Compare the versions that are installed with those required."""
+    found, faults = dict[str, str](), dict[str, str]()
+    for name, requirement in _requirements().items():
         try:
-            load(folder)
-            yield Finding(about, f"{folder} is whole")
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            faults[name] = "is not installed"
+            continue
+        if not _fits(found[name], requirement):
+            faults[name] = f"{found[name]} is not {requirement}"
+    yield from _pair(found, faults)
+    well = [f"{n} {v}" for n, v in found.items() if n not in {*faults, *PAIR}]
+    yield Finding("packages", ", ".join(well))
+    for name in faults.keys() - set(PAIR):
+        yield Finding(name, faults[name], _install(name))
+
+
+def _pair(found: Mapping[str, str], faults: Mapping[str, str]) -> Iterator[Finding]:
+    """Tell whether torch and torchaudio fit together, without importing them."""
+    told = " and ".join(f"{n} {found.get(n, 'is not installed')}" for n in PAIR)
+    made_for = {".".join(found.get(name, name).split(".")[:2]) for name in PAIR}
+    if faulty := [f"{name} {faults[name]}" for name in PAIR if name in faults]:
+        yield Finding("torch", "; ".join(faulty), _install(*PAIR))
+    elif len(made_for) > 1:
+        yield Finding("torch", f"{told} do not fit together", _install(*PAIR))
+    else:
+        yield Finding("torch", f"{told}, a pair that works together")
+
+
+def _fits(version: str, requirement: str) -> bool:
+    from packaging.requirements import Requirement
+
+    return Requirement(requirement).specifier.contains(version, prereleases=True)
+
+
+# The machine
+
+
+def _system() -> Iterator[Finding]:
+    name = ""
+    with suppress(OSError):
+        name = platform.freedesktop_os_release().get("PRETTY_NAME", "") + ", "
+    yield Finding("system", f"{name}{platform.platform()}")
+
+
+def _processor() -> Iterator[Finding]:
+    import torch
+
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        cores = os.cpu_count() or 1
+    sets = {
+        "avx2": torch.cpu._is_avx2_supported(),
+        "avx512": torch.cpu._is_avx512_supported(),
+        "vnni": torch.cpu._is_vnni_supported(),
+        "bf16": torch.cpu._is_avx512_bf16_supported(),
+        "amx": torch.cpu._is_amx_tile_supported(),
+    }
+    there = [name for name, is_there in sets.items() if is_there]
+    yield Finding(
+        "processor",
+        f"{_processor_name()}; {cores} of {os.cpu_count()} cores to be used, "
+        f"torch takes {torch.get_num_threads()}; {', '.join(there) or 'no AVX'}; torch "
+        f"works with {torch.backends.cpu.get_cpu_capability()}",
+    )
+
+
+def _processor_name() -> str:
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        if found := re.search(r"^model name\s*: (.+)$", text, re.MULTILINE):
+            return found[1]
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> Iterator[Finding]:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="utf-8")
+    except OSError:
+        yield Finding("memory", "unknown on this system")
+        return
+    kib = {name: int(size) for name, size in re.findall(r"(\w+): +(\d+) kB", text)}
+    total, available = kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024
+    with suppress(OSError, ValueError):  # what a container may take
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        total, available = min(total, limit), min(available, limit - used)
+    told = f"{available / 2**30:.1f} of {total / 2**30:.1f} GiB available"
+    enough = available >= LEAST_MEMORY
+    yield Finding(
+        "memory", told, "" if enough else "close other programs: 1 GiB needed"
+    )
+
+
+def _accelerator() -> Iterator[Finding]:
+    import torch
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for number in range(count):
+        about = torch.cuda.get_device_properties(number)
+        yield Finding("gpu", f"{about.name}, {about.total_memory / 2**30:.0f} GiB")
+    if count:
+        return
+    if torch.backends.mps.is_available():
+        yield Finding("gpu", "of Apple, which asr does not use (the CPU is used)")
+        return
+    why = "".join(f" ({' '.join(str(one.message).split())})" for one in warned[:1])
+    yield Finding("gpu", f"none{why}: the CPU is used")
+
+
+def _disk() -> Iterator[Finding]:
+    elsewhere = "make room there, or name another folder in TMPDIR"
+    try:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b"asr")
+            file.flush()
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        yield Finding("disk", f"no temporary file can be written ({error})", elsewhere)
+        return
+    told = f"{free / 2**30:.1f} GiB free for temporary files in {folder}"
+    yield Finding("disk", told, "" if free >= LEAST_DISK else elsewhere)
+
+
+# What asr does
+
+
+def _audio() -> Iterator[Finding]:
+    from asr.audio import read_waveform
+
+    readable = []
+    for ending, name in FORMATS.items():
+        try:
+            waveform = read_waveform(ASSETS / "formats" / f"tone.{ending}")
+            loudness = float(waveform.square().mean().sqrt())
+            if not 0.05 < loudness < 0.15:
+                raise AudioError(f"a tone has a loudness of {loudness:.3f}, not 0.09")
         except AsrError as error:
-            yield Finding(about, str(error), AGAIN)
+            yield Finding("audio", f"{name}: {error}", _install("soundfile"))
+        else:
+            readable.append(name)
+    yield Finding("audio", f"{', '.join(readable) or 'nothing'} can be read")
+    try:
+        read_waveform(ASSETS / "formats" / "tone.m4a")
+        yield Finding("audio", "m4a, mp4 and webm, too, by PyAV")
+    except AsrError as error:
+        why = str(error) if _is_installed("av") else "pip install av for them"
+        yield Finding("audio", f"m4a, mp4 and webm cannot ({why})")
 
 
-def _self_test(about: str) -> Iterator[Finding]:
-    """Transcribe a little of the bundled recording."""
+def _model() -> Iterator[Finding]:
+    from asr.model.folder import load_model
+    from asr.recognizer import BUNDLED, find_model
+
+    las = load_model(find_model(None)).las
+    size = sum(weight.numel() for weight in las.state_dict().values())
+    told = f"{BUNDLED}, {size / 1e6:.1f} M numbers; its files have the right checksums"
+    yield Finding("model", told)
+
+
+def _language_model() -> Iterator[Finding]:
+    from asr.decoding.ngram import WordNGram
+    from asr.recognizer import BUNDLED_WORDS, find_language_model
+
+    words = WordNGram.load(find_language_model(None))
+    told = f"{BUNDLED_WORDS}, {len(words.words):,} words, order {len(words.levels)}"
+    yield Finding("language", f"{told}; its file has the right checksum")
+
+
+def _self_test() -> Iterator[Finding]:
+    """Transcribe the beginning of the bundled recording."""
+    import torch
+
+    from asr.audio import SAMPLE_RATE, read_waveform
     from asr.device import use_one_thread
     from asr.recognizer import Recognizer
     from asr.scoring import char_error_rate
 
-    use_one_thread()
-    assets = Path(str(files("asr") / "assets"))
-    said = json.loads((assets / "sample.json").read_text(encoding="utf-8"))["text"]
+    said = json.loads((ASSETS / "sample.json").read_text(encoding="utf-8"))["text"]
+    waveform = read_waveform(ASSETS / "sample.opus")[: round(SELF_TEST * SAMPLE_RATE)]
     recognizer = Recognizer.load()
-    started = time.perf_counter()
-    heard = recognizer.transcribe(assets / "sample.opus", clip=(0.0, SECONDS)).text
-    factor = (time.perf_counter() - started) / SECONDS
-    start = said[: len(heard)]
-    good = bool(heard) and char_error_rate([start], [heard]).rate < 0.5
-    yield Finding(
-        about,
-        f"{SECONDS:.0f} s of speech: {heard!r}",
-        "" if good else f"it should begin like {said!r}: {AGAIN}",
-    )
-    yield Finding(
-        "speed",
-        f"{factor:.2f} s for a second of speech",
-        "" if factor < SLOW else "close other programs, or try --precision int8",
-    )
+    threads = torch.get_num_threads()
+    use_one_thread()
+    try:
+        start = time.perf_counter()
+        text = recognizer.transcribe(waveform, rate=SAMPLE_RATE).text
+        factor = (time.perf_counter() - start) / SELF_TEST
+    finally:
+        torch.set_num_threads(threads)
+    words = said.split()
+    beginnings = [" ".join(words[: n + 1]) for n in range(len(words))]
+    wrong = min(char_error_rate([one], [text]).rate for one in beginnings)
+    told = f"{SELF_TEST:.0f} s of speech in {factor:.2f} of real time: {text!r}"
+    if wrong > MOST_ERRORS:
+        yield Finding("self-test", f"{told} is not how {said!r} begins", _AGAIN)
+    else:
+        yield Finding("self-test", told)
 
 
-CHECKS: dict[str, Callable[[str], Iterator[Finding]]] = {
-    "asr": _versions,
-    "torch": _torch,
-    "packages": _packages,
-    "machine": _machine,
-    "GPU": _gpu,
-    "audio": _formats,
-    "disk": _space,
-    "models": _models,
-    "self-test": _self_test,
-}
-"""What is looked at, in this order."""
+_CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]], tuple[str, ...]], ...] = (
+    ("system", _system, ()),
+    ("processor", _processor, ("torch",)),
+    ("memory", _memory, ()),
+    ("gpu", _accelerator, ("torch",)),
+    ("disk", _disk, ()),
+    ("audio", _audio, ("numpy", "torch", "soundfile", "soxr")),
+    ("model", _model, tuple(set(ON_THE_WAY) - {"jiwer"})),
+    ("language", _language_model, tuple(set(ON_THE_WAY) - {"jiwer"})),
+    ("self-test", _self_test, ON_THE_WAY),
+)
+"""Topic, check, and the libraries that it needs."""

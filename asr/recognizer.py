@@ -31,7 +31,7 @@ from asr.decoding.search import SearchConfig, StepModel, beam_search
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.finding import Finding
-from asr.model.folder import CALIBRATION, DESCRIPTION, Model, load_model
+from asr.model.folder import DESCRIPTION, Model, load_model, read_further
 from asr.model.listener import Heard, in_bytes
 from asr.model.products import PRECISIONS
 from asr.model.steps import StepWeights
@@ -49,6 +49,8 @@ MOST_CHARACTERS = 25
 SILENCE = 1e-4
 """Largest sample, full scale being 1, of a piece that holds nothing: -80 dB."""
 
+CALIBRATION = "confidence.json"
+"""The file of a model's folder that tells how sure its words are."""
 CAUTION = 0.7
 """Weight of the CTC head where a first search lost its place."""
 Audio = str | Path | npt.NDArray[Any] | Tensor
@@ -153,7 +155,9 @@ class Recognizer:
         """Load a model.
 
         Args:
-            folder: of a model, or of a run that has one; None for the bundled model.
+            folder: of a model, or of a run that has one; or the name of a bundled model
+                ("las_mini"), unless a file or folder of that name is here; None for the
+                bundled one.
             decoding: settings of the search.
             device: where the network runs.
             precision: float32; or int8 for weights as bytes, which is faster on a CPU.
@@ -172,7 +176,7 @@ class Recognizer:
             words = WordNGram.load(find_language_model(language_model))
             if language_model is None and words.tokenizer != model.tokenizer:
                 words = None  # the bundled one speaks for its own alphabet only
-        calibration = _calibration(place / CALIBRATION)
+        calibration = _calibration(place)
         name = str(folder or place.name)
         return cls(model, decoding, device, precision, words, calibration, name)
 
@@ -393,24 +397,25 @@ class Recognizer:
         return Fusion(models, weights) if len(models) > 1 else las
 
 
-def find_model(model: str | Path | None) -> Path:
-    """Find the folder of a model.
+def find_model(folder: str | Path | None) -> Path:
+    """Find the folder of a model: one given, that of a run, or a bundled one by name.
 
-    Args:
-        model: its folder, or that of a run that has one; or else the name of a model
-            that comes with the package; None for the default one.
+    A path that exists wins over a bundled model of that name.
 
     Raises:
         CheckpointError: there is none.
     """
     assets = Path(str(files("asr") / "assets"))
-    folder = Path(model or assets / BUNDLED)
+    if folder is None:
+        return assets / BUNDLED
+    folder = Path(folder)
+    if (folder / DESCRIPTION).exists():
+        return folder
+    if (folder / "model" / DESCRIPTION).exists():
+        return folder / "model"
     bundled = sorted(path.parent.name for path in assets.glob(f"*/{DESCRIPTION}"))
-    if not folder.exists() and str(model) in bundled:
-        return assets / str(model)
-    for place in (folder, folder / "model"):
-        if (place / DESCRIPTION).exists():
-            return place
+    if not folder.exists() and str(folder) in bundled:
+        return assets / folder
     raise CheckpointError(
         f"{folder}: holds no model (a folder with {DESCRIPTION}, a run that was "
         f"validated at least once, or a bundled model was expected: "
@@ -425,14 +430,15 @@ def find_language_model(folder: str | Path | None) -> Path:
     return Path(folder)
 
 
-def _calibration(path: Path) -> Calibration | None:
+def _calibration(folder: Path) -> Calibration | None:
     """Read how sure a model's words are, if that is known."""
-    if not path.exists():
+    content = read_further(folder, CALIBRATION)
+    if content is None:
         return None
     try:
-        return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        return Calibration.from_dict(json.loads(content))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{folder / CALIBRATION}: {error}") from error
 
 
 def _check_precision(precision: str, device: torch.device) -> None:

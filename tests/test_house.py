@@ -21,7 +21,7 @@ FLOORS = [
     {"recording"},
     {"training", "recognizer"},
     {"config", "explain", "report", "evaluation"},
-    {"experiment", "corpus", "doctor"},
+    {"experiment", "corpus", "doctor", "export"},
     {"cli", "__init__"},
     {"__main__"},
 ]
@@ -34,6 +34,7 @@ DOOR = {  # only this module may import that library
     "matplotlib": "asr.report",
     "num2words": "asr.text",
     "omegaconf": "asr.config",
+    "packaging": "asr.doctor",
     "safetensors": "asr.tensor_files",
     "soundfile": "asr.audio.soundfiles",
     "soxr": "asr.audio.waveforms",

@@ -193,16 +193,22 @@ def add_export(commands: Any) -> None:
         "pack the best model of a run into a folder, at half the size",
         "asr export exp/run my-model",
     )
-    parser.add_argument("run_folder", type=Path, metavar="RUN")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "run_folder", type=Path, metavar="RUN", help="folder of a run or of a model"
+    )
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="for the model; made, or replaced where it holds one (RUN itself, say)",
+    )
 
 
 def _export(args: argparse.Namespace) -> None:
-    from asr.model.export import export_model
-    from asr.recognizer import find_model
+    from asr.export import export
 
-    export_model(find_model(args.run_folder), args.folder)
-    print(f"asr: wrote {args.folder}", file=sys.stderr)
+    exported = export(args.run_folder, args.folder)
+    print(f"asr: wrote {args.folder}: {exported.card}", file=sys.stderr)
 
 
 def add_demo(commands: Any) -> None:
@@ -244,17 +250,17 @@ def add_doctor(commands: Any) -> None:
     """Add `asr doctor`."""
     add_command(
         *(commands, "doctor", _doctor),
-        "look whether everything that is needed is here and works, and say what to do",
-        "asr doctor",
+        "look at this machine and installation, and tell what to mend",
+        "asr doctor && asr demo demo.html",
     )
 
 
 def _doctor(args: argparse.Namespace) -> int:
     from asr.doctor import examine
 
-    num_problems = 0
+    problems = 0
     for finding in examine():
         print(finding, flush=True)
-        num_problems += bool(finding.remedy)
-    print(f"\n{num_problems or 'no'} problem{'s' if num_problems != 1 else ''}")
-    return 1 if num_problems else 0
+        problems += bool(finding.remedy)
+    print(f"problems: {problems or 'none'}")
+    return 1 if problems else 0

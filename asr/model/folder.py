@@ -2,15 +2,13 @@
 
 model.safetensors    the weights, and the mean and deviation of the features
 model.json           format, settings of the network, tokenizer, where it is from, and
-                     size and SHA-256 of the other files
-confidence.json      how sure its words are, if that is known (see `asr.confidence`)
-MODEL_CARD.md        for people
+                     the sizes and checksums of the other files
+MODEL_CARD.md        for people; no program reads it
 
-Nothing in it is executed when it is read, and a file that is missing, altered or
-outside the folder is refused.
+Further files belong to the model when model.json has their checksums. Reading executes
+nothing, and reads no file that model.json does not tell of or that is elsewhere.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -25,13 +23,21 @@ from asr.model.attention import AttentionConfig
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
-from asr.tensor_files import read_tensors, write_bytes, write_tensors
+from asr.tensor_files import (
+    as_bytes,
+    check_files,
+    checksums,
+    inside,
+    read_tensors,
+    write_files,
+)
 from asr.text import CharTokenizer
 
 FORMAT = 2
-"""1 is the same without checksums; it is read, too."""
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-CALIBRATION, CARD = "confidence.json", "MODEL_CARD.md"
+"""Raised when a model of an older format could no longer be read, or be trusted."""
+_UNCHECKED = 1
+"""The format before: without checksums. It is read, and its files are not checked."""
+WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "model.json", "MODEL_CARD.md"
 
 
 class Model(NamedTuple):
@@ -51,6 +57,7 @@ def save_model(
     *,
     weights: Mapping[str, Tensor] | None = None,
     half: bool = False,
+    further: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a model folder.
 
@@ -61,6 +68,7 @@ def save_model(
         facts: where the model is from, as JSON can hold it.
         weights: in place of the network's own (averaged ones, say).
         half: write float16: half the size.
+        further: contents of files that belong to the model, too, by their names.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -71,120 +79,146 @@ def save_model(
         raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from error
     dtype = torch.float16 if half else torch.float32
     chosen = las.state_dict() if weights is None else weights
-    write_tensors(
-        folder / WEIGHTS, {name: w.to(dtype) for name, w in chosen.items()}, {}
-    )
+    files = {
+        WEIGHTS: as_bytes({name: w.to(dtype) for name, w in chosen.items()}, {}),
+        **(further or {}),
+    }
     description = {
+        "format": FORMAT,
         "las": asdict(las.config),
         "tokenizer": tokenizer.to_dict(),
         "facts": dict(facts),
+        "files": checksums(files),
     }
-    _write(folder, description)
-
-
-def seal(folder: Path) -> None:
-    """Note size and checksum of a model's files, after one was added or changed.
-
-    Raises:
-        CheckpointError: the folder holds no model, or cannot be written to.
-    """
-    _write(folder, _read(folder))
-
-
-def _write(folder: Path, description: dict[str, Any]) -> None:
-    files = {
-        name: _fingerprint(folder / name)
-        for name in (WEIGHTS, CALIBRATION)
-        if (folder / name).exists()
-    }
-    text = json.dumps({**description, "format": FORMAT, "files": files}, indent=2)
-    write_bytes(folder / DESCRIPTION, f"{text}\n".encode())
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / DESCRIPTION
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder}: holds no model ({DESCRIPTION} cannot be read: {error.strerror})"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: does not describe a model ({error})") from error
-    if not isinstance(description, dict) or "format" not in description:
-        raise CheckpointError(f"{path}: does not describe a model (it has no format)")
-    if description["format"] not in (1, FORMAT):
-        raise CheckpointError(
-            f"{path}: is a model of format {description['format']}, "
-            f"this version reads format {FORMAT} (install the asr that made it)"
-        )
-    return description
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _verify(folder: Path, description: dict[str, Any]) -> None:
-    """Refuse a folder whose files are not those that it was made of.
-
-    Raises:
-        CheckpointError: one is missing, altered, outside the folder, or not listed.
-    """
-    files = description.get("files")
-    if not isinstance(files, dict) or WEIGHTS not in files:
-        raise CheckpointError(f"{folder / DESCRIPTION}: does not list its {WEIGHTS}")
-    for name, expected in files.items():
-        if name != Path(name).name or name in ("", ".", ".."):
-            raise CheckpointError(f"{folder}: lists {name!r}, which is not inside it")
-        path = folder / name
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            raise CheckpointError(f"{path}: leads out of its folder")
-        if _fingerprint(path) != expected:
-            raise CheckpointError(
-                f"{path}: is not the file that the model was made with (altered or "
-                "cut short; get the model again)"
-            )
-    if (folder / CALIBRATION).exists() and CALIBRATION not in files:
-        raise CheckpointError(
-            f"{folder / CALIBRATION}: is not among the files that {DESCRIPTION} lists"
-        )
+    write_files(folder, {**files, DESCRIPTION: _as_json(description)})
 
 
 def load_model(folder: Path) -> Model:
     """Read a model folder; the network comes in evaluation mode, in float32.
 
     Raises:
-        CheckpointError: a part is missing, damaged, altered, or of another format.
+        CheckpointError: a part is missing, damaged, exchanged, or of another format.
     """
-    description = _read(folder)
-    if description["format"] > 1:
-        _verify(folder, description)
-    weights, _ = read_tensors(folder / WEIGHTS)
+    place, description = folder / DESCRIPTION, _description(folder)
+    path = inside(folder, WEIGHTS, place)
     try:
         config = las_config(description["las"])
         tokenizer = CharTokenizer.from_dict(description["tokenizer"])
         facts = dict(description["facts"])
-        if config.speller.layers > len(weights):
-            raise ValueError(f"it has no {config.speller.layers} layers")
-        with torch.device("meta"):  # whatever sizes are told: nothing is made of them
-            las = LAS(config, tokenizer.size)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{folder / DESCRIPTION}: does not describe a model ({error})"
-        ) from error
+    except (KeyError, TypeError, ValueError, CheckpointError) as error:
+        raise _no_model(place, error) from error
+    weights, _ = read_tensors(path)
     try:
-        las.load_state_dict({n: w.float() for n, w in weights.items()}, assign=True)
+        if config.speller.layers > len(weights):
+            raise ValueError(f"speller.layers cannot be {config.speller.layers}")
+        with torch.device("meta"):  # no memory is taken for sizes that do not fit
+            las = LAS(config, tokenizer.size)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise _no_model(place, error) from error
+    if strange := [n for n, w in weights.items() if not w.is_floating_point()]:
+        raise CheckpointError(f"{path}: does not fit {DESCRIPTION} ({strange[0]})")
+    try:
+        floats = {name: w.to(torch.float32, copy=True) for name, w in weights.items()}
+        las.load_state_dict(floats, assign=True)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{folder / WEIGHTS}: does not fit {DESCRIPTION} "
-            f"({str(error).splitlines()[0]})"
+            f"{path}: does not fit {DESCRIPTION} "
+            f"({' '.join(str(error).split()).partition(': ')[2]})"
         ) from error
     return Model(las.eval(), tokenizer, facts)
+
+
+def read_further(folder: Path, name: str) -> bytes | None:
+    """Read a file that belongs to a model beside its weights.
+
+    Returns:
+        Its content; None where model.json does not tell of it, whether it is there or
+        not: it may be of another model.
+
+    Raises:
+        CheckpointError: as `load_model`.
+    """
+    description = _description(folder)
+    if name not in description["files"]:
+        return None
+    path = inside(folder, name, folder / DESCRIPTION)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def add_further(folder: Path, name: str, content: bytes) -> None:
+    """Put a file into a model folder, and its checksum into model.json.
+
+    Raises:
+        CheckpointError: as `load_model`; or the model is of a format without checksums;
+            or the folder cannot be written.
+    """
+    description = _description(folder)
+    if description["format"] == _UNCHECKED:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION}: is a model of format {_UNCHECKED}, which has no "
+            f"further files (bring it up to date: asr export {folder} {folder})"
+        )
+    description["files"] |= checksums({name: content})
+    write_files(folder, {name: content, DESCRIPTION: _as_json(description)})
+
+
+def further_files(folder: Path) -> list[str]:
+    """Name the files that belong to a model beside its weights.
+
+    Raises:
+        CheckpointError: as `load_model`.
+    """
+    return [name for name in _description(folder).get("files", ()) if name != WEIGHTS]
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """Read model.json, and check the files that it tells of.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, exchanged, or of another format.
+    """
+    place = folder / DESCRIPTION
+    try:
+        text = place.read_text(encoding="utf-8")
+        description = json.loads(text)
+        number = description["format"]
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: holds no model ({DESCRIPTION} cannot be read: {error.strerror})"
+        ) from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _no_model(place, error) from error
+    inside(folder, DESCRIPTION, place)
+    if type(number) is not int or number not in (_UNCHECKED, FORMAT):
+        raise CheckpointError(
+            f"{place}: is a model of format {number!r:.40}, this version reads formats "
+            f"{_UNCHECKED} and {FORMAT} (update asr, or train the model again)"
+        )
+    if number == _UNCHECKED:
+        description["files"] = {}
+    else:
+        files = description.get("files")
+        check_files(folder, files, place)
+        if WEIGHTS not in files:
+            raise CheckpointError(
+                f"{place}: has no checksum of {WEIGHTS} (copy the whole folder again)"
+            )
+    found: dict[str, Any] = description
+    return found
+
+
+def _as_json(description: Mapping[str, Any]) -> bytes:
+    return (json.dumps(description, indent=2) + "\n").encode()
+
+
+def _no_model(place: Path, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())
+    if isinstance(error, CheckpointError):  # of the tokenizer
+        return CheckpointError(f"{place}: {reason}")
+    return CheckpointError(f"{place}: does not describe a model ({reason})")
 
 
 def las_config(tree: Mapping[str, Any]) -> LASConfig:

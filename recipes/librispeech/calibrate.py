@@ -33,11 +33,10 @@ from asr.confidence import (
 from asr.data.manifest import Utterance, read_manifest
 from asr.device import use_one_thread
 from asr.errors import AsrError, ManifestError
-from asr.model.folder import CALIBRATION, seal
+from asr.model.folder import add_further
 from asr.progress import progress_bar
-from asr.recognizer import Recognizer, find_model
+from asr.recognizer import CALIBRATION, Recognizer, find_model
 from asr.scoring import align
-from asr.tensor_files import write_bytes
 
 BATCH = 8
 LOST = 0.002
@@ -100,8 +99,7 @@ def calibrate(manifest: Path, model: Path, processes: int = 1) -> str:
     speech = round(float(clear.quantile(LOST)), 3)
     tree = fit(features, right, speech).to_dict()
     text = json.dumps(tree, indent=2) + "\n"
-    write_bytes(folder / CALIBRATION, text.encode())
-    seal(folder)
+    add_further(folder, CALIBRATION, text.encode())
     raw = torch.tensor(confidence(features, None))
     return _table(promised.tolist(), raw.tolist(), right.tolist())
 
