@@ -4,14 +4,19 @@ A file holds named tensors and, in its header, facts as JSON. It is written unde
 another name, flushed to the disk and only then given its own, so that whatever stops
 the program leaves the old file or the new one.
 
+A folder of such files is described by a table of their sizes and checksums (SHA-256),
+which tells a file that was damaged or exchanged. It is no signature: who may change a
+file may change its table, too.
+
 The format is safetensors: https://github.com/huggingface/safetensors.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import safetensors
@@ -21,6 +26,7 @@ from torch import Tensor
 from asr.errors import CheckpointError
 
 _FACTS = "facts"
+_AGAIN = "copy the whole folder again"
 
 
 def write_tensors(
@@ -31,11 +37,15 @@ def write_tensors(
     Raises:
         CheckpointError: the disk is full, or the folder may not be written to.
     """
-    content = safetensors.torch.save(
+    write_bytes(path, as_bytes(tensors, facts))
+
+
+def as_bytes(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """Return what `write_tensors` writes."""
+    return safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         {_FACTS: json.dumps(facts)},
     )
-    write_bytes(path, content)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -44,24 +54,47 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         CheckpointError: the disk is full, or the folder may not be written to.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    write_files(path.parent, {path.name: content})
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Replace files that belong together: each whole, and all within an instant.
+
+    Raises:
+        CheckpointError: the disk is full, or the folder may not be written to.
+    """
+    partial = {name: folder / f".{name}.partial" for name in contents}
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        for name, content in contents.items():
+            path = folder / name
+            with partial[name].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for name in contents:
+            path = folder / name
+            partial[name].replace(path)
+        sync_folder(folder)
     except OSError as error:
-        with suppress(OSError):  # it may be the folder that is at fault
-            partial.unlink()
+        for left in partial.values():
+            with suppress(OSError):  # it may be the folder that is at fault
+                left.unlink()
         raise CheckpointError(
             f"{path}: cannot be written ({error.strerror})"
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that the names of the files in a folder are on the disk.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -78,7 +111,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except OSError as error:
         reason = error.strerror or "no such file"
         raise CheckpointError(f"{path}: cannot be read ({reason})") from error
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (
+        *(safetensors.SafetensorError, KeyError, TypeError, ValueError),
+        *(AttributeError, RuntimeError),  # a type of numbers that torch has not
+    ) as error:
         raise CheckpointError(
             f"{path}: is damaged, or was not written by asr ({error})"
         ) from error
@@ -87,3 +123,80 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: was not written by asr (its facts are no table)"
         )
     return tensors, facts
+
+
+# The files of a folder, and what tells that they are the right ones
+
+
+def checksums(contents: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Return the table of files that `check_files` reads: size in bytes, SHA-256."""
+    return {
+        name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+
+
+def check_files(folder: Path, table: object, place: Path) -> None:
+    """Compare files of a folder with a table of their sizes and checksums.
+
+    Args:
+        folder: where they are.
+        table: what `checksums` returned, as it came out of JSON.
+        place: the file that the table is from.
+
+    Raises:
+        CheckpointError: a file is missing, or not the one that was written; or a name
+            leads out of the folder; or this is no such table.
+    """
+    if not isinstance(table, dict):
+        raise CheckpointError(f"{place}: has no table of files ({_AGAIN})")
+    for name, expected in table.items():
+        path = inside(folder, name, place)
+        if not isinstance(expected, dict) or expected.keys() != {"size", "sha256"}:
+            raise CheckpointError(
+                f"{place}: does not tell size and sha256 of {name!r} ({_AGAIN})"
+            )
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: cannot be read ({error.strerror}; {_AGAIN})"
+            ) from error
+        if {"size": size, "sha256": checksum} != expected:
+            reason = (
+                f"its checksum is another: {size} bytes are there, as there should be"
+                if size == expected["size"]
+                else f"{size} of {expected['size']} bytes are there"
+            )
+            raise CheckpointError(
+                f"{path}: is damaged, or not the file that {place.name} tells of "
+                f"({reason}; {_AGAIN})"
+            )
+
+
+def inside(folder: Path, name: str, place: Path) -> Path:
+    """Return the path of a file of a folder, and refuse one that is anywhere else.
+
+    Raises:
+        CheckpointError: the name, or a link of that name, leads out of the folder; or
+            there is no such file.
+    """
+    path = folder / name
+    plain = name == PureWindowsPath(name).name and name.isprintable()
+    if not plain or name in ("", ".", ".."):
+        raise CheckpointError(
+            f"{place}: names {name!r}, which is not in its folder (do not trust it)"
+        )
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    if not there:
+        raise CheckpointError(f"{path}: cannot be read (no such file; {_AGAIN})")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(
+            f"{path}: is a link that leads out of its folder (copy the file itself)"
+        )
+    return path

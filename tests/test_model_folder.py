@@ -1,6 +1,8 @@
+import hashlib
 import json
 import os
 import pickle
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +19,11 @@ from asr.model.folder import (
     DESCRIPTION,
     FORMAT,
     WEIGHTS,
+    add_further,
+    further_files,
     las_config,
     load_model,
+    read_further,
     save_model,
 )
 from asr.model.las import LAS, LASConfig
@@ -74,6 +79,12 @@ def put(key: str, value: object) -> Callable[[Tree], object]:
         tree[last] = value
 
     return change
+
+
+def older(folder: Path) -> None:
+    """Make a model one of format 1: without checksums."""
+    alter(folder, put("format", 1))
+    alter(folder, lambda tree: tree.pop("files"))
 
 
 def refuses(folder: Path, message: str) -> None:
@@ -213,13 +224,14 @@ def test_a_network_without_one_of_its_parts_is_refused(folder: Path, part: str) 
     refuses(folder, rf"model\.json: does not describe a model \('{part}'\)")
 
 
-@pytest.mark.parametrize("number", [0, FORMAT + 1, "1", None])
+@pytest.mark.parametrize("number", [0, FORMAT + 1, "1", None, True, 2.0])
 def test_a_model_of_another_format_is_refused(folder: Path, number: object) -> None:
     alter(folder, put("format", number))
 
     refuses(
         folder,
-        rf"model\.json: is a model of format {number}, this version reads format 1",
+        rf"model\.json: is a model of format {number}, this version reads formats 1 and "
+        r"2 \(update asr, or train the model again\)$",
     )
 
 
@@ -292,19 +304,264 @@ def test_weights_of_another_network_are_refused(
     alter(folder, put(key, value))
 
     place = re.escape(f"{folder / WEIGHTS}: does not fit model.json (")
-    refuses(folder, place + r"Error\(s\) in loading state_dict for LAS:\)$")
+    refuses(folder, place + r"(size mismatch for|Missing key|Unexpected key)")
 
 
-@pytest.mark.parametrize("change", ["one is missing", "one is too many"])
+@pytest.mark.parametrize(
+    "change", ["one is missing", "one is too many", "one is of whole numbers"]
+)
 def test_weights_must_be_all_and_no_more(folder: Path, change: str) -> None:
     weights, _ = read_tensors(folder / WEIGHTS)
     if change == "one is missing":
         del weights["norm.mean"]
-    else:
+    elif change == "one is too many":
         weights["more"] = torch.zeros(1)
+    else:
+        weights["norm.mean"] = weights["norm.mean"].int()
     write_tensors(folder / WEIGHTS, weights, {})
+    older(folder)
 
     refuses(folder, r"does not fit model\.json")
+
+
+def test_sizes_that_no_memory_holds_are_refused_at_once(folder: Path) -> None:
+    older(folder)
+    alter(folder, put("las.listener.size", 10**7))
+    refuses(folder, r"does not fit model\.json")
+
+    alter(folder, put("las.listener.size", 10**30))
+    refuses(folder, r"does not describe a model")
+
+    alter(folder, put("las.listener.size", 3))
+    alter(folder, put("las.speller.layers", 10**9))
+    refuses(folder, r"speller\.layers cannot be 1000000000")
+
+
+# Checksums
+
+
+def test_the_description_has_size_and_checksum_of_the_weights(folder: Path) -> None:
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    content = (folder / WEIGHTS).read_bytes()
+
+    assert description["files"] == {
+        WEIGHTS: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    }
+
+
+def test_a_single_altered_bit_is_told(folder: Path) -> None:
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-3] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+
+    place = re.escape(
+        f"{folder / WEIGHTS}: is damaged, or not the file that model.json"
+    )
+    refuses(folder, place + " tells of .its checksum is another.*copy the whole folder")
+
+
+def test_weights_of_another_model_of_the_same_sizes_are_told(folder: Path) -> None:
+    save_model(folder.parent / "other", network(), TOKENIZER, FACTS)
+    (folder.parent / "other" / WEIGHTS).replace(folder / WEIGHTS)
+
+    refuses(folder, "its checksum is another")
+
+
+def test_a_model_from_before_there_were_checksums_is_read(folder: Path) -> None:
+    before = load_model(folder)
+    older(folder)
+
+    model = load_model(folder)
+
+    assert model.facts == FACTS
+    assert torch.equal(logits_of(model.las), logits_of(before.las))
+    with pytest.raises(CheckpointError, match="up to date: asr export"):
+        add_further(folder, "confidence.json", b"{}")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, "has no table of files"),
+        ([WEIGHTS], "has no table of files"),
+        ({}, r"has no checksum of model\.safetensors"),
+        ({WEIGHTS: 3}, "does not tell size and sha256 of 'model.safetensors'"),
+        ({WEIGHTS: {"size": 3}}, "does not tell size and sha256"),
+        ({WEIGHTS: {"size": 3, "sha256": ""}}, "of 3 bytes are there"),
+    ],
+)
+def test_a_table_that_vouches_for_nothing_is_refused(
+    folder: Path, files: object, message: str
+) -> None:
+    alter(folder, put("files", files))
+
+    refuses(folder, message)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../secret", "/etc/hostname", "a/b", "..", ".", "", "a\\b", "C:a", "a\0"),
+        "sub/../../secret",
+    ],
+)
+def test_a_name_that_leads_out_of_the_folder_is_refused(
+    folder: Path, name: str
+) -> None:
+    (folder.parent / "secret").write_bytes(b"")
+    alter(folder, lambda tree: tree["files"].update({name: {"size": 0, "sha256": ""}}))
+
+    refuses(folder, re.escape(f"{folder / DESCRIPTION}: names {name!r}, which is not"))
+
+
+@pytest.mark.parametrize("name", ["more.json", "x" * 300])
+def test_a_file_that_is_told_of_and_not_there_is_missed(
+    folder: Path, name: str
+) -> None:
+    alter(folder, lambda tree: tree["files"].update({name: {"size": 0, "sha256": ""}}))
+
+    refuses(folder, re.escape(f"{folder / name}: cannot be read ("))
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, DESCRIPTION])
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_link_that_leads_out_of_the_folder_is_refused(
+    folder: Path, name: str, checked: bool
+) -> None:
+    if not checked:
+        older(folder)
+    outside = folder.parent / "outside"
+    (folder / name).replace(outside)
+    (folder / name).symlink_to(outside)
+
+    refuses(folder, re.escape(f"{folder / name}: is a link that leads out of its"))
+
+
+def test_a_link_within_the_folder_and_one_to_the_folder_are_followed(
+    folder: Path,
+) -> None:
+    (folder / WEIGHTS).replace(folder / "weights")
+    (folder / WEIGHTS).symlink_to("weights")
+    (folder.parent / "link").symlink_to(folder)
+
+    assert load_model(folder.parent / "link").facts == FACTS
+
+
+def test_a_link_to_itself_and_a_folder_are_no_weights(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).symlink_to(WEIGHTS)
+    refuses(folder, "cannot be read")
+
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).mkdir()
+    refuses(folder, "cannot be read")
+
+
+# Further files
+
+
+def test_a_further_file_comes_back_and_is_checked(folder: Path) -> None:
+    add_further(folder, "confidence.json", b"[1]")
+    add_further(folder, "confidence.json", b"[1, 2]")
+
+    assert read_further(folder, "confidence.json") == b"[1, 2]"
+    assert further_files(folder) == ["confidence.json"]
+    assert load_model(folder).facts == FACTS
+    (folder / "confidence.json").write_bytes(b"[1, 3]")
+    refuses(folder, r"confidence\.json: is damaged, or not the file")
+
+
+def test_a_file_of_an_older_model_in_the_folder_is_not_read(folder: Path) -> None:
+    assert read_further(folder, "confidence.json") is None
+    add_further(folder, "confidence.json", b"[1]")
+
+    save_model(folder, network(), TOKENIZER, FACTS)
+    assert read_further(folder, "confidence.json") is None
+
+    save_model(folder, network(), TOKENIZER, FACTS, further={"confidence.json": b"[2]"})
+    assert read_further(folder, "confidence.json") == b"[2]"
+
+
+# Any damage: a model, or a CheckpointError
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """Damage text as a bad disk, a bad editor or a bad person would."""
+    text = bytearray(content)
+    for _ in range(rng.randint(1, 3)):
+        place, length = rng.randrange(len(text)), rng.choice([1, 1, 2, 8, 40])
+        odd = (
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+            b'"',
+            b",",
+            b"-1",
+            b"0",
+            b"1e999",
+            b"null",
+            b"NaN",
+        )
+        more = (b"9" * 40, b'"\\ud800"', b"true", b"\xff", b"[" * 2000, b"[]", b"{}")
+        match rng.randrange(4):
+            case 0:
+                text[place] ^= 1 << rng.randrange(8)
+            case 1:
+                del text[place : place + length]
+            case 2:
+                text[place : place + length] = rng.choice(odd + more)
+            case 3:  # a whole value
+                values = list(re.finditer(rb"(?<=: )[^,\n]+|(?<=:)[^,:{}]+", text))
+                if values:
+                    found = rng.choice(values)
+                    text[found.start() : found.end()] = rng.choice(odd + more)
+        if not text:
+            return b""
+    return bytes(text)
+
+
+def damage(folder: Path, seed: int) -> None:
+    """Alter the description or the header of the weights; or both, checksums right."""
+    rng = random.Random(seed)
+    if rng.random() < 0.5:
+        older(folder)
+    if rng.random() < 0.5:
+        content = (folder / WEIGHTS).read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        header = mutated(content[8 : 8 + size], rng)
+        if rng.random() < 0.9:
+            size = len(header)
+        content = size.to_bytes(8, "little") + header + content[8 + size :]
+        (folder / WEIGHTS).write_bytes(content)
+    else:
+        content = mutated((folder / DESCRIPTION).read_bytes(), rng)
+        (folder / DESCRIPTION).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [range(30), pytest.param(range(30, 230), marks=pytest.mark.slow)],
+    ids=["30", "200 more"],
+)
+def test_whatever_is_altered_a_model_comes_or_a_checkpoint_error(
+    tmp_path: Path, seeds: range
+) -> None:
+    refused = 0
+    for seed in seeds:
+        folder = tmp_path / str(seed)
+        save_model(folder, network(), TOKENIZER, FACTS)
+        damage(folder, seed)
+        try:
+            model = load_model(folder)
+        except CheckpointError as error:
+            assert str(error).startswith(str(folder))
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            logits_of(model.las)
+
+    assert refused > 0.6 * len(seeds)
 
 
 # Writing that fails; reading that executes

@@ -1,3 +1,5 @@
+import random
+import re
 from itertools import pairwise
 from math import inf, log
 from pathlib import Path
@@ -9,7 +11,14 @@ import torch
 from torch import Tensor
 
 from asr.decoding import SearchConfig, beam_search
-from asr.decoding.ngram import FILE, UNKNOWN, Level, NGramPrefix, WordNGram
+from asr.decoding.ngram import (
+    DESCRIPTION,
+    FILE,
+    UNKNOWN,
+    Level,
+    NGramPrefix,
+    WordNGram,
+)
 from asr.errors import CheckpointError
 from asr.tensor_files import read_tensors, write_tensors
 from asr.text import CharTokenizer
@@ -199,3 +208,137 @@ def test_a_table_that_does_not_match_is_refused(part: str, tmp_path: Path) -> No
     write_tensors(tmp_path / FILE, {**tensors, part: tensors[part][:-4]}, facts)
     with pytest.raises(CheckpointError, match="is damaged"):
         WordNGram.load(tmp_path)
+    (tmp_path / DESCRIPTION).unlink()
+    with pytest.raises(CheckpointError, match="is damaged"):
+        WordNGram.load(tmp_path)
+
+
+def altered(folder: Path, part: str, tensor: Tensor) -> None:
+    make().save(folder, {})
+    (folder / DESCRIPTION).unlink()
+    tensors, facts = read_tensors(folder / FILE)
+    write_tensors(folder / FILE, {**tensors, part: tensor}, facts)
+
+
+@pytest.mark.parametrize(
+    ("part", "tensor", "message"),
+    [
+        ("keys_2", torch.arange(20.0), "torch.int64 in a row was expected"),
+        ("log_probs_2", torch.zeros(20, 1).half(), "torch.float16 in a row"),
+        ("log_probs_2", torch.full((20,), inf).half(), "is no number"),
+        ("vocabulary", torch.full((2000,), 65, dtype=torch.uint8), "unigrams were"),
+    ],
+)
+def test_a_table_of_another_make_is_refused(
+    part: str, tensor: Tensor, message: str, tmp_path: Path
+) -> None:
+    altered(tmp_path, part, tensor)
+    with pytest.raises(CheckpointError, match=message):
+        WordNGram.load(tmp_path)
+
+
+def test_a_word_without_end_is_refused() -> None:
+    first = Level(np.arange(3), np.log([0.7, 0.1, 0.2]), np.zeros(3))
+    with pytest.raises(ValueError, match="a word has more than 1000 letters"):
+        WordNGram(["A" * 1001], [first])
+
+
+def test_n_grams_that_no_number_holds_are_refused() -> None:
+    first = Level(np.arange(3), np.log([0.7, 0.1, 0.2]), np.zeros(3))
+    empty = Level(np.arange(0), np.zeros(0), np.zeros(0))
+    with pytest.raises(ValueError, match="40 of 3 words are no int64"):
+        WordNGram(["A"], [first, *[empty] * 39])
+
+
+def test_another_file_than_the_one_that_was_written_is_told(tmp_path: Path) -> None:
+    make(1).save(tmp_path / "other", {})
+    make(0).save(tmp_path / "lm", {})
+    (tmp_path / "other" / FILE).replace(tmp_path / "lm" / FILE)
+
+    with pytest.raises(CheckpointError, match=rf"{FILE}: is damaged, or not the file"):
+        WordNGram.load(tmp_path / "lm")
+
+
+def test_a_language_model_without_a_checksum_is_read(tmp_path: Path) -> None:
+    make().save(tmp_path, {})
+    (tmp_path / DESCRIPTION).unlink()
+
+    assert WordNGram.load(tmp_path).words == WORDS
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "does not describe a word n-gram"),
+        ("{}", "does not describe a word n-gram"),
+        ('{"files": {}}', f"has no checksum of {FILE}"),
+        ('{"files": []}', "has no table of files"),
+        ('{"files": {"../a": {}}}', "names '../a', which is not in its folder"),
+    ],
+)
+def test_a_description_that_vouches_for_nothing_is_refused(
+    content: str, message: str, tmp_path: Path
+) -> None:
+    make().save(tmp_path, {})
+    (tmp_path / DESCRIPTION).write_text(content)
+
+    place = re.escape(f"{tmp_path / DESCRIPTION}: ")
+    with pytest.raises(CheckpointError, match=place + message):
+        WordNGram.load(tmp_path)
+
+
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    make().save(tmp_path / "lm", {})
+    (tmp_path / "lm" / FILE).replace(tmp_path / "outside")
+    (tmp_path / "lm" / FILE).symlink_to(tmp_path / "outside")
+
+    with pytest.raises(CheckpointError, match="is a link that leads out"):
+        WordNGram.load(tmp_path / "lm")
+
+
+def damage(folder: Path, seed: int) -> None:
+    """Alter bytes of the header, or of all, and sometimes take the checksum away."""
+    rng = random.Random(seed)
+    if rng.random() < 0.9:
+        (folder / DESCRIPTION).unlink()
+    content = bytearray((folder / FILE).read_bytes())
+    end = 8 + int.from_bytes(content[:8], "little")
+    for _ in range(rng.randint(1, 4)):
+        first, last = (8, end) if rng.random() < 0.6 else (0, len(content))
+        place = rng.randrange(first, last)
+        if rng.random() < 0.5:
+            content[place] = rng.choice(b'0123456789FIU"\xff')
+        else:
+            content[place] ^= 1 << rng.randrange(8)
+    if rng.random() < 0.5:
+        header = bytes(content[8:end])
+        names = ("F16", "F32", "I64", "U8", "BF16", "F8_E4M3", "F4", "BOOL", "1e999")
+        for name in rng.sample(names, 4):
+            header = header.replace(name.encode(), rng.choice(names).encode(), 1)
+        content[:end] = len(header).to_bytes(8, "little") + header
+    (folder / FILE).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [range(30), pytest.param(range(30, 230), marks=pytest.mark.slow)],
+    ids=["30", "200 more"],
+)
+def test_whatever_is_altered_a_model_comes_or_a_checkpoint_error(
+    tmp_path: Path, seeds: range
+) -> None:
+    refused = 0
+    for seed in seeds:
+        folder = tmp_path / str(seed)
+        make().save(folder, {})
+        damage(folder, seed)
+        try:
+            model = WordNGram.load(folder)
+        except CheckpointError as error:
+            assert str(error).startswith(str(folder))
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            spell(model.steps(1), "AND BE")
+
+    assert refused > 0.6 * len(seeds)

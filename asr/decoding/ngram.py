@@ -27,6 +27,7 @@ Source: Hori, Watanabe and Hershey (2017), "Multi-level language modeling and de
 for open vocabulary end-to-end speech recognition", doi:10.1109/ASRU.2017.8268948.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import inf
@@ -39,11 +40,22 @@ import torch
 from torch import Tensor
 
 from asr.errors import CheckpointError
-from asr.tensor_files import read_tensors, write_tensors
+from asr.tensor_files import (
+    as_bytes,
+    check_files,
+    checksums,
+    inside,
+    read_tensors,
+    write_files,
+)
 from asr.text import CharTokenizer
 
 FILE = "ngram.safetensors"
-"""Name of the one file in a language model's folder."""
+"""The file of a language model's folder."""
+DESCRIPTION = "ngram.json"
+"""Its size and checksum. Without this file, the other one is read unchecked."""
+LONGEST_WORD = 1000
+"""Letters: what is longer is damage, and would take gigabytes."""
 KIND = "word n-gram"
 UNKNOWN = -3.0
 """log P of each character of a word that is not in the vocabulary."""
@@ -93,12 +105,16 @@ class WordNGram:
                 np.diff(level.keys) <= 0
             ).any():
                 raise ValueError("n-grams are not sorted, or a number is missing")
+        if self.base ** len(levels) >= 2**63:
+            raise ValueError(f"{len(levels)} of {self.base} words are no int64")
         self._grow()
 
     def _grow(self) -> None:
         """Build the trie, all nodes of it at once."""
         if not self.words or not all(self.words):
             raise ValueError("there is no word, or an empty one")
+        if max(map(len, self.words)) > LONGEST_WORD:
+            raise ValueError(f"a word has more than {LONGEST_WORD} letters")
         letters = self.tokenizer.characters[1:]
         spelled = np.array(self.words, dtype=np.str_)
         width = spelled.dtype.itemsize // 4
@@ -177,38 +193,74 @@ class WordNGram:
                 f"{folder}: cannot be made ({error.strerror})"
             ) from error
         about = {"kind": KIND, "order": len(self.levels)}
-        write_tensors(folder / FILE, tensors, {**facts, **about})
+        files = {FILE: as_bytes(tensors, {**facts, **about})}
+        description = json.dumps({"files": checksums(files)}, indent=2) + "\n"
+        write_files(folder, {**files, DESCRIPTION: description.encode()})
 
     @classmethod
     def load(cls, folder: str | Path) -> "WordNGram":
         """Read what `save` wrote.
 
         Raises:
-            CheckpointError: there is none, or it is damaged.
+            CheckpointError: there is none, or it is damaged or exchanged.
         """
-        path = Path(folder) / FILE
+        folder = Path(folder)
+        path = _checked(folder)
         tensors, facts = read_tensors(path)
         if facts.get("kind") != KIND:
             raise CheckpointError(f"{path}: is no language model (want a {KIND})")
         try:
-            words = tensors["vocabulary"].numpy().tobytes().decode().split("\n")
-            levels = []
-            for n in range(1, int(facts["order"]) + 1):
-                log_probs = tensors[f"log_probs_{n}"].double().numpy()
-                keys = (
-                    tensors[f"keys_{n}"].numpy()
-                    if n > 1
-                    else np.arange(len(log_probs), dtype=np.int64)
-                )
+            text = _row(tensors["vocabulary"], torch.uint8).tobytes().decode()
+            order, levels = facts["order"], []
+            for n in range(1, order + 1):
+                log_probs = _row(tensors[f"log_probs_{n}"], torch.float16)
+                keys = np.arange(len(log_probs), dtype=np.int64)
+                if n > 1:
+                    keys = _row(tensors[f"keys_{n}"], torch.int64)
                 backoffs = np.zeros(len(log_probs))
-                if n < facts["order"]:
-                    backoffs = tensors[f"backoffs_{n}"].double().numpy()
-                levels.append(Level(keys, log_probs, backoffs))
-            return cls(words, levels)
+                if n < order:
+                    backoffs = _row(tensors[f"backoffs_{n}"], torch.float16)
+                levels.append(
+                    Level(
+                        keys, log_probs.astype(np.float64), backoffs.astype(np.float64)
+                    )
+                )
+            return cls(text.split("\n"), levels)
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"{path}: is damaged, or was not written by asr ({error})"
             ) from error
+
+
+def _checked(folder: Path) -> Path:
+    """Return the path of the n-gram; compare it with its checksum, if there is one."""
+    place = folder / DESCRIPTION
+    if not place.exists():
+        return inside(folder, FILE, place)
+    inside(folder, DESCRIPTION, place)
+    try:
+        table = json.loads(place.read_text(encoding="utf-8"))["files"]
+        unknown = FILE not in table
+    except OSError as error:
+        raise CheckpointError(f"{place}: cannot be read ({error.strerror})") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{place}: does not describe a {KIND} ({error})"
+        ) from error
+    check_files(folder, table, place)
+    if unknown:
+        raise CheckpointError(
+            f"{place}: has no checksum of {FILE} (copy the whole folder again)"
+        )
+    return folder / FILE
+
+
+def _row(tensor: Tensor, dtype: torch.dtype) -> npt.NDArray[Any]:
+    if tensor.dtype != dtype or tensor.dim() != 1:
+        raise ValueError(f"{dtype} in a row was expected")
+    if dtype == torch.float16 and not tensor.isfinite().all():
+        raise ValueError("a log-probability is no number")
+    return tensor.numpy()
 
 
 class NGramState(NamedTuple):

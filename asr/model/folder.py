@@ -1,7 +1,12 @@
 """A model on disk: a folder that holds all that transcription needs.
 
 model.safetensors    the weights, and the mean and deviation of the features
-model.json           format, settings of the network, tokenizer, and where it is from
+model.json           format, settings of the network, tokenizer, where it is from, and
+                     the sizes and checksums of the other files
+MODEL_CARD.md        for people; no program reads it
+
+Further files belong to the model when model.json has their checksums. Reading executes
+nothing, and reads no file that model.json does not tell of or that is elsewhere.
 """
 
 import json
@@ -18,12 +23,21 @@ from asr.model.attention import AttentionConfig
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
-from asr.tensor_files import read_tensors, write_bytes, write_tensors
+from asr.tensor_files import (
+    as_bytes,
+    check_files,
+    checksums,
+    inside,
+    read_tensors,
+    write_files,
+)
 from asr.text import CharTokenizer
 
-FORMAT = 1
-"""Raised when a model of an older format could no longer be read."""
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+FORMAT = 2
+"""Raised when a model of an older format could no longer be read, or be trusted."""
+_UNCHECKED = 1
+"""The format before: without checksums. It is read, and its files are not checked."""
+WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "model.json", "MODEL_CARD.md"
 
 
 class Model(NamedTuple):
@@ -43,6 +57,7 @@ def save_model(
     *,
     weights: Mapping[str, Tensor] | None = None,
     half: bool = False,
+    further: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a model folder.
 
@@ -53,6 +68,7 @@ def save_model(
         facts: where the model is from, as JSON can hold it.
         weights: in place of the network's own (averaged ones, say).
         half: write float16: half the size.
+        further: contents of files that belong to the model, too, by their names.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -63,52 +79,146 @@ def save_model(
         raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from error
     dtype = torch.float16 if half else torch.float32
     chosen = las.state_dict() if weights is None else weights
-    write_tensors(
-        folder / WEIGHTS, {name: w.to(dtype) for name, w in chosen.items()}, {}
-    )
+    files = {
+        WEIGHTS: as_bytes({name: w.to(dtype) for name, w in chosen.items()}, {}),
+        **(further or {}),
+    }
     description = {
         "format": FORMAT,
         "las": asdict(las.config),
         "tokenizer": tokenizer.to_dict(),
         "facts": dict(facts),
+        "files": checksums(files),
     }
-    text = json.dumps(description, indent=2) + "\n"
-    write_bytes(folder / DESCRIPTION, text.encode())
+    write_files(folder, {**files, DESCRIPTION: _as_json(description)})
 
 
 def load_model(folder: Path) -> Model:
     """Read a model folder; the network comes in evaluation mode, in float32.
 
     Raises:
-        CheckpointError: a part is missing, damaged, or of another format.
+        CheckpointError: a part is missing, damaged, exchanged, or of another format.
     """
-    path = folder / DESCRIPTION
+    place, description = folder / DESCRIPTION, _description(folder)
+    path = inside(folder, WEIGHTS, place)
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        if description["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path}: is a model of format {description['format']}, "
-                f"this version reads format {FORMAT}"
-            )
         config = las_config(description["las"])
         tokenizer = CharTokenizer.from_dict(description["tokenizer"])
         facts = dict(description["facts"])
-        las = LAS(config, tokenizer.size)
+    except (KeyError, TypeError, ValueError, CheckpointError) as error:
+        raise _no_model(place, error) from error
+    weights, _ = read_tensors(path)
+    try:
+        if config.speller.layers > len(weights):
+            raise ValueError(f"speller.layers cannot be {config.speller.layers}")
+        with torch.device("meta"):  # no memory is taken for sizes that do not fit
+            las = LAS(config, tokenizer.size)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise _no_model(place, error) from error
+    if strange := [n for n, w in weights.items() if not w.is_floating_point()]:
+        raise CheckpointError(f"{path}: does not fit {DESCRIPTION} ({strange[0]})")
+    try:
+        floats = {name: w.to(torch.float32, copy=True) for name, w in weights.items()}
+        las.load_state_dict(floats, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: does not fit {DESCRIPTION} "
+            f"({' '.join(str(error).split()).partition(': ')[2]})"
+        ) from error
+    return Model(las.eval(), tokenizer, facts)
+
+
+def read_further(folder: Path, name: str) -> bytes | None:
+    """Read a file that belongs to a model beside its weights.
+
+    Returns:
+        Its content; None where model.json does not tell of it, whether it is there or
+        not: it may be of another model.
+
+    Raises:
+        CheckpointError: as `load_model`.
+    """
+    description = _description(folder)
+    if name not in description["files"]:
+        return None
+    path = inside(folder, name, folder / DESCRIPTION)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def add_further(folder: Path, name: str, content: bytes) -> None:
+    """Put a file into a model folder, or in place of one, and let model.json tell of it.
+
+    Raises:
+        CheckpointError: as `load_model`; or the model is of a format without checksums;
+            or the folder cannot be written.
+    """
+    description = _description(folder)
+    if description["format"] == _UNCHECKED:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION}: is a model of format {_UNCHECKED}, which has no "
+            f"further files (bring it up to date: asr export {folder} {folder})"
+        )
+    description["files"] |= checksums({name: content})
+    write_files(folder, {name: content, DESCRIPTION: _as_json(description)})
+
+
+def further_files(folder: Path) -> list[str]:
+    """Name the files that belong to a model beside its weights.
+
+    Raises:
+        CheckpointError: as `load_model`.
+    """
+    return [name for name in _description(folder).get("files", ()) if name != WEIGHTS]
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """Read model.json, and check the files that it tells of.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, exchanged, or of another format.
+    """
+    place = folder / DESCRIPTION
+    try:
+        text = place.read_text(encoding="utf-8")
+        description = json.loads(text)
+        number = description["format"]
     except OSError as error:
         raise CheckpointError(
             f"{folder}: holds no model ({DESCRIPTION} cannot be read: {error.strerror})"
         ) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: does not describe a model ({error})") from error
-    weights, _ = read_tensors(folder / WEIGHTS)
-    try:
-        las.load_state_dict({name: w.float() for name, w in weights.items()})
-    except RuntimeError as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _no_model(place, error) from error
+    inside(folder, DESCRIPTION, place)
+    if type(number) is not int or number not in (_UNCHECKED, FORMAT):
         raise CheckpointError(
-            f"{folder / WEIGHTS}: does not fit {DESCRIPTION} "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    return Model(las.eval(), tokenizer, facts)
+            f"{place}: is a model of format {number}, this version reads formats "
+            f"{_UNCHECKED} and {FORMAT} (update asr, or train the model again)"
+        )
+    if number == _UNCHECKED:
+        description["files"] = {}
+    else:
+        files = description.get("files")
+        check_files(folder, files, place)
+        if WEIGHTS not in files:
+            raise CheckpointError(
+                f"{place}: has no checksum of {WEIGHTS} (copy the whole folder again)"
+            )
+    found: dict[str, Any] = description
+    return found
+
+
+def _as_json(description: Mapping[str, Any]) -> bytes:
+    return (json.dumps(description, indent=2) + "\n").encode()
+
+
+def _no_model(place: Path, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())
+    if isinstance(error, CheckpointError):  # of the tokenizer
+        return CheckpointError(f"{place}: {reason}")
+    return CheckpointError(f"{place}: does not describe a model ({reason})")
 
 
 def las_config(tree: Mapping[str, Any]) -> LASConfig:
