@@ -176,12 +176,10 @@ def _score(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from asr.model.folder import load_model, save_model
-    from asr.recognizer import find_model
+    from asr.export import export
 
-    model = load_model(find_model(args.run_folder))
-    save_model(args.folder, model.las, model.tokenizer, model.facts, half=True)
-    print(f"asr: wrote {args.folder}", file=sys.stderr)
+    exported = export(args.run_folder, args.folder)
+    print(f"asr: wrote {args.folder}: {exported.card}", file=sys.stderr)
 
 
 def _print_rates(rates: dict[str, Any]) -> None:
@@ -329,8 +327,18 @@ def _add_export(commands: Any) -> None:
         "pack the best model of a run into a folder, at half the size",
         "asr export exp/run my-model",
     )
-    parser.add_argument("run_folder", type=Path, metavar="RUN")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "run_folder",
+        type=Path,
+        metavar="RUN",
+        help="folder of a run or of a model",
+    )
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="for the model; made, or replaced where it holds one (RUN itself, say)",
+    )
 
 
 def _add_demo(commands: Any) -> None:

@@ -134,7 +134,9 @@ class Recognizer:
         """Load a model.
 
         Args:
-            folder: of a model, or of a run that has one; None for the bundled model.
+            folder: of a model, or of a run that has one; or the name of a bundled model
+                ("las_mini"), unless a file or folder of that name is here; None for the
+                bundled one.
             decoding: settings of the search.
             device: where the network runs.
             precision: float32; or int8 for weights as bytes, which is faster on a CPU.
@@ -295,21 +297,28 @@ class Recognizer:
 
 
 def find_model(folder: str | Path | None) -> Path:
-    """Find the folder of a model: the bundled one, one given, or that of a run.
+    """Find the folder of a model: one given, that of a run, or a bundled one by name.
+
+    A path that exists wins over a bundled model of that name.
 
     Raises:
         CheckpointError: there is none.
     """
+    assets = Path(str(files("asr") / "assets"))
     if folder is None:
-        return Path(str(files("asr") / "assets" / BUNDLED))
+        return assets / BUNDLED
     folder = Path(folder)
     if (folder / DESCRIPTION).exists():
         return folder
     if (folder / "model" / DESCRIPTION).exists():
         return folder / "model"
+    bundled = sorted(path.parent.name for path in assets.glob(f"*/{DESCRIPTION}"))
+    if not folder.exists() and str(folder) in bundled:
+        return assets / folder
     raise CheckpointError(
-        f"{folder}: holds no model (a folder with {DESCRIPTION}, or a run that was "
-        "validated at least once, was expected)"
+        f"{folder}: holds no model (a folder with {DESCRIPTION}, a run that was "
+        f"validated at least once, or a bundled model was expected: "
+        f"{', '.join(bundled)})"
     )
 
 

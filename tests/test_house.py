@@ -19,7 +19,7 @@ FLOORS = [
     {"segmenting"},
     {"training", "recognizer"},
     {"config", "report"},
-    {"experiment", "corpus"},
+    {"experiment", "corpus", "export"},
     {"cli", "__init__"},
     {"__main__"},
 ]

@@ -1,4 +1,4 @@
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from asr.errors import AudioError, CheckpointError, ConfigError
 from asr.model.folder import Model, save_model
 from asr.recognizer import DecodingConfig, Recognizer, find_model
 from asr.text import ALPHABET, CharTokenizer
-from asr.transcript import Flag
+from asr.transcript import Flag, Transcript
 
 
 @pytest.fixture
@@ -165,21 +165,22 @@ def test_a_missing_language_model_is_told_by_its_path(
         Recognizer.load(model_folder, language_model=tmp_path / "none")
 
 
-def test_several_threads_get_the_same_answers(recognizer: Recognizer) -> None:
-    waveforms = [noise(0.5) for _ in range(4)]
-    expected = [recognizer.recognize([w])[0].text for w in waveforms]
-    found = dict[int, str]()
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_several_threads_get_the_same_answers(model: Model, precision: str) -> None:
+    recognizer = Recognizer(
+        model, DecodingConfig(beam_size=2), precision=precision, language_model=words()
+    )
+    waveforms = [noise(0.3 + 0.2 * i) for i in range(8)]
 
-    def work(i: int) -> None:
-        found[i] = recognizer.recognize([waveforms[i]])[0].text
+    def hear(i: int) -> Transcript:
+        return recognizer.transcribe(waveforms[i], rate=16_000)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    alone = [hear(i) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(hear, [*range(8), *range(8)]))
 
-    assert [found[i] for i in range(4)] == expected
+    assert len({transcript.text for transcript in alone}) > 4
+    assert together == alone + alone
 
 
 def test_a_saved_model_transcribes_like_the_one_in_memory(
@@ -210,6 +211,33 @@ def test_the_bundled_language_model_has_its_say(model: Model, tmp_path: Path) ->
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no model \(a folder with model"):
         find_model(tmp_path)
+
+
+def test_a_bundled_model_is_found_by_its_name_where_no_path_has_it(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model_folder)
+    assert find_model("las_mini") == find_model(Path("las_mini")) == find_model(None)
+
+    model_folder.rename(model_folder.with_name("las_mini"))
+    monkeypatch.chdir(model_folder.parent)
+    assert find_model("las_mini") == Path("las_mini")
+
+
+def test_an_unknown_name_is_answered_with_the_bundled_ones(tmp_path: Path) -> None:
+    for name in ("las_maxi", "words", "..", str(tmp_path / "las_mini")):
+        with pytest.raises(CheckpointError, match=r"was expected: las_mini\)$"):
+            Recognizer.load(name)
+
+
+def test_a_file_of_a_bundled_models_name_is_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "las_mini").write_text("a file")
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(CheckpointError, match="las_mini: holds no model"):
+        find_model("las_mini")
 
 
 def test_a_missing_recording_is_told_by_its_path(
