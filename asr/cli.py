@@ -182,6 +182,17 @@ def _export(args: argparse.Namespace) -> None:
     print(f"asr: wrote {args.folder}: {exported.card}", file=sys.stderr)
 
 
+def _doctor(args: argparse.Namespace) -> int:
+    from asr.doctor import examine
+
+    problems = 0
+    for finding in examine():
+        print(finding, flush=True)
+        problems += bool(finding.remedy)
+    print(f"problems: {problems or 'none'}")
+    return 1 if problems else 0
+
+
 def _print_rates(rates: dict[str, Any]) -> None:
     for name, rate in rates.items():
         print(f"{name or '-':>10}  %WER {rate}")
@@ -242,6 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_score(commands)
     _add_export(commands)
     _add_demo(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -348,6 +360,14 @@ def _add_demo(commands: Any) -> None:
         "asr demo demo.html",
     )
     parser.add_argument("page", type=Path, help="the HTML page that is written")
+
+
+def _add_doctor(commands: Any) -> None:
+    _command(
+        *(commands, "doctor", _doctor),
+        "look at this machine and installation, and tell what to mend",
+        "asr doctor",
+    )
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:

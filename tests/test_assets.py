@@ -70,7 +70,7 @@ def test_nothing_else_is_bundled() -> None:
     names = {path.name for folder in folders for path in folder.iterdir()}
 
     assert names == {
-        *("las_mini", "sample.opus", "sample.json", "words"),
+        *("las_mini", "sample.opus", "sample.json", "words", "formats"),
         *("model.safetensors", "model.json", "MODEL_CARD.md"),
         *("ngram.safetensors", "ngram.json"),
     }

@@ -28,7 +28,7 @@ def test_help_answers_without_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["transcribe", "train", "decode", "score", "export", "demo"]
+    "command", ["transcribe", "train", "decode", "score", "export", "demo", "doctor"]
 )
 def test_the_help_of_each_command_shows_an_example(
     command: str, capsys: Capture

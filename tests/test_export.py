@@ -208,7 +208,7 @@ def test_the_old_model_comes_back_when_the_new_one_cannot_take_its_place(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", fails)
-    with pytest.raises(CheckpointError, match="cannot be replaced .No space left"):
+    with pytest.raises(CheckpointError, match=r"cannot be replaced \(No space left"):
         export(run, folder)
 
     assert load_model(folder).facts == FACTS

@@ -19,7 +19,7 @@ FLOORS = [
     {"segmenting"},
     {"training", "recognizer"},
     {"config", "report"},
-    {"experiment", "corpus", "export"},
+    {"experiment", "corpus", "doctor", "export"},
     {"cli", "__init__"},
     {"__main__"},
 ]
@@ -31,6 +31,7 @@ DOOR = {  # only this module may import that library
     "matplotlib": "asr.report",
     "num2words": "asr.text",
     "omegaconf": "asr.config",
+    "packaging": "asr.doctor",
     "safetensors": "asr.tensor_files",
     "soundfile": "asr.audio",
     "soxr": "asr.audio",
@@ -42,7 +43,11 @@ DOOR = {  # only this module may import that library
     "yaml": "asr.config",
 }
 LANGUAGE = {"torch", "numpy"}  # spoken everywhere
-LAZY = {"asr.cli", "asr.__init__"}  # `asr --help` answers without torch
+LAZY = {  # `asr --help` answers without torch, and the doctor where it is broken
+    "asr.cli",
+    "asr.__init__",
+    "asr.doctor",
+}
 
 ROOT = Path(__file__).parents[1]
 MODULES = {

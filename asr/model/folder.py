@@ -149,7 +149,7 @@ def read_further(folder: Path, name: str) -> bytes | None:
 
 
 def add_further(folder: Path, name: str, content: bytes) -> None:
-    """Put a file into a model folder, or in place of one, and let model.json tell of it.
+    """Put a file into a model folder, and its checksum into model.json.
 
     Raises:
         CheckpointError: as `load_model`; or the model is of a format without checksums;

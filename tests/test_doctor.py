@@ -1,0 +1,391 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from importlib import import_module, metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr import doctor
+from asr.cli import main
+from asr.doctor import ASSETS, FORMATS, Finding, examine
+
+ROOT = Path(__file__).parents[1]
+PAIR = 'pip install --force-reinstall "torch==2.11.*" "torchaudio==2.11.*"'
+Patch = pytest.MonkeyPatch
+
+
+def problems(findings: Iterator[Finding]) -> list[str]:
+    return [str(finding) for finding in findings if finding.remedy]
+
+
+def of(topic: str) -> list[Finding]:
+    """Carry out one check, as `examine` does."""
+    (check,) = [check for name, check, _ in doctor._CHECKS if name == topic]
+    return list(doctor._carried_out(topic, check))
+
+
+def versions(patch: Patch, **others: str | None) -> None:
+    """Let packages have other versions; None is not installed."""
+    real = metadata.version
+
+    def version(name: str) -> str:
+        found = others[name] if name in others else real(name)
+        if found is None:
+            raise metadata.PackageNotFoundError(name)
+        return found
+
+    other = types.SimpleNamespace(
+        version=version,
+        PackageNotFoundError=metadata.PackageNotFoundError,
+        metadata=metadata.metadata,
+        requires=metadata.requires,
+    )
+    patch.setattr(doctor, "metadata", other)
+
+
+def breaks(patch: Patch, **faults: Exception) -> None:
+    """Let the import of libraries fail; the checks themselves are not carried out."""
+
+    def broken(name: str) -> types.ModuleType:
+        if name in faults:
+            raise faults[name]
+        return import_module(name)
+
+    patch.setattr(doctor, "import_module", broken)
+    nothing = tuple[Finding, ...]()
+    whole = tuple((t, lambda: iter(nothing), needs) for t, _, needs in doctor._CHECKS)
+    patch.setattr(doctor, "_CHECKS", whole)
+
+
+def assets(patch: Patch, tmp_path: Path) -> Path:
+    """Let the doctor look at a copy of what is bundled, but for the models."""
+    folder = tmp_path / "asr" / "assets"
+    shutil.copytree(ASSETS, folder, ignore=shutil.ignore_patterns("las_*", "words"))
+    patch.setattr(doctor, "ASSETS", folder)
+    return folder
+
+
+# A machine on which all is well
+
+
+def test_a_table_is_printed_and_the_status_tells_of_problems(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status = main(["doctor"])
+
+    lines = capsys.readouterr().out.split("\n")
+    assert status == 0
+    assert not [line for line in lines if line.startswith("!")]
+    topics = [line[2:14].strip() for line in lines if line[:3].isspace() is False]
+    wanted = ["asr", "python", "torch", "packages", "system", "processor", "memory"]
+    wanted += ["gpu", "disk", "audio", "model", "language", "self-test"]
+    assert [topic for topic in wanted if topic not in topics] == []
+    assert "torch 2.11" in "".join(lines)
+    assert "wav, flac, ogg vorbis, opus, mp3 can be read" in "".join(lines)
+    assert lines[-2:] == ["problems: none", ""]
+    assert torch.get_num_threads() == 1  # as the tests have it
+
+
+def test_a_problem_is_one_line_with_its_remedy_and_the_status_is_1(
+    monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [Finding("a", "x " * 99), Finding("b", "y " * 99 + "y", "mend it")]
+    monkeypatch.setattr(doctor, "examine", lambda: iter(found))
+
+    assert main(["doctor"]) == 1
+
+    *first, second, last = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert len(first) == 3
+    assert all(len(line) <= 88 for line in first)
+    assert second == "! b           " + "y " * 99 + "y (mend it)"
+    assert last == "problems: 1"
+
+
+# What is installed
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"torch": "2.15.0+cu132"}, "torch 2.15.0+cu132 is not torch==2.11.*"),
+        ({"torchaudio": "2.9.1"}, "torchaudio 2.9.1 is not torchaudio==2.11.*"),
+        ({"torchaudio": None}, "torchaudio is not installed"),
+        (
+            {"torch": "2.10.0", "torchaudio": None},
+            "torch 2.10.0 is not torch==2.11.*; torchaudio is not installed",
+        ),
+    ],
+)
+def test_torch_and_torchaudio_that_do_not_fit_are_told(
+    monkeypatch: Patch, others: dict[str, str | None], message: str
+) -> None:
+    versions(monkeypatch, **others)
+
+    assert problems(doctor._packages()) == [f"! torch       {message} ({PAIR})"]
+
+
+def test_a_pair_that_the_requirements_allow_must_fit_all_the_same(
+    monkeypatch: Patch,
+) -> None:
+    found = {"torch": "2.12.1", "torchaudio": "2.11.0"}
+
+    (finding,) = doctor._pair(found, {})
+
+    assert finding.found == "torch 2.12.1 and torchaudio 2.11.0 do not fit together"
+    assert finding.remedy == PAIR
+
+
+def test_a_local_version_and_one_before_its_release_fit(monkeypatch: Patch) -> None:
+    versions(monkeypatch, torch="2.11.0+cpu", torchaudio="2.11.0a0+git", soxr="1.0b1")
+
+    assert problems(doctor._packages()) == []
+
+
+def test_other_packages_are_compared_with_what_is_required(monkeypatch: Patch) -> None:
+    versions(monkeypatch, numpy="1.26.4", jiwer=None)
+
+    assert sorted(problems(doctor._packages())) == [
+        '! jiwer       is not installed (pip install --force-reinstall "jiwer>=4")',
+        "! numpy       1.26.4 is not numpy>=2 (pip install --force-reinstall "
+        '"numpy>=2")',
+    ]
+
+
+def test_an_old_python_is_told(monkeypatch: Patch) -> None:
+    monkeypatch.setattr("asr.doctor.platform.python_version", lambda: "3.10.2")
+
+    assert problems(doctor._project_and_python()) == [
+        "! python      3.10.2 is not >=3.11 (install asr in Python >=3.11)"
+    ]
+
+
+def test_without_its_source_pip_knows_what_asr_needs(
+    monkeypatch: Patch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "ASSETS", tmp_path / "asr" / "assets")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
+
+    project = doctor._project()
+
+    assert project.python == ">=3.11"
+    assert "torch==2.11.*" in project.requirements
+    assert not [one for one in project.requirements if "pytest" in one]
+
+
+def test_without_packaging_there_is_a_line(monkeypatch: Patch) -> None:
+    for name in [name for name in sys.modules if name.startswith("packaging")]:
+        monkeypatch.setitem(sys.modules, name, None)
+
+    (problem,) = problems(doctor._carried_out("packages", doctor._packages))
+
+    assert problem.startswith("! packages    failed (ModuleNotFoundError: ")
+    assert problem.endswith("(pip install packaging)")
+
+
+# Imports that fail
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        OSError("libcudart.so.13: cannot open shared object file"),
+        ImportError("undefined symbol"),
+        RuntimeError("two\nlines"),
+    ],
+)
+def test_a_torchaudio_that_cannot_be_imported_is_told(
+    monkeypatch: Patch, fault: Exception
+) -> None:
+    breaks(monkeypatch, torchaudio=fault)
+
+    found = list(examine())
+
+    told = f"{type(fault).__name__}: {' '.join(str(fault).split())}"
+    assert problems(iter(found)) == [
+        f"! torchaudio  cannot be imported ({told}) ({PAIR})"
+    ]
+    assert Finding("model", "not examined, for want of torchaudio") in found
+
+
+def test_a_torch_that_cannot_be_imported_is_one_problem(monkeypatch: Patch) -> None:
+    fault = OSError("no kernel")
+    breaks(monkeypatch, torch=fault, torchaudio=fault)
+
+    found = list(examine())
+
+    assert problems(iter(found)) == [
+        f"! torch       cannot be imported (OSError: no kernel) ({PAIR})"
+    ]
+    assert Finding("gpu", "not examined, for want of torch") in found
+    assert "soundfile" not in "".join(map(str, found[4:]))
+
+
+def test_what_is_not_installed_is_told_once(monkeypatch: Patch) -> None:
+    versions(monkeypatch, soxr=None)
+    breaks(monkeypatch, soxr=ModuleNotFoundError("No module named 'soxr'", name="soxr"))
+
+    (problem,) = problems(examine())
+
+    assert problem.startswith("! soxr        is not installed")
+
+
+def test_a_broken_torch_is_a_line_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: not found')")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+
+    done = subprocess.run(
+        [sys.executable, "-m", "asr", "doctor"],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert [line for line in done.stdout.split("\n") if line.startswith("!")] == [
+        f"! torch       cannot be imported (OSError: libtorch.so: not found) ({PAIR})"
+    ]
+    assert "self-test   not examined, for want of torch, torchaudio" in done.stdout
+
+
+# The machine
+
+
+def test_little_memory_is_a_problem(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(doctor, "LEAST_MEMORY", 2**60)
+
+    (finding,) = of("memory")
+
+    assert "GiB available" in finding.found
+    assert finding.remedy.startswith("close other programs")
+
+
+def test_a_full_disk_is_a_problem(monkeypatch: Patch) -> None:
+    full = types.SimpleNamespace(free=2**20)
+    monkeypatch.setattr("asr.doctor.shutil.disk_usage", lambda _: full)
+
+    (finding,) = of("disk")
+
+    assert finding.found.startswith("0.0 GiB free for temporary files in ")
+    assert "TMPDIR" in finding.remedy
+
+
+def test_a_temp_folder_that_cannot_be_written_is_a_problem(monkeypatch: Patch) -> None:
+    def refuse() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory")
+
+    monkeypatch.setattr("asr.doctor.tempfile.NamedTemporaryFile", refuse)
+
+    (finding,) = of("disk")
+
+    assert "no temporary file can be written" in finding.found
+    assert "TMPDIR" in finding.remedy
+
+
+@pytest.mark.parametrize("topic", ["system", "processor", "memory", "gpu"])
+def test_where_linux_files_are_missing_there_is_a_line(
+    monkeypatch: Patch, topic: str
+) -> None:
+    def missing(*_: object, **__: object) -> str:
+        raise FileNotFoundError(2, "No such file")
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    monkeypatch.setattr("asr.doctor.platform.freedesktop_os_release", missing)
+    monkeypatch.delattr(os, "sched_getaffinity")
+
+    (finding,) = of(topic)
+
+    assert finding.found
+    assert not finding.remedy
+
+
+def test_a_driver_that_is_too_old_is_told(monkeypatch: Patch) -> None:
+    def warn() -> bool:
+        import warnings
+
+        warnings.warn("CUDA initialization: The driver\nis too old", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", warn)
+
+    (finding,) = of("gpu")
+
+    told = "none (CUDA initialization: The driver is too old): the CPU is used"
+    assert finding == Finding("gpu", told)
+
+
+# What asr does
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_format_that_cannot_be_read_is_a_problem(
+    monkeypatch: Patch, tmp_path: Path, ending: str
+) -> None:
+    path = assets(monkeypatch, tmp_path) / "formats" / f"tone.{ending}"
+    path.write_bytes(b"no audio")
+
+    (problem,) = problems(iter(of("audio")))
+
+    assert problem.startswith(f"! audio       {FORMATS[ending]}: {path}: is no audio")
+    assert problem.endswith('(pip install --force-reinstall "soundfile>=0.13")')
+
+
+def test_a_format_that_is_read_as_silence_is_a_problem(
+    monkeypatch: Patch,
+) -> None:
+    monkeypatch.setattr("asr.audio.read_waveform", lambda _: torch.zeros(3200))
+
+    assert len(problems(iter(of("audio")))) == len(FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("topic", "name", "file"),
+    [
+        ("model", "find_model", "model.safetensors"),
+        ("language", "find_language_model", "ngram.safetensors"),
+    ],
+)
+def test_a_bundled_model_that_is_damaged_is_a_problem(
+    monkeypatch: Patch, tmp_path: Path, topic: str, name: str, file: str
+) -> None:
+    recognizer = import_module("asr.recognizer")
+    folder = tmp_path / "copy"
+    shutil.copytree(getattr(recognizer, name)(None), folder)
+    content = bytearray((folder / file).read_bytes())
+    content[-1] ^= 1
+    (folder / file).write_bytes(content)
+    monkeypatch.setattr(recognizer, name, lambda _: folder)
+
+    (finding,) = of(topic)
+
+    assert f"{file}: is damaged, or not the file" in finding.found
+    assert finding.remedy.startswith("install asr again")
+
+
+def test_a_self_test_that_is_not_understood_is_a_problem(
+    monkeypatch: Patch, tmp_path: Path
+) -> None:
+    said = json.dumps({"text": "QUITE ANOTHER UTTERANCE ABOUT XYLOPHONES"})
+    (assets(monkeypatch, tmp_path) / "sample.json").write_text(said)
+
+    (finding,) = of("self-test")
+
+    assert "is not how 'QUITE ANOTHER" in finding.found
+    assert finding.remedy
+
+
+def test_whatever_fails_is_a_line(monkeypatch: Patch, tmp_path: Path) -> None:
+    (assets(monkeypatch, tmp_path) / "sample.json").write_text("{")
+
+    (finding,) = of("self-test")
+
+    assert finding.found.startswith("failed (JSONDecodeError: ")
+    assert finding.remedy
