@@ -366,7 +366,7 @@ def _add_doctor(commands: Any) -> None:
     _command(
         *(commands, "doctor", _doctor),
         "look at this machine and installation, and tell what to mend",
-        "asr doctor",
+        "asr doctor && asr demo demo.html",
     )
 
 
