@@ -230,7 +230,7 @@ def test_a_model_of_another_format_is_refused(folder: Path, number: object) -> N
 
     refuses(
         folder,
-        rf"model\.json: is a model of format {number}, this version reads formats 1 "
+        rf"model\.json: is a model of format {number!r}, this version reads formats 1 "
         r"and 2 \(update asr, or train the model again\)$",
     )
 
@@ -375,6 +375,10 @@ def test_a_model_from_before_there_were_checksums_is_read(folder: Path) -> None:
 
     assert model.facts == FACTS
     assert torch.equal(logits_of(model.las), logits_of(before.las))
+    assert further_files(folder) == []
+    assert read_further(folder, "confidence.json") is None
+    alter(folder, put("files", 5))  # not of this format: nobody looks at it
+    assert further_files(folder) == []
     with pytest.raises(CheckpointError, match="up to date: asr export"):
         add_further(folder, "confidence.json", b"{}")
 

@@ -194,7 +194,7 @@ def _description(folder: Path) -> dict[str, Any]:
     inside(folder, DESCRIPTION, place)
     if type(number) is not int or number not in (_UNCHECKED, FORMAT):
         raise CheckpointError(
-            f"{place}: is a model of format {number}, this version reads formats "
+            f"{place}: is a model of format {number!r:.40}, this version reads formats "
             f"{_UNCHECKED} and {FORMAT} (update asr, or train the model again)"
         )
     if number == _UNCHECKED:
