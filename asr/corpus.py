@@ -14,6 +14,8 @@ decode.json             which model, which settings, and how long it took
 import contextlib
 import json
 import os
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -33,7 +35,7 @@ from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.decoding.ngram import WordNGram
 from asr.device import keep_freed_memory, use_one_thread
-from asr.errors import AsrError, ManifestError
+from asr.errors import AsrError, ConfigError, ManifestError
 from asr.progress import progress_bar
 from asr.recognizer import (
     DecodingConfig,
@@ -101,6 +103,9 @@ def decode(
         AsrError: model or manifest cannot be read, or the folder not be written.
     """
     decoding = decoding or DecodingConfig()
+    _checked(processes)
+    if _is_same(folder / HYPOTHESES, manifest):
+        raise ManifestError(f"{manifest}: would be overwritten (name another folder)")
     find_model(model)  # fail here, not in each process
     if decoding.lm_weight:
         WordNGram.load(find_language_model(language_model))
@@ -130,6 +135,15 @@ def decode(
     )
     _write(folder, settings, utterances, decoded)
     return decoded
+
+
+def _checked(processes: int | None) -> None:
+    if processes is not None and processes < 1:
+        raise ConfigError(f"processes must be at least 1, not {processes}")
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 def transcribe_files(
@@ -163,6 +177,7 @@ def transcribe_files(
     """
     decoding = decoding or DecodingConfig()
     settings: _Settings = model, decoding, precision, language_model
+    _checked(processes)
     if processes is None:
         processes = (os.cpu_count() or 1) if seconds > _MUCH else 1
     _begin(*settings)  # here too: what is wrong with the settings is told once
@@ -192,7 +207,8 @@ def _ahead(
     for batch in batches:
         # As arrays: tensors would go by way of shared memory and open files.
         arrays = [waveform.numpy() for waveform in batch]
-        under_way.append(pool.submit(_recognize, arrays))
+        with _uninterrupted():
+            under_way.append(pool.submit(_recognize, arrays))
         if len(under_way) >= most:
             yield under_way.popleft().result()
     while under_way:
@@ -226,14 +242,35 @@ def _in_processes(
         yield from map(_decode_batch, batches)
         return
     with _pool(min(processes, len(batches)), settings) as pool:
-        for done in as_completed([pool.submit(_decode_batch, b) for b in batches]):
+        with _uninterrupted():
+            futures = [pool.submit(_decode_batch, batch) for batch in batches]
+        for done in as_completed(futures):
             yield done.result()
 
 
-def _pool(processes: int, settings: _Settings) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
+@contextlib.contextmanager
+def _pool(processes: int, settings: _Settings) -> Iterator[ProcessPoolExecutor]:
+    """Start processes; whatever stops this one lets them finish what they are at."""
+    pool = ProcessPoolExecutor(
         processes, get_context("spawn"), initializer=_begin, initargs=settings
     )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: it is for this one to stop them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 _recognizer: Recognizer

@@ -53,6 +53,9 @@ CALIBRATION = "confidence.json"
 """The file of a model's folder that tells how sure its words are."""
 CAUTION = 0.7
 """Weight of the CTC head where a first search lost its place."""
+SHORTEST = 0.1
+"""Seconds: in less nobody says anything."""
+
 Audio = str | Path | npt.NDArray[Any] | Tensor
 
 
@@ -292,7 +295,7 @@ class Recognizer:
             alignment: whether to keep where the model looked for each character.
         """
         segments = [silence(len(waveform) / SAMPLE_RATE) for waveform in waveforms]
-        loud = [i for i, w in enumerate(waveforms) if float(w.abs().max()) >= SILENCE]
+        loud = [i for i, waveform in enumerate(waveforms) if _may_be_speech(waveform)]
         for i, finding in zip(
             loud, self.find([waveforms[i] for i in loud]), strict=True
         ):
@@ -459,6 +462,11 @@ def _recording(
         raise TypeError("samples need their rate: transcribe(samples, rate=16000)")
     waveform = from_samples(audio, rate)
     return Recording(lambda: [waveform])
+
+
+def _may_be_speech(waveform: Tensor) -> bool:
+    is_long = len(waveform) >= SHORTEST * SAMPLE_RATE
+    return is_long and float(waveform.abs().max()) >= SILENCE
 
 
 def _is_lost(segment: Segment) -> bool:

@@ -47,7 +47,9 @@ def find_sources(arguments: Sequence[str]) -> list[Source | AudioError]:
 
 def _expanded(argument: str) -> Iterator[Source | AudioError]:
     path = Path(argument)
-    if path.is_dir():
+    if not argument:
+        yield AudioError("'': is no path (is a variable empty?)")
+    elif path.is_dir():
         inside = sorted(
             file
             for file in path.rglob("*")
@@ -95,6 +97,8 @@ def parse_clip(text: str) -> tuple[float, float | None]:
         end = float(end_text) if end_text else None
     except ValueError:
         colon = ""
-    if not colon or not 0 <= start < (inf if end is None else end) <= inf:
+    if not colon or not 0 <= start < inf:
         raise ValueError(f"{text} is not START:END in seconds (say 90:120.5)")
+    if end is not None and not start < end:
+        raise ValueError(f"{text} is not START:END in seconds (it ends too early)")
     return start, end

@@ -124,7 +124,7 @@ def test_a_run_that_broke_goes_on_where_it_was(
 
     assert (out / "noise.txt").read_text(encoding="utf-8") == "DONE"
     assert (out / "other.txt").exists()
-    assert f"{recording}: is done already" in capsys.readouterr().err
+    assert f"{recording}: is done" in capsys.readouterr().err
 
 
 def test_one_format_may_go_to_standard_output(
@@ -233,6 +233,9 @@ def test_silence_is_told(model_folder: Path, tmp_path: Path, capsys: Capture) ->
         (["--skip-existing"], "--skip-existing needs --output-dir"),
         (["--clip", "5"], "--clip 5 is not START:END in seconds"),
         (["--clip", "9:"], "noise.flac: "),
+        (["--clip", "2:1"], "(it ends too early)"),
+        (["--nbest", "-1"], "--nbest must be zero or more, not -1"),
+        (["--output-dir", __file__], "test_cli.py: is no folder"),
         (["--subtitle-length", "0"], "subtitles.line_length must be at least 1"),
         (["--device", "tpu"], "device tpu: is not known"),
         (["--lm-weight", "-1"], "decoding.lm_weight must be zero or more"),
@@ -300,6 +303,24 @@ def test_explain_writes_where_it_is_told(
 
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert capsys.readouterr().err == f"asr: wrote {page}\n"
+
+
+def test_a_page_does_not_replace_its_recording(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    before = recording.read_bytes()
+    options = ["--output", str(recording), "--model", str(model_folder)]
+
+    assert main(["explain", str(recording), *options]) == 1
+
+    assert "would be overwritten" in capsys.readouterr().err
+    assert recording.read_bytes() == before
+
+
+def test_a_name_of_two_lines_is_told_in_one(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["transcribe", str(tmp_path / "a\nb.wav")]) == 1
+
+    assert "a\\nb.wav: cannot be read" in capsys.readouterr().err
 
 
 def test_an_impossible_beam_is_one_line(

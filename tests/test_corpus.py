@@ -9,7 +9,7 @@ import torch
 
 from asr.corpus import decode, transcribe_files
 from asr.data.manifest import Utterance, read_manifest, write_manifest
-from asr.errors import AudioError, CheckpointError, ManifestError
+from asr.errors import AudioError, CheckpointError, ConfigError, ManifestError
 from asr.recognizer import DecodingConfig
 from asr.recording import Recording
 from asr.transcript import Transcript
@@ -85,6 +85,26 @@ def test_faults_are_found_before_the_work_begins(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_manifest_is_not_overwritten(
+    model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    manifest = manifest.rename(tmp_path / "hypotheses.jsonl")
+    before = manifest.read_bytes()
+
+    with pytest.raises(ManifestError, match="would be overwritten"):
+        decode(model_folder, manifest, tmp_path, QUICK)
+
+    assert manifest.read_bytes() == before
+
+
+@pytest.mark.parametrize("processes", [0, -1])
+def test_no_processes_are_told(
+    processes: int, model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"at least 1, not {processes}"):
+        decode(model_folder, manifest, tmp_path / "out", QUICK, processes=processes)
+
+
 def transcribed(
     model_folder: Path, paths: list[Path], processes: int
 ) -> list[str | None]:
@@ -126,13 +146,10 @@ def test_more_processes_are_started_where_there_is_much_to_do(
     asked = list[int]()
 
     class Pool:
-        def __init__(self, processes: int, settings: object) -> None:
+        def __init__(self, processes: int, *context: object, **start: object) -> None:
             asked.append(processes)
 
-        def __enter__(self) -> "Pool":
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
+        def shutdown(self, cancel_futures: bool) -> None: ...
 
         def submit(self, work: Callable[[object], object], item: object) -> "Done":
             return Done(work(item))
@@ -143,7 +160,7 @@ def test_more_processes_are_started_where_there_is_much_to_do(
         def result(self) -> object:
             return self.answer
 
-    monkeypatch.setattr("asr.corpus._pool", Pool)
+    monkeypatch.setattr("asr.corpus.ProcessPoolExecutor", Pool)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     recordings = [Recording.of_file(tmp_path / f"{i}.wav") for i in range(11)]
 

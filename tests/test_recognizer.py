@@ -54,6 +54,15 @@ def test_a_file_its_samples_and_a_list_give_the_same_text(
     assert from_file.duration == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("num_samples", [1, 1599])
+def test_a_moment_is_too_short_for_words(
+    recognizer: Recognizer, num_samples: int
+) -> None:
+    transcript = recognizer.transcribe(torch.ones(num_samples), rate=16_000)
+
+    assert transcript.segments[0].flags == (Flag.SILENCE,)
+
+
 def test_the_rate_of_samples_is_heeded(recognizer: Recognizer) -> None:
     transcript = recognizer.transcribe(np.zeros(44_100) + 0.1, rate=44_100)
 

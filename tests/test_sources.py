@@ -78,6 +78,13 @@ def test_what_holds_no_audio_is_told_in_its_place(tmp_path: Path) -> None:
     assert third == Source(tmp_path / "a.wav", "a")
 
 
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    (fault,) = find_sources([""])
+
+    assert isinstance(fault, AudioError)
+    assert "is no path" in str(fault)
+
+
 @pytest.mark.parametrize(
     "text", ["", "5", "a:b", "5:5", "6:5", "-1:5", "1:2:3", "nan:"]
 )

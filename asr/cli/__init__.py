@@ -18,6 +18,7 @@ from asr.cli.commands import (
     add_score,
     add_train,
 )
+from asr.cli.options import one_line
 from asr.cli.transcribe import PARTIAL, add_transcribe
 from asr.errors import AsrError
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args) or 0)
     except AsrError as error:
-        print(f"asr: {error}", file=sys.stderr)
+        print(one_line(f"asr: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("asr: stopped", file=sys.stderr)

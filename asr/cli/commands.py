@@ -12,6 +12,7 @@ from asr.cli.options import (
     load_recognizer,
     number,
 )
+from asr.errors import ConfigError
 
 
 def add_explain(commands: Any) -> None:
@@ -32,10 +33,18 @@ def add_explain(commands: Any) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
 
 
+def _spare(page: Path, *inputs: Path) -> None:
+    """Refuse to write a page over what it is made of."""
+    for path in inputs:
+        if page.exists() and path.exists() and page.samefile(path):
+            raise ConfigError(f"{page}: would be overwritten (give another --output)")
+
+
 def _explain(args: argparse.Namespace) -> None:
     from asr.explain import write_page
 
     page = args.output or Path(args.audio.with_suffix(".html").name)
+    _spare(page, args.audio)
     transcript = load_recognizer(args).transcribe(args.audio, alignment=True)
     write_page(page, args.audio, transcript)
     print(f"asr: wrote {page}", file=sys.stderr)
@@ -182,6 +191,7 @@ def _report(args: argparse.Namespace) -> None:
     from asr.evaluation.page import write_report
 
     page = args.output or args.hypotheses.parent / "report.html"
+    _spare(page, args.references, args.hypotheses)
     write_report(page, args.references, args.hypotheses, run=args.run_folder)
     print(f"asr: wrote {page}", file=sys.stderr)
 

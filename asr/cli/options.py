@@ -119,3 +119,12 @@ def device_of(name: str) -> Any:
     from asr.device import pick_device
 
     return pick_device(name)
+
+
+def one_line(text: str) -> str:
+    """Show what cannot be printed in a line (a file's name may hold anything).
+
+    >>> one_line("a\\nb.wav: is empty")
+    'a\\\\nb.wav: is empty'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -15,6 +15,7 @@ from asr.cli.options import (
     device_of,
     load_recognizer,
     number,
+    one_line,
 )
 from asr.errors import AsrError, ConfigError
 
@@ -98,7 +99,7 @@ def _transcribe(args: argparse.Namespace) -> int:
         faults = [source for source in sources if isinstance(source, AsrError)]
         wanted = [source for source in sources if isinstance(source, Source)]
         for fault in faults:
-            print(f"asr: {fault}", file=sys.stderr)
+            print(one_line(f"asr: {fault}"), file=sys.stderr)
         return _transcribe_all(wanted, len(faults), args)
 
 
@@ -121,7 +122,7 @@ def _transcribe_all(
         for channel in channels:
             full = f"{name}.{channel}" if args.channel == "split" else name
             if args.skip_existing and output.has(full):
-                print(f"asr: {called or path}: is done already", file=sys.stderr)
+                print(one_line(f"asr: {called or path}: is done"), file=sys.stderr)
                 continue
             names.append(full)
             recordings.append(Recording.of_file(path, channel, clip, called))
@@ -133,7 +134,7 @@ def _transcribe_all(
         for name, transcript in zip(names, found, strict=True):
             bar.clear()  # it comes back with the next update
             if isinstance(transcript, AsrError):
-                print(f"asr: {transcript}", file=sys.stderr)
+                print(one_line(f"asr: {transcript}"), file=sys.stderr)
                 num_failed += 1
             else:
                 output.take(name, transcript)
@@ -150,8 +151,12 @@ class _Output:
         from asr.writers import FORMATS, SubtitleConfig
 
         self.folder: Path | None = args.output_dir
-        asked = args.output_format.split(",") if args.output_format else ["txt"]
-        self.formats = FORMATS if asked == ["all"] else tuple(asked)
+        asked = [name.strip() for name in (args.output_format or "txt").split(",")]
+        self.formats = FORMATS if "all" in asked else tuple(dict.fromkeys(asked))
+        if args.nbest < 0:
+            raise ConfigError(f"--nbest must be zero or more, not {args.nbest}")
+        if self.folder and self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"{self.folder}: is no folder (--output-dir names one)")
         self.num_best, self.print_words = args.nbest, args.print_words
         self.prefixed = False
         for name in self.formats:
@@ -189,7 +194,10 @@ class _Output:
         if self.folder is not None:
             place = self.folder / name
             write(transcript, place.parent, place.name, self.formats, self.layout)
-            print(f"asr: wrote {place}.{{{','.join(self.formats)}}}", file=sys.stderr)
+            print(
+                one_line(f"asr: wrote {place}.{{{','.join(self.formats)}}}"),
+                file=sys.stderr,
+            )
         elif self.formats != ("txt",):
             print(render(transcript, self.formats[0], self.layout), end="", flush=True)
         else:
@@ -211,7 +219,7 @@ class _Output:
 
 def _prefix(transcript: "Transcript") -> str:
     channel = f" ({transcript.channel})" if transcript.channel != "mix" else ""
-    return f"{transcript.audio or 'recording'}{channel}: "
+    return one_line(f"{transcript.audio}{channel}: ")
 
 
 def _cautions(transcript: "Transcript") -> "Iterator[str]":
