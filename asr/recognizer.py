@@ -63,16 +63,19 @@ Audio = str | Path | npt.NDArray[Any] | Tensor
 class DecodingConfig(SearchConfig):
     """Settings of the search, and of what it asks."""
 
+    beam_size: int = 32
+    """K: how many hypotheses are followed. With a language model a narrow beam loses
+    what a word's end would have proven right."""
     eos_threshold: float | None = 1.5
     ctc_weight: float = 0.3
     """Share of the CTC head's prefix scores in the score; the rest is the speller's."""
     coverage: float = 0.0
     """Bonus for each listener step that a hypothesis has looked at."""
-    lm_weight: float = 0.5
+    lm_weight: float = 0.8
     """Weight of the language model, where there is one, beside the rest."""
     word_bonus: float = -2.0
     """Added for each finished word, where there is a language model."""
-    ilm_weight: float = 0.15
+    ilm_weight: float = 0.4
     """Weight with which the language model inside the speller is taken off, where there
     is a better one."""
 

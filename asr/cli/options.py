@@ -33,7 +33,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, help="a model's or a run's folder (default: the bundled)"
     )
-    parser.add_argument("--beam", **number(None, "hypotheses followed (default: 8)"))
+    parser.add_argument("--beam", **number(None, "hypotheses followed (default: 32)"))
     parser.add_argument(
         "--ctc-weight",
         type=float,
@@ -55,7 +55,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "--lm-weight",
         type=float,
         metavar="W",
-        help="weight of the language model (default: 0.5; 0 does without)",
+        help="weight of the language model (default: 0.8; 0 does without)",
     )
     parser.add_argument(
         "--word-bonus",
@@ -68,7 +68,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="W",
         help="how much of the speller's own language model is taken off where there is "
-        "another (default: 0.15)",
+        "another (default: 0.4)",
     )
 
 
