@@ -23,7 +23,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import inf
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
@@ -250,12 +250,17 @@ def _in_processes(
 
 @contextlib.contextmanager
 def _pool(processes: int, settings: _Settings) -> Iterator[ProcessPoolExecutor]:
-    """Start processes; whatever stops this one lets them finish what they are at."""
+    """Start processes; whatever stops this one stops them, too."""
+    others = set(active_children())
     pool = ProcessPoolExecutor(
         processes, get_context("spawn"), initializer=_begin, initargs=settings
     )
     try:
         yield pool
+    except BaseException:
+        for process in set(active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
