@@ -109,23 +109,40 @@ def load_model(folder: Path) -> Model:
         raise _no_model(place, error) from error
     weights, _ = read_tensors(path)
     try:
-        if config.speller.layers > len(weights):
-            raise ValueError(f"speller.layers cannot be {config.speller.layers}")
-        with torch.device("meta"):  # no memory is taken for sizes that do not fit
-            las = LAS(config, tokenizer.size)
+        _check_sizes(config, tokenizer.size, weights)
+        las = LAS(config, tokenizer.size)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise _no_model(place, error) from error
     if strange := [n for n, w in weights.items() if not w.is_floating_point()]:
         raise CheckpointError(f"{path}: does not fit {DESCRIPTION} ({strange[0]})")
     try:
-        floats = {name: w.to(torch.float32, copy=True) for name, w in weights.items()}
-        las.load_state_dict(floats, assign=True)
+        las.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
             f"{path}: does not fit {DESCRIPTION} "
             f"({' '.join(str(error).split()).partition(': ')[2]})"
         ) from error
     return Model(las.eval(), tokenizer, facts)
+
+
+def _check_sizes(
+    config: LASConfig, vocab_size: int, weights: Mapping[str, Tensor]
+) -> None:
+    """Refuse sizes that no weight has, before memory is taken for them.
+
+    Raises:
+        ValueError: there are such.
+    """
+    largest = max((max(w.shape, default=0) for w in weights.values()), default=0)
+    listener, attention, speller = config.listener, config.attention, config.speller
+    sizes = [listener.size, *listener.reductions, attention.size, vocab_size]
+    sizes += [speller.size, speller.embedding_size]
+    if attention.kind == "location":
+        sizes += [attention.filters, attention.reach]
+    if max(sizes) > largest:
+        raise ValueError(f"no weight has a size of {max(sizes)}")
+    if max(speller.layers, len(listener.reductions)) > len(weights):
+        raise ValueError(f"its {len(weights)} weights are not those of all its layers")
 
 
 def read_further(folder: Path, name: str) -> bytes | None:
