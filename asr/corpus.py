@@ -50,8 +50,6 @@ from asr.transcript import Segment, Transcript
 from asr.writers import trn_line
 
 HYPOTHESES = "hypotheses.jsonl"
-_BATCH = 8
-"""Utterances that are searched together."""
 _MUCH = 60.0
 """Seconds of audio from which the start of more processes pays."""
 
@@ -222,7 +220,7 @@ def _recognize(arrays: list[npt.NDArray[np.float32]]) -> list[Segment]:
 def _batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
     """Group utterances of like length, the longest first: they are waited for."""
     order = sorted(utterances, key=lambda u: -u.duration)
-    return [order[i : i + _BATCH] for i in range(0, len(order), _BATCH)]
+    return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
 
 
 _Answer = tuple[list[str], list[str], list[str]]  # ids, texts, faults

@@ -22,7 +22,7 @@ from asr.segmenting import Piece, join, pieces
 from asr.transcript import Segment, Transcript, moved, silence
 
 BATCH = 8
-"""Most pieces that are recognised together."""
+"""Most pieces or utterances that are recognised together."""
 
 Clip = tuple[float, float | None]
 """From which second to which; None for the end."""

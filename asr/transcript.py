@@ -103,7 +103,7 @@ class Transcript:
 
     segments: tuple[Segment, ...]
     duration: float
-    """Seconds of the recording."""
+    """Seconds that were listened to: of the recording, or of the clip of it."""
     audio: str = ""
     """Path of the recording; empty where samples were given."""
     channel: str = "mix"

@@ -176,3 +176,24 @@ def test_a_missing_manifest_is_one_line(
     error = capsys.readouterr().err
     assert "none.jsonl: cannot be read" in error
     assert error.count("\n") == 1
+
+
+def test_sounds_that_are_no_speech_are_listened_to(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(robustness, "LENGTHS", (1,))
+
+    found = robustness.invented(Recognizer(model, DecodingConfig(beam_size=1)))
+
+    rows = re.findall(r"^\| ([^|]+) \| \d+(?: \([a-z, ]+\))? \|$", found, re.MULTILINE)
+    assert rows == list(robustness.SOUNDS)
+
+
+@pytest.mark.parametrize("name", robustness.SOUNDS)
+def test_a_sound_can_be_heard(name: str) -> None:
+    times = torch.arange(SAMPLE_RATE) / SAMPLE_RATE
+
+    sound = robustness.SOUNDS[name](times)
+
+    assert sound.shape == times.shape
+    assert 0.001 < float(sound.square().mean().sqrt()) < 0.5

@@ -11,6 +11,7 @@ from asr.cli.options import (
     decoding_of,
     load_recognizer,
     number,
+    one_line,
 )
 from asr.errors import ConfigError
 
@@ -97,7 +98,7 @@ def _decode(args: argparse.Namespace) -> int:
         language_model=args.language_model,
     )
     for fault in decoded.faults:
-        print(f"asr: {fault}", file=sys.stderr)
+        print(one_line(f"asr: {fault}"), file=sys.stderr)
     print(decoded)
     return 1 if decoded.faults else 0
 

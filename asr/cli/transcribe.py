@@ -116,7 +116,7 @@ def _transcribe_all(
     if args.channel == "split":
         channels = ("left", "right")
     clip = _clip(args.clip)
-    names, recordings = list[str](), list[Recording]()
+    names, recordings, seconds = list[str](), list[Recording](), 0.0
     for path, name in sources:
         called = name if name == STANDARD_INPUT else None
         for channel in channels:
@@ -126,9 +126,9 @@ def _transcribe_all(
                 continue
             names.append(full)
             recordings.append(Recording.of_file(path, channel, clip, called))
+            seconds += _seconds(path, clip)
     output.expect(len(recordings))
     num_failed = num_unfound
-    seconds = sum(_seconds(path, clip) for path, _ in sources) * len(channels)
     with progress_bar(round(seconds), "transcribe", "s of audio") as bar:
         found = _transcripts(recordings, seconds, bar.update, args)
         for name, transcript in zip(names, found, strict=True):

@@ -36,9 +36,9 @@ from asr.errors import AsrError, ManifestError
 from asr.model.folder import add_further
 from asr.progress import progress_bar
 from asr.recognizer import CALIBRATION, Recognizer, find_model
+from asr.recording import BATCH
 from asr.scoring import align
 
-BATCH = 8
 LOST = 0.002
 """Share of the utterances that may be taken for noise."""
 LEAST = 100

@@ -19,20 +19,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import soundfile
 import torch
 from torch import Tensor
 
-from asr.audio import SAMPLE_RATE, read_waveform
+from asr.audio import SAMPLE_RATE, encode, read_waveform
 from asr.data.manifest import Utterance, read_manifest
 from asr.device import use_one_thread
 from asr.errors import AsrError
 from asr.recognizer import Recognizer
+from asr.recording import BATCH
 from asr.scoring import word_error_rate
+from asr.tensor_files import write_bytes
 from asr.timing import word_places
 from asr.transcript import Segment, Transcript
 
-BATCH = 8
 SOUND = 30.0
 """dB below an utterance's loudest 10 ms, from which on it is sound."""
 _HOP = SAMPLE_RATE // 100
@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         recognizer = Recognizer.load(args.model)
         args.folder.mkdir(parents=True, exist_ok=True)
         path = args.folder / "long.flac"
-        soundfile.write(path, joined.waveform.numpy(), SAMPLE_RATE)
+        write_bytes(path, encode(joined.waveform, "flac"))
         print(report(joined, path, recognizer))
-    except AsrError as error:
+    except (AsrError, OSError) as error:
         print(f"long: {error}", file=sys.stderr)
         return 1
     return 0
@@ -140,12 +140,8 @@ def report(joined: Joined, path: Path, recognizer: Recognizer) -> str:
             f"peak memory    {peak:.0f} MiB ({before:.0f} MiB before)",
             "",
             "first word's start and last word's end, from where sound begins and ends:",
-            _errors("CTC", [_ctc_times(apart[i]) for i in range(len(said))], joined),
-            _errors(
-                "attention",
-                [_attention_times(apart[i]) for i in range(len(said))],
-                joined,
-            ),
+            _errors("CTC", [_ctc_times(one) for one in alone], joined),
+            _errors("attention", [_attention_times(one) for one in alone], joined),
             _errors("CTC, in the whole", _times_in_whole(whole, joined), joined),
         ]
     )

@@ -3,8 +3,9 @@
     python recipes/librispeech/robustness.py DEV.jsonl
 
 decodes some utterances of a manifest as they are and disturbed in ways that recordings
-are: a telephone's band, a codec, noise, a room, other speeds and loudness. Prints a
-table in Markdown. Never choose a model by a test set.
+are: a telephone's band, a codec, noise, a room, other speeds and loudness; and listens
+to sounds that are no speech. Prints two tables in Markdown. Never choose a model by a
+test set.
 """
 
 import argparse
@@ -24,9 +25,9 @@ from asr.errors import AsrError
 from asr.features import change_speed
 from asr.progress import progress_bar
 from asr.recognizer import Recognizer
+from asr.recording import BATCH
 from asr.scoring import ErrorRate, word_error_rate
 
-BATCH = 8
 ROOM = 0.3
 """Seconds in which a room's echo dies away, by 60 dB."""
 
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         utterances = read_manifest(args.manifest)
         chosen = utterances[:: max(1, len(utterances) // args.utterances)]
         print(table(recognizer, chosen))
+        print("\n" + invented(recognizer))
     except AsrError as error:
         print(f"robustness: {error}", file=sys.stderr)
         return 1
@@ -66,6 +68,22 @@ def table(recognizer: Recognizer, utterances: Sequence[Utterance]) -> str:
             lines.append(f"| {name} | {100 * rate.rate:.1f} | {num_dropped} |")
             bar.update(1)
     return "\n".join([*lines, "", f"{len(order)} utterances"])
+
+
+def invented(recognizer: Recognizer) -> str:
+    """Tell how many words are written where nobody speaks, and what is remarked."""
+    torch.manual_seed(0)
+    head = " | ".join(f"{seconds} s" for seconds in LENGTHS)
+    lines = [f"| words in | {head} |", "|---" * (1 + len(LENGTHS)) + "|"]
+    for name, make in SOUNDS.items():
+        cells = []
+        for seconds in LENGTHS:
+            times = torch.arange(seconds * SAMPLE_RATE) / SAMPLE_RATE
+            (segment,) = recognizer.recognize([make(times)])
+            flags = ", ".join(segment.flags)
+            cells.append(f"{len(segment.words)}" + (f" ({flags})" if flags else ""))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _decode(
@@ -97,13 +115,19 @@ def _mp3(waveform: Tensor) -> Tensor:
     return torch.from_numpy(samples)
 
 
+def _pink(num_samples: int, power: float = 0.5) -> Tensor:
+    """(N,) of noise with less in higher frequencies; a power of 1 makes it brown."""
+    spectrum = torch.fft.rfft(torch.randn(num_samples))
+    falling = torch.arange(len(spectrum)).clamp_min(1) ** power
+    noise: Tensor = torch.fft.irfft(spectrum / falling, num_samples)
+    return noise
+
+
 def _noise(decibels: float) -> Disturb:
     """Add pink noise that much below the speech."""
 
     def disturb(waveform: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft(torch.randn(len(waveform)))
-        pink = spectrum / torch.arange(len(spectrum)).clamp_min(1).sqrt()
-        noise = torch.fft.irfft(pink, len(waveform))
+        noise = _pink(len(waveform))
         level = waveform.square().mean().sqrt() * 10 ** (-decibels / 20)
         disturbed: Tensor = waveform + noise * level / noise.square().mean().sqrt()
         return disturbed
@@ -134,6 +158,44 @@ DISTURBANCES: dict[str, Disturb] = {
     "0.8 times as fast": lambda waveform: change_speed(waveform, 0.8),
     "1.2 times as fast": lambda waveform: change_speed(waveform, 1.2),
     "a hundredth as loud (-40 dB)": lambda waveform: 0.01 * waveform,
+}
+
+
+LENGTHS = (3, 8, 14)
+"""Seconds of the sounds that are no speech."""
+
+
+def _sine(times: Tensor, hertz: float | Tensor) -> Tensor:
+    return torch.sin(2 * torch.pi * hertz * times)
+
+
+def _chords(times: Tensor) -> Tensor:
+    """Three tones that jump twice a second."""
+    jumps = (times * 2).floor()
+    parts = ((1, 220.0), (2, 330.0), (3, 440.0))
+    voices = [_sine(times, f * 2 ** (jumps * k % 12 / 12)) / k for k, f in parts]
+    return 0.2 * torch.stack(voices).sum(dim=0)
+
+
+def _peaked(noise: Tensor) -> Tensor:
+    return 0.5 * noise / noise.abs().max()
+
+
+SOUNDS: dict[str, Disturb] = {  # (N,) times in seconds -> (N,) samples
+    "white noise": lambda times: 0.1 * torch.randn(len(times)),
+    "pink noise": lambda times: _peaked(_pink(len(times))),
+    "brown noise": lambda times: _peaked(_pink(len(times), 1.0)),
+    "hum (50 and 150 Hz)": lambda times: (
+        0.3 * _sine(times, 50) + 0.1 * _sine(times, 150)
+    ),
+    "clicks, five a second": lambda times: (
+        0.8 * (torch.rand(len(times)) < 5 / SAMPLE_RATE).float()
+        + 0.0005 * torch.randn(len(times))
+    ),
+    "chords": _chords,
+    "noise that swells four times a second": lambda times: (
+        0.1 * torch.randn(len(times)) * (1 + _sine(times, 4))
+    ),
 }
 
 

@@ -21,10 +21,9 @@ from asr.audio import read_waveform
 from asr.data.manifest import read_manifest
 from asr.errors import AsrError, ConfigError
 from asr.recognizer import DecodingConfig, Recognizer
+from asr.recording import BATCH
 from asr.scoring import word_error_rate
 from asr.tensor_files import write_bytes
-
-BATCH = 8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
