@@ -185,9 +185,12 @@ def test_a_saved_model_is_the_same_but_for_rounding(tmp_path: Path) -> None:
     assert loaded.words == WORDS
     for ours, theirs in zip(model.levels, loaded.levels, strict=True):
         np.testing.assert_array_equal(ours.keys, theirs.keys)
-        np.testing.assert_allclose(ours.log_probs, theirs.log_probs, atol=4e-3)
+        np.testing.assert_allclose(ours.log_probs, theirs.log_probs, atol=0.032)
+
+    for ours, theirs in zip(model.levels[:-1], loaded.levels, strict=False):
+        np.testing.assert_allclose(ours.backoffs, theirs.backoffs, atol=0.032)
     total = sum(spell(loaded.steps(1), "AND BE"))
-    assert total == pytest.approx(slow_sentence(model, "AND BE"), abs=0.03)
+    assert total == pytest.approx(slow_sentence(model, "AND BE"), abs=0.2)
 
 
 def test_what_is_no_language_model_is_refused(tmp_path: Path) -> None:
@@ -201,7 +204,10 @@ def test_what_is_no_language_model_is_refused(tmp_path: Path) -> None:
         WordNGram.load(tmp_path)
 
 
-@pytest.mark.parametrize("part", ["vocabulary", "keys_2", "log_probs_3", "log_probs_1"])
+@pytest.mark.parametrize(
+    "part",
+    ["vocabulary", "words_2", "counts_3", "log_probs_3", "log_probs_1", "backoffs_2"],
+)
 def test_a_table_that_does_not_match_is_refused(part: str, tmp_path: Path) -> None:
     make().save(tmp_path, {})
     tensors, facts = read_tensors(tmp_path / FILE)
@@ -223,10 +229,12 @@ def altered(folder: Path, part: str, tensor: Tensor) -> None:
 @pytest.mark.parametrize(
     ("part", "tensor", "message"),
     [
-        ("keys_2", torch.arange(20.0), "torch.int64 in a row was expected"),
-        ("log_probs_2", torch.zeros(20, 1).half(), "torch.float16 in a row"),
-        ("log_probs_2", torch.full((20,), inf).half(), "is no number"),
-        ("vocabulary", torch.full((2000,), 65, dtype=torch.uint8), "unigrams were"),
+        ("words_2", torch.arange(20.0), "uint16 in a row was expected"),
+        ("words_2", torch.full((20,), 7, dtype=torch.uint16), "word that is not there"),
+        ("counts_2", torch.full((7,), 2, dtype=torch.uint16), "do not match"),
+        ("log_probs_2", torch.zeros(20, 1, dtype=torch.uint8), "uint8 in a row"),
+        ("log_probs_1", torch.full((7,), inf).half(), "is no number"),
+        ("vocabulary", torch.full((2000,), 65, dtype=torch.uint8), "is not there"),
     ],
 )
 def test_a_table_of_another_make_is_refused(

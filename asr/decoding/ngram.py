@@ -18,7 +18,9 @@ The n-gram backs off:
 
     log P(w | h) = log_prob(h w), if stored; else backoff(h) + log P(w | rest of h)
 
-An n-gram is stored as one integer, its words the digits of a number of base N. One
+An LSTM of the same words can be mixed in (see `word_lstm`).
+
+An n-gram is kept as one integer, its words the digits of a number of base N. One
 number, the boundary, is <s> where it is read and </s> where it is foretold.
 
 Shapes: R hypotheses, V tokens, W words, N = W + 2 word numbers, L letters.
@@ -39,6 +41,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from asr.decoding.word_lstm import Contexts, WordLSTM
 from asr.errors import CheckpointError
 from asr.tensor_files import (
     as_bytes,
@@ -56,7 +59,8 @@ DESCRIPTION = "ngram.json"
 """Its size and checksum. Without this file, the other one is read unchecked."""
 LONGEST_WORD = 1000
 """Letters: what is longer is damage, and would take gigabytes."""
-KIND = "word n-gram"
+KIND, FORMAT = "word n-gram", 2
+_STEPS, _MOST_BACKOFF = 16, 4.0
 UNKNOWN = -3.0
 """log P of each character of a word that is not in the vocabulary."""
 
@@ -82,6 +86,7 @@ class WordNGram:
         words: (W,) the vocabulary, sorted; <unk> is word W, the boundary W + 1.
         levels: by order; the first holds all N unigrams.
         tokenizer: its first character is the space between words.
+        lstm: is mixed in, if there is one.
 
     Raises:
         ValueError: the words are not sorted, or cannot be spelled; or a table does not
@@ -93,8 +98,11 @@ class WordNGram:
         words: Sequence[str],
         levels: Sequence[Level],
         tokenizer: CharTokenizer | None = None,
+        lstm: WordLSTM | None = None,
     ) -> None:
         self.tokenizer = tokenizer or CharTokenizer()
+        self.lstm = lstm
+        self.contexts = Contexts(lstm) if lstm else None
         self.words, self.levels = list(words), list(levels)
         self.unknown, self.boundary = len(words), len(words) + 1
         self.base = len(words) + 2
@@ -151,14 +159,32 @@ class WordNGram:
         self.ahead = np.log(np.maximum(mass, 1e-30))
         self.ahead[self.outside] = unigrams[self.unknown]
 
-    def log_prob(self, histories: Ints, words: Ints) -> Floats:
-        """Look up (R,) log P of words after their histories.
+    def log_prob(
+        self, histories: Ints, words: Ints, contexts: Tensor | None = None
+    ) -> Floats:
+        """Tell (R,) log P of words after their histories.
 
         Args:
             histories: (R, H) the words before, the last one last; H >= order - 1.
-            words: (R,) numbers of words, <unk> and the boundary among them.
+            words: (R,) numbers of words, <unk> and, where there are no contexts, the
+                boundary among them.
+            contexts: R of the LSTM; None for the n-gram alone.
         """
-        return look_up(self.levels, self.base, histories, words)
+        found = look_up(self.levels, self.base, histories, words)
+        if contexts is None or self.lstm is None:
+            return found
+        return mix(found, self.foretold(histories, words, contexts), self.lstm.share)
+
+    def foretold(self, histories: Ints, words: Ints, contexts: Tensor) -> Floats:
+        """Tell what the LSTM says where it is mixed in: (R,) log P of the words."""
+        if self.contexts is None:
+            raise ValueError("there is no LSTM")
+        boundary = np.full_like(words, self.boundary)
+        end = np.exp(look_up(self.levels, self.base, histories, boundary))
+        found = self.contexts.log_prob(torch.from_numpy(words), contexts)
+        goes_on = np.log1p(-np.minimum(end, 1 - 1e-9))
+        log_probs: Floats = goes_on + found.double().numpy()
+        return log_probs
 
     def numbers(self, words: Sequence[str]) -> Ints:
         """Look up the numbers of words."""
@@ -173,33 +199,46 @@ class WordNGram:
         return NGramPrefix(self, num_utterances, bonus)
 
     def save(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Write the model; log-probabilities in float16.
+        """Write the model, 3 bytes for each of the longest n-grams, 6 for others.
+
+        N-grams are sorted, so how many begin with each shorter one and their last
+        words are enough. Log-probabilities above order 1 are bytes, in 16ths.
 
         Raises:
             CheckpointError: it cannot be written.
+            ValueError: an n-gram is stored whose beginning is not.
         """
         text = "\n".join(self.words).encode()
-        tensors = {"vocabulary": torch.from_numpy(np.frombuffer(text, np.uint8).copy())}
-        for n, level in enumerate(self.levels, 1):
-            if n > 1:
-                tensors[f"keys_{n}"] = torch.from_numpy(level.keys)
-            tensors[f"log_probs_{n}"] = torch.from_numpy(level.log_probs).half()
-            if n < len(self.levels):
-                tensors[f"backoffs_{n}"] = torch.from_numpy(level.backoffs).half()
+        tensors = {"vocabulary": np.frombuffer(text, np.uint8).copy()}
+        tensors["log_probs_1"] = self.levels[0].log_probs.astype(np.float16)
+        number = np.uint16 if self.base < 2**16 else np.int32
+        for n, (shorter, level) in enumerate(pairwise(self.levels), 2):
+            place, found = find(shorter.keys, level.keys // self.base)
+            if not found.all():
+                raise ValueError("an n-gram is stored whose beginning is not")
+            counts = np.bincount(place, minlength=len(shorter.keys))
+            tensors[f"backoffs_{n - 1}"] = _to_bytes(shorter.backoffs, _MOST_BACKOFF)
+            tensors[f"counts_{n}"] = counts.astype(number)
+            tensors[f"words_{n}"] = (level.keys % self.base).astype(number)
+            tensors[f"log_probs_{n}"] = _to_bytes(level.log_probs, 0.0)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(
                 f"{folder}: cannot be made ({error.strerror})"
             ) from error
-        about = {"kind": KIND, "order": len(self.levels)}
-        files = {FILE: as_bytes(tensors, {**facts, **about})}
+        about = {"kind": KIND, "order": len(self.levels), "format": FORMAT}
+        content = as_bytes(
+            {name: torch.from_numpy(array) for name, array in tensors.items()},
+            {**facts, **about},
+        )
+        files = {FILE: content}
         description = json.dumps({"files": checksums(files)}, indent=2) + "\n"
         write_files(folder, {**files, DESCRIPTION: description.encode()})
 
     @classmethod
     def load(cls, folder: str | Path) -> "WordNGram":
-        """Read what `save` wrote.
+        """Read what `save` wrote, and the LSTM beside it, if there is one.
 
         Raises:
             CheckpointError: there is none, or it is damaged or exchanged.
@@ -209,27 +248,52 @@ class WordNGram:
         tensors, facts = read_tensors(path)
         if facts.get("kind") != KIND:
             raise CheckpointError(f"{path}: is no language model (want a {KIND})")
+        if facts.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path}: has another format than this version of asr reads "
+                "(estimate it again: recipes/librispeech/language_model.py)"
+            )
         try:
-            text = _row(tensors["vocabulary"], torch.uint8).tobytes().decode()
-            order, levels = facts["order"], []
-            for n in range(1, order + 1):
-                log_probs = _row(tensors[f"log_probs_{n}"], torch.float16)
-                keys = np.arange(len(log_probs), dtype=np.int64)
-                if n > 1:
-                    keys = _row(tensors[f"keys_{n}"], torch.int64)
-                backoffs = np.zeros(len(log_probs))
-                if n < order:
-                    backoffs = _row(tensors[f"backoffs_{n}"], torch.float16)
-                levels.append(
-                    Level(
-                        keys, log_probs.astype(np.float64), backoffs.astype(np.float64)
-                    )
-                )
-            return cls(text.split("\n"), levels)
-        except (KeyError, ValueError, TypeError) as error:
+            text = _row(tensors["vocabulary"], np.uint8).tobytes().decode()
+            words = text.split("\n")
+            levels = _levels(tensors, facts["order"], len(words) + 2)
+            return cls(words, levels, lstm=WordLSTM.load(folder, words))
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise CheckpointError(
                 f"{path}: is damaged, or was not written by asr ({error})"
             ) from error
+
+
+def _levels(tensors: Mapping[str, Tensor], order: int, base: int) -> list[Level]:
+    """Bring what a file holds into tables."""
+    log_probs = _row(tensors["log_probs_1"], np.float16).astype(np.float64)
+    if not np.isfinite(log_probs).all():
+        raise ValueError("a log-probability is no number")
+    levels = [Level(np.arange(len(log_probs)), log_probs, np.zeros(len(log_probs)))]
+    number = np.uint16 if base < 2**16 else np.int32
+    for n in range(2, order + 1):
+        shorter = levels[-1]
+        counts, last, found, backoffs = (
+            _row(tensors[name], dtype).astype(np.int64)
+            for name, dtype in (
+                *((f"counts_{n}", number), (f"words_{n}", number)),
+                *((f"log_probs_{n}", np.uint8), (f"backoffs_{n - 1}", np.uint8)),
+            )
+        )
+        sizes = (len(counts), len(backoffs), counts.sum(), len(found))
+        if sizes != (len(shorter.keys), len(shorter.keys), len(last), len(last)):
+            raise ValueError(f"n-grams of order {n} do not match the shorter ones")
+        if (np.concatenate([counts, last]) < 0).any() or (last >= base).any():
+            raise ValueError(f"an n-gram of order {n} has a word that is not there")
+        levels[-1] = shorter._replace(backoffs=_MOST_BACKOFF - backoffs / _STEPS)
+        keys = np.repeat(shorter.keys, counts) * base + last
+        levels.append(Level(keys, -found / _STEPS, np.zeros(len(keys))))
+    return levels
+
+
+def _to_bytes(values: Floats, highest: float) -> npt.NDArray[np.uint8]:
+    """Count 16ths below the highest."""
+    return ((highest - values) * _STEPS).round().clip(0, 255).astype(np.uint8)
 
 
 def _checked(folder: Path) -> Path:
@@ -255,12 +319,11 @@ def _checked(folder: Path) -> Path:
     return folder / FILE
 
 
-def _row(tensor: Tensor, dtype: torch.dtype) -> npt.NDArray[Any]:
-    if tensor.dtype != dtype or tensor.dim() != 1:
-        raise ValueError(f"{dtype} in a row was expected")
-    if dtype == torch.float16 and not tensor.isfinite().all():
-        raise ValueError("a log-probability is no number")
-    return tensor.numpy()
+def _row(tensor: Tensor, dtype: Any) -> npt.NDArray[Any]:
+    array = tensor.numpy()
+    if array.dtype != dtype or array.ndim != 1:
+        raise ValueError(f"{np.dtype(dtype)} in a row was expected")
+    return array
 
 
 class NGramState(NamedTuple):
@@ -270,6 +333,8 @@ class NGramState(NamedTuple):
     """(R, H) the last finished words; boundaries where there were none."""
     nodes: Ints
     """(R,) where in the trie the unfinished word is."""
+    contexts: Tensor | None
+    """R of them, what the LSTM knows after the finished words."""
 
 
 class NGramPrefix:
@@ -288,18 +353,24 @@ class NGramPrefix:
         """Return one row per utterance, with no word."""
         shape = (self.num_utterances, max(len(self.model.levels) - 1, 1))
         histories = np.full(shape, self.model.boundary)
-        return NGramState(histories, np.zeros(self.num_utterances, dtype=np.int64))
+        nodes, contexts = np.zeros(self.num_utterances, dtype=np.int64), None
+        if self.model.contexts:
+            contexts = self.model.contexts.start(self.num_utterances)
+        return NGramState(histories, nodes, contexts)
 
     def step(self, tokens: Tensor, state: NGramState) -> tuple[Tensor, NGramState]:
         """Read one more token of every hypothesis; see `StepModel.step`."""
         model, space = self.model, CharTokenizer.num_special
         read = tokens.cpu().numpy()
-        histories, nodes = state
+        histories, nodes, contexts = state
         ends = read == space
         if ends.any():
-            histories = np.where(
-                ends[:, None], _append(histories, model.word[nodes]), histories
-            )
+            said = model.word[nodes]
+            histories = np.where(ends[:, None], _append(histories, said), histories)
+            if model.contexts and contexts is not None:
+                at = torch.from_numpy(ends.nonzero()[0])
+                told = model.contexts.read(torch.from_numpy(said[ends]), contexts[at])
+                contexts = contexts.index_copy(0, at, told)
         letters = np.maximum(read - space - 1, 0)
         nodes = np.where(read > space, model.children[nodes, letters], nodes)
         nodes = np.where(ends, 0, nodes)  # special tokens change nothing
@@ -314,7 +385,8 @@ class NGramPrefix:
         scores[:, space + 1 :] = np.where(children == model.outside, leaving, staying)
 
         words = model.word[nodes]
-        finished = model.log_prob(histories, words) - ahead[:, 0] + self.bonus
+        finished = model.log_prob(histories, words, contexts)
+        finished += self.bonus - ahead[:, 0]
         finished += UNKNOWN * model.depth[nodes] * (words == model.unknown)
         spelled = nodes != 0
         after = np.where(spelled[:, None], _append(histories, words), histories)
@@ -324,12 +396,16 @@ class NGramPrefix:
         scores[:, model.tokenizer.eos] = np.where(
             spelled, finished + ending, np.where(nothing, ending, -inf)
         )
-        return torch.from_numpy(scores).to(tokens.device), NGramState(histories, nodes)
+        state = NGramState(histories, nodes, contexts)
+        return torch.from_numpy(scores).to(tokens.device), state
 
     def select(self, state: NGramState, rows: Tensor) -> NGramState:
         """Repeat, reorder and drop hypotheses; see `StepModel.select`."""
-        index = rows.flatten().cpu().numpy()
-        return NGramState(state.histories[index], state.nodes[index])
+        kept, contexts = rows.flatten().cpu(), state.contexts
+        if contexts is not None:
+            contexts = contexts.index_select(0, kept)
+        index = kept.numpy()
+        return NGramState(state.histories[index], state.nodes[index], contexts)
 
 
 def look_up(levels: Sequence[Level], base: int, histories: Ints, words: Ints) -> Floats:
@@ -345,6 +421,12 @@ def look_up(levels: Sequence[Level], base: int, histories: Ints, words: Ints) ->
         place, found = find(level.keys, history * base + words)
         log_probs = np.where(found, level.log_probs[place], log_probs)
     return log_probs
+
+
+def mix(ngram: Floats, lstm: Floats, share: float) -> Floats:
+    """Mix two log P of the same words; the share is the LSTM's."""
+    mixed: Floats = np.logaddexp(np.log1p(-share) + ngram, np.log(share) + lstm)
+    return mixed
 
 
 def _append(histories: Ints, words: Ints) -> Ints:

@@ -23,13 +23,14 @@ import argparse
 import lzma
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from asr.data.manifest import read_manifest
-from asr.decoding.ngram import FILE, Floats, Ints, Level, WordNGram, find, look_up
+from asr.decoding.ngram import FILE, Floats, Ints, Level, WordNGram, find, look_up, mix
 from asr.errors import AsrError, ConfigError, CorpusError
 from asr.text import ALPHABET
 
@@ -139,7 +140,7 @@ def estimate(
     number = {word: place for place, word in enumerate(words)}
     stream = np.concatenate(
         [
-            _numbers(text, number)
+            numbers_of(text, number)
             for text, n in zip(texts, times, strict=True)
             for _ in range(n)
         ]
@@ -148,7 +149,8 @@ def estimate(
     return WordNGram(words, _levels(keys, counts, order, base, [1, *least]))
 
 
-def _numbers(sentences: Sequence[str], number: dict[str, int]) -> Ints:
+def numbers_of(sentences: Sequence[str], number: Mapping[str, int]) -> Ints:
+    """Write sentences as one row of numbers, a boundary before and after each."""
     unknown = len(number)
     known = {**number, "\n": unknown + 1}
     tokens = " \n ".join(["", *sentences, ""]).split(" ")
@@ -240,16 +242,42 @@ def _interpolate(
 
 def measure(model: WordNGram, sentences: Sequence[str]) -> tuple[float, float]:
     """Tell the perplexity per word and </s>, <unk> as one of them; and the OOV rate."""
-    total, count, strangers, width = 0.0, 0, 0, max(len(model.levels) - 1, 1)
-    for sentence in sentences:
-        words = model.numbers(sentence.split())
-        padded = np.concatenate([np.full(width, model.boundary), words])
-        histories = np.lib.stride_tricks.sliding_window_view(padded, width)
-        total += model.log_prob(histories, np.append(words, model.boundary)).sum()
-        count += len(words) + 1
-        strangers += int((words == model.unknown).sum())
-    num_words = max(count - len(sentences), 1)
-    return float(np.exp(-total / max(count, 1))), strangers / num_words
+    said = [model.numbers(sentence.split()) for sentence in sentences]
+    words, ends = scores(model, said)
+    if model.lstm:
+        total = mix(words[0], words[1], model.lstm.share).sum() + ends.sum()
+    else:
+        total = words[0].sum() + ends.sum()
+    strangers = sum(int((words == model.unknown).sum()) for words in said)
+    num_words = sum(map(len, said))
+    perplexity = float(np.exp(-total / max(num_words + len(said), 1)))
+    return perplexity, strangers / max(num_words, 1)
+
+
+def scores(model: WordNGram, sentences: Sequence[Ints]) -> tuple[Floats, Floats]:
+    """Score sentences side by side, one word of each at a time.
+
+    Returns:
+        For all words log P of the n-gram and, in a second row, of the LSTM (0 where
+        there is none); and for all sentences log P of their ends.
+    """
+    sentences = sorted(sentences, key=len, reverse=True)
+    histories = np.full((len(sentences), max(len(model.levels) - 1, 1)), model.boundary)
+    contexts = model.contexts.start(len(sentences)) if model.contexts else None
+    found = list[Floats]()
+    for place in range(len(sentences[0]) if sentences else 0):
+        going = sum(len(words) > place for words in sentences)  # the first ones
+        words = np.array([words[place] for words in sentences[:going]])
+        ngram = model.log_prob(histories[:going], words)
+        lstm = np.zeros_like(ngram)
+        if model.contexts and contexts is not None:
+            contexts = contexts[:going]
+            lstm = model.foretold(histories[:going], words, contexts)
+            contexts = model.contexts.read(torch.from_numpy(words), contexts)
+        found.append(np.stack([ngram, lstm]))
+        histories[:going] = np.column_stack([histories[:going, 1:], words])
+    ends = model.log_prob(histories, np.full(len(sentences), model.boundary))
+    return np.concatenate([np.zeros((2, 0)), *found], axis=1), ends
 
 
 if __name__ == "__main__":

@@ -1,0 +1,278 @@
+"""An LSTM that foretells the next word, for mixing into a word n-gram.
+
+An n-gram sees two words back, an LSTM the whole sentence. It is trained on the words
+only, not on where sentences end; with the n-gram's word on that, the mixture
+
+    P(w | h) = (1 - share) P_ngram(w | h) + share (1 - P_ngram(</s> | h)) P_lstm(w | h)
+
+sums to one again. The output is an adaptive softmax: the words by falling frequency, in
+clusters; the first is told in full, the others by fewer and fewer dimensions,
+
+    log P(w | h) = o_w . s - log Z_0                                      w in the head
+                 = o_w . P_i s + (g_i . s - log Z_0 - log Z_i)            w in cluster i
+
+with g_i the head's score of cluster i, so that all that is dear (the two LSTM products
+and the Z) is worked out once for each context, and then a word costs one short product.
+
+Shapes: R contexts, B sentences, I words of each, W words, V = W + 1 with <unk>,
+        E embedding size, S LSTM size.
+
+Source: Mikolov et al. (2010), "Recurrent neural network based language model",
+Interspeech; Grave et al. (2017), "Efficient softmax approximation for GPUs",
+arXiv:1609.04309.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asr.errors import CheckpointError
+from asr.model.lstm import gates_last, step_forward
+from asr.model.products import Product
+from asr.tensor_files import (
+    as_bytes,
+    check_files,
+    checksums,
+    inside,
+    read_tensors,
+    write_files,
+)
+
+FILE = "lstm.safetensors"
+"""The file of a language model's folder, beside that of the n-gram."""
+DESCRIPTION = "lstm.json"
+"""Its size and checksum."""
+KIND = "word LSTM"
+
+
+class WordLSTM(nn.Module):
+    """The network, as it is trained.
+
+    Args:
+        ranks: (W + 2,) by a word's number in the n-gram, its place when words are
+            sorted by falling frequency; W is <unk>, W + 1 the start of a sentence (its
+            rank is W + 1, too).
+        embedding_size: E.
+        size: S.
+        cutoffs: where, by rank, the clusters after the head begin.
+        share: of this model in the mixture.
+
+    Raises:
+        ValueError: the ranks are no order of the words, the share is none, or the size
+            is too small for so many clusters.
+    """
+
+    def __init__(
+        self,
+        ranks: Tensor,
+        embedding_size: int = 128,
+        size: int = 512,
+        cutoffs: Sequence[int] = (1000, 5000, 20_000),
+        share: float = 0.5,
+    ) -> None:
+        super().__init__()
+        count = len(ranks) - 1
+        if not ranks.sort().values.equal(torch.arange(count + 1)) or ranks[-1] != count:
+            raise ValueError("the ranks are no order of the words")
+        if size < 4 ** len(cutoffs):
+            raise ValueError(f"{len(cutoffs)} clusters need {4 ** len(cutoffs)} units")
+        if not 0 < share < 1:
+            raise ValueError(f"a share is between 0 and 1, not {share}")
+        self.share = share
+        self.ranks: Tensor
+        self.settings = {
+            **{"embedding_size": embedding_size, "size": size},
+            **{"cutoffs": list(cutoffs)},
+        }
+        self.register_buffer("ranks", ranks)
+        self.embedding = nn.Embedding(count + 1, embedding_size)
+        self.lstm = nn.LSTM(embedding_size, size, batch_first=True)
+        self.softmax = nn.AdaptiveLogSoftmaxWithLoss(size, count, list(cutoffs))
+        with torch.no_grad():
+            self.embedding.weight.mul_(0.1)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Tell how well each word is foretold from those before.
+
+        Args:
+            words: (B, 1 + I) ranks, from the start of a sentence on.
+
+        Returns:
+            (B, I) log P of all but the first.
+        """
+        states, _ = self.lstm(self.embedding(words[:, :-1]))
+        targets = words[:, 1:]
+        found = self.softmax(states.flatten(0, 1), targets.flatten())
+        log_probs: Tensor = found.output
+        return log_probs.view(targets.shape)
+
+    def save(
+        self, folder: Path, words: Sequence[str], facts: Mapping[str, Any]
+    ) -> None:
+        """Write the network into the folder of the n-gram; each row as bytes.
+
+        Args:
+            folder: of the n-gram.
+            words: of the n-gram.
+            facts: how it was made.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        tensors = dict[str, Tensor]()
+        for name, weight in self.state_dict().items():
+            if weight.dim() == 2:
+                scale = (weight.abs().amax(dim=1).clamp_min(1e-8) / 127).half()
+                scale = scale.clamp_min(6e-8)  # the least that float16 can tell
+                tensors[f"{name}.scale"] = scale
+                steps = (weight / scale.float()[:, None]).round().clamp(-127, 127)
+                tensors[name] = steps.to(torch.int8)
+            else:
+                tensors[name] = weight.half() if weight.is_floating_point() else weight
+        about = {"kind": KIND, **self.settings, "share": self.share}
+        about["words"] = _fingerprint(words)
+        files = {FILE: as_bytes(tensors, {**facts, **about})}
+        description = json.dumps({"files": checksums(files)}, indent=2) + "\n"
+        write_files(folder, {**files, DESCRIPTION: description.encode()})
+
+    @classmethod
+    def load(cls, folder: Path, words: Sequence[str]) -> "WordLSTM | None":
+        """Read what `save` wrote; None where the n-gram is alone in its folder.
+
+        Raises:
+            CheckpointError: it is damaged or exchanged, or belongs to another n-gram.
+        """
+        place = folder / DESCRIPTION
+        if not place.exists() and not (folder / FILE).exists():
+            return None
+        path = inside(folder, FILE, inside(folder, DESCRIPTION, place))
+        try:
+            table = json.loads(place.read_text(encoding="utf-8"))["files"]
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(
+                f"{place}: does not describe a {KIND} ({error})"
+            ) from error
+        check_files(folder, table, place)
+        stored, facts = read_tensors(path)
+        if facts.get("kind") != KIND:
+            raise CheckpointError(f"{path}: is no {KIND}")
+        if facts.get("words") != _fingerprint(words):
+            raise CheckpointError(
+                f"{path}: belongs to another n-gram (train it again: "
+                "recipes/librispeech/word_lstm.py)"
+            )
+        try:
+            tensors = dict[str, Tensor]()
+            for name, tensor in stored.items():
+                if tensor.dtype == torch.int8:
+                    scale = stored[f"{name}.scale"].float()
+                    tensors[name] = tensor.float() * scale[:, None]
+                elif not name.endswith(".scale"):
+                    half = tensor.dtype == torch.float16
+                    tensors[name] = tensor.float() if half else tensor
+            if len(tensors["ranks"]) != len(words) + 2:
+                raise ValueError(f"{len(words) + 2} ranks were expected")
+            if not all(t.isfinite().all() for t in tensors.values()):
+                raise ValueError("a weight is no number")
+            settings = {n: facts[n] for n in ("embedding_size", "size", "cutoffs")}
+            with torch.random.fork_rng(devices=[]):
+                model = cls(tensors["ranks"], **settings, share=facts["share"])
+            model.load_state_dict(tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise CheckpointError(
+                f"{path}: is damaged, or was not written by asr ({error})"
+            ) from error
+        return model.eval()
+
+
+def _fingerprint(words: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
+
+
+class Contexts:
+    """What the network knows after the words of many hypotheses, as a search needs it.
+
+    A context is a row: s, the cell, for each further cluster P_i s, and for head and
+    clusters what stands in brackets above (-log Z_0 alone for the head).
+
+    Args:
+        model: is read once, here.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: WordLSTM) -> None:
+        softmax, lstm = model.softmax, model.lstm
+        tails: Any = softmax.tail  # each a pair of linear layers
+        self.ranks, self.size = model.ranks, lstm.hidden_size
+        self.embedding = model.embedding.weight.detach()
+        weight_x, weight_s, bias_x, bias_s = (
+            lstm.get_parameter(f"{kind}_l0")
+            for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        weights = gates_last(torch.cat((weight_x, weight_s), dim=1))
+        self.gates = Product(weights, gates_last(bias_x + bias_s))
+        self.edges = [*softmax.cutoffs[:-1]]
+        self.head = Product(softmax.head.weight, None)
+        self.rows = [softmax.head.weight.detach()]
+        self.rows += [tail[1].weight.detach() for tail in tails]
+        self.projections = [Product(tail[0].weight, None) for tail in tails]
+        self.outputs = [Product(tail[1].weight, None) for tail in tails]
+
+    def start(self, count: int) -> Tensor:
+        """Return contexts of nothing but the start of a sentence."""
+        width = 2 * self.size + sum(p.size for p in self.projections)
+        empty = self.embedding.new_zeros(count, width + 1 + len(self.projections))
+        start = torch.full((count,), len(self.ranks) - 1)
+        return self.read(start, empty)
+
+    @torch.no_grad()
+    def read(self, words: Tensor, contexts: Tensor) -> Tensor:
+        """Read one more word in each context.
+
+        Args:
+            words: (R,) by their numbers in the n-gram.
+            contexts: of R rows.
+        """
+        size, new = self.size, torch.empty_like(contexts)
+        embedded = self.embedding.index_select(0, self.ranks[words])
+        gates = self.gates(torch.cat((embedded, contexts[:, :size]), dim=1))
+        s, cell = new[:, :size], new[:, size : 2 * size]
+        step_forward(gates, contexts[:, size : 2 * size], cell, s)
+        head = self.head(s)
+        new[:, -1 - len(self.outputs)] = -head.logsumexp(dim=1)
+        start = 2 * size
+        for i, (project, output) in enumerate(
+            zip(self.projections, self.outputs, strict=True)
+        ):
+            projected = project(s)
+            new[:, start : start + project.size] = projected
+            start += project.size
+            new[:, i - len(self.outputs)] = (
+                head[:, self.edges[0] + i]
+                + new[:, -1 - len(self.outputs)]
+                - output(projected).logsumexp(dim=1)
+            )
+        return new
+
+    @torch.no_grad()
+    def log_prob(self, words: Tensor, contexts: Tensor) -> Tensor:
+        """(R,) words by their numbers in the n-gram, R contexts -> (R,) log P."""
+        ranks = self.ranks[words]
+        clusters = torch.bucketize(ranks, torch.tensor(self.edges), right=True)
+        found = contexts.new_empty(len(ranks))
+        start = 0
+        for i, rows in enumerate(self.rows):
+            size = rows.size(1)
+            at = (clusters == i).nonzero().flatten()
+            if len(at):
+                first = self.edges[i - 1] if i else 0
+                own = contexts[at]
+                dots = rows[ranks[at] - first] * own[:, start : start + size]
+                found[at] = dots.sum(dim=1) + own[:, i - len(self.rows)]
+            start += size if i else 2 * self.size
+        return found
