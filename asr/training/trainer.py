@@ -56,8 +56,8 @@ Draw = Callable[[Path, Tensor, str], None]
 class TrainingConfig:
     """Settings of the training loop."""
 
-    start: str = ""
-    """Folder of a model or run whose weights training starts from; empty: chance."""
+    start: str | None = None
+    """Folder of a model or run whose weights training starts from; None for chance."""
     epochs: int = 20
     """How often the whole corpus is read."""
     minutes: float | None = None

@@ -7,13 +7,14 @@
 # STAGE    some of: prepare train decode score; all four by default
 # key=value goes to the training, as in training.minutes=300
 #
-# CONFIG=las_small takes another of configs/ (las_mini by default); TEST=test-other
-# another test set. Everything is written below exp/librispeech in the current folder; a
+# CONFIG=las_small takes another of configs/ (las_mini by default), CONFIG="las_mini
+# las_mini_stage2" several, each from the one before; TEST=test-other another test set. Everything is written below exp/librispeech in the current folder; a
 # run that was stopped goes on where it was.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python}
-config=${CONFIG:-las_mini}
+read -ra configs <<<"${CONFIG:-las_mini}"
+last=${configs[-1]}
 test=${TEST:-test-clean}
 work=exp/librispeech
 
@@ -40,14 +41,19 @@ for stage in "${stages[@]}"; do
     echo "== $stage" >&2
     case $stage in
         prepare) "$python" "$here/prepare.py" "$corpus" "$work/data" ;;
-        train) "$python" -m asr train "$here/configs/$config.yaml" "$work/$config" "${settings[@]}" ;;
+        train)
+            for config in "${configs[@]}"; do
+                "$python" -m asr train "$here/configs/$config.yaml" "$work/$config" \
+                    "${settings[@]}"
+            done
+            ;;
         decode)
-            "$python" -m asr decode "$work/data/$test.jsonl" "$work/$config/$test" \
-                --model "$work/$config"
+            "$python" -m asr decode "$work/data/$test.jsonl" "$work/$last/$test" \
+                --model "$work/$last"
             ;;
         score)
             "$python" -m asr score "$work/data/$test.jsonl" \
-                "$work/$config/$test/hypotheses.jsonl" --details
+                "$work/$last/$test/hypotheses.jsonl" --details
             ;;
     esac
 done
