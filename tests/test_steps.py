@@ -100,14 +100,15 @@ def test_a_step_leaves_weights_and_state_as_they_were(layers: int) -> None:
     assert torch.equal(first, second)
 
 
-def test_utterances_beyond_the_cache_are_looked_at_one_by_one(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("rows", [1, 3, 4, 8])
+def test_what_is_beyond_the_cache_is_looked_at_in_pieces(
+    rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speller = build()
     memory = memory_of(speller, 7, 3, 5)
     whole = search(steps_of(speller, memory), 3)
 
-    monkeypatch.setattr("asr.model.steps._IN_CACHE", 1)
+    monkeypatch.setattr("asr.model.steps._IN_CACHE", rows * 7 * 5)
 
     assert search(steps_of(speller, memory), 3) == whole
 

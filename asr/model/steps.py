@@ -11,8 +11,7 @@ is faster because what does not change from step to step is worked out beforehan
 
 States, cells and the context's share of a hypothesis are one row of one tensor, so that
 the search reorders them by one operation. The K hypotheses of an utterance look at the
-same memory, which is not copied, and utterances are looked at one after the other in as
-much memory as stays in the cache.
+same memory, which is not copied, and as many look at a time as stay in the cache.
 
 Shapes: B utterances, K hypotheses of each, R = B * K rows, J listener steps, H listener
         size, S speller size, A attention size, V vocabulary size,
@@ -187,31 +186,33 @@ class LASSteps:
             return dots
         batch, hypotheses, size = query.shape
         steps = memory.keys.size(1)
-        at_once = batch
+        most = batch * hypotheses  # rows at once
         if query.device.type == "cpu":
-            at_once = min(batch, max(1, _IN_CACHE // (hypotheses * steps * size)))
-        buffer = self._scratch(at_once, hypotheses, steps, size)
+            most = min(most, max(1, _IN_CACHE // (steps * size)))
+        few, utterances = min(most, hypotheses), max(1, most // hypotheses)
+        buffer = self._scratch(most * steps * size)
         found = query.new_empty(batch, hypotheses, steps)
-        for start in range(0, batch, at_once):
-            rows = slice(start, min(start + at_once, batch))
-            compared = buffer[: rows.stop - start]
-            keys = memory.keys[rows, None]
-            if model.filters is None or model.location is None:
-                torch.add(keys, query[rows, :, None], out=compared)
-            else:
-                seen = neighbours(previous[rows], len(model.filters)) @ model.filters
-                torch.mm(seen, model.location, out=compared.view(-1, size))
-                compared.add_(keys).add_(query[rows, :, None])
-            active = compared.tanh_() if model.tanh else compared.relu_()
-            torch.matmul(active, model.v, out=found[rows])
+        for start in range(0, batch, utterances):
+            for first in range(0, hypotheses, few):
+                at = slice(start, start + utterances), slice(first, first + few)
+                asked, out = query[at], found[at]
+                compared = buffer[: out.numel() * size].view(*out.shape, size)
+                keys = memory.keys[at[0], None]
+                if model.filters is None or model.location is None:
+                    torch.add(keys, asked[:, :, None], out=compared)
+                else:
+                    seen = neighbours(previous[at], len(model.filters)) @ model.filters
+                    torch.mm(seen, model.location, out=compared.view(-1, size))
+                    compared.add_(keys).add_(asked[:, :, None])
+                active = compared.tanh_() if model.tanh else compared.relu_()
+                torch.matmul(active, model.v, out=out)
         return found
 
-    def _scratch(self, *shape: int) -> Tensor:
+    def _scratch(self, count: int) -> Tensor:
         """Give memory to work in: the same in each step, as new pages cost time."""
-        count = math.prod(shape)
         if self._buffer.numel() < count:
             self._buffer = self._buffer.new_empty(count)
-        return self._buffer[:count].view(shape)
+        return self._buffer
 
     def select(self, state: StepsState, rows: Tensor) -> StepsState:
         """Keep the rows (B', K') of the B' utterances that they belong to."""

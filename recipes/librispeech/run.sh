@@ -8,8 +8,9 @@
 # key=value goes to the training, as in training.minutes=300
 #
 # CONFIG=las_small takes another of configs/ (las_mini by default), CONFIG="las_mini
-# las_mini_stage2" several, each from the one before; TEST=test-other another test set. Everything is written below exp/librispeech in the current folder; a
-# run that was stopped goes on where it was.
+# las_mini_stage2" several, each from the one before; TEST=test-other another test set.
+# Everything is written below exp/librispeech in the current folder; a run that was
+# stopped goes on where it was.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python}
@@ -19,7 +20,7 @@ test=${TEST:-test-clean}
 work=exp/librispeech
 
 if [ $# -lt 1 ]; then
-    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 corpus=$1
