@@ -30,10 +30,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from asr.errors import CheckpointError
-from asr.model.lstm import gates_last, step_forward
-from asr.model.products import Product
 from asr.tensor_files import (
     as_bytes,
     check_files,
@@ -207,28 +206,23 @@ class Contexts:
     @torch.no_grad()
     def __init__(self, model: WordLSTM) -> None:
         softmax, lstm = model.softmax, model.lstm
-        tails: Any = softmax.tail  # each a pair of linear layers
         self.ranks, self.size = model.ranks, lstm.hidden_size
         self.embedding = model.embedding.weight.detach()
-        weight_x, weight_s, bias_x, bias_s = (
-            lstm.get_parameter(f"{kind}_l0")
+        self.cell = [
+            lstm.get_parameter(f"{kind}_l0").detach()
             for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
-        weights = gates_last(torch.cat((weight_x, weight_s), dim=1))
-        self.gates = Product(weights, gates_last(bias_x + bias_s))
+        ]
+        tails: Any = softmax.tail  # each a pair of linear layers
         self.edges = [*softmax.cutoffs[:-1]]
-        self.head = Product(softmax.head.weight, None)
-        self.rows = [softmax.head.weight.detach()]
-        self.rows += [tail[1].weight.detach() for tail in tails]
-        self.projections = [Product(tail[0].weight, None) for tail in tails]
-        self.outputs = [Product(tail[1].weight, None) for tail in tails]
+        self.projections = [tail[0].weight.detach() for tail in tails]
+        self.outputs = [softmax.head.weight.detach()]
+        self.outputs += [tail[1].weight.detach() for tail in tails]
 
     def start(self, count: int) -> Tensor:
         """Return contexts of nothing but the start of a sentence."""
-        width = 2 * self.size + sum(p.size for p in self.projections)
-        empty = self.embedding.new_zeros(count, width + 1 + len(self.projections))
+        width = 2 * self.size + sum(map(len, self.projections)) + len(self.outputs)
         start = torch.full((count,), len(self.ranks) - 1)
-        return self.read(start, empty)
+        return self.read(start, self.embedding.new_zeros(count, width))
 
     @torch.no_grad()
     def read(self, words: Tensor, contexts: Tensor) -> Tensor:
@@ -238,26 +232,18 @@ class Contexts:
             words: (R,) by their numbers in the n-gram.
             contexts: of R rows.
         """
-        size, new = self.size, torch.empty_like(contexts)
+        s, cell = contexts[:, : 2 * self.size].chunk(2, dim=1)
         embedded = self.embedding.index_select(0, self.ranks[words])
-        gates = self.gates(torch.cat((embedded, contexts[:, :size]), dim=1))
-        s, cell = new[:, :size], new[:, size : 2 * size]
-        step_forward(gates, contexts[:, size : 2 * size], cell, s)
-        head = self.head(s)
-        new[:, -1 - len(self.outputs)] = -head.logsumexp(dim=1)
-        start = 2 * size
-        for i, (project, output) in enumerate(
-            zip(self.projections, self.outputs, strict=True)
+        s, cell = torch.lstm_cell(embedded, (s, cell), *self.cell)
+        head = linear(s, self.outputs[0])
+        brackets = [-head.logsumexp(dim=1)]
+        projected = [linear(s, projection) for projection in self.projections]
+        for i, (dims, output) in enumerate(
+            zip(projected, self.outputs[1:], strict=True)
         ):
-            projected = project(s)
-            new[:, start : start + project.size] = projected
-            start += project.size
-            new[:, i - len(self.outputs)] = (
-                head[:, self.edges[0] + i]
-                + new[:, -1 - len(self.outputs)]
-                - output(projected).logsumexp(dim=1)
-            )
-        return new
+            told = head[:, self.edges[0] + i] + brackets[0]
+            brackets.append(told - linear(dims, output).logsumexp(dim=1))
+        return torch.cat([s, cell, *projected, torch.stack(brackets, dim=1)], dim=1)
 
     @torch.no_grad()
     def log_prob(self, words: Tensor, contexts: Tensor) -> Tensor:
@@ -266,13 +252,13 @@ class Contexts:
         clusters = torch.bucketize(ranks, torch.tensor(self.edges), right=True)
         found = contexts.new_empty(len(ranks))
         start = 0
-        for i, rows in enumerate(self.rows):
+        for i, rows in enumerate(self.outputs):
             size = rows.size(1)
             at = (clusters == i).nonzero().flatten()
             if len(at):
                 first = self.edges[i - 1] if i else 0
                 own = contexts[at]
                 dots = rows[ranks[at] - first] * own[:, start : start + size]
-                found[at] = dots.sum(dim=1) + own[:, i - len(self.rows)]
+                found[at] = dots.sum(dim=1) + own[:, i - len(self.outputs)]
             start += size if i else 2 * self.size
         return found
