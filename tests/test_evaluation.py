@@ -433,7 +433,7 @@ def test_a_page_with_recordings_plays_them(write: Write, tmp_path: Path) -> None
 def test_the_curves_of_a_run_are_shown(write: Write, run: Path) -> None:
     page = write(run=run)
 
-    told = "Updates: 4 in 2.0 hours; the lowest CER on dev was 25.0 %, at update 2."
+    told = "Updates: 4 in 2.0 hours; the lowest loss on dev was 1.200, at update 4."
     assert told in page
     assert page.count("<circle") == 2 + 3 * 2  # dev loss; two WERs, CERs, CTC CERs
     assert "<title>CER, CTC head: 40 % (update 4)</title>" in page

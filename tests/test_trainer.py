@@ -39,7 +39,6 @@ from asr.model.folder import load_model
 from asr.model.las import LAS
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
-from asr.scoring import ErrorRate
 from asr.tensor_files import read_tensors, write_tensors
 from asr.text import CharTokenizer
 from asr.training.loss import LossConfig, losses
@@ -428,25 +427,25 @@ def test_the_model_holds_the_averaged_weights(corpus: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("rates", "best"), [([0.9, 0.5, 0.7, 0.6], 6), ([0.9, 0.5, 0.5, 0.7], 9)]
+    ("losses", "best"), [([0.9, 0.5, 0.7, 0.6], 6), ([0.9, 0.5, 0.5, 0.7], 9)]
 )
 def test_the_best_model_on_dev_is_kept(
     corpus: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    rates: list[float],
+    losses: list[float],
     best: int,
 ) -> None:
-    left = [ErrorRate(round(10 * rate), 0, 0, 10) for rate in rates]
+    left = list(losses)
 
     def validate_with(*args: Any, **kwargs: Any) -> Validation:
-        return replace(validate(*args, **kwargs), cer=left.pop(0))
+        return replace(validate(*args, **kwargs), loss=left.pop(0))
 
     monkeypatch.setattr("asr.training.trainer.validate", validate_with)
     train(settings(corpus, validations=4), tmp_path)
 
     assert load_model(tmp_path / "model").facts["step"] == best
-    assert place(tmp_path)["best_cer"] == min(rates)
+    assert place(tmp_path)["best_loss"] == min(losses)
 
 
 def test_what_is_validated_is_the_average_without_chance(

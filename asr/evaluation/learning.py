@@ -79,11 +79,9 @@ def _summary(history: History, last: float) -> str:
     said = f"Updates: {whole(last)}"
     if seconds := values(history, "seconds"):
         said += f" in {seconds[-1][1] / 3600:.1f} hours"
-    if cers := values(history, "dev/cer"):
-        step, cer = min(cers, key=lambda point: point[1])
-        said += (
-            f"; the lowest CER on dev was {100 * cer:.1f} %, at update {whole(step)}"
-        )
+    if losses := values(history, "dev/loss"):
+        step, loss = min(losses, key=lambda point: point[1])
+        said += f"; the lowest loss on dev was {loss:.3f}, at update {whole(step)}"
     else:
         said += "; there was no validation yet"
     if history.num_broken:

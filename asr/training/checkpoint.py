@@ -31,8 +31,8 @@ class Place:
     """Time spent in training steps."""
     validations: int = 0
     """Validations done."""
-    best_cer: float | None = None
-    """Of the validations so far; None before the first."""
+    best_loss: float | None = None
+    """The lowest of the validations so far; None before the first."""
     bad_steps: int = 0
     """Steps in a row that were not finite."""
 

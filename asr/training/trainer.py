@@ -4,7 +4,8 @@ A run is a folder:
 
 config.yaml              all settings (written by `experiment`)
 checkpoint.safetensors   where it was last; a run that finds one goes on from there
-model/                   the averaged weights with the lowest CER on dev so far
+model/                   the averaged weights with the lowest loss on dev so far (greedy
+                         CER hangs on whether one utterance goes in circles)
 metrics.jsonl            what happened, a line each; the same in tensorboard/
 attention/               a picture of the same dev utterance at each validation
 
@@ -384,9 +385,9 @@ class Trainer:
             )
             self._picture()
         log.write(self.place.step, found.metrics())
-        best = self.place.best_cer
-        if best is None or found.cer.rate <= best:
-            self.place.best_cer = found.cer.rate
+        best = self.place.best_loss
+        if best is None or found.loss <= best:
+            self.place.best_loss = found.loss
             self._keep(found)
         print(
             f"{100 * self.progress:5.1f} % | step {self.place.step} | "
