@@ -43,7 +43,7 @@ from asr.transcript import Flag, Segment, Transcript, silence
 BUNDLED = "las_mini"
 """Name of the model that comes with the package."""
 BUNDLED_WORDS = "words"
-"""Name of the word n-gram that comes with the package."""
+"""Name of the language model that comes with the package."""
 MOST_CHARACTERS = 25
 """A second: more than anybody says. The search stops there."""
 SILENCE = 1e-4
@@ -63,7 +63,7 @@ Audio = str | Path | npt.NDArray[Any] | Tensor
 class DecodingConfig(SearchConfig):
     """Settings of the search, and of what it asks."""
 
-    beam_size: int = 32
+    beam_size: int = 64
     """K: how many hypotheses are followed. With a language model a narrow beam loses
     what a word's end would have proven right."""
     eos_threshold: float | None = 1.5
@@ -71,7 +71,7 @@ class DecodingConfig(SearchConfig):
     """Share of the CTC head's prefix scores in the score; the rest is the speller's."""
     coverage: float = 0.0
     """Bonus for each listener step that a hypothesis has looked at."""
-    lm_weight: float = 0.8
+    lm_weight: float = 1.0
     """Weight of the language model, where there is one, beside the rest."""
     word_bonus: float = -2.0
     """Added for each finished word, where there is a language model."""
@@ -167,8 +167,8 @@ class Recognizer:
             decoding: settings of the search.
             device: where the network runs.
             precision: float32; or int8 for weights as bytes, which is faster on a CPU.
-            language_model: folder of a word n-gram; None for the bundled one.
-                A `lm_weight` of 0 does without.
+            language_model: folder of a word n-gram, an LSTM beside it or not; None for
+                the bundled one. A `lm_weight` of 0 does without.
 
         Raises:
             CheckpointError: there is no model, or it is damaged.

@@ -33,7 +33,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, help="a model's or a run's folder (default: the bundled)"
     )
-    parser.add_argument("--beam", **number(None, "hypotheses followed (default: 32)"))
+    parser.add_argument("--beam", **number(None, "hypotheses followed (default: 64)"))
     parser.add_argument(
         "--ctc-weight",
         type=float,
@@ -49,7 +49,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "--language-model",
         type=Path,
         metavar="FOLDER",
-        help="of a word n-gram (default: the bundled one)",
+        help="of a word n-gram, an LSTM beside it or not (default: the bundled one)",
     )
     parser.add_argument(
         "--lm-weight",

@@ -176,7 +176,9 @@ class WordLSTM(nn.Module):
                     tensors[name] = tensor.float() if half else tensor
             if len(tensors["ranks"]) != len(words) + 2:
                 raise ValueError(f"{len(words) + 2} ranks were expected")
-            if not all(t.isfinite().all() for t in tensors.values()):
+            if not all(
+                t.isfinite().all() for t in stored.values() if t.is_floating_point()
+            ):
                 raise ValueError("a weight is no number")
             settings = {n: facts[n] for n in ("embedding_size", "size", "cutoffs")}
             with torch.random.fork_rng(devices=[]):
