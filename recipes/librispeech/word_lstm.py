@@ -157,14 +157,15 @@ def train(
     for batch, padding in batches(sentences, options.batch_words):
         progress = (time.monotonic() - started) / (60 * options.minutes)
         if progress >= due / options.validations or progress >= 1:
-            loss, speed = sum(recent) / len(recent), seen / 60 / options.minutes
+            loss = sum(recent) / max(len(recent), 1)
+            speed = seen / 60 / options.minutes
             recent.clear()
             model.eval()
             yield (
                 f"{100 * min(progress, 1):5.1f} % | {seen / 1e6:.2f} M words, "
                 f"{speed / max(progress, 1e-9):.0f} a second | loss {loss:.3f}"
             )
-            due += 1
+            due = math.floor(progress * options.validations) + 1
             model.train()
             if progress >= 1:
                 return
