@@ -1,3 +1,4 @@
+import argparse
 import json
 import re
 import subprocess
@@ -11,7 +12,9 @@ import soundfile
 import torch
 
 from asr.cli import PARTIAL, main
+from asr.cli.options import add_search
 from asr.data.manifest import Utterance, write_manifest
+from asr.recognizer import DecodingConfig
 from asr.transcript import Transcript
 from asr.writers import FORMATS
 
@@ -426,3 +429,24 @@ def test_export_halves_a_model(
     assert half < 0.6 * whole
     assert '"step": 7' in (tmp_path / "half" / "model.json").read_text()
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("option", "default"),
+    [
+        ("--beam", DecodingConfig.beam_size),
+        ("--ctc-weight", DecodingConfig.ctc_weight),
+        ("--lm-weight", DecodingConfig.lm_weight),
+        ("--word-bonus", DecodingConfig.word_bonus),
+        ("--ilm-weight", DecodingConfig.ilm_weight),
+    ],
+)
+def test_the_help_names_the_default_of_the_search(option: str, default: float) -> None:
+    parser = argparse.ArgumentParser()
+    add_search(parser)
+    (action,) = (a for a in parser._actions if option in a.option_strings)
+
+    named = re.search(r"default: (-?[\d.]+)", action.help or "")
+
+    assert named
+    assert float(named[1]) == default

@@ -55,7 +55,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "--lm-weight",
         type=float,
         metavar="W",
-        help="weight of the language model (default: 0.8; 0 does without)",
+        help="weight of the language model (default: 1.0; 0 does without)",
     )
     parser.add_argument(
         "--word-bonus",
