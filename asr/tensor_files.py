@@ -176,6 +176,48 @@ def check_files(folder: Path, table: object, place: Path) -> None:
             )
 
 
+def write_checked(folder: Path, name: str, content: bytes, description: str) -> None:
+    """Write a file of a folder, and a description with its size and checksum.
+
+    Raises:
+        CheckpointError: they cannot be written.
+    """
+    about = json.dumps({"files": checksums({name: content})}, indent=2) + "\n"
+    write_files(folder, {name: content, description: about.encode()})
+
+
+def checked(folder: Path, name: str, description: str, kind: str) -> Path:
+    """Return the path of what `write_checked` wrote, once it is the very same.
+
+    Args:
+        folder: where it is.
+        name: of the file.
+        description: name of the file that has its checksum.
+        kind: what it is, to say so where the description tells nothing.
+
+    Raises:
+        CheckpointError: one of them is missing or damaged, or they do not belong
+            together.
+    """
+    place = folder / description
+    inside(folder, description, place)
+    try:
+        table = json.loads(place.read_text(encoding="utf-8"))["files"]
+        unknown = name not in table
+    except OSError as error:
+        raise CheckpointError(f"{place}: cannot be read ({error.strerror})") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{place}: does not describe a {kind} ({error})"
+        ) from error
+    check_files(folder, table, place)
+    if unknown:
+        raise CheckpointError(
+            f"{place}: has no checksum of {name} (copy the whole folder again)"
+        )
+    return folder / name
+
+
 def inside(folder: Path, name: str, place: Path) -> Path:
     """Return the path of a file of a folder, and refuse one that is anywhere else.
 

@@ -13,7 +13,7 @@ from asr.decoding import SearchConfig, beam_search
 from asr.decoding.ngram import WordNGram
 from asr.decoding.word_lstm import DESCRIPTION, FILE, Contexts, WordLSTM
 from asr.errors import CheckpointError
-from asr.tensor_files import read_tensors, write_tensors
+from asr.tensor_files import checksums, read_tensors, write_tensors
 from asr.text import CharTokenizer
 from recipes.librispeech.language_model import estimate, measure, scores
 from recipes.librispeech.word_lstm import batches, main, prepare
@@ -151,6 +151,9 @@ def test_what_is_no_such_network_is_refused(tmp_path: Path) -> None:
     (folder / DESCRIPTION).write_text("{}")
     with pytest.raises(CheckpointError, match="does not describe a word LSTM"):
         WordNGram.load(folder)
+    (folder / DESCRIPTION).write_text('{"files": {}}')
+    with pytest.raises(CheckpointError, match=f"has no checksum of {FILE}"):
+        WordNGram.load(folder)
     saved(tmp_path)
     (folder / FILE).unlink()
     with pytest.raises(CheckpointError, match=rf"{FILE}: cannot be read"):
@@ -170,11 +173,7 @@ def test_a_network_of_another_n_gram_is_refused(tmp_path: Path) -> None:
 
 def vouch(folder: Path) -> None:
     """Write the checksum of what is there now."""
-    import hashlib
-
-    content = (folder / FILE).read_bytes()
-    checksum = hashlib.sha256(content).hexdigest()
-    table = {FILE: {"size": len(content), "sha256": checksum}}
+    table = checksums({FILE: (folder / FILE).read_bytes()})
     (folder / DESCRIPTION).write_text(json.dumps({"files": table}))
 
 

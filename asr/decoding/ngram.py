@@ -29,7 +29,6 @@ Source: Hori, Watanabe and Hershey (2017), "Multi-level language modeling and de
 for open vocabulary end-to-end speech recognition", doi:10.1109/ASRU.2017.8268948.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import inf
@@ -43,14 +42,7 @@ from torch import Tensor
 
 from asr.decoding.word_lstm import Contexts, WordLSTM
 from asr.errors import CheckpointError
-from asr.tensor_files import (
-    as_bytes,
-    check_files,
-    checksums,
-    inside,
-    read_tensors,
-    write_files,
-)
+from asr.tensor_files import as_bytes, checked, inside, read_tensors, write_checked
 from asr.text import CharTokenizer
 
 FILE = "ngram.safetensors"
@@ -101,8 +93,7 @@ class WordNGram:
         lstm: WordLSTM | None = None,
     ) -> None:
         self.tokenizer = tokenizer or CharTokenizer()
-        self.lstm = lstm
-        self.contexts = Contexts(lstm) if lstm else None
+        self.mix_in(lstm)
         self.words, self.levels = list(words), list(levels)
         self.unknown, self.boundary = len(words), len(words) + 1
         self.base = len(words) + 2
@@ -158,6 +149,11 @@ class WordNGram:
         mass[0] = 1.0
         self.ahead = np.log(np.maximum(mass, 1e-30))
         self.ahead[self.outside] = unigrams[self.unknown]
+
+    def mix_in(self, lstm: WordLSTM | None) -> None:
+        """Mix an LSTM in, as its weights are now; or none."""
+        self.lstm = lstm
+        self.contexts = Contexts(lstm) if lstm else None
 
     def log_prob(
         self, histories: Ints, words: Ints, contexts: Tensor | None = None
@@ -232,9 +228,7 @@ class WordNGram:
             {name: torch.from_numpy(array) for name, array in tensors.items()},
             {**facts, **about},
         )
-        files = {FILE: content}
-        description = json.dumps({"files": checksums(files)}, indent=2) + "\n"
-        write_files(folder, {**files, DESCRIPTION: description.encode()})
+        write_checked(folder, FILE, content, DESCRIPTION)
 
     @classmethod
     def load(cls, folder: str | Path) -> "WordNGram":
@@ -244,7 +238,11 @@ class WordNGram:
             CheckpointError: there is none, or it is damaged or exchanged.
         """
         folder = Path(folder)
-        path = _checked(folder)
+        path = folder / FILE
+        if (folder / DESCRIPTION).exists():
+            checked(folder, FILE, DESCRIPTION, KIND)
+        else:
+            inside(folder, FILE, folder / DESCRIPTION)
         tensors, facts = read_tensors(path)
         if facts.get("kind") != KIND:
             raise CheckpointError(f"{path}: is no language model (want a {KIND})")
@@ -294,29 +292,6 @@ def _levels(tensors: Mapping[str, Tensor], order: int, base: int) -> list[Level]
 def _to_bytes(values: Floats, highest: float) -> npt.NDArray[np.uint8]:
     """Count 16ths below the highest."""
     return ((highest - values) * _STEPS).round().clip(0, 255).astype(np.uint8)
-
-
-def _checked(folder: Path) -> Path:
-    """Return the path of the n-gram; compare it with its checksum, if there is one."""
-    place = folder / DESCRIPTION
-    if not place.exists():
-        return inside(folder, FILE, place)
-    inside(folder, DESCRIPTION, place)
-    try:
-        table = json.loads(place.read_text(encoding="utf-8"))["files"]
-        unknown = FILE not in table
-    except OSError as error:
-        raise CheckpointError(f"{place}: cannot be read ({error.strerror})") from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{place}: does not describe a {KIND} ({error})"
-        ) from error
-    check_files(folder, table, place)
-    if unknown:
-        raise CheckpointError(
-            f"{place}: has no checksum of {FILE} (copy the whole folder again)"
-        )
-    return folder / FILE
 
 
 def _row(tensor: Tensor, dtype: Any) -> npt.NDArray[Any]:

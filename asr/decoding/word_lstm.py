@@ -23,7 +23,6 @@ arXiv:1609.04309.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,14 +32,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from asr.errors import CheckpointError
-from asr.tensor_files import (
-    as_bytes,
-    check_files,
-    checksums,
-    inside,
-    read_tensors,
-    write_files,
-)
+from asr.tensor_files import as_bytes, checked, read_tensors, write_checked
 
 FILE = "lstm.safetensors"
 """The file of a language model's folder, beside that of the n-gram."""
@@ -126,7 +118,7 @@ class WordLSTM(nn.Module):
         tensors = dict[str, Tensor]()
         for name, weight in self.state_dict().items():
             if weight.dim() == 2:
-                scale = (weight.abs().amax(dim=1).clamp_min(1e-8) / 127).half()
+                scale = (weight.abs().amax(dim=1) / 127).half()
                 scale = scale.clamp_min(6e-8)  # the least that float16 can tell
                 tensors[f"{name}.scale"] = scale
                 steps = (weight / scale.float()[:, None]).round().clamp(-127, 127)
@@ -135,9 +127,8 @@ class WordLSTM(nn.Module):
                 tensors[name] = weight.half() if weight.is_floating_point() else weight
         about = {"kind": KIND, **self.settings, "share": self.share}
         about["words"] = _fingerprint(words)
-        files = {FILE: as_bytes(tensors, {**facts, **about})}
-        description = json.dumps({"files": checksums(files)}, indent=2) + "\n"
-        write_files(folder, {**files, DESCRIPTION: description.encode()})
+        content = as_bytes(tensors, {**facts, **about})
+        write_checked(folder, FILE, content, DESCRIPTION)
 
     @classmethod
     def load(cls, folder: Path, words: Sequence[str]) -> "WordLSTM | None":
@@ -146,17 +137,9 @@ class WordLSTM(nn.Module):
         Raises:
             CheckpointError: it is damaged or exchanged, or belongs to another n-gram.
         """
-        place = folder / DESCRIPTION
-        if not place.exists() and not (folder / FILE).exists():
+        if not (folder / DESCRIPTION).exists() and not (folder / FILE).exists():
             return None
-        path = inside(folder, FILE, inside(folder, DESCRIPTION, place))
-        try:
-            table = json.loads(place.read_text(encoding="utf-8"))["files"]
-        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise CheckpointError(
-                f"{place}: does not describe a {KIND} ({error})"
-            ) from error
-        check_files(folder, table, place)
+        path = checked(folder, FILE, DESCRIPTION, KIND)
         stored, facts = read_tensors(path)
         if facts.get("kind") != KIND:
             raise CheckpointError(f"{path}: is no {KIND}")

@@ -69,9 +69,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> None:
-    times = options.times or [1] * len(options.texts)
-    if len(times) != len(options.texts) or min(times) < 1:
-        raise ConfigError(f"--times: {len(options.texts)} numbers above zero are due")
+    times = times_of(options)
     if len(options.least) != options.order - 1:
         raise ConfigError(f"--least: {options.order - 1} numbers are due")
     if options.vocabulary < 1:
@@ -89,6 +87,18 @@ def _run(options: argparse.Namespace) -> None:
         print(
             f"{options.dev}: perplexity {perplexity:.1f}, OOV {100 * strangers:.2f} %"
         )
+
+
+def times_of(options: argparse.Namespace) -> list[int]:
+    """Tell how often each text counts.
+
+    Raises:
+        ConfigError: there is not one number above zero for each text.
+    """
+    times: list[int] = options.times or [1] * len(options.texts)
+    if len(times) != len(options.texts) or min(times) < 1:
+        raise ConfigError(f"--times: {len(options.texts)} numbers above zero are due")
+    return times
 
 
 def read_text(path: Path) -> list[str]:

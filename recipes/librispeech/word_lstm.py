@@ -25,13 +25,14 @@ sys.path.append(str(Path(__file__).parents[2]))  # so that it runs as a script, 
 
 from asr.data.manifest import read_manifest
 from asr.decoding.ngram import Ints, WordNGram, mix
-from asr.decoding.word_lstm import FILE, Contexts, WordLSTM
+from asr.decoding.word_lstm import FILE, WordLSTM
 from asr.errors import AsrError, ConfigError
 from recipes.librispeech.language_model import (
     measure,
     numbers_of,
     read_text,
     scores,
+    times_of,
 )
 
 SHARES = tuple(share / 20 for share in range(1, 20))
@@ -68,9 +69,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> None:
-    times = options.times or [1] * len(options.texts)
-    if len(times) != len(options.texts) or min(times) < 1:
-        raise ConfigError(f"--times: {len(options.texts)} numbers above zero are due")
+    times = times_of(options)
     for name in ("minutes", "size", "embedding_size", "batch_words", "learning_rate"):
         if getattr(options, name) <= 0:
             raise ConfigError(f"--{name.replace('_', '-')}: must be above 0")
@@ -96,7 +95,7 @@ def _run(options: argparse.Namespace) -> None:
         **{"times": times, "minutes": options.minutes},
     }
     for told in train(model, sentences, options):
-        ngram.lstm, ngram.contexts = model, Contexts(model)
+        ngram.mix_in(model)
         model.share, perplexity = best_share(ngram, dev)
         print(
             f"{told} | dev: perplexity {perplexity:.1f} with share {model.share:.2f}",
@@ -105,7 +104,7 @@ def _run(options: argparse.Namespace) -> None:
         model.save(options.language_model, ngram.words, facts)
     mixed = WordNGram.load(options.language_model)  # as bytes it is a little worse
     size = (options.language_model / FILE).stat().st_size / 1e6
-    ngram.lstm = ngram.contexts = None
+    ngram.mix_in(None)
     alone, strangers = measure(ngram, said)
     print(f"{options.language_model}: {size:.1f} MB")
     print(
