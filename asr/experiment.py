@@ -28,6 +28,7 @@ from asr.report import draw_attention
 from asr.tensor_files import write_bytes
 from asr.text import CharTokenizer
 from asr.training.distributed import Team, join_team
+from asr.training.growth import grow
 from asr.training.trainer import CHECKPOINT, Trainer
 
 CONFIG = "config.yaml"
@@ -144,14 +145,14 @@ def _start_from(folder: Path, las: LAS) -> None:
     """Take over the weights of a model, and with them its statistics of features.
 
     Raises:
-        ConfigError: it is another network.
+        ConfigError: it is another network, not one with a narrower listener.
     """
     try:
-        las.load_state_dict(load_model(folder).las.state_dict())
-    except RuntimeError as error:
+        grow(las, load_model(folder).las)
+    except ValueError as error:
         raise ConfigError(
             f"training.start: {folder} holds another network than these settings "
-            f"describe ({str(error).splitlines()[1].strip()})"
+            f"describe ({error})"
         ) from error
 
 

@@ -58,7 +58,8 @@ class TrainingConfig:
     """Settings of the training loop."""
 
     start: str | None = None
-    """Folder of a model or run whose weights training starts from; None for chance."""
+    """Folder of a model or run whose weights training starts from; None for chance.
+    Its listener may be narrower: it grows."""
     epochs: int = 20
     """How often the whole corpus is read."""
     minutes: float | None = None

@@ -1,0 +1,94 @@
+"""Grow: start a network with a wide listener from one with a narrow listener.
+
+A small network learns fast and soon ends; a large one begins where it ended. The old
+units keep their weights. The new ones get those of chance, all but the weights of their
+candidate g = tanh(...), which are zero:
+
+    c_t = f c_{t-1} + i 0 = 0      h_t = o tanh(0) = 0
+
+So they are silent at first, and what is read from them by weights of chance changes
+nothing, but teaches each of them something else from the first update on. The layer
+normalisation sees silent units among the others: with zeros for a share of its inputs
+the variance falls to n / N of what it was (the mean of the old units is near zero), so
+its gains are made sqrt(n / N) of what they were.
+
+Shapes: n units of an LSTM before, N after; its output is [forwards ; backwards].
+
+Source: Chen, Goodfellow and Shlens (2016), "Net2Net", arXiv:1511.05641, who copy units
+and halve what they say; copies get the same gradients and part only by chance.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from asr.model.las import LAS
+
+_CANDIDATE = 2
+"""Which quarter of torch's gate weights (i, f, g, o) is that of the candidate."""
+
+
+@torch.no_grad()
+def grow(las: LAS, old: LAS) -> None:
+    """Give a network the weights of one whose listener is narrower.
+
+    Args:
+        las: as it was drawn; is changed.
+        old: the network that is to live on.
+
+    Raises:
+        ValueError: they differ in more than the size of the listener, or the old one
+            is the wider one.
+    """
+    before, after = old.config.listener.size, las.config.listener.size
+    if before > after:
+        raise ValueError(f"listener.size was {before} and cannot shrink to {after}")
+    sources = old.state_dict()
+    targets = las.state_dict()
+    if sources.keys() != targets.keys():
+        different = min(sources.keys() ^ targets.keys())
+        raise ValueError(f"{different} is in one of the two networks only")
+    grown = dict[str, Tensor]()
+    for name, source in sources.items():
+        target = targets[name].clone()
+        if ".layers." in name:
+            candidate = target.view(4, after, *target.shape[1:])[_CANDIDATE]
+            candidate[before:] = 0
+        at = [
+            _places(small, large, before, after)
+            for small, large in zip(source.shape, target.shape, strict=True)
+        ]
+        if any(places is None for places in at):
+            raise ValueError(
+                f"{name} was {_shape(source)} and cannot grow to {_shape(target)}"
+            )
+        if ".norms." in name and name.endswith("weight"):
+            target.fill_(1.0)
+            source, target = (w * math.sqrt(before / after) for w in (source, target))
+        target[torch.meshgrid(*at, indexing="ij")] = source
+        grown[name] = target
+    las.load_state_dict(grown)
+
+
+def _places(small: int, large: int, before: int, after: int) -> Tensor | None:
+    """Tell where along an axis the old numbers go; None where they cannot.
+
+    An axis that grows is made of blocks of n or N units (gates, directions, joined
+    neighbours), perhaps behind numbers that do not come from the listener.
+
+    >>> _places(7, 9, 2, 3).tolist()  # three others, then two blocks of 2 in 3 places
+    [0, 1, 2, 3, 4, 6, 7]
+    """
+    if small == large:
+        return torch.arange(small)
+    blocks, rest = divmod(large - small, after - before) if after > before else (0, 1)
+    first = small - blocks * before
+    if rest or first < 0:
+        return None
+    places = torch.arange(blocks)[:, None] * after + torch.arange(before)
+    return torch.cat((torch.arange(first), first + places.flatten()))
+
+
+def _shape(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape))
