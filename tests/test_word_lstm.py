@@ -213,7 +213,7 @@ def test_whatever_is_altered_a_model_comes_or_a_checkpoint_error(
 
 def test_batches_hold_each_sentence_once() -> None:
     ngram = estimate([TEXT], [1], vocabulary=9, order=2, least=[1])
-    model, sentences = prepare(ngram, [TEXT], [2], 4, 16)
+    model, sentences = prepare(ngram, [TEXT], [2], (4, 16))
     assert len(sentences) == 2 * len(TEXT)
     assert {tuple(s.tolist()) for s in sentences} == {
         (6, *model.ranks[ngram.numbers(text.split())].tolist()) for text in TEXT
@@ -252,13 +252,20 @@ def test_the_recipe_learns_what_a_trigram_cannot_see(
     options = ["--language-model", str(tmp_path / "lm"), "--dev", str(dev)]
     options += ["--minutes", "0.07", "--size", "24", "--embedding-size", "8"]
     options += ["--batch-words", "300", "--validations", "2", "--threads", "1"]
-    assert main([str(tmp_path / "text.txt"), *options]) == 0
+    text_file = str(tmp_path / "text.txt")
+    assert main([text_file, *options, "--go-on"]) == 1  # nothing there to go on from
+    assert f"holds no {FILE}" in capsys.readouterr().err
+    assert main([text_file, *options]) == 0
 
     mixed = WordNGram.load(tmp_path / "lm")
     assert measure(mixed, text[500:])[0] < 0.93 * alone
     printed = capsys.readouterr().out
     assert "100.0 %" in printed
     assert f"n-gram alone {alone:.1f}" in printed
+
+    options[options.index("0.07")] = "0.005"  # too short to learn it anew
+    assert main([text_file, *options, "--go-on"]) == 0
+    assert measure(WordNGram.load(tmp_path / "lm"), text[500:])[0] < 0.93 * alone
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,12 @@ and halve what they say; copies get the same gradients and part only by chance.
 """
 
 import math
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
-from asr.model.las import LAS
+from asr.model.las import LAS, LASConfig
 
 _CANDIDATE = 2
 """Which quarter of torch's gate weights (i, f, g, o) is that of the candidate."""
@@ -41,16 +42,15 @@ def grow(las: LAS, old: LAS) -> None:
         ValueError: they differ in more than the size of the listener, or the old one
             is the wider one.
     """
+    different = _different(old.config, las.config)
+    if different:
+        raise ValueError(f"{different}, and only listener.size may grow")
     before, after = old.config.listener.size, las.config.listener.size
     if before > after:
         raise ValueError(f"listener.size was {before} and cannot shrink to {after}")
-    sources = old.state_dict()
     targets = las.state_dict()
-    if sources.keys() != targets.keys():
-        different = min(sources.keys() ^ targets.keys())
-        raise ValueError(f"{different} is in one of the two networks only")
     grown = dict[str, Tensor]()
-    for name, source in sources.items():
+    for name, source in old.state_dict().items():
         target = targets[name].clone()
         if ".layers." in name:
             candidate = target.view(4, after, *target.shape[1:])[_CANDIDATE]
@@ -59,10 +59,6 @@ def grow(las: LAS, old: LAS) -> None:
             _places(small, large, before, after)
             for small, large in zip(source.shape, target.shape, strict=True)
         ]
-        if any(places is None for places in at):
-            raise ValueError(
-                f"{name} was {_shape(source)} and cannot grow to {_shape(target)}"
-            )
         if ".norms." in name and name.endswith("weight"):
             target.fill_(1.0)
             source, target = (w * math.sqrt(before / after) for w in (source, target))
@@ -71,8 +67,29 @@ def grow(las: LAS, old: LAS) -> None:
     las.load_state_dict(grown)
 
 
-def _places(small: int, large: int, before: int, after: int) -> Tensor | None:
-    """Tell where along an axis the old numbers go; None where they cannot.
+def _different(old: LASConfig, new: LASConfig) -> str:
+    """Name the first setting that makes another network; the listener's size is none.
+
+    >>> from asr.model.listener import ListenerConfig
+    >>> from asr.model.speller import SpellerConfig
+    >>> _different(LASConfig(), LASConfig(ListenerConfig(512)))
+    ''
+    >>> _different(LASConfig(), LASConfig(speller=SpellerConfig(256, 2)))
+    'speller.layers was 1 and is 2'
+    """
+    before, after = asdict(old), asdict(new)
+    for part, settings in before.items():
+        for name, value in settings.items():
+            told = f"{part}.{name}"
+            if told != "listener.size" and name != "dropout":
+                now = after[part][name]
+                if now != value:
+                    return f"{told} was {value} and is {now}"
+    return ""
+
+
+def _places(small: int, large: int, before: int, after: int) -> Tensor:
+    """Tell where along an axis the old numbers go.
 
     An axis that grows is made of blocks of n or N units (gates, directions, joined
     neighbours), perhaps behind numbers that do not come from the listener.
@@ -82,13 +99,7 @@ def _places(small: int, large: int, before: int, after: int) -> Tensor | None:
     """
     if small == large:
         return torch.arange(small)
-    blocks, rest = divmod(large - small, after - before) if after > before else (0, 1)
+    blocks = (large - small) // (after - before)
     first = small - blocks * before
-    if rest or first < 0:
-        return None
     places = torch.arange(blocks)[:, None] * after + torch.arange(before)
     return torch.cat((torch.arange(first), first + places.flatten()))
-
-
-def _shape(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape))

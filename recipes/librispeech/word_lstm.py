@@ -7,10 +7,12 @@ the LSTM is written beside it. Each sentence is read for itself. The learning ra
 over the first hundredth of the time and falls along half a cosine; the share in the
 mixture is the one with the lowest perplexity on dev.
 
-A training that is stopped leaves the LSTM of its last look at dev.
+A training that is stopped leaves the LSTM of its last look at dev. With `--go-on` the
+LSTM that is already there learns further, from the sentences in another order.
 """
 
 import argparse
+import itertools
 import math
 import sys
 import time
@@ -58,6 +60,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--language-model", type=Path, required=True, metavar="FOLDER", help="n-gram")
     add("--dev", type=Path, required=True, metavar="MANIFEST", help="to choose by")
     add("--times", type=int, nargs="+", metavar="T", help="read each TEXT T times")
+    add("--go-on", action="store_true", help="train the LSTM of FOLDER further")
     add("--minutes", type=float, default=40, help="of training (default: 40)")
     add("--size", type=int, default=512, metavar="S", help="of the LSTM")
     add("--embedding-size", type=int, default=128, metavar="E", help="of a word")
@@ -82,9 +85,17 @@ def _run(options: argparse.Namespace) -> None:
     texts = [read_text(path) for path in options.texts]
     torch.set_num_threads(options.threads)
     torch.manual_seed(1)
+    model = None
+    if options.go_on:
+        model = WordLSTM.load(options.language_model, ngram.words)
+        if model is None:
+            raise ConfigError(
+                f"--go-on: {options.language_model} holds no {FILE} (train it without)"
+            )
+        model.train()
     try:
         model, sentences = prepare(
-            ngram, texts, times, options.embedding_size, options.size
+            ngram, texts, times, model or (options.embedding_size, options.size)
         )
     except ValueError as error:
         raise ConfigError(f"--size: {error}") from error
@@ -92,7 +103,7 @@ def _run(options: argparse.Namespace) -> None:
     print(f"{len(sentences)} sentences, {words} words", flush=True)
     facts = {
         "texts": [path.name for path in options.texts],
-        **{"times": times, "minutes": options.minutes},
+        **{"times": times, "minutes": options.minutes, "went_on": options.go_on},
     }
     for told in train(model, sentences, options):
         ngram.mix_in(model)
@@ -117,10 +128,15 @@ def prepare(
     ngram: WordNGram,
     texts: Sequence[Sequence[str]],
     times: Sequence[int],
-    embedding_size: int,
-    size: int,
+    model: WordLSTM | tuple[int, int],
 ) -> tuple[WordLSTM, list[Ints]]:
     """Build the network for the words of a text; bring the text to ranks.
+
+    Args:
+        ngram: gives the words.
+        texts: sentences.
+        times: how often each text is read in a round.
+        model: that is there already; or embedding size and size of a new one.
 
     Returns:
         The network; and the sentences, the start of each included.
@@ -128,14 +144,17 @@ def prepare(
     number = {word: place for place, word in enumerate(ngram.words)}
     streams = [numbers_of(text, number) for text in texts]
     count = len(ngram.words) + 1
-    counts = np.zeros(count, dtype=np.int64)
-    for stream, weight in zip(streams, times, strict=True):
-        counts += weight * np.bincount(stream, minlength=count + 1)[:count]
-    ranks = np.empty(count + 1, dtype=np.int64)
-    ranks[np.argsort(-counts, kind="stable")] = np.arange(count)
-    ranks[count] = count
-    cutoffs = [c for c in (1000, 5000, 20_000) if c < count - 1] or [count // 2]
-    model = WordLSTM(torch.from_numpy(ranks), embedding_size, size, cutoffs)
+    if isinstance(model, WordLSTM):
+        ranks = model.ranks.numpy()
+    else:
+        counts = np.zeros(count, dtype=np.int64)
+        for stream, weight in zip(streams, times, strict=True):
+            counts += weight * np.bincount(stream, minlength=count + 1)[:count]
+        ranks = np.empty(count + 1, dtype=np.int64)
+        ranks[np.argsort(-counts, kind="stable")] = np.arange(count)
+        ranks[count] = count
+        cutoffs = [c for c in (1000, 5000, 20_000) if c < count - 1] or [count // 2]
+        model = WordLSTM(torch.from_numpy(ranks), *model, cutoffs)
     sentences = list[Ints]()
     for stream, weight in zip(streams, times, strict=True):
         ends = np.flatnonzero(stream == count)
@@ -153,7 +172,8 @@ def train(
     )
     started, due, seen = time.monotonic(), 1, 0
     recent = list[float]()
-    for batch, padding in batches(sentences, options.batch_words):
+    first_round = 1000 if options.go_on else 0
+    for batch, padding in batches(sentences, options.batch_words, first_round):
         progress = (time.monotonic() - started) / (60 * options.minutes)
         if progress >= due / options.validations or progress >= 1:
             loss = sum(recent) / max(len(recent), 1)
@@ -183,15 +203,16 @@ def train(
 
 
 def batches(
-    sentences: Sequence[Ints], batch_words: int
+    sentences: Sequence[Ints], batch_words: int, first_round: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches for ever: (B, 1 + I) ranks, and (B, I) what is padding.
 
-    Sentences of a batch are about equally long; the order is drawn anew each time.
+    Sentences of a batch are about equally long; the order is drawn anew each round, and
+    a higher first round is another order from the start.
     """
     lengths = np.array([len(sentence) for sentence in sentences])
-    for epoch in range(sys.maxsize):
-        rng = np.random.default_rng(epoch)
+    for seed in itertools.count(first_round):
+        rng = np.random.default_rng(seed)
         order = np.argsort(lengths + rng.random(len(lengths)))
         starts, words = [0], 0
         for place, index in enumerate(order):
