@@ -70,6 +70,41 @@ def test_the_mixture_sums_to_one() -> None:
         assert np.exp(np.concatenate([words, end])).sum() == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("said", [[], [0], [3, 3], [5, 1, 2]])
+def test_what_a_word_may_become_is_the_sum_of_its_head_and_its_clusters(
+    said: list[int],
+) -> None:
+    model = mixture()
+    assert model.lstm
+    assert model.contexts
+    contexts = model.contexts.start(1)
+    for word in said:
+        contexts = model.contexts.read(torch.tensor([word]), contexts)
+    told = model.contexts.log_prob(torch.arange(6), contexts.expand(6, -1)).exp()
+    ranks, unigrams = model.lstm.ranks[:5], np.exp(model.levels[0].log_probs[:5])
+    cluster = [0 if rank < 2 else 1 if rank < 4 else 2 for rank in ranks.tolist()]
+    of_all = [*cluster, 2]  # <unk>, of rank 5, is in the last one
+
+    def mass(beginning: str) -> float:
+        below = [i for i, w in enumerate(model.words) if w.startswith(beginning)]
+        found = sum(told[i].item() for i in below if cluster[i] == 0)
+        for c in (1, 2):
+            whole = sum(told[i].item() for i in range(6) if of_all[i] == c)
+            own = sum(unigrams[i] for i in below if cluster[i] == c)
+            if own:
+                found += whole * own / sum(unigrams[np.array(cluster) == c])
+        return 0.7 * float(sum(unigrams[i] for i in below)) + 0.3 * found
+
+    node = 0
+    for i, letter in enumerate("AND"):
+        node = int(model.children[node, TOKENIZER.characters.index(letter) - 1])
+        ahead = model.ahead(np.array([[node]]), contexts)
+        assert ahead.item() == pytest.approx(np.log(mass("AND"[: i + 1])), abs=1e-5)
+    outside = np.array([[0, model.outside]])
+    unknown = model.levels[0].log_probs[model.unknown]
+    assert model.ahead(outside, contexts).tolist() == [[0.0, pytest.approx(unknown)]]
+
+
 def spell(model: WordNGram, text: str) -> float:
     steps, total = model.steps(1), 0.0
     tokens = [TOKENIZER.sos, *TOKENIZER.encode(text), TOKENIZER.eos]

@@ -1,8 +1,9 @@
 """A word n-gram as a step model: words are scored while they are spelled.
 
-The vocabulary is a trie of characters; m(v) is the summed unigram probability of all
-words below node v, and 1 at the root. Inside a word the look-ahead is paid, and where a
-space or <eos> completes the word w after the words h, its n-gram takes that place:
+The vocabulary is a trie of characters; m(v) is the summed probability of all words
+below node v, and 1 at the root: by the unigram, or, where there is an LSTM, by that
+after the words before (see `look_ahead`). Inside a word the look-ahead is paid, and
+where a space or <eos> completes the word w after the words h, P(w | h) takes its place:
 
     score(c | v)     = log m(v c) - log m(v)
     score(space | v) = log P(w | h) - log m(v)
@@ -40,6 +41,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from asr.decoding.look_ahead import LookAhead
 from asr.decoding.word_lstm import Contexts, WordLSTM
 from asr.errors import CheckpointError
 from asr.tensor_files import as_bytes, checked, inside, read_tensors, write_checked
@@ -93,7 +95,6 @@ class WordNGram:
         lstm: WordLSTM | None = None,
     ) -> None:
         self.tokenizer = tokenizer or CharTokenizer()
-        self.mix_in(lstm)
         self.words, self.levels = list(words), list(levels)
         self.unknown, self.boundary = len(words), len(words) + 1
         self.base = len(words) + 2
@@ -107,6 +108,7 @@ class WordNGram:
         if self.base ** len(levels) >= 2**63:
             raise ValueError(f"{len(levels)} of {self.base} words are no int64")
         self._grow()
+        self.mix_in(lstm)
 
     def _grow(self) -> None:
         """Build the trie, all nodes of it at once."""
@@ -146,14 +148,36 @@ class WordNGram:
         unigrams = self.levels[0].log_probs
         probs = np.broadcast_to(np.exp(unigrams[: len(lengths), None]), chars.shape)
         mass = np.bincount(nodes[real], weights=probs[real], minlength=size)
-        mass[0] = 1.0
-        self.ahead = np.log(np.maximum(mass, 1e-30))
-        self.ahead[self.outside] = unigrams[self.unknown]
+        self.mass = np.maximum(mass, 1e-30)
+        self.mass[0], self.mass[self.outside] = 1.0, np.exp(unigrams[self.unknown])
+        rows = np.broadcast_to(np.arange(len(lengths))[:, None], chars.shape)
+        self.first = np.zeros(size, dtype=np.int64)
+        self.first[nodes[new]] = rows[new]
+        self.behind = self.first + np.bincount(nodes[real], minlength=size)
 
     def mix_in(self, lstm: WordLSTM | None) -> None:
         """Mix an LSTM in, as its weights are now; or none."""
-        self.lstm = lstm
-        self.contexts = Contexts(lstm) if lstm else None
+        self.lstm, self.contexts, self.look_ahead = lstm, None, None
+        if lstm:
+            self.contexts = contexts = Contexts(lstm)
+            count = len(self.words)
+            self.look_ahead = LookAhead(
+                self.first,
+                self.behind,
+                np.exp(self.levels[0].log_probs[:count]),
+                contexts.ranks.numpy()[:count],
+                contexts.edges,
+                lstm.share,
+            )
+
+    def ahead(self, nodes: Ints, contexts: Tensor | None) -> Floats:
+        """Tell (R, ...) log m of nodes, in R contexts of the LSTM if there are any."""
+        mass = self.mass[nodes]
+        if self.contexts and self.look_ahead and contexts is not None:
+            told = self.look_ahead.mass(nodes, mass, *self.contexts.ahead(contexts))
+            mass = np.where((nodes == 0) | (nodes == self.outside), mass, told)
+        log_mass: Floats = np.log(mass)
+        return log_mass
 
     def log_prob(
         self, histories: Ints, words: Ints, contexts: Tensor | None = None
@@ -351,13 +375,14 @@ class NGramPrefix:
         nodes = np.where(ends, 0, nodes)  # special tokens change nothing
 
         scores = np.full((len(read), model.tokenizer.size), -inf, dtype=np.float32)
-        ahead, outside = model.ahead[nodes][:, None], (nodes == model.outside)[:, None]
-        children = model.children[nodes]
-        leaving = model.ahead[model.outside] - ahead
-        leaving = leaving + UNKNOWN * (model.depth[nodes] + 1)[:, None]
-        leaving = np.where(outside, UNKNOWN, leaving)
-        staying = model.ahead[children] - ahead
-        scores[:, space + 1 :] = np.where(children == model.outside, leaving, staying)
+        below = np.concatenate([nodes[:, None], model.children[nodes]], axis=1)
+        masses = model.ahead(below, contexts)
+        ahead, children = masses[:, :1], below[:, 1:]
+        further = masses[:, 1:] - ahead
+        stranger = model.depth[nodes] + 1  # letters, where one leaves the vocabulary
+        stranger = np.where(nodes == model.outside, 1, stranger)[:, None]
+        further += np.where(children == model.outside, UNKNOWN * stranger, 0.0)
+        scores[:, space + 1 :] = further
 
         words = model.word[nodes]
         finished = model.log_prob(histories, words, contexts)

@@ -24,6 +24,7 @@ arXiv:1609.04309.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +182,10 @@ def _fingerprint(words: Sequence[str]) -> str:
 class Contexts:
     """What the network knows after the words of many hypotheses, as a search needs it.
 
-    A context is a row: s, the cell, for each further cluster P_i s, and for head and
-    clusters what stands in brackets above (-log Z_0 alone for the head).
+    A context is a row: s, the cell, for each further cluster P_i s, for head and
+    clusters what stands in brackets above (-log Z_0 alone for the head), and for
+    looking ahead the cumulative P of the head's words, in the order of their numbers,
+    and P of each cluster.
 
     Args:
         model: is read once, here.
@@ -202,12 +205,16 @@ class Contexts:
         self.projections = [tail[0].weight.detach() for tail in tails]
         self.outputs = [softmax.head.weight.detach()]
         self.outputs += [tail[1].weight.detach() for tail in tails]
+        words = self.ranks[:-2]
+        self.head = words[words < self.edges[0]]  # by their numbers, as ranks
+        widths = [2 * self.size, sum(map(len, self.projections)), len(self.outputs)]
+        widths += [1 + len(self.head), len(self.edges)]
+        self.ends = list(accumulate(widths))
 
     def start(self, count: int) -> Tensor:
         """Return contexts of nothing but the start of a sentence."""
-        width = 2 * self.size + sum(map(len, self.projections)) + len(self.outputs)
         start = torch.full((count,), len(self.ranks) - 1)
-        return self.read(start, self.embedding.new_zeros(count, width))
+        return self.read(start, self.embedding.new_zeros(count, self.ends[-1]))
 
     @torch.no_grad()
     def read(self, words: Tensor, contexts: Tensor) -> Tensor:
@@ -228,7 +235,20 @@ class Contexts:
         ):
             told = head[:, self.edges[0] + i] + brackets[0]
             brackets.append(told - linear(dims, output).logsumexp(dim=1))
-        return torch.cat([s, cell, *projected, torch.stack(brackets, dim=1)], dim=1)
+        context = torch.empty(len(words), self.ends[-1])
+        parts = [s, cell, *projected, torch.stack(brackets, dim=1)]
+        torch.cat(parts, dim=1, out=context[:, : self.ends[2]])
+        probs = head.add_(brackets[0][:, None]).exp_()
+        sums, clusters = self.ahead(context)
+        sums[:, 0] = 0
+        torch.cumsum(probs[:, self.head], dim=1, out=sums[:, 1:])
+        clusters.copy_(probs[:, self.edges[0] :])
+        return context
+
+    def ahead(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
+        """Tell what contexts hold for looking ahead; see `LookAhead.mass`."""
+        sums = contexts[:, self.ends[2] : self.ends[3]]
+        return sums, contexts[:, self.ends[3] :]
 
     @torch.no_grad()
     def log_prob(self, words: Tensor, contexts: Tensor) -> Tensor:
@@ -244,6 +264,6 @@ class Contexts:
                 first = self.edges[i - 1] if i else 0
                 own = contexts[at]
                 dots = rows[ranks[at] - first] * own[:, start : start + size]
-                found[at] = dots.sum(dim=1) + own[:, i - len(self.outputs)]
+                found[at] = dots.sum(dim=1) + own[:, self.ends[1] + i]
             start += size if i else 2 * self.size
         return found
