@@ -41,7 +41,12 @@ done
 for stage in "${stages[@]}"; do
     echo "== $stage" >&2
     case $stage in
-        prepare) "$python" "$here/prepare.py" "$corpus" "$work/data" ;;
+        prepare)
+            "$python" "$here/prepare.py" "$corpus" "$work/data"
+            if [ -f "$work/data/dev-clean.jsonl" ]; then
+                "$python" "$here/split_speakers.py" "$work/data/dev-clean.jsonl" --every 3
+            fi
+            ;;
         train)
             for config in "${configs[@]}"; do
                 "$python" -m asr train "$here/configs/$config.yaml" "$work/$config" \
