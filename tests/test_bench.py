@@ -4,9 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tools.bench_asr import PARTS, measure_loader, measure_search, measure_train
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 ROOT = Path(__file__).parents[1]
 
 
@@ -40,6 +42,26 @@ def test_a_part_that_is_not_known_is_told() -> None:
     assert done.stderr == (
         f"bench: trains is no part (take some of {','.join(PARTS)})\n"
     )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told() -> None:
+    done = bench("--device", "cuda")
+
+    assert done.returncode != 0
+    assert done.stderr == (
+        "bench: device cuda: torch finds no GPU here (use cpu or auto)\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_training_and_search_can_be_measured_on_a_device(device: str) -> None:
+    for figures in (
+        measure_train("S", "location", "float32", 1, batch=1, device=device),
+        measure_search("S", 1, "float32", 1, "location", device),
+    ):
+        assert 0 < figures["cpu"] < 1e6
 
 
 @pytest.mark.slow

@@ -8,6 +8,9 @@ the ratio peer / ours within a round: its lowest, median and highest over the ro
 Shapes, as in the peers' scripts: an utterance is 12 s, 1,200 frames and 180 characters;
 S is a listener of 3 layers of 256 a direction and a speller of 256, L one of 5 of 512
 and a speller of two layers of 512. Weights and features are made up.
+
+With `--device cuda` (or cpu) the same steps and searches are measured on that device,
+by the clock, as hours of audio an hour; there is no peer then.
 """
 
 import argparse
@@ -27,6 +30,7 @@ Figures = dict[str, float]
 
 FRAMES, CHARACTERS, SECONDS = 1200, 180, 12.0
 PARTS = ("train", "search", "decode", "features", "loader", "startup", "memory")
+PER_HOUR = "hours of audio an hour"
 
 
 class Row(NamedTuple):
@@ -41,8 +45,39 @@ class Row(NamedTuple):
     unit: str = "CPU s"
 
 
+def device_rows(device: str) -> Iterator[Row]:
+    """List what is measured on a device by the clock."""
+    for shape, kind, precision in (
+        *(("S", "additive", "float32"), ("S", "location", "float32")),
+        *(("S", "location", "bfloat16"), ("L", "additive", "float32")),
+        *(("L", "location", "float32"), ("L", "location", "bfloat16")),
+    ):
+        yield Row(
+            "train",
+            f"training on {device}, {shape}, {kind}, batch 32, {precision}",
+            dict(
+                **dict(what="train", shape=shape, kind=kind, precision=precision),
+                **dict(batch=32, device=device),
+            ),
+            unit=PER_HOUR,
+        )
+    for shape, batch in (("S", 1), ("S", 32), ("L", 1), ("L", 32)):
+        yield Row(
+            "decode",
+            f"listener and beam search on {device}, {shape}, {batch} utterance(s)",
+            dict(
+                **dict(what="search", shape=shape, batch=batch, precision="float32"),
+                **dict(kind="location", device=device),
+            ),
+            unit=PER_HOUR,
+        )
+
+
 def rows(args: argparse.Namespace) -> Iterator[Row]:
     """List what is measured."""
+    if args.device:
+        yield from device_rows(args.device)
+        return
     for shape, kind, precision in (
         *(("S", "additive", "float32"), ("S", "location", "float32")),
         *(("L", "additive", "float32"), ("S", "additive", "bfloat16")),
@@ -92,15 +127,41 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
 # What is measured, each in a process of its own
 
 
-def best(work: Callable[[], object], repetitions: int) -> float:
+def best(
+    work: Callable[[], object],
+    repetitions: int,
+    clock: Callable[[], float] = time.process_time,
+) -> float:
     """Smallest CPU time of some repetitions, after one that is not counted."""
     work()
     found = []
     for _ in range(repetitions):
-        started = time.process_time()
+        started = clock()
         work()
-        found.append(time.process_time() - started)
+        found.append(clock() - started)
     return min(found)
+
+
+def clock_of(device: str | None) -> Callable[[], float]:
+    """Return the clock for a device, which waits until all is done; else CPU time."""
+    import torch
+
+    def now() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return now if device else time.process_time
+
+
+def per_hour(batch: int, seconds: float) -> Figures:
+    """Tell how fast a batch of utterances was done."""
+    import torch
+
+    figures = {"cpu": batch * SECONDS / seconds}
+    if torch.cuda.is_available():
+        figures["mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return figures
 
 
 def build(shape: str, kind: str) -> Any:
@@ -129,7 +190,12 @@ def build(shape: str, kind: str) -> Any:
 
 
 def measure_train(
-    shape: str, kind: str, precision: str, repetitions: int, batch: int = 16
+    shape: str,
+    kind: str,
+    precision: str,
+    repetitions: int,
+    batch: int = 16,
+    device: str | None = None,
 ) -> Figures:
     """One step on the speller's cross entropy, as in the peers' scripts."""
     import torch
@@ -137,15 +203,19 @@ def measure_train(
     from asr.device import keep_freed_memory
 
     keep_freed_memory()
-    las = build(shape, kind).train()
+    where = torch.device(device or "cpu")
+    las = build(shape, kind).to(where).train()
     x, lengths = torch.randn(batch, FRAMES, 80), torch.full((batch,), FRAMES)
     targets = torch.randint(3, 32, (batch, CHARACTERS))
+    x, targets = x.to(where), targets.to(where)
     inputs = torch.nn.functional.pad(targets[:, :-1], (1, 0), value=1)
     optimizer = torch.optim.Adam(las.parameters(), 1e-4)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast(
+            where.type, torch.bfloat16, enabled=precision == "bfloat16"
+        ):
             heard = las.listen(x, lengths)
         memory = las.remember(heard._replace(h=heard.h.float()))
         logits = las.speller.spell(memory, inputs).logits
@@ -155,11 +225,17 @@ def measure_train(
         torch.autograd.backward(loss)
         optimizer.step()
 
-    return {"cpu": best(step, repetitions)}
+    spent = best(step, repetitions, clock_of(device))
+    return per_hour(batch, spent) if device else {"cpu": spent}
 
 
 def measure_search(
-    shape: str, batch: int, precision: str, repetitions: int, kind: str = "additive"
+    shape: str,
+    batch: int,
+    precision: str,
+    repetitions: int,
+    kind: str = "additive",
+    device: str | None = None,
 ) -> Figures:
     """The listener, and the search with a beam of 8 through the real classes."""
     import torch
@@ -168,15 +244,17 @@ def measure_search(
     from asr.model.listener import in_bytes
     from asr.model.steps import StepWeights
 
-    las = build(shape, kind).eval()
+    where, clock = torch.device(device or "cpu"), clock_of(device)
+    las = build(shape, kind).to(where).eval()
     x, lengths = torch.randn(batch, FRAMES, 80), torch.full((batch,), FRAMES)
-    limits, weights = torch.full((batch,), CHARACTERS), StepWeights(las.speller)
+    x, limits = x.to(where), torch.full((batch,), CHARACTERS, device=where)
+    weights = StepWeights(las.speller)
     if precision == "int8":
         weights = StepWeights(las.speller, precision)
         las.listener = in_bytes(las.listener)
     with torch.inference_mode():
         heard = las.listen(x, lengths)
-        listened = best(lambda: las.listen(x, lengths), repetitions)
+        listened = best(lambda: las.listen(x, lengths), repetitions, clock)
         searched = best(
             lambda: beam_search(
                 las.steps(heard, weights=weights),
@@ -186,7 +264,10 @@ def measure_search(
                 max_lengths=limits,
             ),
             repetitions,
+            clock,
         )
+    if device:
+        return per_hour(batch, listened + searched)
     return {"listen": listened, "cpu": searched}
 
 
@@ -312,7 +393,7 @@ def measure(what: str, arguments: dict[str, Any]) -> Figures:
     torch.set_num_threads(1)
     figures = MEASURES[what](**arguments)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {**figures, "mib": kilobytes / 1024}
+    return {"mib": kilobytes / 1024, **figures}
 
 
 # One round after the other
@@ -341,7 +422,7 @@ def run_ours(row: Row, repetitions: int) -> Figures:
     arguments = {**row.ours, "repetitions": repetitions}
     words = ["-m", "tools.bench_asr", "--measure", json.dumps(arguments)]
     figures: Figures = run_python(sys.executable, words, None)
-    if row.part == "decode":
+    if "listen" in figures and row.part == "decode":
         figures["cpu"] += figures["listen"]
     return figures
 
@@ -417,6 +498,7 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, nargs="*", default=[1.0, 5.0, 20.0], metavar="N"
     )
+    parser.add_argument("--device", help="measure training and search there instead")
     parser.add_argument("--peer-python", help="Python that has SpeechBrain")
     parser.add_argument("--peers", type=Path, help="folder of the peers' scripts")
     parser.add_argument("--output", type=Path, help="JSON file for all figures")
@@ -428,6 +510,14 @@ def main() -> None:
     chosen = args.only.split(",")
     if unknown := set(chosen) - set(PARTS):
         sys.exit(f"bench: {min(unknown)} is no part (take some of {','.join(PARTS)})")
+    if args.device:
+        from asr.device import pick_device
+        from asr.errors import ConfigError
+
+        try:
+            args.device = pick_device(args.device).type
+        except ConfigError as error:
+            sys.exit(f"bench: {error}")
     if args.peer_python and not args.peers:
         sys.exit("bench: --peer-python needs --peers, the folder of their scripts")
     if args.peer_python:  # the peers' scripts run in their own folder
