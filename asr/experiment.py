@@ -123,7 +123,7 @@ def _trainer(
     )
     if not (folder / CHECKPOINT).exists():
         if config.training.start:
-            _start_from(find_model(config.training.start), las)
+            _start_from(find_model(config.training.start), las, tokenizer)
         else:
             spread = _spread(range(len(train_set)), _MEASURED)
             plain = Dataset(train_set.utterances, tokenizer)
@@ -141,14 +141,18 @@ def _trainer(
     )
 
 
-def _start_from(folder: Path, las: LAS) -> None:
+def _start_from(folder: Path, las: LAS, tokenizer: CharTokenizer) -> None:
     """Take over the weights of a model, and with them its statistics of features.
 
     Raises:
-        ConfigError: it is another network, not one with a narrower listener.
+        ConfigError: it is another network, not one with a narrower listener, or has
+            another alphabet.
     """
+    model = load_model(folder)
+    if model.tokenizer != tokenizer:
+        raise ConfigError(f"training.start: {folder} has another alphabet")
     try:
-        grow(las, load_model(folder).las)
+        grow(las, model.las)
     except ValueError as error:
         raise ConfigError(
             f"training.start: {folder} holds another network than these settings "

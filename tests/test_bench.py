@@ -44,6 +44,22 @@ def test_a_part_that_is_not_known_is_told() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only", "features"], "--only: there is nothing of that here (but "),
+        (["--peer-python", "python"], "--device has no peers"),
+    ],
+)
+def test_what_is_not_measured_on_a_device_is_told(
+    words: list[str], message: str
+) -> None:
+    done = bench("--device", "cpu", *words)
+
+    assert done.returncode != 0
+    assert done.stderr.startswith(f"bench: {message}")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_told() -> None:
     done = bench("--device", "cuda")

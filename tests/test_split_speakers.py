@@ -37,6 +37,15 @@ def test_every_third_speaker_is_held_out(
     assert "dev.held.jsonl: 2 speakers, 4 utterances, 0.00 h" in capsys.readouterr().out
 
 
+def test_names_and_leading_zeros_have_their_order(tmp_path: Path) -> None:
+    path = manifest(tmp_path, ["07", "anna", "7", "9" * 5000]).rename(
+        tmp_path / "dev.v2.jsonl"
+    )
+    assert main([str(path), "--every", "2"]) == 0
+    held = read_manifest(tmp_path / "dev.v2.held.jsonl")
+    assert {u.speaker for u in held} == {"7", "anna"}
+
+
 @pytest.mark.parametrize("every", ["1", "4", "0"])
 def test_a_part_that_would_be_empty_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], every: str

@@ -35,8 +35,8 @@ from asr.errors import (
 from asr.experiment import train
 from asr.features import AugmentConfig, FeatureNorm
 from asr.model.attention import AttentionConfig
-from asr.model.folder import load_model
-from asr.model.las import LAS
+from asr.model.folder import load_model, save_model
+from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.tensor_files import read_tensors, write_tensors
@@ -746,6 +746,27 @@ def test_a_start_from_another_network_is_refused(
     config = replace(config, speller=SpellerConfig(size=5, embedding_size=3))
     with pytest.raises(ConfigError, match=r"training\.start: .* another network"):
         train(config, tmp_path)
+
+
+def test_a_start_from_a_narrower_listener_grows_it(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    config = settings(corpus, start=str(whole), epochs=1)
+    wide = replace(config.listener, size=config.listener.size + 3)
+    train(replace(config, listener=wide), tmp_path)
+
+    las = load_model(tmp_path / "model").las
+    assert las.config.listener.size == config.listener.size + 3
+    assert metrics(tmp_path)[0]["loss"] < metrics(whole)[0]["loss"]
+
+
+def test_a_start_from_another_alphabet_is_refused(corpus: Path, tmp_path: Path) -> None:
+    config, tokenizer = settings(corpus, start=str(tmp_path / "start")), CharTokenizer()
+    other = CharTokenizer(tokenizer.characters[::-1])
+    las = LAS(LASConfig(config.listener, config.attention, config.speller), other.size)
+    save_model(tmp_path / "start", las, other, {})
+    with pytest.raises(ConfigError, match=r"training\.start: .* another alphabet"):
+        train(config, tmp_path / "run")
 
 
 def in_training(**changes: Any) -> Change:

@@ -204,6 +204,7 @@ def test_a_network_of_another_n_gram_is_refused(tmp_path: Path) -> None:
     estimate([["B C"]], [1], vocabulary=9, order=2, least=[1]).save(folder, {})
     with pytest.raises(CheckpointError, match=r"belongs to another n-gram \(train"):
         WordNGram.load(folder)
+    assert WordNGram.load(folder, alone=True).words == ["B", "C"]
 
 
 def vouch(folder: Path) -> None:
@@ -288,7 +289,8 @@ def test_the_recipe_learns_what_a_trigram_cannot_see(
     options += ["--minutes", "0.07", "--size", "24", "--embedding-size", "8"]
     options += ["--batch-words", "300", "--validations", "2", "--threads", "1"]
     text_file = str(tmp_path / "text.txt")
-    assert main([text_file, *options, "--go-on"]) == 1  # nothing there to go on from
+    without_sizes = [*options[:6], *options[10:]]
+    assert main([text_file, *without_sizes, "--go-on"]) == 1
     assert f"holds no {FILE}" in capsys.readouterr().err
     assert main([text_file, *options]) == 0
 
@@ -298,9 +300,21 @@ def test_the_recipe_learns_what_a_trigram_cannot_see(
     assert "100.0 %" in printed
     assert f"n-gram alone {alone:.1f}" in printed
 
-    options[options.index("0.07")] = "0.005"  # too short to learn it anew
+    assert main([text_file, *options, "--go-on"]) == 1
+    assert "the sizes are those of the LSTM" in capsys.readouterr().err
+    options = without_sizes
+    options[options.index("0.07")] = "0.02"  # too short to learn it anew
+    before, _ = measure(mixed, text[500:])
     assert main([text_file, *options, "--go-on"]) == 0
-    assert measure(WordNGram.load(tmp_path / "lm"), text[500:])[0] < 0.93 * alone
+    after, _ = measure(WordNGram.load(tmp_path / "lm"), text[500:])
+    assert after < before
+    _, facts = read_tensors(tmp_path / "lm" / FILE)
+    assert facts["before"]["minutes"] == 0.07
+
+    content = (tmp_path / "lm" / FILE).read_bytes()
+    options += ["--learning-rate", "1000"]
+    assert main([text_file, *options, "--go-on"]) == 0  # and it got worse
+    assert (tmp_path / "lm" / FILE).read_bytes() == content
 
 
 @pytest.mark.parametrize(

@@ -154,12 +154,12 @@ def clock_of(device: str | None) -> Callable[[], float]:
     return now if device else time.process_time
 
 
-def per_hour(batch: int, seconds: float) -> Figures:
-    """Tell how fast a batch of utterances was done."""
+def per_hour(device: str, batch: int, seconds: float) -> Figures:
+    """Tell how fast a batch of utterances was done, and how much memory it took."""
     import torch
 
     figures = {"cpu": batch * SECONDS / seconds}
-    if torch.cuda.is_available():
+    if device == "cuda":
         figures["mib"] = torch.cuda.max_memory_allocated() / 2**20
     return figures
 
@@ -226,7 +226,7 @@ def measure_train(
         optimizer.step()
 
     spent = best(step, repetitions, clock_of(device))
-    return per_hour(batch, spent) if device else {"cpu": spent}
+    return per_hour(device, batch, spent) if device else {"cpu": spent}
 
 
 def measure_search(
@@ -267,7 +267,7 @@ def measure_search(
             clock,
         )
     if device:
-        return per_hour(batch, listened + searched)
+        return per_hour(device, batch, listened + searched)
     return {"listen": listened, "cpu": searched}
 
 
@@ -518,17 +518,22 @@ def main() -> None:
             args.device = pick_device(args.device).type
         except ConfigError as error:
             sys.exit(f"bench: {error}")
+        if args.peer_python:
+            sys.exit("bench: --device has no peers (leave --peer-python out)")
     if args.peer_python and not args.peers:
         sys.exit("bench: --peer-python needs --peers, the folder of their scripts")
     if args.peer_python:  # the peers' scripts run in their own folder
         args.peer_python = str(Path(args.peer_python).absolute())
+    todo = [row for row in rows(args) if row.part in chosen]
+    if not todo:
+        parts = ",".join(sorted({row.part for row in rows(args)}))
+        sys.exit(f"bench: --only: there is nothing of that here (but {parts})")
     print("| | ours | MiB | peer | MiB | peer / ours | memory, ours / peer |")
     print("|---|---|---|---|---|---|---|")
     results = []
-    for row in rows(args):
-        if row.part in chosen:
-            results.append(compare(row, args))
-            print(show(results[-1]), flush=True)
+    for row in todo:
+        results.append(compare(row, args))
+        print(show(results[-1]), flush=True)
     if args.output:
         args.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

@@ -148,8 +148,8 @@ class WordNGram:
         unigrams = self.levels[0].log_probs
         probs = np.broadcast_to(np.exp(unigrams[: len(lengths), None]), chars.shape)
         mass = np.bincount(nodes[real], weights=probs[real], minlength=size)
+        mass[0], mass[self.outside] = 1.0, np.exp(unigrams[self.unknown])
         self.mass = np.maximum(mass, 1e-30)
-        self.mass[0], self.mass[self.outside] = 1.0, np.exp(unigrams[self.unknown])
         rows = np.broadcast_to(np.arange(len(lengths))[:, None], chars.shape)
         self.first = np.zeros(size, dtype=np.int64)
         self.first[nodes[new]] = rows[new]
@@ -255,8 +255,12 @@ class WordNGram:
         write_checked(folder, FILE, content, DESCRIPTION)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "WordNGram":
+    def load(cls, folder: str | Path, *, alone: bool = False) -> "WordNGram":
         """Read what `save` wrote, and the LSTM beside it, if there is one.
+
+        Args:
+            folder: of the model.
+            alone: whether to leave an LSTM there aside.
 
         Raises:
             CheckpointError: there is none, or it is damaged or exchanged.
@@ -279,7 +283,8 @@ class WordNGram:
             text = _row(tensors["vocabulary"], np.uint8).tobytes().decode()
             words = text.split("\n")
             levels = _levels(tensors, facts["order"], len(words) + 2)
-            return cls(words, levels, lstm=WordLSTM.load(folder, words))
+            lstm = None if alone else WordLSTM.load(folder, words)
+            return cls(words, levels, lstm=lstm)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise CheckpointError(
                 f"{path}: is damaged, or was not written by asr ({error})"

@@ -43,7 +43,7 @@ for stage in "${stages[@]}"; do
     case $stage in
         prepare)
             "$python" "$here/prepare.py" "$corpus" "$work/data"
-            if [ -f "$work/data/dev-clean.jsonl" ]; then
+            if grep -qs dev-clean.held "${configs[@]/#/$here/configs/}"; then
                 "$python" "$here/split_speakers.py" "$work/data/dev-clean.jsonl" --every 3
             fi
             ;;

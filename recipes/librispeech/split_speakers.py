@@ -52,7 +52,9 @@ def _split(manifest: Path, every: int) -> None:
         ("held", [u for u in utterances if u.speaker in held]),
         ("rest", [u for u in utterances if u.speaker not in held]),
     ):
-        path = manifest.with_suffix(f".{name}.jsonl")
+        path = manifest.with_name(
+            f"{manifest.name.removesuffix('.jsonl')}.{name}.jsonl"
+        )
         write_manifest(path, chosen)
         hours = sum(u.duration for u in chosen) / 3600
         count = len({u.speaker for u in chosen})
@@ -62,14 +64,16 @@ def _split(manifest: Path, every: int) -> None:
         )
 
 
-def _order(speaker: str | None) -> tuple[int, str]:
+def _order(speaker: str) -> tuple[int, str, str]:
     """Numbers by size, then names.
 
-    >>> sorted(["b", "10", "9"], key=_order)
-    ['9', '10', 'b']
+    >>> sorted(["b", "10", "9", "09"], key=_order)
+    ['09', '9', '10', 'b']
     """
-    name = speaker or ""
-    return (int(name), "") if name.isdecimal() else (sys.maxsize, name)
+    if not speaker.isdecimal():
+        return sys.maxsize, speaker, speaker
+    digits = speaker.lstrip("0")
+    return len(digits), digits, speaker
 
 
 if __name__ == "__main__":

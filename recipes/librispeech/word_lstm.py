@@ -7,8 +7,9 @@ the LSTM is written beside it. Each sentence is read for itself. The learning ra
 over the first hundredth of the time and falls along half a cosine; the share in the
 mixture is the one with the lowest perplexity on dev.
 
-A training that is stopped leaves the LSTM of its last look at dev. With `--go-on` the
-LSTM that is already there learns further, from the sentences in another order.
+A training that is stopped leaves the LSTM of its best look at dev. With `--go-on` the
+LSTM that is already there learns further, from the sentences in another order, and is
+replaced when dev finds it better.
 """
 
 import argparse
@@ -16,8 +17,9 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from asr.data.manifest import read_manifest
 from asr.decoding.ngram import Ints, WordNGram, mix
 from asr.decoding.word_lstm import FILE, WordLSTM
 from asr.errors import AsrError, ConfigError
+from asr.tensor_files import read_tensors
 from recipes.librispeech.language_model import (
     measure,
     numbers_of,
@@ -62,8 +65,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--times", type=int, nargs="+", metavar="T", help="read each TEXT T times")
     add("--go-on", action="store_true", help="train the LSTM of FOLDER further")
     add("--minutes", type=float, default=40, help="of training (default: 40)")
-    add("--size", type=int, default=512, metavar="S", help="of the LSTM")
-    add("--embedding-size", type=int, default=128, metavar="E", help="of a word")
+    add("--size", type=int, metavar="S", help="of the LSTM (default: 512)")
+    add("--embedding-size", type=int, metavar="E", help="of a word (default: 128)")
     add("--batch-words", type=int, default=4000, metavar="N", help="in an update")
     add("--learning-rate", type=float, default=3e-3, metavar="R", help="at its highest")
     add("--validations", type=int, default=8, metavar="N", help="looks at dev")
@@ -73,46 +76,54 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> None:
     times = times_of(options)
+    sizes = options.embedding_size, options.size
+    if options.go_on and sizes != (None, None):
+        raise ConfigError("--go-on: the sizes are those of the LSTM that is there")
+    options.embedding_size = sizes[0] if sizes[0] is not None else 128
+    options.size = sizes[1] if sizes[1] is not None else 512
     for name in ("minutes", "size", "embedding_size", "batch_words", "learning_rate"):
         if getattr(options, name) <= 0:
             raise ConfigError(f"--{name.replace('_', '-')}: must be above 0")
     for name in ("threads", "validations"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name}: must be at least 1")
-    ngram = WordNGram.load(options.language_model)
+    folder = options.language_model
+    ngram = WordNGram.load(folder, alone=not options.go_on)
+    if options.go_on and not ngram.lstm:
+        raise ConfigError(f"--go-on: {folder} holds no {FILE} (train it without)")
     said = [utterance.text for utterance in read_manifest(options.dev)]
     dev = [ngram.numbers(text.split()) for text in said]
     texts = [read_text(path) for path in options.texts]
     torch.set_num_threads(options.threads)
     torch.manual_seed(1)
-    model = None
-    if options.go_on:
-        model = WordLSTM.load(options.language_model, ngram.words)
-        if model is None:
-            raise ConfigError(
-                f"--go-on: {options.language_model} holds no {FILE} (train it without)"
-            )
-        model.train()
+    facts: dict[str, Any] = {
+        "texts": [path.name for path in options.texts],
+        **{"times": times, "minutes": options.minutes},
+    }
+    best, trainings = math.inf, 0
+    if ngram.lstm:
+        best = measure(ngram, said)[0]
+        print(f"{folder}: perplexity {best:.1f}", flush=True)
+        facts["before"] = read_tensors(folder / FILE)[1]
+        trainings = 1 + _depth(facts["before"])
     try:
         model, sentences = prepare(
-            ngram, texts, times, model or (options.embedding_size, options.size)
+            ngram, texts, times, ngram.lstm or (options.embedding_size, options.size)
         )
     except ValueError as error:
         raise ConfigError(f"--size: {error}") from error
     words = sum(map(len, sentences)) - len(sentences)
     print(f"{len(sentences)} sentences, {words} words", flush=True)
-    facts = {
-        "texts": [path.name for path in options.texts],
-        **{"times": times, "minutes": options.minutes, "went_on": options.go_on},
-    }
-    for told in train(model, sentences, options):
+    for told in train(model.train(), sentences, options, 1000 * trainings):
         ngram.mix_in(model)
         model.share, perplexity = best_share(ngram, dev)
         print(
             f"{told} | dev: perplexity {perplexity:.1f} with share {model.share:.2f}",
             flush=True,
         )
-        model.save(options.language_model, ngram.words, facts)
+        if perplexity < best:
+            best = perplexity
+            model.save(folder, ngram.words, facts)
     mixed = WordNGram.load(options.language_model)  # as bytes it is a little worse
     size = (options.language_model / FILE).stat().st_size / 1e6
     ngram.mix_in(None)
@@ -122,6 +133,12 @@ def _run(options: argparse.Namespace) -> None:
         f"{options.dev}: perplexity {measure(mixed, said)[0]:.1f} "
         f"(n-gram alone {alone:.1f}), OOV {100 * strangers:.2f} %"
     )
+
+
+def _depth(facts: Mapping[str, Any]) -> int:
+    """Count the trainings before the one that facts tell of."""
+    before = facts.get("before")
+    return 1 + _depth(before) if isinstance(before, dict) else 0
 
 
 def prepare(
@@ -164,7 +181,10 @@ def prepare(
 
 
 def train(
-    model: WordLSTM, sentences: Sequence[Ints], options: argparse.Namespace
+    model: WordLSTM,
+    sentences: Sequence[Ints],
+    options: argparse.Namespace,
+    first_round: int,
 ) -> Iterator[str]:
     """Train by the clock; stop whenever dev is due, and tell how far it is."""
     optimizer = torch.optim.AdamW(
@@ -172,7 +192,6 @@ def train(
     )
     started, due, seen = time.monotonic(), 1, 0
     recent = list[float]()
-    first_round = 1000 if options.go_on else 0
     for batch, padding in batches(sentences, options.batch_words, first_round):
         progress = (time.monotonic() - started) / (60 * options.minutes)
         if progress >= due / options.validations or progress >= 1:
