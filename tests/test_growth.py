@@ -19,14 +19,16 @@ from asr.training.growth import grow
 SPELLER = SpellerConfig(size=6, embedding_size=5)
 
 
-def network(width: int, seed: int = 0, speller: SpellerConfig = SPELLER) -> LAS:
+def network(
+    width: int, seed: int = 0, speller: SpellerConfig = SPELLER, tokens: int = 9
+) -> LAS:
     torch.manual_seed(seed)
     config = LASConfig(
         ListenerConfig(size=width, reductions=[2, 2, 1]),
         AttentionConfig(size=7),
         speller,
     )
-    return LAS(config, 9).eval()
+    return LAS(config, tokens).eval()
 
 
 def test_new_units_are_silent_and_the_old_ones_say_what_they_said() -> None:
@@ -85,6 +87,8 @@ def test_every_new_unit_learns_something_else() -> None:
         (network(8, speller=replace(SPELLER, size=7)), "speller.size was 6 and is 7"),
         (network(12, speller=replace(SPELLER, size=9)), "speller.size was 6 and is 9"),
         (network(8, speller=replace(SPELLER, layers=2)), "only listener.size may grow"),
+        (network(8, tokens=10), "it knows 9 tokens, not 10"),
+        (network(12, tokens=10), "it knows 9 tokens, not 10"),
     ],
 )
 def test_other_networks_are_refused(las: LAS, message: str) -> None:

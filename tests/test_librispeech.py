@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,6 +140,31 @@ def test_the_script_runs_anywhere(corpus: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     first = read_manifest(tmp_path / "data" / "dev-clean.jsonl")[0]
     assert first.audio == str(corpus / "dev-clean" / "7" / "1" / "7-1-0000.ogg")
+
+
+@pytest.mark.parametrize(
+    ("configs", "is_cut"), [("las_mini", False), ("las_mini las_mini_stage4", True)]
+)
+def test_dev_is_cut_by_speakers_where_a_configuration_wants_it(
+    corpus: Path, tmp_path: Path, configs: str, is_cut: bool
+) -> None:
+    write_chapter(corpus / "dev-clean", "99-1", {"0000": "YES"})
+    environment = {"CONFIG": configs, "PYTHON": sys.executable}
+    environment["PYTHONPATH"] = str(SCRIPT.parents[2])
+
+    done = subprocess.run(
+        [str(SCRIPT.with_name("run.sh")), str(corpus), "prepare"],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+    held = tmp_path / "exp" / "librispeech" / "data" / "dev-clean.held.jsonl"
+    assert held.exists() == is_cut
+    if is_cut:
+        assert {u.speaker for u in read_manifest(held)} == {"99"}
 
 
 # Judging

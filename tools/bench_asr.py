@@ -132,7 +132,7 @@ def best(
     repetitions: int,
     clock: Callable[[], float] = time.process_time,
 ) -> float:
-    """Smallest CPU time of some repetitions, after one that is not counted."""
+    """Smallest time of some repetitions, after one that is not counted."""
     work()
     found = []
     for _ in range(repetitions):

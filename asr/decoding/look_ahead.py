@@ -66,20 +66,19 @@ class LookAhead:
     def mass(
         self, nodes: Ints, plain: Floats, head: Tensor, clusters: Tensor
     ) -> Floats:
-        """Tell (R, ...) m(v | h).
+        """Tell (R, L) m(v | h).
 
         Args:
-            nodes: (R, ...) v.
-            plain: (R, ...) m(v).
+            nodes: (R, L) v, some of each hypothesis.
+            plain: (R, L) m(v).
             head: (R, 1 + words of the head) sums of P(w | h) over the first so many of
                 the head's words, in alphabetical order.
             clusters: (R, C) P(cluster | h).
         """
-        rows = nodes.reshape(len(nodes), -1)
         sums = head.numpy()
-        told = np.take_along_axis(sums, self.behind[rows], axis=1)
-        told -= np.take_along_axis(sums, self.first[rows], axis=1)
-        told += (self.others[rows] @ clusters.numpy()[:, :, None])[:, :, 0]
-        told = np.maximum(told, 0.0).reshape(nodes.shape)
+        told = np.take_along_axis(sums, self.behind[nodes], axis=1)
+        told -= np.take_along_axis(sums, self.first[nodes], axis=1)
+        told += (self.others[nodes] @ clusters.numpy()[:, :, None])[:, :, 0]
+        told = np.maximum(told, 0.0)  # a difference of sums may be rounded below
         mixed: Floats = (1 - self.share) * plain + self.share * told
         return mixed

@@ -41,7 +41,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from asr.decoding.look_ahead import LookAhead
+from asr.decoding.look_ahead import Floats, Ints, LookAhead
 from asr.decoding.word_lstm import Contexts, WordLSTM
 from asr.errors import CheckpointError
 from asr.tensor_files import as_bytes, checked, inside, read_tensors, write_checked
@@ -57,9 +57,6 @@ KIND, FORMAT = "word n-gram", 2
 _STEPS, _MOST_BACKOFF = 16, 4.0
 UNKNOWN = -3.0
 """log P of each character of a word that is not in the vocabulary."""
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 class Level(NamedTuple):
@@ -171,7 +168,7 @@ class WordNGram:
             )
 
     def ahead(self, nodes: Ints, contexts: Tensor | None) -> Floats:
-        """Tell (R, ...) log m of nodes, in R contexts of the LSTM if there are any."""
+        """Tell (R, L) log m of nodes, in R contexts of the LSTM if there are any."""
         mass = self.mass[nodes]
         if self.contexts and self.look_ahead and contexts is not None:
             told = self.look_ahead.mass(nodes, mass, *self.contexts.ahead(contexts))

@@ -235,15 +235,10 @@ class Contexts:
         ):
             told = head[:, self.edges[0] + i] + brackets[0]
             brackets.append(told - linear(dims, output).logsumexp(dim=1))
-        context = torch.empty(len(words), self.ends[-1])
-        parts = [s, cell, *projected, torch.stack(brackets, dim=1)]
-        torch.cat(parts, dim=1, out=context[:, : self.ends[2]])
         probs = head.add_(brackets[0][:, None]).exp_()
-        sums, clusters = self.ahead(context)
-        sums[:, 0] = 0
-        torch.cumsum(probs[:, self.head], dim=1, out=sums[:, 1:])
-        clusters.copy_(probs[:, self.edges[0] :])
-        return context
+        sums = nn.functional.pad(probs[:, self.head].cumsum(dim=1), (1, 0))
+        known = [s, cell, *projected, torch.stack(brackets, dim=1)]
+        return torch.cat([*known, sums, probs[:, self.edges[0] :]], dim=1)
 
     def ahead(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
         """Tell what contexts hold for looking ahead; see `LookAhead.mass`."""

@@ -40,8 +40,10 @@ def grow(las: LAS, old: LAS) -> None:
 
     Raises:
         ValueError: they differ in more than the size of the listener, or the old one
-            is the wider one.
+            is the wider one. Nothing is changed then.
     """
+    if old.vocab_size != las.vocab_size:
+        raise ValueError(f"it knows {old.vocab_size} tokens, not {las.vocab_size}")
     different = _different(old.config, las.config)
     if different:
         raise ValueError(f"{different}, and only listener.size may grow")
@@ -49,9 +51,8 @@ def grow(las: LAS, old: LAS) -> None:
     if before > after:
         raise ValueError(f"listener.size was {before} and cannot shrink to {after}")
     targets = las.state_dict()
-    grown = dict[str, Tensor]()
     for name, source in old.state_dict().items():
-        target = targets[name].clone()
+        target = targets[name]
         if ".layers." in name:
             candidate = target.view(4, after, *target.shape[1:])[_CANDIDATE]
             candidate[before:] = 0
@@ -59,12 +60,9 @@ def grow(las: LAS, old: LAS) -> None:
             _places(small, large, before, after)
             for small, large in zip(source.shape, target.shape, strict=True)
         ]
-        if ".norms." in name and name.endswith("weight"):
-            target.fill_(1.0)
-            source, target = (w * math.sqrt(before / after) for w in (source, target))
         target[torch.meshgrid(*at, indexing="ij")] = source
-        grown[name] = target
-    las.load_state_dict(grown)
+        if ".norms." in name and name.endswith("weight"):
+            target.mul_(math.sqrt(before / after))
 
 
 def _different(old: LASConfig, new: LASConfig) -> str:

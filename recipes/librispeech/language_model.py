@@ -30,7 +30,8 @@ import numpy as np
 import torch
 
 from asr.data.manifest import read_manifest
-from asr.decoding.ngram import FILE, Floats, Ints, Level, WordNGram, find, look_up, mix
+from asr.decoding.look_ahead import Floats, Ints
+from asr.decoding.ngram import FILE, Level, WordNGram, find, look_up, mix
 from asr.errors import AsrError, ConfigError, CorpusError
 from asr.text import ALPHABET
 

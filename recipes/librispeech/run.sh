@@ -43,7 +43,7 @@ for stage in "${stages[@]}"; do
     case $stage in
         prepare)
             "$python" "$here/prepare.py" "$corpus" "$work/data"
-            if grep -qs dev-clean.held "${configs[@]/#/$here/configs/}"; then
+            if (cd "$here/configs" && grep -q dev-clean.held "${configs[@]/%/.yaml}"); then
                 "$python" "$here/split_speakers.py" "$work/data/dev-clean.jsonl" --every 3
             fi
             ;;

@@ -28,7 +28,8 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parents[2]))  # so that it runs as a script, too
 
 from asr.data.manifest import read_manifest
-from asr.decoding.ngram import Ints, WordNGram, mix
+from asr.decoding.look_ahead import Ints
+from asr.decoding.ngram import WordNGram, mix
 from asr.decoding.word_lstm import FILE, WordLSTM
 from asr.errors import AsrError, ConfigError
 from asr.tensor_files import read_tensors
@@ -124,11 +125,11 @@ def _run(options: argparse.Namespace) -> None:
         if perplexity < best:
             best = perplexity
             model.save(folder, ngram.words, facts)
-    mixed = WordNGram.load(options.language_model)  # as bytes it is a little worse
-    size = (options.language_model / FILE).stat().st_size / 1e6
+    mixed = WordNGram.load(folder)  # as bytes it is a little worse
+    size = (folder / FILE).stat().st_size / 1e6
     ngram.mix_in(None)
     alone, strangers = measure(ngram, said)
-    print(f"{options.language_model}: {size:.1f} MB")
+    print(f"{folder}: {size:.1f} MB")
     print(
         f"{options.dev}: perplexity {measure(mixed, said)[0]:.1f} "
         f"(n-gram alone {alone:.1f}), OOV {100 * strangers:.2f} %"
