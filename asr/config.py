@@ -33,6 +33,13 @@ class DataConfig:
     """Manifests to learn from, all together."""
     dev: str
     """Manifest to validate on."""
+    every: int = 1
+    """Learn from every Nth utterance only, to see what more of them are worth."""
+
+    def __post_init__(self) -> None:
+        """Refuse a part that is none."""
+        if self.every < 1:
+            raise ValueError(f"data.every must be at least 1, not {self.every}")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.multiprocessing.spawn import (
     spawn,
 )
 
-from asr.config import Config, to_yaml
+from asr.config import Config, DataConfig, to_yaml
 from asr.data.dataset import Dataset, Disturbance
 from asr.data.manifest import Utterance, read_manifest
 from asr.device import keep_freed_memory, use_one_thread
@@ -161,9 +161,7 @@ def _start_from(folder: Path, las: LAS, tokenizer: CharTokenizer) -> None:
 
 
 def _datasets(config: Config, tokenizer: CharTokenizer) -> tuple[Dataset, Dataset]:
-    utterances = [u for path in config.data.train for u in read_manifest(path)]
-    if not utterances:
-        raise ConfigError("data.train: names no manifest (at least one was expected)")
+    utterances = chosen(config.data)
     dev = read_manifest(config.data.dev)
     heard_before = {u.id for u in utterances} & {u.id for u in dev}
     if heard_before:
@@ -179,6 +177,18 @@ def _datasets(config: Config, tokenizer: CharTokenizer) -> tuple[Dataset, Datase
         Dataset(utterances, tokenizer, disturbance, cache_hours=hours),
         Dataset(dev, tokenizer, cache_hours=hours),
     )
+
+
+def chosen(data: DataConfig) -> list[Utterance]:
+    """Read the utterances to learn from.
+
+    Raises:
+        AsrError: there is no manifest, or one cannot be read.
+    """
+    utterances = [u for path in data.train for u in read_manifest(path)]
+    if not utterances:
+        raise ConfigError("data.train: names no manifest (at least one was expected)")
+    return utterances[:: data.every]
 
 
 def _check_durations(utterances: list[Utterance], config: Config) -> None:

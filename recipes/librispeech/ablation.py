@@ -1,0 +1,252 @@
+"""What is each setting worth? The same training with one difference a run.
+
+    python recipes/librispeech/ablation.py recipes/librispeech/ablation.yaml FOLDER
+
+trains every run that the YAML file names, `--jobs` at a time with one thread each, and
+prints a table in Markdown: a run is told as it was at its lowest loss on dev. A run
+that was stopped goes on, one that is finished is only told again; names of runs behind
+the folder choose some of them.
+
+    config: configs/las_ablation.yaml     what all runs share, beside this file
+    runs:
+      base: []
+      no dropout: [listener.dropout=0]    settings of `asr train`
+    scaling: [a quarter, a half, base]    runs on more and more hours, if wished
+
+Of the runs under `scaling` it fits error = a * hours ^ -b, and says what that predicts.
+"""
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from asr.config import Config, load_config
+from asr.errors import AsrError, ConfigError, TrainingError
+from asr.experiment import chosen
+from asr.training.metrics import read_metrics
+
+FOCUS, MONOTONY = 0.5, 0.9
+"""Attention is a diagonal where it has more than this of both (see `validation`)."""
+PREDICTED = (100.0, 960.0)
+"""Hours: the parts of LibriSpeech that others report."""
+_RATES = {"CTC CER": "dev/ctc_cer", "CER": "dev/cer", "loss": "dev/loss"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which runs there are."""
+
+    config: str = MISSING
+    """Of all runs; its path is relative to the plan's."""
+    runs: dict[str, list[str]] = MISSING
+    """Name of a run to its own settings, as `asr train` takes them."""
+    scaling: list[str] | None = None
+    """Names of runs that differ in hours only."""
+
+
+class Run(NamedTuple):
+    """One training."""
+
+    name: str
+    config: Path
+    settings: list[str]
+    folder: Path
+
+
+class Result(NamedTuple):
+    """What a finished run has come to."""
+
+    run: Run
+    best: dict[str, float]
+    """Metrics of the validation with the lowest loss."""
+    aligned: int | None
+    """Update of the first validation at which attention was a diagonal."""
+    minutes: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train and tell what the command line asks for; tell a fault in one line."""
+    options = _parse(arguments)
+    try:
+        plan, runs = _plan(options.plan, options.folder)
+        strangers = set(options.names) - {run.name for run in runs}
+        if strangers:
+            raise ConfigError(f"{options.plan}: has no run {min(strangers)!r}")
+        if options.jobs < 1:
+            raise ConfigError("--jobs: must be at least 1")
+        asked = [run for run in runs if run.name in options.names or not options.names]
+        with ThreadPoolExecutor(options.jobs) as pool:
+            faults = [fault for fault in pool.map(_train, asked) if fault]
+        results = list(_results(runs))
+        print("\n".join([*_table(results), *_scaling(plan, results)]))
+        if faults:
+            raise TrainingError(faults[0])
+    except AsrError as error:
+        print(f"ablation: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="ablation", description="Train with one difference a run."
+    )
+    add = parser.add_argument
+    add("plan", type=Path, metavar="RUNS.yaml")
+    add("folder", type=Path, metavar="FOLDER", help="of the runs' folders")
+    add("names", nargs="*", metavar="RUN", help="some of the runs (default: all)")
+    add("--jobs", type=int, default=2, metavar="N", help="trainings at a time")
+    return parser.parse_args(arguments)
+
+
+def _plan(path: Path, folder: Path) -> tuple[Plan, list[Run]]:
+    """Read a plan, and check the settings of all its runs before the first trains."""
+    try:
+        tree = OmegaConf.merge(OmegaConf.structured(Plan), OmegaConf.load(path))
+        plan = OmegaConf.to_object(tree)
+        assert isinstance(plan, Plan)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    config = path.parent / plan.config
+    runs = []
+    for name, settings in plan.runs.items():
+        load_config(config, settings)
+        runs.append(Run(name, config, settings, folder / name.replace(" ", "-")))
+    unknown = set(plan.scaling or ()) - set(plan.runs)
+    if unknown:
+        raise ConfigError(f"{path}: scaling: there is no run {min(unknown)!r}")
+    return plan, runs
+
+
+def _train(run: Run) -> str | None:
+    """Train to the end, unless that is done; tell the fault, if there is one."""
+    if _is_finished(run):
+        return None
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    log = run.folder.with_name(f"{run.folder.name}.log")
+    command = [sys.executable, "-m", "asr", "train", str(run.config), str(run.folder)]
+    with log.open("w", encoding="utf-8") as output:
+        done = subprocess.run(
+            [*command, *run.settings],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+    if done.returncode == 0:
+        print(f"{run.name}: done", file=sys.stderr, flush=True)
+        return None
+    said = log.read_text(encoding="utf-8").strip().splitlines() or ["it said nothing"]
+    return f"{run.name}: {said[-1]} (all it said is in {log})"
+
+
+def _is_finished(run: Run) -> bool:
+    with suppress(AsrError):
+        steps = read_metrics(run.folder).steps
+        trained = any(step.get("progress", 0) >= 1 for step in steps)
+        return trained and "dev/loss" in steps[-1]
+    return False
+
+
+def _results(runs: Sequence[Run]) -> Iterator[Result]:
+    for run in filter(_is_finished, runs):
+        steps = read_metrics(run.folder).steps
+        looks = [step for step in steps if "dev/loss" in step]
+        diagonal = [
+            int(look["step"])
+            for look in looks
+            if look["dev/focus"] > FOCUS and look["dev/monotony"] > MONOTONY
+        ]
+        seconds = max(step.get("seconds", 0) for step in steps)
+        yield Result(
+            run,
+            min(looks, key=lambda look: look["dev/loss"]),
+            diagonal[0] if diagonal else None,
+            seconds / 60,
+        )
+
+
+def _table(results: Sequence[Result]) -> Iterator[str]:
+    yield (
+        "| run | settings | dev loss: speller | CTC | CER | CTC CER | WER "
+        "| focus | monotony | diagonal from update | minutes |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    for run, best, aligned, minutes in results:
+        losses = (
+            f"{best[f'dev/{name}']:.3f}" for name in ("spelling_loss", "ctc_loss")
+        )
+        rates = (
+            f"{100 * best[f'dev/{name}']:.1f}" for name in ("cer", "ctc_cer", "wer")
+        )
+        habits = (f"{best[f'dev/{name}']:.2f}" for name in ("focus", "monotony"))
+        cells = [
+            *(run.name, " ".join(f"`{setting}`" for setting in run.settings)),
+            *(*losses, *rates, *habits),
+            *("never" if aligned is None else str(aligned), f"{minutes:.0f}"),
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _scaling(plan: Plan, results: Sequence[Result]) -> Iterator[str]:
+    """Fit a power law to runs on more and more hours, and say what it predicts."""
+    found = [result for result in results if result.run.name in (plan.scaling or ())]
+    if len(found) < 3:  # two points fit any law
+        return
+    hours = [_hours(load_config(r.run.config, r.run.settings)) for r in found]
+    yield f"\nOn {', '.join(f'{h:.2f}' for h in sorted(hours))} hours:\n"
+    for label, name in _RATES.items():
+        rates = [result.best[name] for result in found]
+        a, b, spread = power_law(hours, rates)
+        predicted = ", ".join(
+            f"{_told(label, a * h**-b)} on {h:.0f} hours" for h in PREDICTED
+        )
+        yield (
+            f"- {label} = {_told(label, a)} * hours ^ {-b:.3f} (within a factor of "
+            f"{spread:.3f} of what was measured); predicted: {predicted}"
+        )
+
+
+def _told(label: str, value: float) -> str:
+    return f"{value:.3f}" if label == "loss" else f"{100 * value:.1f} %"
+
+
+def power_law(
+    hours: Sequence[float], rates: Sequence[float]
+) -> tuple[float, float, float]:
+    """Fit rate = a * hours ^ -b by least squares of the logarithms.
+
+    Returns:
+        a, b, and the factor by which the worst of the rates is off.
+
+    >>> power_law([1, 2, 4], [0.8, 0.4, 0.2])
+    (0.8, 1.0, 1.0)
+    """
+    x, y = np.log(hours), np.log(rates)
+    slope, intercept = np.polyfit(x, y, 1)
+    off = float(np.abs(y - (slope * x + intercept)).max())
+    a, b, spread = math.exp(intercept), -float(slope), math.exp(off)
+    return round(a, 6), round(b, 6), round(spread, 6)
+
+
+def _hours(config: Config) -> float:
+    return sum(u.duration for u in chosen(config.data)) / 3600
+
+
+if __name__ == "__main__":
+    sys.exit(main())
