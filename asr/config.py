@@ -8,7 +8,7 @@ It is the one door for OmegaConf: what leaves here are plain dataclasses.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,6 +23,8 @@ from asr.recognizer import DecodingConfig
 from asr.training.loss import LossConfig
 from asr.training.schedule import ScheduleConfig
 from asr.training.trainer import TrainingConfig
+
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file cannot be read, or a setting is unknown, missing, of the
             wrong type, or impossible.
     """
+    return read_settings(Config, path, overrides)
+
+
+def read_settings(
+    kind: type[Settings], path: str | Path, overrides: Sequence[str] = ()
+) -> Settings:
+    """Read settings of any kind, a dataclass; see `load_config`."""
     try:
         tree = OmegaConf.merge(
-            OmegaConf.structured(Config), OmegaConf.load(path), *map(_parse, overrides)
+            OmegaConf.structured(kind), OmegaConf.load(path), *map(_parse, overrides)
         )
-        return cast(Config, OmegaConf.to_object(tree))
+        return cast(Settings, OmegaConf.to_object(tree))
     except OSError as error:
         reason = error.strerror or f"settings were expected: {error}"
         raise ConfigError(f"{path}: cannot be read ({reason})") from error

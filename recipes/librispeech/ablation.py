@@ -29,11 +29,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from asr.config import Config, load_config
+from asr.config import Config, load_config, read_settings
 from asr.errors import AsrError, ConfigError, TrainingError
 from asr.experiment import chosen
 from asr.training.metrics import read_metrics
@@ -49,9 +46,9 @@ _RATES = {"CTC CER": "dev/ctc_cer", "CER": "dev/cer", "loss": "dev/loss"}
 class Plan:
     """Which runs there are."""
 
-    config: str = MISSING
+    config: str
     """Of all runs; its path is relative to the plan's."""
-    runs: dict[str, list[str]] = MISSING
+    runs: dict[str, list[str]]
     """Name of a run to its own settings, as `asr train` takes them."""
     scaling: list[str] | None = None
     """Names of runs that differ in hours only."""
@@ -114,14 +111,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _plan(path: Path, folder: Path) -> tuple[Plan, list[Run]]:
     """Read a plan, and check the settings of all its runs before the first trains."""
-    try:
-        tree = OmegaConf.merge(OmegaConf.structured(Plan), OmegaConf.load(path))
-        plan = OmegaConf.to_object(tree)
-        assert isinstance(plan, Plan)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    plan = read_settings(Plan, path)
     config = path.parent / plan.config
     runs = []
     for name, settings in plan.runs.items():
