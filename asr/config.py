@@ -17,6 +17,7 @@ from yaml import MarkedYAMLError, YAMLError
 from asr.errors import ConfigError
 from asr.features import AugmentConfig
 from asr.model.attention import AttentionConfig
+from asr.model.las import LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.recognizer import DecodingConfig
@@ -59,6 +60,10 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse parts of a network that do not fit together."""
+        LASConfig(self.listener, self.attention, self.speller)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

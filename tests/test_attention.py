@@ -110,6 +110,22 @@ def test_dot_weights_and_context_worked_by_hand() -> None:
     assert context.item() == pytest.approx(0.75 * math.log(3))
 
 
+def test_two_heads_look_apart_and_bring_what_is_theirs_worked_by_hand() -> None:
+    attention = DotAttention(AttentionConfig("dot", size=2, heads=2), 2, 1)
+    _fill(attention.query, 1.0, -1.0)
+    _fill(attention.key, 1.0, 0.0, 0.0, 1.0)  # each head compares what it takes
+    _fill(attention.value, 0.0, 1.0, 2.0, 0.0)  # or the other number; twice the first
+    h = torch.tensor([[[0.0, 0.0], [math.log(3), math.log(4)]]])
+    memory = attention.remember(h, _lens(2))
+
+    context, weights = look(attention, torch.ones(1, 1), memory, torch.ones(1, 2))
+
+    # First head: exp e = (1, 3), so the step counts 3/4. Second: exp e = (1, 1/4): 1/5.
+    expected = [0.75 * math.log(4), 0.2 * 2 * math.log(3)]
+    assert context[0].tolist() == pytest.approx(expected)
+    assert weights[0].tolist() == pytest.approx([0.525, 0.475])
+
+
 # Parity: the fast code against the formula, written as loops
 
 
@@ -354,6 +370,12 @@ def test_the_sizes_that_were_asked_for_are_built() -> None:
         ({"size": 0}, r"attention\.size must be at least 1, not 0"),
         ({"filters": 0}, r"attention\.filters must be at least 1, not 0"),
         ({"reach": -1}, r"attention\.reach must be at least 0, not -1"),
+        ({"heads": 0}, r"attention\.heads must be at least 1, not 0"),
+        ({"heads": 2}, r"attention\.heads must be 1 where kind is location"),
+        (
+            {"kind": "dot", "heads": 4, "size": 6},
+            r"attention\.size must be a multiple of the 4 heads, not 6",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(

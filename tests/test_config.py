@@ -151,6 +151,12 @@ def test_a_value_of_another_type_is_refused_by_name(
         ("attention.size=0", "attention.size must be at least 1, not 0"),
         ("attention.filters=0", "attention.filters must be at least 1, not 0"),
         ("attention.reach=-1", "attention.reach must be at least 0, not -1"),
+        ("attention.heads=0", "attention.heads must be at least 1, not 0"),
+        ("attention.heads=2", "attention.heads must be 1 where kind is location"),
+        (
+            "attention={kind: dot, size: 7, heads: 7}",
+            "attention.heads must divide what the listener puts out",
+        ),
         ("speller.size=0", "speller.size must be at least 1, not 0"),
         ("speller.layers=0", "speller.layers must be at least 1, not 0"),
         ("speller.embedding_size=0", "speller.embedding_size must be at least 1"),

@@ -96,3 +96,17 @@ def test_other_networks_are_refused(las: LAS, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         grow(las, network(8))
     assert all(las.state_dict()[name].equal(w) for name, w in before.items())
+
+
+def test_nothing_grows_under_several_heads() -> None:
+    attention = AttentionConfig("dot", size=8, heads=2)
+    old, wide, same = (
+        LAS(LASConfig(ListenerConfig(size), attention, SPELLER), 9)
+        for size in (4, 6, 4)
+    )
+    with pytest.raises(ValueError, match=r"cannot grow under 2 attention\.heads"):
+        grow(wide, old)
+    grow(same, old)
+    assert same.speller.attention.get_parameter("value.weight").equal(
+        old.speller.attention.get_parameter("value.weight")
+    )

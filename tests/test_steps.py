@@ -14,9 +14,11 @@ from asr.model.steps import LASSteps, StepWeights
 V, SOS, EOS, H = 9, 1, 2, 6
 
 
-def build(kind: str = "location", layers: int = 1, activation: str = "tanh") -> Speller:
+def build(
+    kind: str = "location", layers: int = 1, activation: str = "tanh", heads: int = 1
+) -> Speller:
     torch.manual_seed(0)
-    attention = AttentionConfig(kind, 5, activation, filters=2, reach=2)
+    attention = AttentionConfig(kind, 5 * heads, activation, 2, 2, heads)
     speller = Speller(SpellerConfig(4, layers, 3), attention, H, V).eval()
     with torch.no_grad():  # sharper, so that hypotheses differ
         for parameter in speller.parameters():
@@ -88,6 +90,22 @@ def test_a_search_finds_what_it_finds_by_the_plain_formula(
         )
 
 
+@pytest.mark.parametrize("heads", [2, 3, 6])
+@torch.no_grad()
+def test_each_step_is_that_of_the_plain_formula_for_any_number_of_heads(
+    heads: int,
+) -> None:
+    speller = build("dot", heads=heads)
+    memory = memory_of(speller, 7, 3, 5)
+    fast, plain = steps_of(speller, memory), Plain(speller, memory)
+    state, plain_state = fast.start(), plain.start()
+    for tokens in torch.randint(V, (5, 3)):
+        scores, state = fast.step(tokens, state)
+        expected, plain_state = plain.step(tokens, plain_state)
+        torch.testing.assert_close(scores, expected)
+        torch.testing.assert_close(state.weights, plain_state[0].weights)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_step_leaves_weights_and_state_as_they_were(layers: int) -> None:
     speller = build(layers=layers)
@@ -142,7 +160,7 @@ def bonuses(
     steps, plain = steps_of(speller, memory, coverage=0.25), steps_of(speller, memory)
     state, paid = steps.start(), list[list[float]]()
     for look, move in zip(looks, moves, strict=True):
-        energies = torch.tensor(look).log()[None]
+        energies = torch.tensor(look).log()[None, :, None]
         tokens = torch.full((len(look),), SOS)
         steps.energies = plain.energies = (  # type: ignore[method-assign]
             lambda *_, energies=energies: energies.clone()

@@ -16,7 +16,10 @@ COMPARISONS = [
     ("additive", "tanh"),
     ("additive", "relu"),
     ("dot", "tanh"),
+    ("dot 2", "tanh"),
+    ("dot 3", "tanh"),
 ]
+"""Kind, with the number of its heads where there are several, and activation."""
 
 
 class Case:
@@ -33,17 +36,19 @@ class Case:
         torch.manual_seed(seed)
         batch, tokens, steps, h, size, a, e = torch.randint(1, 8, (7,)).tolist()
         reach = seed % 4  # may be more than there are steps
+        kind, _, heads = kind.partition(" ")
+        n = int(heads or 1)
         self.speller = Speller(
             SpellerConfig(size, layers, e, dropout=0.0),
-            AttentionConfig(kind, a, activation, filters=2, reach=reach),
-            listener_size=h,
+            AttentionConfig(kind, n * a, activation, 2, reach, n),
+            listener_size=n * h,
             vocab_size=V,
         )
         self.speller.to(dtype)
         with torch.no_grad():  # sharper, so that the attention does look somewhere
             for parameter in self.speller.attention.parameters():
                 parameter.mul_(2.0)
-        self.h = torch.randn(batch, steps, h, dtype=dtype, requires_grad=True)
+        self.h = torch.randn(batch, steps, n * h, dtype=dtype, requires_grad=True)
         self.num_steps = torch.randint(1, steps + 1, (batch,))
         self.inputs = torch.randint(V, (batch, tokens))
 
@@ -141,13 +146,14 @@ class Whole(nn.Module):
 @pytest.mark.parametrize(("kind", "activation"), COMPARISONS)
 def test_gradients_are_the_slopes_of_the_values(kind: str, activation: str) -> None:
     case = Case(kind, activation, layers=2)
+    n = case.speller.attention.heads
     case.speller = Speller(
         SpellerConfig(2, 2, 1, dropout=0.0),
-        AttentionConfig(kind, 2, activation, filters=1, reach=1),
-        listener_size=2,
+        AttentionConfig(kind.split()[0], 2 * n, activation, 1, 1, n),
+        listener_size=2 * n,
         vocab_size=2,
     ).double()
-    case.h = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True)
+    case.h = torch.randn(2, 3, 2 * n, dtype=torch.float64, requires_grad=True)
     case.num_steps, case.inputs = torch.tensor([3, 2]), torch.tensor([[0, 1], [1, 1]])
     whole = Whole(case)
     names, parameters = zip(*whole.named_parameters(), strict=True)

@@ -12,8 +12,13 @@ For character i, the speller's state s_i is compared with every listener step h_
 Another way to write the additive energy is v . relu(M [s_i ; h_j] + b): with M = [W U]
 it is the same sum, and the activation may be relu here too.
 
-Shapes: B utterances, J listener steps, H listener size, S speller size,
-        A attention size, R = 2 * reach + 1 steps that a location filter spans.
+The scaled dot may have N > 1 heads. Head n looks with its own A / N of the A numbers of
+W s_i and U h_j + b, and takes its own H / N of V h_j; c_i is what all of them took,
+side by side, and alpha_i, where one is asked for, their mean.
+
+Shapes: B utterances, J listener steps, H listener size, S speller size, K states of an
+        utterance, A attention size, N heads, R = 2 * reach + 1 steps that a location
+        filter spans.
 
 Source: Bahdanau, Cho and Bengio (2015), arXiv:1409.0473, appendix A.1.2; Chorowski et
 al. (2015), arXiv:1506.07503, section 2.1 (location-aware); Vaswani et al. (2017),
@@ -48,6 +53,8 @@ class AttentionConfig:
     """Location-aware: number of filters that look at the previous weights."""
     reach: int = 15
     """Location-aware: steps that a filter sees to each side."""
+    heads: int = 1
+    """N, of the dot: how many looks are taken at a time."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no layer can have."""
@@ -57,19 +64,26 @@ class AttentionConfig:
                     f"attention.{name} must be one of {', '.join(choices)}, "
                     f"not {getattr(self, name)}"
                 )
-        for name, least in (("size", 1), ("filters", 1), ("reach", 0)):
+        for name, least in (("size", 1), ("filters", 1), ("reach", 0), ("heads", 1)):
             if getattr(self, name) < least:
                 raise ValueError(
                     f"attention.{name} must be at least {least}, "
                     f"not {getattr(self, name)}"
                 )
+        if self.heads > 1 and self.kind != "dot":
+            raise ValueError(f"attention.heads must be 1 where kind is {self.kind}")
+        if self.size % self.heads:
+            raise ValueError(
+                f"attention.size must be a multiple of the {self.heads} heads, "
+                f"not {self.size}"
+            )
 
 
 class Memory(NamedTuple):
     """What the speller can look at: one padded batch of listened-to utterances."""
 
     h: Tensor
-    """(B, J, H) listener steps."""
+    """(B, J, H) listener steps; of several heads V h_j."""
     keys: Tensor
     """(B, J, A) U h_j + b: the same for every character, so worked out once."""
     valid: Tensor
@@ -102,6 +116,7 @@ class Attention(nn.Module):
         super().__init__()
         self.query = nn.Linear(speller_size, config.size, bias=False)  # W
         self.key = nn.Linear(listener_size, config.size)  # U and b
+        self.heads = config.heads
 
     def remember(self, h: Tensor, num_steps: Tensor) -> Memory:
         """Prepare utterances for being looked at, once for all their characters.
@@ -124,7 +139,7 @@ class Attention(nn.Module):
         return weights
 
     def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        """(B, ..., S) states, (B, ..., J) previous weights -> (B, ..., J) e_i."""
+        """(B, K, S) states, (B, K, J) previous weights -> (B, N, K, J) e_i."""
         raise NotImplementedError
 
     def forward(self, s: Tensor, memory: Memory, previous: Tensor) -> Glance:
@@ -139,9 +154,10 @@ class Attention(nn.Module):
         if single:
             s, previous = s[:, None], previous[:, None]
         energies = self.energies(s, memory, previous)
-        energies = energies.masked_fill(~memory.valid[:, None], -torch.inf)
-        weights = energies.softmax(dim=-1)
-        context = weights @ memory.h  # (B, K, J) x (B, J, H) -> (B, K, H)
+        energies = energies.masked_fill(~memory.valid[:, None, None], -torch.inf)
+        weights = energies.softmax(dim=-1)  # (B, N, K, J)
+        context = weights @ split_heads(memory.h, self.heads)  # (B, N, K, H / N)
+        context, weights = context.transpose(1, 2).flatten(2), weights.mean(dim=1)
         return (
             Glance(context[:, 0], weights[:, 0]) if single else Glance(context, weights)
         )
@@ -158,14 +174,14 @@ class AdditiveAttention(Attention):
         self.activation = config.activation
 
     def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        """(B, K, S), (B, K, J) -> (B, K, J) v . act(W s_i + U h_j + b)."""
+        """(B, K, S), (B, K, J) -> (B, 1, K, J) v . act(W s_i + U h_j + b)."""
         del previous  # only the content counts
         return self._energies(self.query(s)[:, :, None] + memory.keys[:, None])
 
     def _energies(self, compared: Tensor) -> Tensor:
-        """(B, K, J, A) -> (B, K, J)."""
+        """(B, K, J, A) -> (B, 1, K, J)."""
         active = compared.tanh() if self.activation == "tanh" else compared.relu()
-        return active @ self.energy.weight[0]
+        return (active @ self.energy.weight[0])[:, None]
 
 
 class LocationAwareAttention(AdditiveAttention):
@@ -181,7 +197,7 @@ class LocationAwareAttention(AdditiveAttention):
         nn.init.uniform_(self.filters, -1 / math.sqrt(width), 1 / math.sqrt(width))
 
     def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        """(B, K, S), (B, K, J) -> (B, K, J) v . act(W s_i + U h_j + L f_ij + b)."""
+        """(B, K, S), (B, K, J) -> (B, 1, K, J) v . act(W s_i + U h_j + L f_ij + b)."""
         seen = neighbours(previous, self.filters.size(1)) @ self.filters.t()
         located = self.location(seen).view(*previous.shape, -1)  # (B, K, J, A)
         compared = self.query(s)[:, :, None] + memory.keys[:, None]
@@ -195,14 +211,31 @@ def neighbours(weights: Tensor, width: int) -> Tensor:
 
 
 class DotAttention(Attention):
-    """Content-based attention by a scaled dot product."""
+    """Content-based attention by a scaled dot product, with one head or several."""
+
+    def __init__(
+        self, config: AttentionConfig, listener_size: int, speller_size: int
+    ) -> None:
+        super().__init__(config, listener_size, speller_size)
+        if self.heads > 1:
+            self.value = nn.Linear(listener_size, listener_size, bias=False)  # V
+
+    def remember(self, h: Tensor, num_steps: Tensor) -> Memory:
+        """Prepare utterances for being looked at, once for all their characters."""
+        memory = super().remember(h, num_steps)
+        return memory._replace(h=self.value(h)) if self.heads > 1 else memory
 
     def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        """(B, K, S), (B, K, J) -> (B, K, J) (W s_i) . (U h_j + b) / sqrt(A)."""
+        """(B, K, S), (B, K, J) -> (B, N, K, J) (W s_i) . (U h_j + b) / sqrt(A / N)."""
         del previous  # only the content counts
-        query = self.query(s) / math.sqrt(memory.keys.size(-1))
-        energies: Tensor = query @ memory.keys.transpose(1, 2)
-        return energies
+        queries = split_heads(self.query(s), self.heads)
+        keys = split_heads(memory.keys, self.heads)
+        return queries @ keys.transpose(2, 3) / math.sqrt(keys.size(-1))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, J, X) -> (B, N, J, X / N): to each head its own part."""
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def build_attention(

@@ -31,6 +31,14 @@ class LASConfig:
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     speller: SpellerConfig = field(default_factory=SpellerConfig)
 
+    def __post_init__(self) -> None:
+        """Refuse parts that do not fit together."""
+        if 2 * self.listener.size % self.attention.heads:
+            raise ValueError(
+                f"attention.heads must divide what the listener puts out, "
+                f"{2 * self.listener.size}: {self.attention.heads} do not"
+            )
+
 
 class LAS(nn.Module):
     """Listener, attention, speller and CTC head."""

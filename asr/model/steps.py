@@ -15,7 +15,7 @@ same memory, which is not copied, and as many look at a time as stay in the cach
 
 Shapes: B utterances, K hypotheses of each, R = B * K rows, J listener steps, H listener
         size, S speller size, A attention size, V vocabulary size,
-        W = (4 + 2 * layers) * S what is kept of a hypothesis.
+        W = (4 + 2 * layers) * S what is kept of a hypothesis, N heads of the attention.
 
 Source of the coverage bonus: Chorowski and Jaitly (2017), arXiv:1612.02695, section 4.
 """
@@ -31,6 +31,7 @@ from asr.model.attention import (
     LocationAwareAttention,
     Memory,
     neighbours,
+    split_heads,
 )
 from asr.model.lstm import gates_last, step_forward
 from asr.model.products import Int8Product, Product
@@ -70,8 +71,8 @@ class StepWeights:
 
         query = attention.query.weight
         if not isinstance(attention, AdditiveAttention):
-            query = query / math.sqrt(attention.query.out_features)
-        self.query = product(query, None)
+            query = query / math.sqrt(len(query) / attention.heads)
+        self.query, self.heads = product(query, None), attention.heads
         self.v = self.filters = self.location = None
         if isinstance(attention, AdditiveAttention):
             self.v = attention.energy.weight[0].clone()
@@ -109,9 +110,10 @@ class StepsState(NamedTuple):
     attended: Tensor | None
     """(R, J) attention summed over the characters so far, if it counts."""
     memory: Memory
-    """Its h holds (B, J, 5 * S) shares of the gates and of the MLP in place of h_j."""
+    """Its h holds (B, N * J, 5 * S) shares of the gates and of the MLP in place of h_j,
+    one head's after the other's."""
     padding: Tensor
-    """(B, 1, J) bool, True on padding."""
+    """(B, 1, 1, J) bool, True on padding."""
 
 
 class LASSteps:
@@ -131,14 +133,14 @@ class LASSteps:
     ) -> None:
         self.weights, self.coverage = weights, coverage
         self._buffer = memory.h.new_empty(0)
-        shares = weights.shares(memory.h.flatten(0, 1))
-        shares = shares.view(*memory.h.shape[:2], -1)
+        shares = weights.shares(_seen_by_heads(memory.h, weights.heads).flatten(0, 2))
+        shares = shares.view(len(memory.h), -1, shares.size(1))
         self._start = StepsState(
             kept=memory.h.new_zeros(len(start), weights.width),
             weights=start,
             attended=torch.zeros_like(start) if coverage else None,
             memory=memory._replace(h=shares),
-            padding=~memory.valid[:, None],
+            padding=~memory.valid[:, None, None],
         )
 
     def start(self) -> StepsState:
@@ -166,10 +168,11 @@ class LASSteps:
         previous = state.weights.view(batch, -1, state.weights.size(1))
         energies = self.energies(query, memory, previous)
         weights = energies.masked_fill_(state.padding, -torch.inf).softmax(dim=-1)
-        shares = torch.bmm(weights, memory.h).flatten(0, 1)  # (R, 5 * S)
+        shares = torch.bmm(weights.flatten(2), memory.h).flatten(0, 1)  # (R, 5 * S)
         new[:, :share] = shares[:, :share]
         hidden_layer = model.hidden(s).add_(shares[:, share:]).tanh_()
         scores = model.output(hidden_layer).log_softmax(dim=-1)
+        weights = weights[:, :, 0] if model.heads == 1 else weights.mean(dim=2)
         weights, attended = weights.flatten(0, 1), state.attended
         if attended is not None:
             after = attended + weights
@@ -179,11 +182,12 @@ class LASSteps:
         return scores, StepsState(new, weights, attended, memory, state.padding)
 
     def energies(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        """(B, K, A) W s_i, (B, K, J) previous weights -> (B, K, J) e_i."""
+        """(B, K, A) W s_i, (B, K, J) previous weights -> (B, K, N, J) e_i."""
         model = self.weights
         if model.v is None:
-            dots: Tensor = query @ memory.keys.transpose(1, 2)
-            return dots
+            queries = split_heads(query, model.heads)
+            keys = split_heads(memory.keys, model.heads)
+            return (queries @ keys.transpose(2, 3)).transpose(1, 2)
         batch, hypotheses, size = query.shape
         steps = memory.keys.size(1)
         most = batch * hypotheses  # rows at once
@@ -206,7 +210,7 @@ class LASSteps:
                     compared.add_(keys).add_(asked[:, :, None])
                 active = compared.tanh_() if model.tanh else compared.relu_()
                 torch.matmul(active, model.v, out=out)
-        return found
+        return found[:, :, None]
 
     def _scratch(self, count: int) -> Tensor:
         """Give memory to work in: the same in each step, as new pages cost time."""
@@ -229,3 +233,12 @@ class LASSteps:
             memory,
             padding,
         )
+
+
+def _seen_by_heads(h: Tensor, heads: int) -> Tensor:
+    """(B, J, H) -> (B, N, J, H) what each head sees of h_j, zeros for the rest."""
+    if heads == 1:
+        return h[:, None]
+    size = h.size(2) // heads
+    sees = torch.eye(heads, device=h.device).repeat_interleave(size, dim=1)  # (N, H)
+    return h[:, None] * sees[:, None]

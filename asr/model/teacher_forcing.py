@@ -13,7 +13,8 @@ The plain formula is `Speller.spell_by_steps`; tests hold values and gradients t
 
 Shapes: B utterances, I tokens, J listener steps, H listener size, S speller size,
         A attention size, R steps that each of F location filters spans, D input size of
-        a layer.
+        a layer, N heads. In the loop a head of an utterance is an utterance of its own:
+        B * N of them with H / N and A / N numbers a step.
 """
 
 import math
@@ -30,6 +31,7 @@ from asr.model.attention import (
     LocationAwareAttention,
     Memory,
     neighbours,
+    split_heads,
 )
 from asr.model.lstm import gates_last, step_backward, step_forward
 
@@ -72,14 +74,16 @@ def spell_loop(
         filters, location = attention.filters, attention.location.weight
     if not isinstance(attention, AdditiveAttention | DotAttention):
         raise TypeError(f"no backward is written for {type(attention).__name__}")
-    outputs = _Loop.apply(  # type: ignore[no-untyped-call]
+    heads = attention.heads
+    h, keys = (split_heads(x, heads).flatten(0, 1) for x in (memory.h, memory.keys))
+    states, contexts, weights = _Loop.apply(  # type: ignore[no-untyped-call]
         activation,
         len(cells),
-        memory.valid,
-        attention.start(memory),
+        memory.valid.repeat_interleave(heads, dim=0),
+        attention.start(memory).repeat_interleave(heads, dim=0),
         gates,
-        memory.h,
-        memory.keys,
+        h,
+        keys,
         attention.query.weight,
         v,
         filters,
@@ -87,7 +91,7 @@ def spell_loop(
         *recurrent,
         *biases,
     )
-    return Spelled(*outputs)
+    return Spelled(states, contexts, weights.unflatten(1, (-1, heads)).mean(dim=2))
 
 
 class _Energy(Protocol):
@@ -228,6 +232,7 @@ class _Loop(torch.autograd.Function):
         recurrent, biases = layers[:num_layers], layers[num_layers:]
         num_tokens, batch, _ = gates.shape
         size, query_size = query_weight.size(1), query_weight.size(0)
+        rows = len(h)  # B * N
         energy = _energy(activation, keys, v, filters, location)
         padding = ~valid
 
@@ -235,8 +240,8 @@ class _Loop(torch.autograd.Function):
         acts = [gates.clone()] + [bias.repeat(num_tokens, batch, 1) for bias in biases]
         hidden = [gates.new_zeros(num_tokens + 1, batch, size) for _ in recurrent]
         cell = [gates.new_zeros(num_tokens + 1, batch, size) for _ in recurrent]
-        contexts = gates.new_zeros(num_tokens + 1, batch, h.size(2))
-        weights = gates.new_empty(num_tokens + 1, batch, h.size(1))
+        contexts = gates.new_zeros(num_tokens + 1, batch, rows // batch * h.size(2))
+        weights = gates.new_empty(num_tokens + 1, rows, h.size(1))
         weights[0] = start
         queries = gates.new_empty(num_tokens, batch, query_size)
         transposed = [weight.t() for weight in recurrent]
@@ -251,10 +256,10 @@ class _Loop(torch.autograd.Function):
                 below = hidden[layer][i + 1]
                 step_forward(act, cell[layer][i], cell[layer][i + 1], below)
             torch.mm(below, query_transposed, out=queries[i])
-            energies = energy.forward(queries[i], weights[i])
+            energies = energy.forward(queries[i].view(rows, -1), weights[i])
             energies.masked_fill_(padding, -torch.inf)
             torch.softmax(energies, dim=-1, out=weights[i + 1])
-            torch.bmm(weights[i + 1][:, None], h, out=contexts[i + 1][:, None])
+            torch.bmm(weights[i + 1][:, None], h, out=contexts[i + 1].view(rows, 1, -1))
 
         ctx.save_for_backward(
             *(h, keys, query_weight, v, filters, location, weights, queries),
@@ -273,7 +278,7 @@ class _Loop(torch.autograd.Function):
         )
         inputs, acts, hidden, cell = ctx.buffers
         num_tokens, batch, context_size = d_contexts.shape
-        size = query_weight.size(1)
+        size, rows = query_weight.size(1), len(h)
         energy = _energy(ctx.activation, keys, v, filters, location)
         h_transposed = h.transpose(1, 2)
 
@@ -287,13 +292,14 @@ class _Loop(torch.autograd.Function):
 
         for i in reversed(range(num_tokens)):
             torch.add(d_contexts[i], d_context, out=d_context_all[i])
-            d_alpha = (d_context_all[i][:, None] @ h_transposed)[:, 0] + d_weights[i]
+            d_looked = d_context_all[i].view(rows, 1, -1) @ h_transposed
+            d_alpha = d_looked[:, 0] + d_weights[i]
             if d_previous is not None:
                 d_alpha += d_previous
             alpha = weights[i + 1]
             d_alpha -= (alpha * d_alpha).sum(dim=-1, keepdim=True)
-            d_queries[i], d_previous = energy.backward(
-                d_alpha.mul_(alpha), queries[i], weights[i]
+            d_queries[i].view(rows, -1)[:], d_previous = energy.backward(
+                d_alpha.mul_(alpha), queries[i].view(rows, -1), weights[i]
             )
             above = d_states[i] + d_hidden[-1]
             above.addmm_(d_queries[i], query_weight)
@@ -319,7 +325,8 @@ class _Loop(torch.autograd.Function):
         ]
         d_biases = [d.sum(dim=(0, 1)) for d in d_gates[1:]]
         d_query_weight = d_queries.flatten(0, 1).t() @ hidden[-1][1:].flatten(0, 1)
-        d_h = weights[1:].permute(1, 2, 0) @ d_context_all.transpose(0, 1)
+        d_contexts = d_context_all.view(num_tokens, rows, -1)
+        d_h = weights[1:].permute(1, 2, 0) @ d_contexts.transpose(0, 1)
         return (
             *(None, None, None, None),
             d_gates[0],

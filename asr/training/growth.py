@@ -39,8 +39,8 @@ def grow(las: LAS, old: LAS) -> None:
         old: the network that is to live on.
 
     Raises:
-        ValueError: they differ in more than the size of the listener, or the old one
-            is the wider one. Nothing is changed then.
+        ValueError: they differ in more than the size of the listener, the old one is
+            the wider one, or the attention has several heads. Nothing is changed then.
     """
     if old.vocab_size != las.vocab_size:
         raise ValueError(f"it knows {old.vocab_size} tokens, not {las.vocab_size}")
@@ -50,6 +50,9 @@ def grow(las: LAS, old: LAS) -> None:
     before, after = old.config.listener.size, las.config.listener.size
     if before > after:
         raise ValueError(f"listener.size was {before} and cannot shrink to {after}")
+    heads = old.config.attention.heads
+    if before < after and heads > 1:  # each would get another part of what is heard
+        raise ValueError(f"listener.size cannot grow under {heads} attention.heads")
     targets = las.state_dict()
     for name, source in old.state_dict().items():
         target = targets[name]
