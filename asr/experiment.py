@@ -26,17 +26,18 @@ from asr.model.las import LAS, LASConfig
 from asr.recognizer import find_model
 from asr.report import draw_attention
 from asr.tensor_files import write_bytes
-from asr.text import CharTokenizer
+from asr.text import CharTokenizer, Tokenizer
 from asr.training.distributed import Team, join_team
 from asr.training.growth import grow
 from asr.training.trainer import CHECKPOINT, Trainer
 
 CONFIG = "config.yaml"
+_CHARACTERS = CharTokenizer()
 _MEASURED = 300
 """Utterances of the training set that mean and deviation are measured on."""
 
 
-def train(config: Config, folder: Path) -> None:
+def train(config: Config, folder: Path, tokenizer: Tokenizer = _CHARACTERS) -> None:
     """Train a model; a run that was stopped goes on where it was.
 
     Args:
@@ -44,21 +45,22 @@ def train(config: Config, folder: Path) -> None:
         folder: of the run. A folder with a run of another corpus or network, or of
             another order of the data, is refused; how long and how fast to learn may
             change, and how to validate.
+        tokenizer: what the speller writes; only a model of characters can be loaded
+            again, to transcribe.
 
     Raises:
         AsrError: a manifest, recording, setting or checkpoint is at fault.
     """
     keep_freed_memory()
-    tokenizer = CharTokenizer()
     datasets = _datasets(config, tokenizer)
     _claim(folder, config)
     if config.training.processes > 1:
-        _train_together(config, folder)
+        _train_together(config, folder, tokenizer)
     else:
         _trainer(config, folder, tokenizer, datasets, Team()).run()
 
 
-def _train_together(config: Config, folder: Path) -> None:
+def _train_together(config: Config, folder: Path, tokenizer: Tokenizer) -> None:
     """Train in several processes; the first fault of any of them is raised here."""
     size = config.training.processes
     faults = get_context("spawn").SimpleQueue()
@@ -66,7 +68,9 @@ def _train_together(config: Config, folder: Path) -> None:
         meeting_point = str(Path(temporary) / "meeting-point")
         try:
             spawn(  # type: ignore[no-untyped-call]
-                _work, (size, meeting_point, config, folder, faults), nprocs=size
+                _work,
+                (size, meeting_point, config, folder, tokenizer, faults),
+                nprocs=size,
             )
         except ProcessException as error:  # maybe of one that missed another
             if not faults.empty():
@@ -79,7 +83,13 @@ def _train_together(config: Config, folder: Path) -> None:
 
 
 def _work(
-    rank: int, size: int, meeting_point: str, config: Config, folder: Path, faults: Any
+    rank: int,
+    size: int,
+    meeting_point: str,
+    config: Config,
+    folder: Path,
+    tokenizer: Tokenizer,
+    faults: Any,
 ) -> None:
     """Be one of the processes."""
     _end_with_parent()
@@ -87,7 +97,6 @@ def _work(
     use_one_thread()
     try:
         team = join_team(rank, size, meeting_point)
-        tokenizer = CharTokenizer()
         _trainer(config, folder, tokenizer, _datasets(config, tokenizer), team).run()
     except AsrError as error:
         faults.put(str(error))
@@ -112,7 +121,7 @@ def _end_with_parent() -> None:
 def _trainer(
     config: Config,
     folder: Path,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     datasets: tuple[Dataset, Dataset],
     team: Team,
 ) -> Trainer:
@@ -141,7 +150,7 @@ def _trainer(
     )
 
 
-def _start_from(folder: Path, las: LAS, tokenizer: CharTokenizer) -> None:
+def _start_from(folder: Path, las: LAS, tokenizer: Tokenizer) -> None:
     """Take over the weights of a model, and with them its statistics of features.
 
     Raises:
@@ -160,7 +169,7 @@ def _start_from(folder: Path, las: LAS, tokenizer: CharTokenizer) -> None:
         ) from error
 
 
-def _datasets(config: Config, tokenizer: CharTokenizer) -> tuple[Dataset, Dataset]:
+def _datasets(config: Config, tokenizer: Tokenizer) -> tuple[Dataset, Dataset]:
     utterances = chosen(config.data)
     dev = read_manifest(config.data.dev)
     heard_before = {u.id for u in utterances} & {u.id for u in dev}

@@ -3,6 +3,10 @@
 The alphabet is A to Z, the apostrophe and the space. `normalize` brings any text into
 it, so that references of different make are spelled alike; `CharTokenizer` numbers the
 characters, for networks that speak in numbers.
+
+Training asks no more of a tokenizer than `Tokenizer` says, so that other units can be
+compared (`recipes/librispeech/subwords.py`); what hears and writes is made for
+characters.
 """
 
 import re
@@ -10,7 +14,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from asr.errors import CheckpointError
 
@@ -100,6 +104,35 @@ def _number_in_words(match: re.Match[str]) -> str:
     if plural:  # the 1990S
         words = re.sub("y$", "ie", re.sub("x$", "xe", words)) + "s"
     return f" {words.upper()} "
+
+
+class Tokenizer(Protocol):
+    """Text as numbers, the tokens from 0 to `size` - 1, and back."""
+
+    @property
+    def pad(self) -> int:
+        """Fills what is shorter; it is the blank of CTC too."""
+
+    @property
+    def sos(self) -> int:
+        """Stands before the first token."""
+
+    @property
+    def eos(self) -> int:
+        """Stands behind the last token."""
+
+    @property
+    def size(self) -> int:
+        """V: how many tokens there are, special ones counted."""
+
+    def encode(self, text: str) -> list[int]:
+        """Number a text, without <sos> and <eos>; ValueError where that cannot be."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Spell tokens out; the special ones are skipped."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Tell what it is, ready for JSON."""
 
 
 @dataclass(frozen=True)

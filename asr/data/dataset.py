@@ -17,7 +17,7 @@ from asr.audio import read_waveform
 from asr.data.manifest import Utterance
 from asr.errors import ManifestError
 from asr.features import AugmentConfig, change_speed, log_mel, spec_augment
-from asr.text import CharTokenizer
+from asr.text import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Dataset:
     def __init__(
         self,
         utterances: Sequence[Utterance],
-        tokenizer: CharTokenizer,
+        tokenizer: Tokenizer,
         disturbance: Disturbance | None = None,
         cache_hours: float = 0.0,
     ) -> None:
@@ -115,7 +115,7 @@ class Dataset:
         return waveform
 
 
-def _encode(utterance: Utterance, tokenizer: CharTokenizer) -> Tensor:
+def _encode(utterance: Utterance, tokenizer: Tokenizer) -> Tensor:
     try:
         return torch.tensor(tokenizer.encode(utterance.text), dtype=torch.int64)
     except ValueError as error:

@@ -31,7 +31,7 @@ from asr.tensor_files import (
     read_tensors,
     write_files,
 )
-from asr.text import CharTokenizer
+from asr.text import CharTokenizer, Tokenizer
 
 FORMAT = 2
 """Raised when a model of an older format could no longer be read, or be trusted."""
@@ -52,7 +52,7 @@ class Model(NamedTuple):
 def save_model(
     folder: Path,
     las: LAS,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     facts: Mapping[str, Any],
     *,
     weights: Mapping[str, Tensor] | None = None,

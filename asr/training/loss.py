@@ -29,7 +29,7 @@ from asr.data.batching import Batch
 from asr.model.las import LAS
 from asr.model.speller import Spelling
 from asr.padding import valid_mask
-from asr.text import CharTokenizer
+from asr.text import Tokenizer
 from asr.training.alignment import character_steps
 
 GUIDE_WIDTH = 4.0
@@ -86,7 +86,7 @@ class Losses(NamedTuple):
     guide: Tensor
 
 
-def teacher_inputs(batch: Batch, tokenizer: CharTokenizer) -> tuple[Tensor, Tensor]:
+def teacher_inputs(batch: Batch, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     """Tell what the speller is fed and what it shall answer.
 
     Returns:
@@ -103,7 +103,7 @@ def teacher_inputs(batch: Batch, tokenizer: CharTokenizer) -> tuple[Tensor, Tens
 def losses(
     las: LAS,
     batch: Batch,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     config: LossConfig,
     *,
     guide: float = 0.0,

@@ -33,7 +33,7 @@ from asr.errors import TrainingError
 from asr.model.folder import save_model
 from asr.model.las import LAS
 from asr.progress import progress_bar
-from asr.text import CharTokenizer
+from asr.text import Tokenizer
 from asr.training.checkpoint import Place, load_checkpoint, save_checkpoint
 from asr.training.distributed import Team
 from asr.training.loss import LossConfig, losses, teacher_inputs
@@ -133,7 +133,7 @@ class Trainer:
     def __init__(
         self,
         las: LAS,
-        tokenizer: CharTokenizer,
+        tokenizer: Tokenizer,
         train: Dataset,
         dev: Dataset,
         configs: tuple[TrainingConfig, LossConfig, ScheduleConfig],

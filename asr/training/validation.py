@@ -20,7 +20,7 @@ from asr.features import FRAMES_PER_SECOND
 from asr.model.las import LAS
 from asr.model.listener import Heard
 from asr.scoring import ErrorRate, char_error_rate, word_error_rate
-from asr.text import CharTokenizer, collapse_ctc
+from asr.text import Tokenizer, collapse_ctc
 from asr.training.loss import LossConfig, losses
 
 MOST_CHARACTERS = 25
@@ -74,7 +74,7 @@ class _Sums(NamedTuple):
 def validate(
     las: LAS,
     dataset: Dataset,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     config: LossConfig,
     *,
     batch_seconds: float,
@@ -109,9 +109,7 @@ def validate(
     )
 
 
-def _measure(
-    las: LAS, batch: Batch, tokenizer: CharTokenizer, config: LossConfig
-) -> _Sums:
+def _measure(las: LAS, batch: Batch, tokenizer: Tokenizer, config: LossConfig) -> _Sums:
     parts, spelling = losses(las, batch, tokenizer, config)
     lengths = zip(batch.num_tokens.tolist(), spelling.weights.cpu(), strict=True)
     habits = torch.stack(
@@ -139,7 +137,7 @@ def attention_habits(alpha: Tensor) -> Tensor:
 
 
 def _spell(
-    las: LAS, heard: Heard, batch: Batch, tokenizer: CharTokenizer
+    las: LAS, heard: Heard, batch: Batch, tokenizer: Tokenizer
 ) -> dict[str, str]:
     seconds = batch.num_frames / FRAMES_PER_SECOND
     most = (seconds * MOST_CHARACTERS).long() + 5
@@ -154,7 +152,7 @@ def _spell(
 
 
 def _ctc_spell(
-    las: LAS, heard: Heard, batch: Batch, tokenizer: CharTokenizer
+    las: LAS, heard: Heard, batch: Batch, tokenizer: Tokenizer
 ) -> dict[str, str]:
     best = las.ctc_log_probs(heard).argmax(dim=-1).cpu()
     rows = zip(batch.ids, best.tolist(), heard.num_ctc_steps.tolist(), strict=True)

@@ -106,7 +106,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("folder", type=Path, metavar="FOLDER", help="of the runs' folders")
     add("names", nargs="*", metavar="RUN", help="some of the runs (default: all)")
     add("--jobs", type=int, default=2, metavar="N", help="trainings at a time")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def _plan(path: Path, folder: Path) -> tuple[Plan, list[Run]]:
