@@ -14,7 +14,7 @@ The format is safetensors: https://github.com/huggingface/safetensors.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -22,11 +22,14 @@ from typing import Any
 import safetensors
 import safetensors.torch
 from torch import Tensor
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from asr.errors import CheckpointError
 
 _FACTS = "facts"
 _AGAIN = "copy the whole folder again"
+_DRAWS = (init.uniform_, init.normal_, init.kaiming_uniform_)
 
 
 def write_tensors(
@@ -123,6 +126,27 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: was not written by asr (its facts are no table)"
         )
     return tensors, facts
+
+
+class Undrawn(TorchFunctionMode):
+    """Leaves new weights undrawn where they will come from a file: that takes time.
+
+    They hold anything, as `torch.empty` does; the state of chance stays as it is.
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call a function of torch, but for those that draw."""
+        del types
+        given = kwargs or {}
+        if function in _DRAWS:
+            return given["tensor"]
+        return function(*args, **given)
 
 
 # The files of a folder, and what tells that they are the right ones

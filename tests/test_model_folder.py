@@ -604,3 +604,11 @@ def test_nothing_is_executed(folder: Path, tmp_path: Path, name: str) -> None:
     refuses(folder, re.escape(str(folder / name)))
 
     assert not sprung.exists()
+
+
+def test_a_model_is_read_without_drawing_weights(model_folder: Path) -> None:
+    state = torch.get_rng_state()
+    las = load_model(model_folder).las
+    assert torch.get_rng_state().equal(state)
+    assert all(p.dtype == torch.float32 for p in las.parameters())
+    assert all(p.requires_grad for p in las.parameters())

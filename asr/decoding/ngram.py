@@ -117,7 +117,7 @@ class WordNGram:
         spelled = np.array(self.words, dtype=np.str_)
         width = spelled.dtype.itemsize // 4
         codes = spelled.view(np.uint32).reshape(len(spelled), width)
-        of_code = np.zeros(max(int(codes.max()), *map(ord, letters)) + 1, np.int64)
+        of_code = np.zeros(max(int(codes.max()), *map(ord, letters)) + 1, np.uint16)
         of_code[[ord(letter) for letter in letters]] = range(1, len(letters) + 1)
         chars = of_code[codes]  # (W, width) 1.. are letters, 0 is past the end
         lengths = (codes != 0).sum(axis=1)
@@ -130,7 +130,7 @@ class WordNGram:
             raise ValueError("words are not sorted, or one is there twice")
         real = chars != 0
         new = differs & real
-        numbers = np.where(new, np.cumsum(new).reshape(new.shape), 0)
+        numbers = np.cumsum(new, dtype=np.int32).reshape(new.shape) * new
         nodes = np.maximum.accumulate(numbers, axis=0)  # (W, width) root is 0
         parents = np.concatenate([np.zeros_like(nodes[:, :1]), nodes[:, :-1]], axis=1)
         self.outside = int(new.sum()) + 1  # the node of all that is no prefix
@@ -298,7 +298,7 @@ def _levels(tensors: Mapping[str, Tensor], order: int, base: int) -> list[Level]
     for n in range(2, order + 1):
         shorter = levels[-1]
         counts, last, found, backoffs = (
-            _row(tensors[name], dtype).astype(np.int64)
+            _row(tensors[name], dtype)
             for name, dtype in (
                 *((f"counts_{n}", number), (f"words_{n}", number)),
                 *((f"log_probs_{n}", np.uint8), (f"backoffs_{n - 1}", np.uint8)),
@@ -307,11 +307,13 @@ def _levels(tensors: Mapping[str, Tensor], order: int, base: int) -> list[Level]
         sizes = (len(counts), len(backoffs), counts.sum(), len(found))
         if sizes != (len(shorter.keys), len(shorter.keys), len(last), len(last)):
             raise ValueError(f"n-grams of order {n} do not match the shorter ones")
-        if (np.concatenate([counts, last]) < 0).any() or (last >= base).any():
+        lowest = min(counts.min(initial=0), last.min(initial=0))
+        if lowest < 0 or last.max(initial=0) >= base:
             raise ValueError(f"an n-gram of order {n} has a word that is not there")
         levels[-1] = shorter._replace(backoffs=_MOST_BACKOFF - backoffs / _STEPS)
-        keys = np.repeat(shorter.keys, counts) * base + last
-        levels.append(Level(keys, -found / _STEPS, np.zeros(len(keys))))
+        keys = np.repeat(shorter.keys * base, counts)
+        keys += last
+        levels.append(Level(keys, found / -_STEPS, np.zeros(len(keys))))
     return levels
 
 

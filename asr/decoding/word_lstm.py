@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from asr.errors import CheckpointError
-from asr.tensor_files import as_bytes, checked, read_tensors, write_checked
+from asr.tensor_files import Undrawn, as_bytes, checked, read_tensors, write_checked
 
 FILE = "lstm.safetensors"
 """The file of a language model's folder, beside that of the n-gram."""
@@ -85,8 +85,7 @@ class WordLSTM(nn.Module):
         self.embedding = nn.Embedding(count + 1, embedding_size)
         self.lstm = nn.LSTM(embedding_size, size, batch_first=True)
         self.softmax = nn.AdaptiveLogSoftmaxWithLoss(size, count, list(cutoffs))
-        with torch.no_grad():
-            self.embedding.weight.mul_(0.1)
+        nn.init.normal_(self.embedding.weight, std=0.1)
 
     def forward(self, words: Tensor) -> Tensor:
         """Tell how well each word is foretold from those before.
@@ -165,9 +164,9 @@ class WordLSTM(nn.Module):
             ):
                 raise ValueError("a weight is no number")
             settings = {n: facts[n] for n in ("embedding_size", "size", "cutoffs")}
-            with torch.random.fork_rng(devices=[]):
+            with Undrawn():
                 model = cls(tensors["ranks"], **settings, share=facts["share"])
-            model.load_state_dict(tensors)
+            model.load_state_dict(tensors, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
             raise CheckpointError(
                 f"{path}: is damaged, or was not written by asr ({error})"

@@ -24,6 +24,7 @@ from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.tensor_files import (
+    Undrawn,
     as_bytes,
     check_files,
     checksums,
@@ -110,13 +111,15 @@ def load_model(folder: Path) -> Model:
     weights, _ = read_tensors(path)
     try:
         _check_sizes(config, tokenizer.size, weights)
-        las = LAS(config, tokenizer.size)
+        with Undrawn():
+            las = LAS(config, tokenizer.size)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise _no_model(place, error) from error
     if strange := [n for n, w in weights.items() if not w.is_floating_point()]:
         raise CheckpointError(f"{path}: does not fit {DESCRIPTION} ({strange[0]})")
     try:
-        las.load_state_dict(weights)
+        whole = {name: weight.float() for name, weight in weights.items()}
+        las.load_state_dict(whole, assign=True)
     except RuntimeError as error:
         raise CheckpointError(
             f"{path}: does not fit {DESCRIPTION} "
