@@ -1,8 +1,6 @@
 """`python -m asr` is the `asr` command."""
 
-import sys
-
-from asr.cli import main
+from asr.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

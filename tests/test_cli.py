@@ -35,6 +35,41 @@ def test_help_answers_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_command_ends_as_it_should_without_taking_all_to_pieces(status: int) -> None:
+    code = (
+        "import atexit, asr.cli\n"
+        "class Slow:\n"
+        "    def __del__(self): print('to pieces')\n"
+        "slow = Slow()\n"
+        "atexit.register(print, 'at the end')\n"
+        f"asr.cli.main = lambda: print('text') or {status}\n"
+        "asr.cli.run()\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == status
+    expected = ["text", "at the end"] + (["to pieces"] if status else [])
+    assert done.stdout.split("\n")[:-1] == expected
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_text_that_finds_no_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "ref.jsonl").write_text(
+        '{"id": "a", "audio": "a.wav", "duration": 1.0, "text": "A"}\n'
+    )
+    command = [sys.executable, "-m", "asr", "score", "ref.jsonl", "ref.jsonl"]
+
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+
+    assert done.returncode == 1
+    assert done.stderr == "asr: standard output: No space left on device\n"
+
+
 @pytest.mark.parametrize(
     "command",
     [
