@@ -6,6 +6,7 @@ import tempfile
 import threading
 from dataclasses import asdict
 from multiprocessing import get_context, parent_process
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.multiprocessing.spawn import (
     spawn,
 )
 
-from asr.config import Config, DataConfig, to_yaml
+from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.data.dataset import Dataset, Disturbance
 from asr.data.manifest import Utterance, read_manifest
 from asr.device import keep_freed_memory, use_one_thread
@@ -33,6 +34,12 @@ from asr.training.trainer import CHECKPOINT, Trainer
 
 CONFIG = "config.yaml"
 _CHARACTERS = CharTokenizer()
+_FIXED = (
+    *("data", "listener", "attention", "speller", "augment"),
+    *("training.seed", "training.start", "training.batch_seconds"),
+    *("training.batch_size", "training.short_first"),
+)
+"""Settings that a run cannot change midway."""
 _MEASURED = 300
 """Utterances of the training set that mean and deviation are measured on."""
 
@@ -223,10 +230,10 @@ def _spread(places: range, count: int) -> list[int]:
 
 def _claim(folder: Path, config: Config) -> None:
     """Write the settings into the run's folder, or compare with those there."""
-    path, text = folder / CONFIG, to_yaml(config)
+    path = folder / CONFIG
     if (folder / CHECKPOINT).exists() and path.exists():
-        before = path.read_text(encoding="utf-8")
-        changed = _changed_settings(before, text)
+        before = load_config(path)
+        changed = [n for n in _FIXED if attrgetter(n)(before) != attrgetter(n)(config)]
         if changed:
             raise ConfigError(
                 f"{folder}: holds a run with other settings of {', '.join(changed)} "
@@ -236,34 +243,4 @@ def _claim(folder: Path, config: Config) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
-    write_bytes(path, text.encode())
-
-
-def _changed_settings(before: str, after: str) -> list[str]:
-    """Name the settings that differ and that a run cannot change midway."""
-    fixed = (
-        *("data", "listener", "attention", "speller", "augment", "training.seed"),
-        *(
-            "training.start",
-            "training.batch_seconds",
-            "training.batch_size",
-            "training.short_first",
-        ),
-    )
-    old, new = _sections(before), _sections(after)
-    return [name for name in fixed if old.get(name) != new.get(name)]
-
-
-def _sections(text: str) -> dict[str, str]:
-    """Cut YAML into its top-level parts, and these into their lines.
-
-    >>> _sections("training:\\n  seed: 1\\n")["training.seed"]
-    '  seed: 1'
-    """
-    sections, name = dict[str, str](), ""
-    for line in text.split("\n"):
-        if line and not line[0].isspace() and not line.startswith("-"):
-            name = line.split(":")[0]
-        sections[name] = sections.get(name, "") + line + "\n"
-        sections[f"{name}.{line.split(':')[0].strip()}"] = line
-    return sections
+    write_bytes(path, to_yaml(config).encode())

@@ -826,6 +826,19 @@ def test_how_fast_to_learn_may_change(
     assert place(folder)["step"] == STEPS
 
 
+def test_a_run_of_an_older_version_without_some_setting_goes_on(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    written = (folder / "config.yaml").read_text()
+    assert "  every: 1\n" in written
+    assert "  heads: 1\n" in written
+    older = written.replace("  every: 1\n", "").replace("  heads: 1\n", "")
+    (folder / "config.yaml").write_text(older)
+    train(settings(corpus), folder)
+    assert (folder / "config.yaml").read_text() == written
+
+
 def test_dev_must_not_be_learned(corpus: Path, tmp_path: Path) -> None:
     config = settings(corpus)
     both = replace(config.data, train=[*config.data.train, config.data.dev])
