@@ -126,6 +126,28 @@ def test_two_heads_look_apart_and_bring_what_is_theirs_worked_by_hand() -> None:
     assert weights[0].tolist() == pytest.approx([0.525, 0.475])
 
 
+def test_looks_inside_segments_and_across_them_worked_by_hand() -> None:
+    config = AttentionConfig("additive", 1, "relu", segment=2)
+    attention = AdditiveAttention(config, 1, 1)
+    _fill(attention.query, 0.0, 0.0)
+    _fill(attention.key, 1.0, 2.0)  # inside by h, across by 2 h
+    _fill(attention.energy, 1.0)
+    _fill(attention.across, 1.0)
+    h = torch.tensor([[[0.0], [math.log(3)], [math.log(2)]]])
+    memory = attention.remember(h, _lens(3))
+
+    context, weights = look(attention, torch.zeros(1, 1), memory, torch.zeros(1, 3))
+
+    # Inside: exp e = (1, 3) and (2), so alpha = (1/4, 3/4) and (1).
+    # c = (3/4 ln 3, ln 2); across: exp 2 c = (3 ^ 1.5, 4) = (5.19615, 4); sum 9.19615
+    first, second = 0.56504, 0.43496
+    assert weights[0].tolist() == pytest.approx(
+        [first / 4, 3 * first / 4, second], abs=1e-5
+    )
+    expected = 3 * first / 4 * math.log(3) + second * math.log(2)
+    assert context.item() == pytest.approx(expected, abs=1e-5)
+
+
 # Parity: the fast code against the formula, written as loops
 
 
@@ -170,6 +192,61 @@ def _energy(
     active = compared.tanh() if attention.activation == "tanh" else compared.relu()
     energy: Tensor = attention.energy.weight[0] @ active
     return energy
+
+
+@pytest.mark.parametrize("segment", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize("kind", ["additive", "location"])
+def test_segments_agree_with_the_formula(kind: str, segment: int) -> None:
+    config = AttentionConfig(kind, A, filters=2, reach=2, segment=segment)
+    attention = build_attention(config, H, S)
+    assert isinstance(attention, AdditiveAttention)
+    h, s, num_steps = torch.randn(B, J, H), torch.randn(B, S), (7, 4, 1)
+    previous = distributions(B, J)
+
+    memory = attention.remember(h, _lens(*num_steps))
+    context, weights = look(attention, s, memory, previous)
+
+    flat = build_attention(AttentionConfig(kind, A, filters=2, reach=2), H, S)
+    inner = {n: p for n, p in attention.state_dict().items() if n != "across.weight"}
+    flat.load_state_dict(
+        {n: p[:A] if n.startswith(("query", "key")) else p for n, p in inner.items()}
+    )
+    for b in range(B):
+        contexts, energies, inside = [], [], []
+        for first in range(0, num_steps[b], segment):
+            steps = range(first, min(first + segment, num_steps[b]))
+            e = torch.stack(
+                [_energy(flat, s[b], h[b, j], previous[b], j) for j in steps]
+            )
+            alpha = e.exp() / e.exp().sum()
+            c = (alpha[:, None] * h[b, steps.start : steps.stop]).sum(dim=0)
+            compared = attention.query.weight[A:] @ s[b] + attention.key.bias[A:]
+            compared = (compared + attention.key.weight[A:] @ c).tanh()
+            energies.append(attention.across.weight[0] @ compared)
+            contexts.append(c)
+            inside.append(alpha)
+        beta = torch.stack(energies).exp() / torch.stack(energies).exp().sum()
+        expected = torch.cat([x * y for x, y in zip(beta, inside, strict=True)])
+        torch.testing.assert_close(weights[b, : num_steps[b]], expected)
+        torch.testing.assert_close(
+            context[b], (beta[:, None] * torch.stack(contexts)).sum(dim=0)
+        )
+
+
+@pytest.mark.parametrize("segment", [2, 3])
+def test_segments_of_padding_change_nothing(segment: int) -> None:
+    config = AttentionConfig("location", A, filters=2, reach=2, segment=segment)
+    attention = build_attention(config, H, S)
+    h, s, previous = torch.randn(1, 4, H), torch.randn(1, S), distributions(1, 4)
+    noise = torch.full((1, 5, H), 1e4)
+
+    alone = look(attention, s, attention.remember(h, _lens(4)), previous)
+    padded = attention.remember(torch.cat([h, noise], dim=1), _lens(4))
+    beside = look(attention, s, padded, nn.functional.pad(previous, (0, 5)))
+
+    torch.testing.assert_close(beside.context, alone.context)
+    torch.testing.assert_close(beside.weights[:, :4], alone.weights)
+    assert not beside.weights[:, 4:].any()
 
 
 def test_a_product_with_state_and_step_side_by_side_is_the_same_energy() -> None:
@@ -370,6 +447,11 @@ def test_the_sizes_that_were_asked_for_are_built() -> None:
         ({"size": 0}, r"attention\.size must be at least 1, not 0"),
         ({"filters": 0}, r"attention\.filters must be at least 1, not 0"),
         ({"reach": -1}, r"attention\.reach must be at least 0, not -1"),
+        ({"segment": -1}, r"attention\.segment must be at least 0, not -1"),
+        (
+            {"kind": "dot", "segment": 9},
+            r"attention\.segment must be 0 where kind is dot",
+        ),
         ({"heads": 0}, r"attention\.heads must be at least 1, not 0"),
         ({"heads": 2}, r"attention\.heads must be 1 where kind is location"),
         (

@@ -152,6 +152,7 @@ def test_a_value_of_another_type_is_refused_by_name(
         ("attention.filters=0", "attention.filters must be at least 1, not 0"),
         ("attention.reach=-1", "attention.reach must be at least 0, not -1"),
         ("attention.heads=0", "attention.heads must be at least 1, not 0"),
+        ("attention.segment=-2", "attention.segment must be at least 0, not -2"),
         ("attention.heads=2", "attention.heads must be 1 where kind is location"),
         (
             "attention={kind: dot, size: 7, heads: 7}",

@@ -15,10 +15,14 @@ V, SOS, EOS, H = 9, 1, 2, 6
 
 
 def build(
-    kind: str = "location", layers: int = 1, activation: str = "tanh", heads: int = 1
+    kind: str = "location",
+    layers: int = 1,
+    activation: str = "tanh",
+    heads: int = 1,
+    segment: int = 0,
 ) -> Speller:
     torch.manual_seed(0)
-    attention = AttentionConfig(kind, 5 * heads, activation, 2, 2, heads)
+    attention = AttentionConfig(kind, 5 * heads, activation, 2, 2, heads, segment)
     speller = Speller(SpellerConfig(4, layers, 3), attention, H, V).eval()
     with torch.no_grad():  # sharper, so that hypotheses differ
         for parameter in speller.parameters():
@@ -90,12 +94,19 @@ def test_a_search_finds_what_it_finds_by_the_plain_formula(
         )
 
 
-@pytest.mark.parametrize("heads", [2, 3, 6])
+@pytest.mark.parametrize(
+    ("kind", "activation", "heads", "segment"),
+    [
+        *(("dot", "tanh", heads, 0) for heads in (2, 3, 6)),
+        *(("location", "tanh", 1, segment) for segment in (1, 2, 7, 9)),
+        ("additive", "relu", 1, 3),
+    ],
+)
 @torch.no_grad()
-def test_each_step_is_that_of_the_plain_formula_for_any_number_of_heads(
-    heads: int,
+def test_each_step_is_that_of_the_plain_formula(
+    kind: str, activation: str, heads: int, segment: int
 ) -> None:
-    speller = build("dot", heads=heads)
+    speller = build(kind, 1, activation, heads, segment)
     memory = memory_of(speller, 7, 3, 5)
     fast, plain = steps_of(speller, memory), Plain(speller, memory)
     state, plain_state = fast.start(), plain.start()

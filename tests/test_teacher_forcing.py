@@ -18,8 +18,23 @@ COMPARISONS = [
     ("dot", "tanh"),
     ("dot 2", "tanh"),
     ("dot 3", "tanh"),
+    ("location 2", "tanh"),
+    ("location 3", "relu"),
+    ("additive 4", "tanh"),
+    ("additive 2", "relu"),
 ]
-"""Kind, with the number of its heads where there are several, and activation."""
+"""Kind, with the heads of a dot or the steps of others' segments, and activation."""
+
+
+def attention_of(
+    kind: str, size: int, activation: str, filters: int, reach: int
+) -> AttentionConfig:
+    kind, _, number = kind.partition(" ")
+    n = int(number or 1)
+    heads, segment = (n, 0) if kind == "dot" else (1, n if number else 0)
+    return AttentionConfig(
+        kind, heads * size, activation, filters, reach, heads, segment
+    )
 
 
 class Case:
@@ -36,11 +51,11 @@ class Case:
         torch.manual_seed(seed)
         batch, tokens, steps, h, size, a, e = torch.randint(1, 8, (7,)).tolist()
         reach = seed % 4  # may be more than there are steps
-        kind, _, heads = kind.partition(" ")
-        n = int(heads or 1)
+        attention = attention_of(kind, a, activation, 2, reach)
+        n = attention.heads
         self.speller = Speller(
             SpellerConfig(size, layers, e, dropout=0.0),
-            AttentionConfig(kind, n * a, activation, 2, reach, n),
+            attention,
             listener_size=n * h,
             vocab_size=V,
         )
@@ -145,11 +160,12 @@ class Whole(nn.Module):
 
 @pytest.mark.parametrize(("kind", "activation"), COMPARISONS)
 def test_gradients_are_the_slopes_of_the_values(kind: str, activation: str) -> None:
+    attention = attention_of(kind, 2, activation, 1, 1)
+    n = attention.heads
     case = Case(kind, activation, layers=2)
-    n = case.speller.attention.heads
     case.speller = Speller(
         SpellerConfig(2, 2, 1, dropout=0.0),
-        AttentionConfig(kind.split()[0], 2 * n, activation, 1, 1, n),
+        attention,
         listener_size=2 * n,
         vocab_size=2,
     ).double()

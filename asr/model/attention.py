@@ -12,17 +12,30 @@ For character i, the speller's state s_i is compared with every listener step h_
 Another way to write the additive energy is v . relu(M [s_i ; h_j] + b): with M = [W U]
 it is the same sum, and the activation may be relu here too.
 
+Hierarchical: the additive and the location-aware attention may look inside segments m
+of G steps first, then across them (U' c_im is a sum of U' h_j, worked out beforehand):
+
+    alpha_ij = exp(e_ij) / sum_{j' in m} exp(e_ij')         inside, of the steps of m
+    c_im     = sum_{j in m} alpha_ij h_j
+    e'_im    = v' . act(W' s_i + U' c_im + b')
+    beta_im  = exp(e'_im) / sum_m' exp(e'_im')              across
+    c_i      = sum_m beta_im c_im = sum_j beta_im alpha_ij h_j
+
+so that it is again one weight for each step, beta_im alpha_ij.
+
 The scaled dot may have N > 1 heads. Head n looks with its own A / N of the A numbers of
 W s_i and U h_j + b, and takes its own H / N of V h_j; c_i is what all of them took,
 side by side, and alpha_i, where one is asked for, their mean.
 
 Shapes: B utterances, J listener steps, H listener size, S speller size, K states of an
         utterance, A attention size, N heads, R = 2 * reach + 1 steps that a location
-        filter spans.
+        filter spans, M segments of G steps. Of a hierarchical attention queries and
+        keys hold 2 * A numbers: A for inside, A for across.
 
 Source: Bahdanau, Cho and Bengio (2015), arXiv:1409.0473, appendix A.1.2; Chorowski et
 al. (2015), arXiv:1506.07503, section 2.1 (location-aware); Vaswani et al. (2017),
-arXiv:1706.03762, section 3.2.1 (scaled dot). Chan et al. (2015), arXiv:1508.01211,
+arXiv:1706.03762, section 3.2.1 (scaled dot); Libovický and Helcl (2017),
+arXiv:1704.06567, section 3.2 (hierarchical). Chan et al. (2015), arXiv:1508.01211,
 section 3.2, compare by a dot product of two MLPs.
 """
 
@@ -55,6 +68,9 @@ class AttentionConfig:
     """Location-aware: steps that a filter sees to each side."""
     heads: int = 1
     """N, of the dot: how many looks are taken at a time."""
+    segment: int = 0
+    """G, of the others: steps of a segment, to look inside segments first and then
+    across them; 0 to look at all steps at once."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no layer can have."""
@@ -64,7 +80,10 @@ class AttentionConfig:
                     f"attention.{name} must be one of {', '.join(choices)}, "
                     f"not {getattr(self, name)}"
                 )
-        for name, least in (("size", 1), ("filters", 1), ("reach", 0), ("heads", 1)):
+        for name, least in (
+            *(("size", 1), ("filters", 1), ("reach", 0)),
+            *(("heads", 1), ("segment", 0)),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(
                     f"attention.{name} must be at least {least}, "
@@ -72,6 +91,8 @@ class AttentionConfig:
                 )
         if self.heads > 1 and self.kind != "dot":
             raise ValueError(f"attention.heads must be 1 where kind is {self.kind}")
+        if self.segment and self.kind == "dot":
+            raise ValueError("attention.segment must be 0 where kind is dot")
         if self.size % self.heads:
             raise ValueError(
                 f"attention.size must be a multiple of the {self.heads} heads, "
@@ -114,9 +135,10 @@ class Attention(nn.Module):
         self, config: AttentionConfig, listener_size: int, speller_size: int
     ) -> None:
         super().__init__()
-        self.query = nn.Linear(speller_size, config.size, bias=False)  # W
-        self.key = nn.Linear(listener_size, config.size)  # U and b
-        self.heads = config.heads
+        width = 2 * config.size if config.segment else config.size
+        self.query = nn.Linear(speller_size, width, bias=False)  # W
+        self.key = nn.Linear(listener_size, width)  # U and b
+        self.heads, self.segment = config.heads, config.segment
 
     def remember(self, h: Tensor, num_steps: Tensor) -> Memory:
         """Prepare utterances for being looked at, once for all their characters.
@@ -172,16 +194,34 @@ class AdditiveAttention(Attention):
         super().__init__(config, listener_size, speller_size)
         self.energy = nn.Linear(config.size, 1, bias=False)  # v
         self.activation = config.activation
+        if config.segment:
+            self.across = nn.Linear(config.size, 1, bias=False)  # v'
 
     def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
         """(B, K, S), (B, K, J) -> (B, 1, K, J) v . act(W s_i + U h_j + b)."""
         del previous  # only the content counts
-        return self._energies(self.query(s)[:, :, None] + memory.keys[:, None])
+        return self._energies(self.query(s), memory)
 
-    def _energies(self, compared: Tensor) -> Tensor:
-        """(B, K, J, A) -> (B, 1, K, J)."""
-        active = compared.tanh() if self.activation == "tanh" else compared.relu()
-        return (active @ self.energy.weight[0])[:, None]
+    def _energies(
+        self, query: Tensor, memory: Memory, located: Tensor | None = None
+    ) -> Tensor:
+        """(B, K, A) W s_i, (B, K, J, A) L f_ij -> (B, 1, K, J)."""
+        v, keys = self.energy.weight[0], memory.keys
+        compared = query[:, :, None, : len(v)] + keys[:, None, :, : len(v)]
+        if located is not None:
+            compared = compared + located
+        found = activated(compared, self.activation) @ v
+        if self.segment:
+            found = look_across(
+                found,
+                memory.valid,
+                query[:, :, len(v) :],
+                keys[:, :, len(v) :],
+                self.across.weight[0],
+                self.segment,
+                self.activation,
+            ).log_weights.flatten(2)[:, :, : found.size(2)]
+        return found[:, None]
 
 
 class LocationAwareAttention(AdditiveAttention):
@@ -200,14 +240,69 @@ class LocationAwareAttention(AdditiveAttention):
         """(B, K, S), (B, K, J) -> (B, 1, K, J) v . act(W s_i + U h_j + L f_ij + b)."""
         seen = neighbours(previous, self.filters.size(1)) @ self.filters.t()
         located = self.location(seen).view(*previous.shape, -1)  # (B, K, J, A)
-        compared = self.query(s)[:, :, None] + memory.keys[:, None]
-        return self._energies(compared + located)
+        return self._energies(self.query(s), memory, located)
 
 
 def neighbours(weights: Tensor, width: int) -> Tensor:
     """(..., J) -> (rows of all * J, R) the R weights around each step; zeros beyond."""
     padded = nn.functional.pad(weights, (width // 2, width // 2))
     return padded.unfold(-1, width, 1).reshape(-1, width)
+
+
+class Segments(NamedTuple):
+    """Looks inside M segments and across them."""
+
+    log_weights: Tensor
+    """(B, K, M, G) log alpha_ij + log beta_im."""
+    inside: Tensor
+    """(B, K, M, G) alpha_ij, zero on padding where there are other steps."""
+    active: Tensor
+    """(B, K, M, A) act(W' s_i + U' c_im + b')."""
+    keys: Tensor
+    """(B, M, G, A) U' h_j + b', zero behind the last step."""
+
+
+def look_across(
+    energies: Tensor,
+    valid: Tensor,
+    query: Tensor,
+    keys: Tensor,
+    v: Tensor,
+    segment: int,
+    activation: str,
+) -> Segments:
+    """Look inside segments by energies that are known, and then across them.
+
+    Args:
+        energies: (B, K, J) e_ij.
+        valid: (B, J) where the step is speech.
+        query: (B, K, A) W' s_i.
+        keys: (B, J, A) U' h_j + b'.
+        v: (A,) v'.
+        segment: G.
+        activation: tanh or relu.
+    """
+    steps = energies.size(2)
+    size = min(segment, steps)
+    behind = -steps % size
+    pad, nothing = nn.functional.pad, -1e30  # a segment of -inf alone has no softmax
+    energies = energies.masked_fill(~valid[:, None], nothing)
+    energies = pad(energies, (0, behind), value=nothing)
+    energies = energies.view(*energies.shape[:2], -1, size)
+    keys = pad(keys, (0, 0, 0, behind)).view(len(keys), -1, size, keys.size(2))
+    there = pad(valid, (0, behind)).view(len(valid), -1, size).any(dim=2)
+    log_inside = energies.log_softmax(dim=3)
+    inside = log_inside.exp()
+    contexts = (inside.transpose(1, 2) @ keys).transpose(1, 2)  # (B, K, M, A)
+    active = activated(query[:, :, None] + contexts, activation)
+    across = (active @ v).masked_fill(~there[:, None], -torch.inf)
+    log_weights = log_inside + across.log_softmax(dim=2)[..., None]
+    return Segments(log_weights, inside, active, keys)
+
+
+def activated(x: Tensor, activation: str) -> Tensor:
+    """Tanh or relu, by its name."""
+    return x.tanh() if activation == "tanh" else x.relu()
 
 
 class DotAttention(Attention):

@@ -30,6 +30,7 @@ from asr.model.attention import (
     AdditiveAttention,
     LocationAwareAttention,
     Memory,
+    look_across,
     neighbours,
     split_heads,
 )
@@ -76,7 +77,9 @@ class StepWeights:
         self.v = self.filters = self.location = None
         if isinstance(attention, AdditiveAttention):
             self.v = attention.energy.weight[0].clone()
-            self.tanh = attention.activation == "tanh"
+            self.activation, self.segment = attention.activation, attention.segment
+            if attention.segment:
+                self.across = attention.across.weight[0].clone()
         if isinstance(attention, LocationAwareAttention):
             self.filters = attention.filters.t().contiguous()  # (R, filters)
             self.location = attention.location.weight.t().contiguous()
@@ -188,8 +191,9 @@ class LASSteps:
             queries = split_heads(query, model.heads)
             keys = split_heads(memory.keys, model.heads)
             return (queries @ keys.transpose(2, 3)).transpose(1, 2)
-        batch, hypotheses, size = query.shape
-        steps = memory.keys.size(1)
+        batch, hypotheses, _ = query.shape
+        steps, size = memory.keys.size(1), len(model.v)
+        inside, keys_inside = query[:, :, :size], memory.keys[:, :, :size]
         most = batch * hypotheses  # rows at once
         if query.device.type == "cpu":
             most = min(most, max(1, _IN_CACHE // (steps * size)))
@@ -199,17 +203,28 @@ class LASSteps:
         for start in range(0, batch, utterances):
             for first in range(0, hypotheses, few):
                 at = slice(start, start + utterances), slice(first, first + few)
-                asked, out = query[at], found[at]
+                asked, out = inside[at], found[at]
                 compared = buffer[: out.numel() * size].view(*out.shape, size)
-                keys = memory.keys[at[0], None]
+                keys = keys_inside[at[0], None]
                 if model.filters is None or model.location is None:
                     torch.add(keys, asked[:, :, None], out=compared)
                 else:
                     seen = neighbours(previous[at], len(model.filters)) @ model.filters
                     torch.mm(seen, model.location, out=compared.view(-1, size))
                     compared.add_(keys).add_(asked[:, :, None])
-                active = compared.tanh_() if model.tanh else compared.relu_()
+                tanh = model.activation == "tanh"
+                active = compared.tanh_() if tanh else compared.relu_()
                 torch.matmul(active, model.v, out=out)
+        if model.segment:
+            found = look_across(
+                found,
+                memory.valid,
+                query[:, :, size:],
+                memory.keys[:, :, size:],
+                model.across,
+                model.segment,
+                model.activation,
+            ).log_weights.flatten(2)[:, :, :steps]
         return found[:, :, None]
 
     def _scratch(self, count: int) -> Tensor:

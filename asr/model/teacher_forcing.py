@@ -14,7 +14,8 @@ The plain formula is `Speller.spell_by_steps`; tests hold values and gradients t
 Shapes: B utterances, I tokens, J listener steps, H listener size, S speller size,
         A attention size, R steps that each of F location filters spans, D input size of
         a layer, N heads. In the loop a head of an utterance is an utterance of its own:
-        B * N of them with H / N and A / N numbers a step.
+        B * N of them with H / N and A / N numbers a step. A hierarchical attention has
+        M segments of G steps and queries and keys of 2 * A.
 """
 
 import math
@@ -30,6 +31,8 @@ from asr.model.attention import (
     DotAttention,
     LocationAwareAttention,
     Memory,
+    Segments,
+    look_across,
     neighbours,
     split_heads,
 )
@@ -67,9 +70,10 @@ def spell_loop(
         )
     ]
     biases = [gates_last(cell.bias_ih + cell.bias_hh) for cell in cells[1:]]
-    v, filters, location, activation = None, None, None, "dot"
+    v, across, filters, location, activation = None, None, None, None, "dot"
     if isinstance(attention, AdditiveAttention):
         v, activation = attention.energy.weight[0], attention.activation
+        across = attention.across.weight[0] if attention.segment else None
     if isinstance(attention, LocationAwareAttention):
         filters, location = attention.filters, attention.location.weight
     if not isinstance(attention, AdditiveAttention | DotAttention):
@@ -78,6 +82,7 @@ def spell_loop(
     h, keys = (split_heads(x, heads).flatten(0, 1) for x in (memory.h, memory.keys))
     states, contexts, weights = _Loop.apply(  # type: ignore[no-untyped-call]
         activation,
+        attention.segment,
         len(cells),
         memory.valid.repeat_interleave(heads, dim=0),
         attention.start(memory).repeat_interleave(heads, dim=0),
@@ -86,6 +91,7 @@ def spell_loop(
         keys,
         attention.query.weight,
         v,
+        across,
         filters,
         location,
         *recurrent,
@@ -122,6 +128,7 @@ class _Additive:
         self.tanh = activation == "tanh"
         self.flat = (keys.size(0) * keys.size(1), keys.size(2))  # (B * J, A)
         self.d_keys, self.d_v = torch.zeros_like(keys), torch.zeros_like(v)
+        self.d_across = None
         self.d_filters = None if filters is None else torch.zeros_like(filters)
         self.d_location = None if location is None else torch.zeros_like(location)
         self.buffer, self.d_buffer = torch.empty_like(keys), torch.empty_like(keys)
@@ -189,13 +196,79 @@ def _given_back(given: Tensor, steps: int) -> Tensor:
     return diagonals.sum(dim=2)
 
 
+class _Hierarchical:
+    """log (beta alpha) of `look_across`; inside it is additive or location-aware."""
+
+    def __init__(
+        self,
+        inside: _Additive,
+        valid: Tensor,
+        keys: Tensor,
+        v: Tensor,
+        segment: int,
+        activation: str,
+    ) -> None:
+        self.inside, self.valid, self.keys, self.v = inside, valid, keys, v
+        self.segment, self.activation = segment, activation
+        self.d_across, self.d_keys_across = torch.zeros_like(v), torch.zeros_like(keys)
+        self.d_v, self.d_filters = inside.d_v, inside.d_filters
+        self.d_location = inside.d_location
+
+    @property
+    def d_keys(self) -> Tensor:
+        """(B, J, 2 * A)."""
+        return torch.cat((self.inside.d_keys, self.d_keys_across), dim=2)
+
+    def forward(self, query: Tensor, previous: Tensor) -> Tensor:
+        found = self._look(query, previous).log_weights
+        return found.flatten(1)[:, : previous.size(1)]
+
+    def backward(
+        self, d_energies: Tensor, query: Tensor, previous: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        steps = d_energies.size(1)
+        _, inside, active, keys = self._look(query, previous)
+        inside, active = inside[:, 0], active[:, 0]  # of the only state: no axis K
+        size = inside.size(2)
+        d = nn.functional.pad(d_energies, (0, -steps % size))
+        d = d.view(len(d), -1, size)  # (B, M, G)
+        d_across = d.sum(dim=2)  # (B, M) of log beta; all d of an utterance sum to 0
+        self.d_across += d_across.flatten() @ active.flatten(0, 1)
+        d_compared = d_across[:, :, None] * self.v
+        slope = 1 - active.square() if self.activation == "tanh" else active > 0
+        d_compared = d_compared * slope  # (B, M, A)
+        d_keys = (inside[..., None] * d_compared[:, :, None]).flatten(1, 2)
+        self.d_keys_across += d_keys[:, :steps]
+        d_inside = inside * (keys @ d_compared[..., None])[..., 0]  # (B, M, G)
+        d_inside -= inside * d_inside.sum(dim=2, keepdim=True)
+        d_inside += d - inside * d_across[:, :, None]
+        width = query.size(1) // 2
+        d_query, d_previous = self.inside.backward(
+            d_inside.flatten(1)[:, :steps], query[:, :width], previous
+        )
+        return torch.cat((d_query, d_compared.sum(dim=1)), dim=1), d_previous
+
+    def _look(self, query: Tensor, previous: Tensor) -> Segments:
+        query_inside, query_across = query.chunk(2, dim=1)
+        energies = self.inside.forward(query_inside, previous)
+        return look_across(
+            energies[:, None],
+            self.valid,
+            query_across[:, None],
+            self.keys,
+            self.v,
+            self.segment,
+            self.activation,
+        )
+
+
 class _Dot:
     """query_b . keys_bj / sqrt(A)."""
 
     def __init__(self, keys: Tensor) -> None:
         self.keys, self.scale = keys, 1 / math.sqrt(keys.size(2))
         self.d_keys = torch.zeros_like(keys)
-        self.d_v = self.d_filters = self.d_location = None
+        self.d_v = self.d_across = self.d_filters = self.d_location = None
 
     def forward(self, query: Tensor, previous: Tensor) -> Tensor:
         del previous
@@ -217,6 +290,7 @@ class _Loop(torch.autograd.Function):
     def forward(
         ctx: Any,
         activation: str,
+        segment: int,
         num_layers: int,
         valid: Tensor,
         start: Tensor,
@@ -225,6 +299,7 @@ class _Loop(torch.autograd.Function):
         keys: Tensor,
         query_weight: Tensor,
         v: Tensor | None,
+        across: Tensor | None,
         filters: Tensor | None,
         location: Tensor | None,
         *layers: Tensor,
@@ -233,7 +308,7 @@ class _Loop(torch.autograd.Function):
         num_tokens, batch, _ = gates.shape
         size, query_size = query_weight.size(1), query_weight.size(0)
         rows = len(h)  # B * N
-        energy = _energy(activation, keys, v, filters, location)
+        energy = _energy(activation, segment, valid, keys, v, across, filters, location)
         padding = ~valid
 
         inputs = [gates.new_empty(num_tokens, batch, w.size(1)) for w in recurrent]
@@ -262,10 +337,10 @@ class _Loop(torch.autograd.Function):
             torch.bmm(weights[i + 1][:, None], h, out=contexts[i + 1].view(rows, 1, -1))
 
         ctx.save_for_backward(
-            *(h, keys, query_weight, v, filters, location, weights, queries),
-            *recurrent,
+            *(h, keys, query_weight, v, across, filters, location),
+            *(weights, queries, *recurrent),
         )
-        ctx.activation, ctx.num_layers = activation, num_layers
+        ctx.energy = activation, segment, valid
         ctx.buffers = inputs, acts, hidden, cell
         return hidden[-1][1:], contexts[1:], weights[1:]
 
@@ -273,13 +348,13 @@ class _Loop(torch.autograd.Function):
     def backward(
         ctx: Any, d_states: Tensor, d_contexts: Tensor, d_weights: Tensor
     ) -> tuple[Tensor | None, ...]:
-        h, keys, query_weight, v, filters, location, weights, queries, *recurrent = (
-            ctx.saved_tensors
-        )
+        h, keys, query_weight, v, across, filters, location, *rest = ctx.saved_tensors
+        weights, queries, *recurrent = rest
         inputs, acts, hidden, cell = ctx.buffers
         num_tokens, batch, context_size = d_contexts.shape
         size, rows = query_weight.size(1), len(h)
-        energy = _energy(ctx.activation, keys, v, filters, location)
+        activation, segment, valid = ctx.energy
+        energy = _energy(activation, segment, valid, keys, v, across, filters, location)
         h_transposed = h.transpose(1, 2)
 
         d_gates = [torch.empty_like(act) for act in acts]
@@ -328,12 +403,13 @@ class _Loop(torch.autograd.Function):
         d_contexts = d_context_all.view(num_tokens, rows, -1)
         d_h = weights[1:].permute(1, 2, 0) @ d_contexts.transpose(0, 1)
         return (
-            *(None, None, None, None),
+            *(None, None, None, None, None),
             d_gates[0],
             d_h,
             energy.d_keys,
             d_query_weight,
             energy.d_v,
+            energy.d_across,
             energy.d_filters,
             energy.d_location,
             *d_recurrent,
@@ -343,11 +419,18 @@ class _Loop(torch.autograd.Function):
 
 def _energy(
     activation: str,
+    segment: int,
+    valid: Tensor,
     keys: Tensor,
     v: Tensor | None,
+    across: Tensor | None,
     filters: Tensor | None,
     location: Tensor | None,
 ) -> Any:
     if v is None:
         return _Dot(keys)
-    return _Additive(keys, v, filters, location, activation)
+    if across is None:
+        return _Additive(keys, v, filters, location, activation)
+    keys, keys_across = keys.chunk(2, dim=2)
+    inside = _Additive(keys.contiguous(), v, filters, location, activation)
+    return _Hierarchical(inside, valid, keys_across, across, segment, activation)
