@@ -479,6 +479,23 @@ def test_the_smallest_settings_work() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("apart", [False, True])
+def test_keys_that_stand_apart_teach_what_was_heard_nothing(
+    kind: str, apart: bool
+) -> None:
+    attention = build(kind)
+    h = torch.randn(B, J, H, requires_grad=True)
+
+    memory = attention.remember(h, _lens(7, 4, 1), apart=apart)
+
+    assert memory.h is h
+    torch.autograd.backward(memory.keys.sum() + 0 * h.sum())
+    assert attention.key.weight.grad is not None
+    assert h.grad is not None
+    assert bool(h.grad.any()) is not apart
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_utterance_without_steps_is_refused(kind: str) -> None:
     with pytest.raises(ValueError, match=r"needs a step, got \[7, 0, 2\]"):
         memory_of(build(kind), 7, 0, 2)

@@ -59,7 +59,7 @@ class Told:
         heard = Heard(nothing, (steps + 1) // 2, nothing, steps)
         self.said = Spelling(logits, weights), ctc, heard
 
-    def __call__(self, *_: object) -> tuple[Spelling, Tensor, Heard]:
+    def __call__(self, *_: object, apart: bool) -> tuple[Spelling, Tensor, Heard]:
         return self.said
 
 
@@ -161,6 +161,24 @@ def test_the_guide_comes_late_and_goes_in_a_line(
 @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
 def test_a_guide_that_goes_when_it_comes_is_none(progress: float) -> None:
     assert LossConfig(guide_from=0.3, guide_until=0.3).guide(progress) == 0
+
+
+def test_while_there_is_a_guide_the_keys_teach_the_listener_nothing(las: LAS) -> None:
+    batch = batch_of(utterance(60, A, B, A))
+    config = LossConfig(ctc_weight=0)
+    keys = las.speller.attention.key.weight
+    free, _ = losses(las, batch, AB, config)
+    led, _ = losses(las, batch, AB, config, guide=1e-9)
+    torch.testing.assert_close(free.total, led.total)
+
+    weights = [*las.listener.parameters()]
+    with_keys = torch.autograd.grad(free.total, [keys, *weights])
+    without = torch.autograd.grad(led.total, [keys, *weights])
+    torch.testing.assert_close(with_keys[0], without[0])
+    assert any(
+        not torch.allclose(ours, other, rtol=1e-3)
+        for ours, other in zip(with_keys[1:], without[1:], strict=True)
+    )
 
 
 def test_without_a_guide_attention_is_free(las: LAS) -> None:

@@ -140,19 +140,22 @@ class Attention(nn.Module):
         self.key = nn.Linear(listener_size, width)  # U and b
         self.heads, self.segment = config.heads, config.segment
 
-    def remember(self, h: Tensor, num_steps: Tensor) -> Memory:
+    def remember(self, h: Tensor, num_steps: Tensor, *, apart: bool = False) -> Memory:
         """Prepare utterances for being looked at, once for all their characters.
 
         Args:
             h: (B, J, H) listener steps, padded.
             num_steps: (B,) how many of the J steps are real.
+            apart: whether where it looks shall teach the listener nothing: no gradient
+                goes from the keys to h.
 
         Raises:
             ValueError: an utterance has no step at all, so nothing can be attended to.
         """
         if int(num_steps.min()) < 1:
             raise ValueError(f"every utterance needs a step, got {num_steps.tolist()}")
-        return Memory(h, self.key(h), valid_mask(num_steps.to(h.device), h.size(1)))
+        keys = self.key(h.detach() if apart else h)
+        return Memory(h, keys, valid_mask(num_steps.to(h.device), h.size(1)))
 
     def start(self, memory: Memory) -> Tensor:
         """(B, J) weights before the first character: all on the first step."""
@@ -315,9 +318,9 @@ class DotAttention(Attention):
         if self.heads > 1:
             self.value = nn.Linear(listener_size, listener_size, bias=False)  # V
 
-    def remember(self, h: Tensor, num_steps: Tensor) -> Memory:
+    def remember(self, h: Tensor, num_steps: Tensor, *, apart: bool = False) -> Memory:
         """Prepare utterances for being looked at, once for all their characters."""
-        memory = super().remember(h, num_steps)
+        memory = super().remember(h, num_steps, apart=apart)
         return memory._replace(h=self.value(h)) if self.heads > 1 else memory
 
     def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:

@@ -64,9 +64,9 @@ class LAS(nn.Module):
         heard: Heard = self.listener(self.norm(features), num_frames)
         return heard
 
-    def remember(self, heard: Heard) -> Memory:
-        """Prepare what was heard for being looked at."""
-        return self.speller.attention.remember(heard.h, heard.num_steps)
+    def remember(self, heard: Heard, *, apart: bool = False) -> Memory:
+        """Prepare what was heard for being looked at; see `Attention.remember`."""
+        return self.speller.attention.remember(heard.h, heard.num_steps, apart=apart)
 
     def ctc_log_probs(self, heard: Heard) -> Tensor:
         """(B, J', V) log P of a token or blank at each step, in float32."""
@@ -74,7 +74,13 @@ class LAS(nn.Module):
         return log_probs
 
     def forward(
-        self, features: Tensor, num_frames: Tensor, inputs: Tensor, sampling: float = 0
+        self,
+        features: Tensor,
+        num_frames: Tensor,
+        inputs: Tensor,
+        sampling: float = 0,
+        *,
+        apart: bool = False,
     ) -> tuple[Spelling, Tensor, Heard]:
         """Do all that training needs.
 
@@ -83,6 +89,7 @@ class LAS(nn.Module):
             num_frames: (B,).
             inputs: (B, I) <sos> and the targets without their last token.
             sampling: chance of an input to be the speller's own guess.
+            apart: whether where attention looks shall teach the listener nothing.
 
         Returns:
             The speller's word on the targets, (B, J', V) the CTC head's, and what was
@@ -92,7 +99,7 @@ class LAS(nn.Module):
         ctc_log_probs = self.ctc_log_probs(heard)
         with torch.autocast(features.device.type, enabled=False):
             heard = Heard(heard.h.float(), *heard[1:])
-            memory = self.remember(heard)
+            memory = self.remember(heard, apart=apart)
             spelling = self.speller.spell_sampled(memory, inputs, sampling)
         return spelling, ctc_log_probs, heard
 

@@ -16,7 +16,9 @@ Source: label smoothing: Szegedy et al. (2016), arXiv:1512.00567; CTC: Graves et
 (2006), ICML; both losses together: Watanabe et al. (2017), IEEE JSTSP 11(8). The guide
 is guided attention (Tachibana et al., 2018, arXiv:1710.08969, section 4.1) with CTC's
 alignment in place of the diagonal: a penalty for being far from the diagonal moved
-nothing here in 400 updates, since what it tells a flat attention is nearly nothing.
+nothing here in 400 updates, since what it tells a flat attention is nearly nothing. The
+guide comes from what the listener has understood, so it is not to teach it: as long as
+there is one, no gradient goes from the keys that attention compares to the listener.
 """
 
 from dataclasses import dataclass
@@ -121,7 +123,7 @@ def losses(
     """
     inputs, targets = teacher_inputs(batch, tokenizer)
     spelling, ctc_log_probs, heard = las(
-        batch.features, batch.num_frames, inputs, sampling
+        batch.features, batch.num_frames, inputs, sampling, apart=guide > 0
     )
     num_characters = int(batch.num_tokens.sum()) + len(batch.ids)
     spelled = nn.functional.cross_entropy(
