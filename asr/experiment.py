@@ -26,7 +26,7 @@ from asr.model.folder import load_model
 from asr.model.las import LAS, LASConfig
 from asr.recognizer import find_model
 from asr.report import draw_attention
-from asr.tensor_files import write_bytes
+from asr.tensor_files import read_facts, write_bytes
 from asr.text import CharTokenizer, Tokenizer
 from asr.training.distributed import Team, join_team
 from asr.training.growth import grow
@@ -60,7 +60,7 @@ def train(config: Config, folder: Path, tokenizer: Tokenizer = _CHARACTERS) -> N
     """
     keep_freed_memory()
     datasets = _datasets(config, tokenizer)
-    _claim(folder, config)
+    _claim(folder, config, tokenizer)
     if config.training.processes > 1:
         _train_together(config, folder, tokenizer)
     else:
@@ -151,7 +151,7 @@ def _trainer(
         dev_set,
         (config.training, config.loss, config.schedule),
         folder=folder,
-        run_config=asdict(config),
+        run_config={**asdict(config), "tokenizer": tokenizer.to_dict()},
         draw=draw_attention,
         team=team,
     )
@@ -228,12 +228,32 @@ def _spread(places: range, count: int) -> list[int]:
     return [places[i * len(places) // count] for i in range(count)]
 
 
-def _claim(folder: Path, config: Config) -> None:
+def is_finished(config: Config, folder: Path) -> bool:
+    """Tell whether a folder holds a run that has nothing more to train.
+
+    Raises:
+        CheckpointError: its checkpoint is damaged.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return False
+    place, training = read_facts(path)["place"], config.training
+    if training.minutes is None:
+        trained = place["epoch"] >= training.epochs
+    else:
+        trained = place["seconds"] >= 60 * training.minutes
+    return bool(trained and place["validations"] >= training.validations)
+
+
+def _claim(folder: Path, config: Config, tokenizer: Tokenizer) -> None:
     """Write the settings into the run's folder, or compare with those there."""
     path = folder / CONFIG
     if (folder / CHECKPOINT).exists() and path.exists():
         before = load_config(path)
         changed = [n for n in _FIXED if attrgetter(n)(before) != attrgetter(n)(config)]
+        written = read_facts(folder / CHECKPOINT).get("config", {})
+        if written.get("tokenizer", _CHARACTERS.to_dict()) != tokenizer.to_dict():
+            changed.append("tokens")
         if changed:
             raise ConfigError(
                 f"{folder}: holds a run with other settings of {', '.join(changed)} "

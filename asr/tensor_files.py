@@ -106,10 +106,25 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: there is no such file, or it is damaged or of another make.
     """
+    return _read(path, lambda file: {n: file.get_tensor(n) for n in file.keys()})  # noqa: SIM118
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Read only the facts of what `write_tensors` wrote.
+
+    Raises:
+        CheckpointError: as `read_tensors`.
+    """
+    return _read(path, lambda file: {})[1]
+
+
+def _read(
+    path: Path, take: Callable[[Any], dict[str, Tensor]]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = take(file)
         facts = json.loads(header[_FACTS])
     except OSError as error:
         reason = error.strerror or "no such file"

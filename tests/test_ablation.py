@@ -3,15 +3,18 @@
 import json
 import re
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asr.config import DataConfig, load_config
+from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import ConfigError
 from asr.experiment import chosen
+from asr.tensor_files import write_tensors
+from asr.training.checkpoint import Place
 from recipes.librispeech import ablation
 
 Capture = pytest.CaptureFixture[str]
@@ -48,15 +51,28 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         called.append(command)
         folder = Path(command[5])
         if folder.name == "a-quarter" and "training.epochs=4" in command:
-            how["stdout"].write("warming up\nasr: the disk is full\n")
+            how["stdout"].write(b"warming up \xff\nasr: the disk is full\n")
             return subprocess.CompletedProcess(command, 1)
-        every = next((int(c[-1]) for c in command if "data.every" in c), 1)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.jsonl").write_text(history(0.1 * every))
+        if folder.name == "a-quarter" and "training.epochs=5" in command:
+            return subprocess.CompletedProcess(command, -9)
+        finish(folder, load_config(command[4], command[6:]))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
     return called
+
+
+def finish(folder: Path, config: Config, epochs: int | None = None) -> None:
+    """Write what a training leaves that has come to its end, or so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    (folder / "metrics.jsonl").write_text(history(0.1 * config.data.every))
+    place = Place(
+        epoch=config.training.epochs if epochs is None else epochs,
+        validations=config.training.validations,
+    )
+    facts = {"place": asdict(place), "config": asdict(config)}
+    write_tensors(folder / "checkpoint.safetensors", {}, facts)
 
 
 def history(rate: float) -> str:
@@ -102,8 +118,8 @@ def test_what_is_finished_is_not_trained_again(
     arguments = [str(plan), str(tmp_path / "runs")]
     assert ablation.main([*arguments, "base", "half a mile"]) == 0
     assert len(trained) == 2
-    stopped = tmp_path / "runs" / "base" / "metrics.jsonl"
-    stopped.write_text("".join(history(0.1).splitlines(keepends=True)[:3]))
+    config = load_config(plan.parent / "configs" / "base.yaml")
+    finish(tmp_path / "runs" / "base", config, epochs=1)
     assert "hours ^" not in capsys.readouterr().out  # two points fit any law
 
     assert ablation.main(arguments) == 0
@@ -127,6 +143,56 @@ def test_a_run_that_fails_does_not_stop_the_others(
     assert "a quarter |" not in told.out
     assert "ablation: a quarter: asr: the disk is full (all it said is in" in told.err
 
+    plan.write_text(PLAN.replace("epochs=3", "epochs=5"))
+    assert ablation.main([str(plan), str(tmp_path / "runs"), "--jobs", "1"]) == 1
+    assert "a quarter: ended by signal 9 (all it said" in capsys.readouterr().err
+
+
+def test_figures_of_other_settings_are_not_told_as_these(
+    plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
+) -> None:
+    arguments = [str(plan), str(tmp_path / "runs")]
+    assert ablation.main(arguments) == 0
+    plan.write_text(PLAN.replace("data.every=2", "training.seed=2"))
+
+    assert ablation.main(arguments) == 1
+
+    told = capsys.readouterr()
+    assert "half-a-mile: holds a run with other settings (take another" in told.err
+    assert len(trained) == 3
+
+
+def test_a_run_may_be_made_longer(
+    plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
+) -> None:
+    arguments = [str(plan), str(tmp_path / "runs"), "a quarter"]
+    assert ablation.main(arguments) == 0
+    plan.write_text(PLAN.replace("epochs=3", "epochs=7"))
+
+    assert ablation.main(arguments) == 0
+
+    assert trained[1][-1] == "training.epochs=7"
+    assert "| a quarter | `data.every=4` `training.epochs=7` |" in (
+        capsys.readouterr().out
+    )
+
+
+def test_hours_that_are_all_the_same_make_no_law(
+    plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
+) -> None:
+    plan.write_text(re.sub(r"data\.every=\d", "training.seed=2", PLAN))
+    assert ablation.main([str(plan), str(tmp_path / "runs")]) == 0
+    assert "hours ^" not in capsys.readouterr().out
+
+
+def test_what_cannot_be_written_is_told(
+    plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
+) -> None:
+    (tmp_path / "runs").write_text("a file")
+    assert ablation.main([str(plan), str(tmp_path / "runs"), "base"]) == 1
+    assert "train.log cannot be written (" in capsys.readouterr().err
+    assert trained == []
+
 
 @pytest.mark.parametrize(
     ("before", "after", "fault"),
@@ -134,6 +200,10 @@ def test_a_run_that_fails_does_not_stop_the_others(
         ("data.every=2", "data.every=0", "data.every must be at least 1, not 0"),
         ("data.every=2", "data.evry=2", "evry"),
         ("base: []", "base: 3", "base"),
+        ("base: []", "half-a-mile: []", "runs: two would be in"),
+        ("base: []", "../base: []", "not '../base'"),
+        ("base: []", '"": []', "not ''"),
+        ("data.every=2", '"data.every=["', "half a mile: data.every=[: is not"),
         ("[a quarter,", "[a third,", "scaling: there is no run 'a third'"),
         ("runs:", "rums:", "rums"),
         ("configs/base", "configs/nothing", "nothing.yaml: cannot be read"),
@@ -179,9 +249,9 @@ def test_the_plan_that_is_here_is_one() -> None:
 
     assert plan.scaling
     assert len({run.folder for run in runs}) == len(runs) > 10
-    base = load_config(runs[0].config)
+    base = runs[0].config
     for run in runs[1:]:
-        config = load_config(run.config, run.settings)
+        config = run.config
         assert config != base
         if run.name in plan.scaling:
             read = config.training.epochs / config.data.every

@@ -54,6 +54,26 @@ def test_a_command_ends_as_it_should_without_taking_all_to_pieces(status: int) -
     assert done.stdout.split("\n")[:-1] == expected
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_fault(closed: str) -> None:
+    code = "import asr.cli; asr.cli.main = lambda: 0; asr.cli.run()"
+    done = subprocess.run(["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code])
+    assert done.returncode == 0
+
+
+def test_another_fault_is_not_taken_for_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(args: argparse.Namespace) -> int:
+        raise OSError("no library")
+
+    parsed = argparse.Namespace(run=fail)
+    parser = argparse.Namespace(parse_args=lambda _: parsed)
+    monkeypatch.setattr("asr.cli._parser", lambda: parser)
+    with pytest.raises(OSError, match="no library"):
+        main([])
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_text_that_finds_no_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "ref.jsonl").write_text(
@@ -67,7 +87,7 @@ def test_text_that_finds_no_place_is_told(tmp_path: Path) -> None:
         )
 
     assert done.returncode == 1
-    assert done.stderr == "asr: standard output: No space left on device\n"
+    assert done.stderr == "asr: cannot write what it found: No space left on device\n"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from asr.model.folder import (
     DESCRIPTION,
     FORMAT,
     WEIGHTS,
+    Model,
     add_further,
     further_files,
     las_config,
@@ -604,6 +605,19 @@ def test_nothing_is_executed(folder: Path, tmp_path: Path, name: str) -> None:
     refuses(folder, re.escape(str(folder / name)))
 
     assert not sprung.exists()
+
+
+def test_a_model_that_was_read_does_not_hang_on_its_file(
+    model: Model, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    save_model(folder, model.las, model.tokenizer, {})
+    las = load_model(folder).las
+    before = {name: weight.clone() for name, weight in las.state_dict().items()}
+    content = (folder / WEIGHTS).read_bytes()
+    with (folder / WEIGHTS).open("r+b") as file:
+        file.write(bytes(len(content)))
+    assert all(las.state_dict()[name].equal(w) for name, w in before.items())
 
 
 def test_a_model_is_read_without_drawing_weights(model_folder: Path) -> None:

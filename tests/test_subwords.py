@@ -9,11 +9,11 @@ import pytest
 import soundfile
 
 from asr.audio import SAMPLE_RATE
-from asr.config import Config
+from asr.config import load_config
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import CheckpointError
+from asr.experiment import train
 from asr.model.folder import load_model
-from asr.text import Tokenizer
 from asr.training.metrics import read_metrics
 from recipes.librispeech import subwords
 from recipes.librispeech.subwords import Subwords
@@ -71,33 +71,32 @@ def test_a_network_learns_to_write_them_and_cannot_be_taken_for_another(
 
     look = read_metrics(run).steps[-1]
     assert look["dev/cer"] > 0
-    assert len((run / "subwords.model").read_bytes()) > 100
+    assert Subwords((run / "subwords.model").read_bytes()).size == 19
     with pytest.raises(CheckpointError, match="tokenizer: is of no known kind"):
         load_model(run / "model")
 
 
-def test_a_run_goes_on_with_its_own_vocabulary_only(
-    config: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+def test_a_run_goes_on_with_its_own_tokens_only(
+    config: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    asked: list[int] = []
+    run = tmp_path / "run"
+    train(load_config(config), run)
+    model = (run / "model" / "model.json").read_bytes()
 
-    def train(settings: Config, folder: Path, tokenizer: Tokenizer) -> None:
-        assert settings.data.every == 1
-        asked.append(tokenizer.size)
+    assert subwords.main([str(config), str(run), "--size", "19"]) == 1
 
-    monkeypatch.setattr(subwords, "train", train)
-    arguments = [str(config), str(tmp_path / "run"), "--size"]
-    assert subwords.main([*arguments, "19"]) == 0
-    assert subwords.main([*arguments, "19", "training.epochs=2"]) == 0
-    assert subwords.main([*arguments, "18"]) == 1
-    assert "subwords.model: is another vocabulary" in capsys.readouterr().err
-    assert asked == [19, 19]
+    assert "holds a run with other settings of tokens" in capsys.readouterr().err
+    assert (run / "model" / "model.json").read_bytes() == model
+    assert not (run / "subwords.model").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
         (["--size", "900"], "--size 900: Vocabulary size too high (900). Please set"),
+        (["--size", "4"], "--size 4: must be above 4"),
+        (["--size", "-1"], "--size -1: must be above 4"),
+        (["--size", str(2**31)], f"--size {2**31}: "),
         (["--size", "5"], "--size 5: Vocabulary size is smaller than required_chars"),
         (["training.epoch=3"], "training.epoch: Key 'epoch' not in 'TrainingConfig'"),
     ],
@@ -110,7 +109,16 @@ def test_what_cannot_be_is_refused(
     assert told.startswith("subwords: ")
     assert fault in told
     assert told.count("\n") == 1
+    assert not told.endswith(": \n")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_is_told(
+    config: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    arguments = [str(config), str(config / "below"), "--size", "19"]
+    assert subwords.main(arguments) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_without_sentencepiece_it_is_told_how_to_get_it(

@@ -32,7 +32,7 @@ from asr.errors import (
     ManifestError,
     TrainingError,
 )
-from asr.experiment import train
+from asr.experiment import is_finished, train
 from asr.features import AugmentConfig, FeatureNorm
 from asr.model.attention import AttentionConfig
 from asr.model.folder import load_model, save_model
@@ -40,7 +40,7 @@ from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.tensor_files import read_tensors, write_tensors
-from asr.text import CharTokenizer
+from asr.text import ALPHABET, CharTokenizer
 from asr.training.loss import LossConfig, losses
 from asr.training.schedule import (
     ScheduleConfig,
@@ -359,7 +359,9 @@ def test_the_settings_are_in_the_folder_and_in_the_checkpoint(
     facts = read_tensors(whole / "checkpoint.safetensors")[1]
 
     assert load_config(whole / "config.yaml") == config
-    assert facts["config"] == json.loads(json.dumps(asdict(config)))
+    written = facts["config"]
+    assert written.pop("tokenizer") == CharTokenizer().to_dict()
+    assert written == json.loads(json.dumps(asdict(config)))
     assert place(whole)["epoch"] == 3
     assert place(whole)["step"] == place(whole)["updates"] == STEPS
     assert place(whole)["position"] == 0
@@ -824,6 +826,29 @@ def test_how_fast_to_learn_may_change(
     folder = shutil.copytree(whole, tmp_path / "run")
     train(change(settings(corpus)), folder)
     assert place(folder)["step"] == STEPS
+
+
+def test_a_run_is_finished_when_there_is_nothing_more_to_train(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    config = settings(corpus)
+    assert is_finished(config, whole)
+    assert not is_finished(
+        in_training(epochs=config.training.epochs + 1)(config), whole
+    )
+    assert not is_finished(in_training(validations=99)(config), whole)
+    assert is_finished(in_training(minutes=1e-6)(config), whole)
+    assert not is_finished(in_training(minutes=99.0)(config), whole)
+    assert not is_finished(config, tmp_path)
+
+
+def test_a_run_with_other_tokens_is_refused(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    other = CharTokenizer("".join(reversed(ALPHABET)))
+    with pytest.raises(ConfigError, match="other settings of tokens"):
+        train(settings(corpus), folder, other)
 
 
 def test_a_run_of_an_older_version_without_some_setting_goes_on(

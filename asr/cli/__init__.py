@@ -6,6 +6,7 @@ What is heavy (torch, and all that stands on it) is imported inside the subcomma
 
 import argparse
 import atexit
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from asr.cli.transcribe import PARTIAL, add_transcribe
 from asr.errors import AsrError
 
 __all__ = ["PARTIAL", "main", "run"]
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run() -> NoReturn:
@@ -37,8 +39,9 @@ def run() -> NoReturn:
     if status:
         sys.exit(status)
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream:  # a closed one is None
+            stream.flush()
     os._exit(0)
 
 
@@ -47,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         status = int(args.run(args) or 0)
-        sys.stdout.flush()  # a full disk is noticed here at the latest
+        if sys.stdout:  # closed, it is None
+            sys.stdout.flush()  # a full disk is noticed here at the latest
         return status
     except AsrError as error:
         print(one_line(f"asr: {error}"), file=sys.stderr)
@@ -59,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader (head, say) has had enough
         return 1
     except OSError as error:
-        if error.filename is not None:
+        if error.errno not in _FULL:
             raise
-        print(f"asr: standard output: {error.strerror}", file=sys.stderr)
+        print(f"asr: cannot write what it found: {error.strerror}", file=sys.stderr)
         return 1
 
 

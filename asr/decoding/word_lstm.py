@@ -156,7 +156,7 @@ class WordLSTM(nn.Module):
                     tensors[name] = tensor.float() * scale[:, None]
                 elif not name.endswith(".scale"):
                     half = tensor.dtype == torch.float16
-                    tensors[name] = tensor.float() if half else tensor
+                    tensors[name] = tensor.float() if half else tensor.clone()
             if len(tensors["ranks"]) != len(words) + 2:
                 raise ValueError(f"{len(words) + 2} ranks were expected")
             if not all(

@@ -164,7 +164,10 @@ class Attention(nn.Module):
         return weights
 
     def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        """(B, K, S) states, (B, K, J) previous weights -> (B, N, K, J) e_i."""
+        """(B, K, S) states, (B, K, J) previous weights -> (B, N, K, J) e_i.
+
+        Of a hierarchical attention it is log(alpha_i beta_i): softmax leaves it so.
+        """
         raise NotImplementedError
 
     def forward(self, s: Tensor, memory: Memory, previous: Tensor) -> Glance:
@@ -288,7 +291,8 @@ def look_across(
     steps = energies.size(2)
     size = min(segment, steps)
     behind = -steps % size
-    pad, nothing = nn.functional.pad, -1e30  # a segment of -inf alone has no softmax
+    pad = nn.functional.pad
+    nothing = torch.finfo(energies.dtype).min  # -inf alone would have no softmax
     energies = energies.masked_fill(~valid[:, None], nothing)
     energies = pad(energies, (0, behind), value=nothing)
     energies = energies.view(*energies.shape[:2], -1, size)

@@ -118,8 +118,8 @@ def load_model(folder: Path) -> Model:
     if strange := [n for n, w in weights.items() if not w.is_floating_point()]:
         raise CheckpointError(f"{path}: does not fit {DESCRIPTION} ({strange[0]})")
     try:
-        whole = {name: weight.float() for name, weight in weights.items()}
-        las.load_state_dict(whole, assign=True)
+        copies = {n: w.to(torch.float32, copy=True) for n, w in weights.items()}
+        las.load_state_dict(copies, assign=True)  # `weights` may be the file itself
     except RuntimeError as error:
         raise CheckpointError(
             f"{path}: does not fit {DESCRIPTION} "

@@ -185,7 +185,11 @@ class LASSteps:
         return scores, StepsState(new, weights, attended, memory, state.padding)
 
     def energies(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
-        """(B, K, A) W s_i, (B, K, J) previous weights -> (B, K, N, J) e_i."""
+        """(B, K, A) W s_i, (B, K, J) previous weights -> (B, K, N, J) e_i.
+
+        Of a hierarchical attention it is log(alpha_i beta_i), which softmax leaves as
+        it is, and the queries hold 2 * A numbers.
+        """
         model = self.weights
         if model.v is None:
             queries = split_heads(query, model.heads)
@@ -255,5 +259,6 @@ def _seen_by_heads(h: Tensor, heads: int) -> Tensor:
     if heads == 1:
         return h[:, None]
     size = h.size(2) // heads
-    sees = torch.eye(heads, device=h.device).repeat_interleave(size, dim=1)  # (N, H)
+    sees = torch.eye(heads, dtype=h.dtype, device=h.device)
+    sees = sees.repeat_interleave(size, dim=1)  # (N, H)
     return h[:, None] * sees[:, None]

@@ -40,7 +40,8 @@ def grow(las: LAS, old: LAS) -> None:
 
     Raises:
         ValueError: they differ in more than the size of the listener, the old one is
-            the wider one, or the attention has several heads. Nothing is changed then.
+            the wider one, or it would grow under several heads of the attention.
+            Nothing is changed then.
     """
     if old.vocab_size != las.vocab_size:
         raise ValueError(f"it knows {old.vocab_size} tokens, not {las.vocab_size}")

@@ -31,9 +31,18 @@ class MetricsLog:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write the metrics of a step."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
+        """Write the metrics of a step.
+
+        Raises:
+            CheckpointError: the disk is full.
+        """
+        try:
+            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._file.name}: cannot be written ({error.strerror})"
+            ) from error
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
 

@@ -19,12 +19,13 @@ Of the runs under `scaling` it fits error = a * hours ^ -b, and says what that p
 import argparse
 import math
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,13 +33,19 @@ import numpy as np
 
 from asr.config import Config, load_config, read_settings
 from asr.errors import AsrError, ConfigError, TrainingError
-from asr.experiment import chosen
+from asr.experiment import CONFIG, chosen, is_finished
 from asr.training.metrics import read_metrics
 
 FOCUS, MONOTONY = 0.5, 0.9
 """Attention is a diagonal where it has more than this of both (see `validation`)."""
 PREDICTED = (100.0, 960.0)
 """Hours: the parts of LibriSpeech that others report."""
+_NAME = re.compile(r"\w[\w ,.+=-]{0,59}")
+_LOOK = {
+    *("step", "dev/loss", "dev/spelling_loss", "dev/ctc_loss", "dev/cer", "dev/wer"),
+    *("dev/ctc_cer", "dev/focus", "dev/monotony"),
+}
+"""Metrics of a validation."""
 _RATES = {"CTC CER": "dev/ctc_cer", "CER": "dev/cer", "loss": "dev/loss"}
 
 
@@ -58,8 +65,12 @@ class Run(NamedTuple):
     """One training."""
 
     name: str
-    config: Path
+    source: Path
+    """YAML file of what all runs share."""
     settings: list[str]
+    """Its own."""
+    config: Config
+    """Both together."""
     folder: Path
 
 
@@ -85,15 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.jobs < 1:
             raise ConfigError("--jobs: must be at least 1")
         asked = [run for run in runs if run.name in options.names or not options.names]
-        with ThreadPoolExecutor(options.jobs) as pool:
-            faults = [fault for fault in pool.map(_train, asked) if fault]
-        results = list(_results(runs))
-        print("\n".join([*_table(results), *_scaling(plan, results)]))
-        if faults:
-            raise TrainingError(faults[0])
+        _train_all(asked, options.jobs, runs, plan)
     except AsrError as error:
         print(f"ablation: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("ablation: stopped (the same command goes on)", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -110,53 +119,107 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _plan(path: Path, folder: Path) -> tuple[Plan, list[Run]]:
-    """Read a plan, and check the settings of all its runs before the first trains."""
+    """Read a plan, and check all its runs before the first trains."""
     plan = read_settings(Plan, path)
-    config = path.parent / plan.config
-    runs = []
+    source = path.parent / plan.config
+    runs = list[Run]()
     for name, settings in plan.runs.items():
-        load_config(config, settings)
-        runs.append(Run(name, config, settings, folder / name.replace(" ", "-")))
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"{path}: runs: a name is made of up to 60 letters, digits, spaces and "
+                f"a few signs, not {name!r}"
+            )
+        try:
+            config = load_config(source, settings)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: runs: {name}: {error}") from error
+        place = folder / name.replace(" ", "-")
+        _check_kept(place, config)
+        runs.append(Run(name, source, settings, config, place))
+    if not runs:
+        raise ConfigError(f"{path}: runs: there is none")
+    places = Counter(run.folder for run in runs)
+    for run in runs:
+        if places[run.folder] > 1:
+            raise ConfigError(f"{path}: runs: two would be in {run.folder}")
     unknown = set(plan.scaling or ()) - set(plan.runs)
     if unknown:
         raise ConfigError(f"{path}: scaling: there is no run {min(unknown)!r}")
     return plan, runs
 
 
+def _check_kept(folder: Path, config: Config) -> None:
+    """Refuse a folder of a run with other settings: its figures would be told as these.
+
+    Raises:
+        ConfigError: they are others.
+    """
+    kept = folder / CONFIG
+    if not kept.exists():
+        return
+    before = load_config(kept)
+    longer = replace(before.training, epochs=config.training.epochs)
+    if replace(before, training=longer) != config:
+        raise ConfigError(
+            f"{folder}: holds a run with other settings (take another folder, or "
+            "delete this one)"
+        )
+
+
+def _train_all(
+    asked: Sequence[Run], jobs: int, runs: Sequence[Run], plan: Plan
+) -> None:
+    """Train, and print what all finished runs have come to.
+
+    Raises:
+        TrainingError: a run failed; the others were trained.
+    """
+    with ThreadPoolExecutor(jobs) as pool:
+        faults = [fault for fault in pool.map(_train, asked) if fault]
+    results = list(_results(runs))
+    print("\n".join(_table(results)), flush=True)
+    for line in _scaling([r for r in results if r.run.name in (plan.scaling or ())]):
+        print(line)
+    if faults:
+        raise TrainingError(faults[0])
+
+
 def _train(run: Run) -> str | None:
     """Train to the end, unless that is done; tell the fault, if there is one."""
-    if _is_finished(run):
+    if is_finished(run.config, run.folder):
         return None
-    run.folder.parent.mkdir(parents=True, exist_ok=True)
-    log = run.folder.with_name(f"{run.folder.name}.log")
-    command = [sys.executable, "-m", "asr", "train", str(run.config), str(run.folder)]
-    with log.open("w", encoding="utf-8") as output:
-        done = subprocess.run(
-            [*command, *run.settings],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
+    log = run.folder / "train.log"
+    command = [sys.executable, "-m", "asr", "train", str(run.source), str(run.folder)]
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            done = subprocess.run(
+                [*command, *run.settings],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                check=False,
+            )
+        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError as error:
+        return f"{run.name}: {log} cannot be written ({error.strerror})"
     if done.returncode == 0:
         print(f"{run.name}: done", file=sys.stderr, flush=True)
         return None
-    said = log.read_text(encoding="utf-8").strip().splitlines() or ["it said nothing"]
-    return f"{run.name}: {said[-1]} (all it said is in {log})"
-
-
-def _is_finished(run: Run) -> bool:
-    with suppress(AsrError):
-        steps = read_metrics(run.folder).steps
-        trained = any(step.get("progress", 0) >= 1 for step in steps)
-        return trained and "dev/loss" in steps[-1]
-    return False
+    fault = said[-1] if said else "it said nothing"
+    if done.returncode < 0:
+        fault = f"ended by signal {-done.returncode}"
+    return f"{run.name}: {fault} (all it said is in {log})"
 
 
 def _results(runs: Sequence[Run]) -> Iterator[Result]:
-    for run in filter(_is_finished, runs):
+    for run in runs:
+        if not is_finished(run.config, run.folder):
+            continue
         steps = read_metrics(run.folder).steps
-        looks = [step for step in steps if "dev/loss" in step]
+        looks = [step for step in steps if step.keys() >= _LOOK]
+        if not looks:
+            raise TrainingError(f"{run.folder}: its metrics hold no validation")
         diagonal = [
             int(look["step"])
             for look in looks
@@ -193,15 +256,16 @@ def _table(results: Sequence[Result]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def _scaling(plan: Plan, results: Sequence[Result]) -> Iterator[str]:
+def _scaling(results: Sequence[Result]) -> Iterator[str]:
     """Fit a power law to runs on more and more hours, and say what it predicts."""
-    found = [result for result in results if result.run.name in (plan.scaling or ())]
-    if len(found) < 3:  # two points fit any law
+    hours = [_hours(result.run.config) for result in results]
+    if len(set(hours)) < 3:  # two points fit any law
         return
-    hours = [_hours(load_config(r.run.config, r.run.settings)) for r in found]
     yield f"\nOn {', '.join(f'{h:.2f}' for h in sorted(hours))} hours:\n"
     for label, name in _RATES.items():
-        rates = [result.best[name] for result in found]
+        rates = [result.best[name] for result in results]
+        if min(rates) <= 0:
+            continue
         a, b, spread = power_law(hours, rates)
         predicted = ", ".join(
             f"{_told(label, a * h**-b)} on {h:.0f} hours" for h in PREDICTED

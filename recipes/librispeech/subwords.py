@@ -3,15 +3,16 @@
     python recipes/librispeech/subwords.py CONFIG.yaml FOLDER --size 300 [KEY=VALUE...]
 
 makes a vocabulary of --size subwords of the training set's texts (needs `pip install
-"asr[subwords]"`: sentencepiece), keeps it in FOLDER/subwords.model, and trains as `asr
-train` does. WER and CER on dev tell what another unit would give; the model cannot be
-loaded again, since the search with its language model of words, word times and
-confidence are made for characters.
+"asr[subwords]"`: sentencepiece), trains as `asr train` does, and leaves the vocabulary
+in FOLDER/subwords.model. WER and CER on dev tell what another unit would give; the
+model cannot be loaded again, since the search with its language model of words, word
+times and confidence are made for characters.
 
 Source: Kudo (2018), arXiv:1804.10959, the unigram model of subwords.
 """
 
 import argparse
+import hashlib
 import io
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from asr.experiment import chosen, train
 from asr.tensor_files import write_bytes
 
 MODEL = "subwords.model"
+LEAST = 4
+"""Tokens that are none of a text: <pad>, <sos>, <eos>, <unk>."""
 
 
 class Subwords:
@@ -46,6 +49,8 @@ class Subwords:
         Raises:
             ConfigError: the texts have not so many subwords, or have more characters.
         """
+        if size <= LEAST:
+            raise ConfigError(f"--size {size}: must be above {LEAST}")
         model = io.BytesIO()
         try:
             _sentencepiece().SentencePieceTrainer.train(
@@ -59,7 +64,7 @@ class Subwords:
                 unk_id=3,
                 minloglevel=2,
             )
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).rpartition("] ")[2]  # before it: where in its source
             raise ConfigError(f"--size {size}: {reason}") from error
         return cls(model.getvalue())
@@ -79,7 +84,8 @@ class Subwords:
 
     def to_dict(self) -> dict[str, Any]:
         """Tell what it is."""
-        return {"kind": "subwords", "size": self.size}
+        vocabulary = hashlib.sha256(self.model).hexdigest()
+        return {"kind": "subwords", "size": self.size, "sha256": vocabulary}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as bytes."""
@@ -110,25 +116,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load_config(options.config, options.settings)
         texts = [utterance.text for utterance in chosen(config.data)]
-        tokenizer = _kept(options.folder / MODEL, texts, options.size)
+        tokenizer = Subwords.make(texts, options.size)
         train(config, options.folder, tokenizer)
+        write_bytes(options.folder / MODEL, tokenizer.model)
     except AsrError as error:
         print(f"subwords: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _kept(path: Path, texts: Sequence[str], size: int) -> Subwords:
-    """Take the vocabulary of the run, if it has one already."""
-    tokenizer = Subwords.make(texts, size)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, tokenizer.model)
-    elif path.read_bytes() != tokenizer.model:
-        raise ConfigError(
-            f"{path}: is another vocabulary (take another folder, or delete this one)"
-        )
-    return tokenizer
 
 
 if __name__ == "__main__":
