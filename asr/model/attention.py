@@ -218,15 +218,14 @@ class AdditiveAttention(Attention):
             compared = compared + located
         found = activated(compared, self.activation) @ v
         if self.segment:
+            segments = cut(keys[:, :, len(v) :], memory.valid, self.segment)
             found = look_across(
                 found,
-                memory.valid,
                 query[:, :, len(v) :],
-                keys[:, :, len(v) :],
+                segments,
                 self.across.weight[0],
-                self.segment,
                 self.activation,
-            ).log_weights.flatten(2)[:, :, : found.size(2)]
+            ).log_weights
         return found[:, None]
 
 
@@ -256,55 +255,67 @@ def neighbours(weights: Tensor, width: int) -> Tensor:
 
 
 class Segments(NamedTuple):
-    """Looks inside M segments and across them."""
+    """The steps of a memory in M segments of G, the last one filled up."""
 
-    log_weights: Tensor
-    """(B, K, M, G) log alpha_ij + log beta_im."""
-    inside: Tensor
-    """(B, K, M, G) alpha_ij, zero on padding where there are other steps."""
-    active: Tensor
-    """(B, K, M, A) act(W' s_i + U' c_im + b')."""
     keys: Tensor
     """(B, M, G, A) U' h_j + b', zero behind the last step."""
+    missing: Tensor
+    """(B, 1, M * G) bool, True where there is no step."""
+    empty: Tensor
+    """(B, 1, M) bool, True where there is none in the whole segment."""
+
+    def select(self, rows: Tensor) -> "Segments":
+        """Keep, in this order, the given utterances (B',)."""
+        return Segments(*(part[rows] for part in self))
+
+
+def cut(keys: Tensor, valid: Tensor, segment: int) -> Segments:
+    """Cut (B, J, A) keys and (B, J) what is speech into segments of G steps."""
+    steps = keys.size(1)
+    size = min(segment, steps)
+    behind = -steps % size
+    keys = nn.functional.pad(keys, (0, 0, 0, behind))
+    missing = nn.functional.pad(~valid, (0, behind), value=True)
+    empty = missing.view(len(keys), -1, size).all(dim=2)
+    keys = keys.view(len(keys), -1, size, keys.size(2))
+    return Segments(keys, missing[:, None], empty[:, None])
+
+
+class Across(NamedTuple):
+    """A look inside M segments and across them."""
+
+    log_weights: Tensor
+    """(B, K, J) log(alpha_ij beta_im)."""
+    inside: Tensor
+    """(B, K, M, G) alpha_ij."""
+    active: Tensor
+    """(B, K, M, A) act(W' s_i + U' c_im + b')."""
 
 
 def look_across(
-    energies: Tensor,
-    valid: Tensor,
-    query: Tensor,
-    keys: Tensor,
-    v: Tensor,
-    segment: int,
-    activation: str,
-) -> Segments:
+    energies: Tensor, query: Tensor, segments: Segments, v: Tensor, activation: str
+) -> Across:
     """Look inside segments by energies that are known, and then across them.
 
     Args:
         energies: (B, K, J) e_ij.
-        valid: (B, J) where the step is speech.
         query: (B, K, A) W' s_i.
-        keys: (B, J, A) U' h_j + b'.
+        segments: of the keys for across.
         v: (A,) v'.
-        segment: G.
         activation: tanh or relu.
     """
-    steps = energies.size(2)
-    size = min(segment, steps)
-    behind = -steps % size
-    pad = nn.functional.pad
-    nothing = torch.finfo(energies.dtype).min  # -inf alone would have no softmax
-    energies = energies.masked_fill(~valid[:, None], nothing)
-    energies = pad(energies, (0, behind), value=nothing)
-    energies = energies.view(*energies.shape[:2], -1, size)
-    keys = pad(keys, (0, 0, 0, behind)).view(len(keys), -1, size, keys.size(2))
-    there = pad(valid, (0, behind)).view(len(valid), -1, size).any(dim=2)
-    log_inside = energies.log_softmax(dim=3)
+    batch, width, steps = energies.shape
+    keys = segments.keys
+    energies = nn.functional.pad(energies, (0, segments.missing.size(2) - steps))
+    lowest = torch.finfo(energies.dtype).min  # -inf alone would have no softmax
+    energies = energies.masked_fill(segments.missing, lowest)
+    log_inside = energies.view(batch, width, -1, keys.size(2)).log_softmax(dim=3)
     inside = log_inside.exp()
     contexts = (inside.transpose(1, 2) @ keys).transpose(1, 2)  # (B, K, M, A)
     active = activated(query[:, :, None] + contexts, activation)
-    across = (active @ v).masked_fill(~there[:, None], -torch.inf)
-    log_weights = log_inside + across.log_softmax(dim=2)[..., None]
-    return Segments(log_weights, inside, active, keys)
+    across = (active @ v).masked_fill(segments.empty, -torch.inf).log_softmax(dim=2)
+    log_weights = (log_inside + across[..., None]).flatten(2)[:, :, :steps]
+    return Across(log_weights, inside, active)
 
 
 def activated(x: Tensor, activation: str) -> Tensor:

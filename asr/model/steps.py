@@ -30,6 +30,8 @@ from asr.model.attention import (
     AdditiveAttention,
     LocationAwareAttention,
     Memory,
+    Segments,
+    cut,
     look_across,
     neighbours,
     split_heads,
@@ -117,6 +119,8 @@ class StepsState(NamedTuple):
     one head's after the other's."""
     padding: Tensor
     """(B, 1, 1, J) bool, True on padding."""
+    segments: Segments | None
+    """Of a hierarchical attention."""
 
 
 class LASSteps:
@@ -144,6 +148,7 @@ class LASSteps:
             attended=torch.zeros_like(start) if coverage else None,
             memory=memory._replace(h=shares),
             padding=~memory.valid[:, None, None],
+            segments=self._cut(memory),
         )
 
     def start(self) -> StepsState:
@@ -170,6 +175,8 @@ class LASSteps:
         query = model.query(s).view(batch, -1, model.query.size)
         previous = state.weights.view(batch, -1, state.weights.size(1))
         energies = self.energies(query, memory, previous)
+        if state.segments:
+            energies = self._across(energies, query, state.segments)
         weights = energies.masked_fill_(state.padding, -torch.inf).softmax(dim=-1)
         shares = torch.bmm(weights.flatten(2), memory.h).flatten(0, 1)  # (R, 5 * S)
         new[:, :share] = shares[:, :share]
@@ -182,13 +189,14 @@ class LASSteps:
             newly = (after > COVERED) & (attended <= COVERED)
             scores = scores + self.coverage * newly.sum(dim=-1, keepdim=True)
             attended = after
-        return scores, StepsState(new, weights, attended, memory, state.padding)
+        state = state._replace(kept=new, weights=weights, attended=attended)
+        return scores, state
 
     def energies(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
         """(B, K, A) W s_i, (B, K, J) previous weights -> (B, K, N, J) e_i.
 
-        Of a hierarchical attention it is log(alpha_i beta_i), which softmax leaves as
-        it is, and the queries hold 2 * A numbers.
+        Of a hierarchical attention queries and keys hold 2 * A numbers; the first half
+        of them is compared here.
         """
         model = self.weights
         if model.v is None:
@@ -219,17 +227,23 @@ class LASSteps:
                 tanh = model.activation == "tanh"
                 active = compared.tanh_() if tanh else compared.relu_()
                 torch.matmul(active, model.v, out=out)
-        if model.segment:
-            found = look_across(
-                found,
-                memory.valid,
-                query[:, :, size:],
-                memory.keys[:, :, size:],
-                model.across,
-                model.segment,
-                model.activation,
-            ).log_weights.flatten(2)[:, :, :steps]
         return found[:, :, None]
+
+    def _cut(self, memory: Memory) -> Segments | None:
+        model = self.weights
+        if model.v is None or not model.segment:
+            return None
+        return cut(memory.keys[:, :, len(model.v) :], memory.valid, model.segment)
+
+    def _across(self, energies: Tensor, query: Tensor, segments: Segments) -> Tensor:
+        """(B, K, 1, J) e_i inside -> (B, K, 1, J) log(alpha_i beta_i)."""
+        model = self.weights
+        assert model.v is not None
+        query = query[:, :, len(model.v) :]
+        looked = look_across(
+            energies[:, :, 0], query, segments, model.across, model.activation
+        )
+        return looked.log_weights[:, :, None]
 
     def _scratch(self, count: int) -> Tensor:
         """Give memory to work in: the same in each step, as new pages cost time."""
@@ -240,10 +254,11 @@ class LASSteps:
     def select(self, state: StepsState, rows: Tensor) -> StepsState:
         """Keep the rows (B', K') of the B' utterances that they belong to."""
         batch = len(state.memory.h)
-        memory, padding = state.memory, state.padding
+        memory, padding, segments = state.memory, state.padding, state.segments
         if len(rows) != batch:
             utterances = rows[:, 0] // (len(state.kept) // batch)
             memory, padding = memory.select(utterances), padding[utterances]
+            segments = segments.select(utterances) if segments else None
         rows = rows.flatten()
         return StepsState(
             state.kept.index_select(0, rows),
@@ -251,6 +266,7 @@ class LASSteps:
             None if state.attended is None else state.attended.index_select(0, rows),
             memory,
             padding,
+            segments,
         )
 
 

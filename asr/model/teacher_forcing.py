@@ -26,12 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from asr.model.attention import (
+    Across,
     AdditiveAttention,
     Attention,
     DotAttention,
     LocationAwareAttention,
     Memory,
-    Segments,
+    cut,
     look_across,
     neighbours,
     split_heads,
@@ -112,6 +113,17 @@ class _Energy(Protocol):
         """(B, J) -> gradients of query (B, A) and of previous (B, J); adds the rest."""
 
 
+class _Compared(NamedTuple):
+    """What an additive attention compares for one character."""
+
+    active: Tensor
+    """(B, J, A) in a buffer."""
+    seen: Tensor | None
+    """(B * J, R) previous weights around each step, if they count."""
+    filtered: Tensor | None
+    """(B * J, F) the same, filtered."""
+
+
 class _Additive:
     """v . act(query_b + keys_bj [+ L f_bj], f = filters * previous weights)."""
 
@@ -134,32 +146,40 @@ class _Additive:
         self.buffer, self.d_buffer = torch.empty_like(keys), torch.empty_like(keys)
 
     def forward(self, query: Tensor, previous: Tensor) -> Tensor:
-        if self.filters is None:
-            return self._active(query, None) @ self.v
-        seen = neighbours(previous, self.filters.size(1))
-        return self._active(query, seen @ self.filters.t()) @ self.v
+        return self.compare(query, previous).active @ self.v
 
     def backward(
         self, d_energies: Tensor, query: Tensor, previous: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        seen, filtered = previous, None
-        if self.filters is not None:
-            seen = neighbours(previous, self.filters.size(1))  # (B * J, R)
-            filtered = seen @ self.filters.t()  # (B * J, F)
-        active = self._active(query, filtered)
+        return self.give_back(d_energies, self.compare(query, previous))
+
+    def compare(self, query: Tensor, previous: Tensor) -> "_Compared":
+        """(B, A), (B, J) -> what is compared, until the next call."""
+        if self.filters is None:
+            return _Compared(self._active(query, None), None, None)
+        seen = neighbours(previous, self.filters.size(1))  # (B * J, R)
+        filtered = seen @ self.filters.t()  # (B * J, F)
+        return _Compared(self._active(query, filtered), seen, filtered)
+
+    def give_back(
+        self, d_energies: Tensor, compared: "_Compared"
+    ) -> tuple[Tensor, Tensor | None]:
+        """Do what `backward` does, with what was compared before."""
+        active, seen, filtered = compared
         self.d_v.addmv_(active.view(self.flat).t(), d_energies.reshape(-1))
         d_compared = self._through_activation(d_energies, active)
         self.d_keys += d_compared
         d_query = d_compared.sum(dim=1)
         if filtered is None or self.d_location is None or self.d_filters is None:
             return d_query, None
+        assert seen is not None
         assert self.filters is not None
         assert self.location is not None
         d_compared = d_compared.view(self.flat)
         self.d_location.addmm_(d_compared.t(), filtered)
         d_filtered = d_compared @ self.location
         self.d_filters.addmm_(d_filtered.t(), seen)
-        return d_query, _given_back(d_filtered @ self.filters, previous.size(1))
+        return d_query, _given_back(d_filtered @ self.filters, d_energies.size(1))
 
     def _active(self, query: Tensor, filtered: Tensor | None) -> Tensor:
         """(B, A), (B * J, F) -> (B, J, A), in the buffer."""
@@ -197,7 +217,7 @@ def _given_back(given: Tensor, steps: int) -> Tensor:
 
 
 class _Hierarchical:
-    """log (beta alpha) of `look_across`; inside it is additive or location-aware."""
+    """log(alpha beta) of `look_across`; inside it is additive or location-aware."""
 
     def __init__(
         self,
@@ -208,57 +228,53 @@ class _Hierarchical:
         segment: int,
         activation: str,
     ) -> None:
-        self.inside, self.valid, self.keys, self.v = inside, valid, keys, v
-        self.segment, self.activation = segment, activation
-        self.d_across, self.d_keys_across = torch.zeros_like(v), torch.zeros_like(keys)
+        self.inside, self.v, self.activation = inside, v, activation
+        self.segments = cut(keys, valid, segment)
+        self.d_across = torch.zeros_like(v)
         self.d_v, self.d_filters = inside.d_v, inside.d_filters
         self.d_location = inside.d_location
+        self._alphas, self._d_contexts = list[Tensor](), list[Tensor]()
 
     @property
     def d_keys(self) -> Tensor:
-        """(B, J, 2 * A)."""
-        return torch.cat((self.inside.d_keys, self.d_keys_across), dim=2)
+        """(B, J, 2 * A): of inside and across, once the loop is through."""
+        alphas = torch.stack(self._alphas, dim=3)  # (B, M, G, I)
+        d_across = alphas @ torch.stack(self._d_contexts, dim=2)  # (B, M, I, A)
+        d_inside = self.inside.d_keys
+        d_across = d_across.flatten(1, 2)[:, : d_inside.size(1)]
+        return torch.cat((d_inside, d_across), dim=2)
 
     def forward(self, query: Tensor, previous: Tensor) -> Tensor:
-        found = self._look(query, previous).log_weights
-        return found.flatten(1)[:, : previous.size(1)]
+        query_inside, query_across = query.chunk(2, dim=1)
+        energies = self.inside.forward(query_inside, previous)
+        return self._look(energies, query_across).log_weights[:, 0]
 
     def backward(
         self, d_energies: Tensor, query: Tensor, previous: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        steps = d_energies.size(1)
-        _, inside, active, keys = self._look(query, previous)
-        inside, active = inside[:, 0], active[:, 0]  # of the only state: no axis K
-        size = inside.size(2)
-        d = nn.functional.pad(d_energies, (0, -steps % size))
-        d = d.view(len(d), -1, size)  # (B, M, G)
+        query_inside, query_across = query.chunk(2, dim=1)
+        compared = self.inside.compare(query_inside, previous)
+        looked = self._look(compared.active @ self.inside.v, query_across)
+        inside, active = looked.inside[:, 0], looked.active[:, 0]  # no axis K
+        batch, segments, size = inside.shape
+        behind = segments * size - d_energies.size(1)
+        d = nn.functional.pad(d_energies, (0, behind)).view(batch, segments, size)
         d_across = d.sum(dim=2)  # (B, M) of log beta; all d of an utterance sum to 0
         self.d_across += d_across.flatten() @ active.flatten(0, 1)
-        d_compared = d_across[:, :, None] * self.v
         slope = 1 - active.square() if self.activation == "tanh" else active > 0
-        d_compared = d_compared * slope  # (B, M, A)
-        d_keys = (inside[..., None] * d_compared[:, :, None]).flatten(1, 2)
-        self.d_keys_across += d_keys[:, :steps]
-        d_inside = inside * (keys @ d_compared[..., None])[..., 0]  # (B, M, G)
-        d_inside -= inside * d_inside.sum(dim=2, keepdim=True)
-        d_inside += d - inside * d_across[:, :, None]
-        width = query.size(1) // 2
-        d_query, d_previous = self.inside.backward(
-            d_inside.flatten(1)[:, :steps], query[:, :width], previous
-        )
-        return torch.cat((d_query, d_compared.sum(dim=1)), dim=1), d_previous
+        d_context = d_across[:, :, None] * self.v * slope  # (B, M, A) of U' c_im
+        self._alphas.append(inside)
+        self._d_contexts.append(d_context)
+        d_alpha = (self.segments.keys @ d_context[..., None])[..., 0]  # (B, M, G)
+        d_inside = inside * d_alpha
+        d_inside -= inside * (d_inside.sum(dim=2) + d_across)[:, :, None]
+        d_inside = (d_inside + d).view(batch, -1)[:, : d_energies.size(1)]
+        d_query, d_previous = self.inside.give_back(d_inside, compared)
+        return torch.cat((d_query, d_context.sum(dim=1)), dim=1), d_previous
 
-    def _look(self, query: Tensor, previous: Tensor) -> Segments:
-        query_inside, query_across = query.chunk(2, dim=1)
-        energies = self.inside.forward(query_inside, previous)
+    def _look(self, energies: Tensor, query: Tensor) -> Across:
         return look_across(
-            energies[:, None],
-            self.valid,
-            query_across[:, None],
-            self.keys,
-            self.v,
-            self.segment,
-            self.activation,
+            energies[:, None], query[:, None], self.segments, self.v, self.activation
         )
 
 
