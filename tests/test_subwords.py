@@ -113,6 +113,18 @@ def test_what_cannot_be_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_training_that_is_stopped_says_so_in_one_line(
+    config: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subwords, "train", stop)
+    assert subwords.main([str(config), str(tmp_path / "run"), "--size", "19"]) == 130
+    expected = "subwords: stopped (the same command goes on)\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_a_folder_that_cannot_be_is_told(
     config: Path, tmp_path: Path, capsys: Capture
 ) -> None:

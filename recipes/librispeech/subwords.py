@@ -122,6 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AsrError as error:
         print(f"subwords: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("subwords: stopped (the same command goes on)", file=sys.stderr)
+        return 130
     return 0
 
 
