@@ -45,8 +45,8 @@ DOOR = {  # only this module may import that library
 }
 LANGUAGE = {"torch", "numpy"}  # spoken everywhere
 LAZY = ("asr.__init__", "asr.doctor", "asr.cli.")
-"""Modules that import late: `asr --help` answers without torch, `asr doctor` where torch
-is broken."""
+"""Modules that import late: `asr --help` answers without torch, `asr doctor` where it
+fails."""
 
 ROOT = Path(__file__).parents[1]
 MODULES = {

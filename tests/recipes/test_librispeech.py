@@ -14,7 +14,7 @@ from recipes.librispeech.corpus import Kind, dense, find_subsets, steps_needed
 from recipes.librispeech.prepare import main
 from recipes.librispeech.published import Size, compare, measure
 
-SCRIPT = Path(__file__).parents[1] / "recipes" / "librispeech" / "prepare.py"
+SCRIPT = Path(__file__).parents[2] / "recipes" / "librispeech" / "prepare.py"
 
 
 def write_sound(path: Path, seconds: float = 0.5) -> None:

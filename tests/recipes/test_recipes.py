@@ -21,7 +21,7 @@ from asr.text import CharTokenizer
 from asr.training.loss import losses
 from recipes.toy.make import LETTERS, LOWEST, RATIO, make, make_text, sing
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 CONFIGS = sorted((RECIPES / "librispeech" / "configs").glob("*.yaml"))
 SCRIPTS = sorted(RECIPES.rglob("*.sh"))
 TOKENIZER = CharTokenizer()

@@ -9,7 +9,7 @@ import torch
 from tools.bench_asr import PARTS, measure_loader, measure_search, measure_train
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def bench(*words: str) -> "subprocess.CompletedProcess[str]":

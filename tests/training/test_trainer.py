@@ -52,7 +52,7 @@ from asr.training.trainer import TrainingConfig
 from asr.training.validation import Validation, validate
 from recipes.toy.make import sing
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 slow = pytest.mark.slow
 STEPS = 12  # of the whole run: 3 epochs of 8 utterances, 2 at a time
 
