@@ -34,7 +34,6 @@ from torch import Tensor
 from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.decoding.ngram import WordNGram
-from asr.device import keep_freed_memory, use_one_thread
 from asr.errors import AsrError, ConfigError, ManifestError
 from asr.progress import progress_bar
 from asr.recognizer import (
@@ -44,6 +43,7 @@ from asr.recognizer import (
     find_model,
 )
 from asr.recording import BATCH, Progress, Recording, transcripts
+from asr.runtime import keep_freed_memory, use_one_thread
 from asr.segmenting import LONGEST
 from asr.tensor_files import write_bytes
 from asr.transcript import Segment, Transcript

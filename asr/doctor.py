@@ -348,8 +348,8 @@ def _self_test() -> Iterator[Finding]:
     import torch
 
     from asr.audio import SAMPLE_RATE, read_waveform
-    from asr.device import use_one_thread
     from asr.recognizer import Recognizer
+    from asr.runtime import use_one_thread
     from asr.scoring import char_error_rate
 
     said = json.loads((ASSETS / "sample.json").read_text(encoding="utf-8"))["text"]

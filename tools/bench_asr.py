@@ -200,7 +200,7 @@ def measure_train(
     """One step on the speller's cross entropy, as in the peers' scripts."""
     import torch
 
-    from asr.device import keep_freed_memory
+    from asr.runtime import keep_freed_memory
 
     keep_freed_memory()
     where = torch.device(device or "cpu")
@@ -511,8 +511,8 @@ def main() -> None:
     if unknown := set(chosen) - set(PARTS):
         sys.exit(f"bench: {min(unknown)} is no part (take some of {','.join(PARTS)})")
     if args.device:
-        from asr.device import pick_device
         from asr.errors import ConfigError
+        from asr.runtime import pick_device
 
         try:
             args.device = pick_device(args.device).type

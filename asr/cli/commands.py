@@ -236,9 +236,9 @@ def _demo(args: argparse.Namespace) -> None:
     import json
     from importlib.resources import files
 
-    from asr.device import use_one_thread
     from asr.explain import write_page
     from asr.recognizer import Recognizer
+    from asr.runtime import use_one_thread
     from asr.scoring import word_error_rate
 
     use_one_thread()

@@ -79,8 +79,8 @@ def number(default: int | None, about: str) -> dict[str, Any]:
 
 def load_recognizer(args: argparse.Namespace) -> "Recognizer":
     """Load what the options of the search name."""
-    from asr.device import use_one_thread
     from asr.recognizer import Recognizer
+    from asr.runtime import use_one_thread
 
     use_one_thread()
     return Recognizer.load(
@@ -116,7 +116,7 @@ def checked(kind: "Callable[..., Settings]", **given: Any) -> "Settings":
 
 def device_of(name: str) -> Any:
     """Turn the option into a torch.device."""
-    from asr.device import pick_device
+    from asr.runtime import pick_device
 
     return pick_device(name)
 

@@ -31,12 +31,12 @@ from asr.confidence import (
     reliability,
 )
 from asr.data.manifest import Utterance, read_manifest
-from asr.device import use_one_thread
 from asr.errors import AsrError, ManifestError
 from asr.model.folder import add_further
 from asr.progress import progress_bar
 from asr.recognizer import CALIBRATION, Recognizer, find_model
 from asr.recording import BATCH
+from asr.runtime import use_one_thread
 from asr.scoring import align
 
 LOST = 0.002
