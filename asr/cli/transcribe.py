@@ -21,8 +21,8 @@ from asr.errors import AsrError, ConfigError
 
 if TYPE_CHECKING:
     from asr.audio import Channel
+    from asr.cli.inputs import Source
     from asr.recording import Recording
-    from asr.sources import Source
     from asr.transcript import Transcript
 
 PARTIAL = 3
@@ -89,7 +89,7 @@ def add_transcribe(commands: Any) -> None:
 
 def _transcribe(args: argparse.Namespace) -> int:
     from asr.audio import STANDARD_INPUT, spooled
-    from asr.sources import Source, find_sources
+    from asr.cli.inputs import Source, find_sources
 
     with ExitStack() as stack:
         sources = find_sources([path for path in args.paths if path != "-"])
@@ -275,7 +275,7 @@ def _seconds(path: Path, clip: tuple[float, float | None]) -> float:
 
 
 def _clip(text: str | None) -> tuple[float, float | None]:
-    from asr.sources import parse_clip
+    from asr.cli.inputs import parse_clip
 
     try:
         return parse_clip(text or ":")

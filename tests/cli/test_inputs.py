@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from asr.cli.inputs import Source, find_sources, parse_clip
 from asr.errors import AudioError
-from asr.sources import Source, find_sources, parse_clip
 
 
 def make(folder: Path, *names: str) -> None:
