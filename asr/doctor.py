@@ -325,7 +325,7 @@ def _audio() -> Iterator[Finding]:
 
 
 def _model() -> Iterator[Finding]:
-    from asr.model.folder import load_model
+    from asr.model.storage import load_model
     from asr.recognizer import BUNDLED, find_model
 
     las = load_model(find_model(None)).las

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr.errors import CheckpointError
-from asr.model.folder import (
+from asr.model.storage import (
     CARD,
     DESCRIPTION,
     WEIGHTS,

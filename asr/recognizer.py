@@ -31,10 +31,10 @@ from asr.decoding.search import SearchConfig, StepModel, beam_search
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.finding import Finding
-from asr.model.folder import DESCRIPTION, Model, load_model, read_further
 from asr.model.listener import Heard, in_bytes
-from asr.model.products import PRECISIONS
-from asr.model.steps import StepWeights
+from asr.model.quantized import PRECISIONS
+from asr.model.speller_search import StepWeights
+from asr.model.storage import DESCRIPTION, Model, load_model, read_further
 from asr.padding import pad_rows
 from asr.recording import Clip, Progress, Recording, transcripts
 from asr.timing import spikes

@@ -7,7 +7,7 @@ import torch
 from asr import experiment
 from asr.errors import CheckpointError
 from asr.export import RUN_SETTINGS, export
-from asr.model.folder import (
+from asr.model.storage import (
     CARD,
     DESCRIPTION,
     WEIGHTS,

@@ -15,7 +15,7 @@ from asr.decoding.ngram import Level, WordNGram
 from asr.decoding.search import Hypothesis
 from asr.errors import AudioError, CheckpointError, ConfigError
 from asr.finding import Finding
-from asr.model.folder import Model, add_further, save_model
+from asr.model.storage import Model, add_further, save_model
 from asr.recognizer import (
     CALIBRATION,
     CAUTION,

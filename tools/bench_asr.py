@@ -242,7 +242,7 @@ def measure_search(
 
     from asr.decoding.search import SearchConfig, beam_search
     from asr.model.listener import in_bytes
-    from asr.model.steps import StepWeights
+    from asr.model.speller_search import StepWeights
 
     where, clock = torch.device(device or "cpu"), clock_of(device)
     las = build(shape, kind).to(where).eval()

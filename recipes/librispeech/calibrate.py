@@ -32,7 +32,7 @@ from asr.confidence import (
 )
 from asr.data.manifest import Utterance, read_manifest
 from asr.errors import AsrError, ManifestError
-from asr.model.folder import add_further
+from asr.model.storage import add_further
 from asr.progress import progress_bar
 from asr.recognizer import CALIBRATION, Recognizer, find_model
 from asr.recording import BATCH

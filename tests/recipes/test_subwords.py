@@ -13,7 +13,7 @@ from asr.config import load_config
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import CheckpointError
 from asr.experiment import train
-from asr.model.folder import load_model
+from asr.model.storage import load_model
 from asr.training.metrics import read_metrics
 from recipes.librispeech import subwords
 from recipes.librispeech.subwords import Subwords

@@ -9,11 +9,11 @@ import torch
 
 from asr.features import NUM_MELS
 from asr.model.attention import AttentionConfig
-from asr.model.folder import load_model
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.lstm import BidirectionalLSTM
 from asr.model.speller import SpellerConfig
+from asr.model.storage import load_model
 from asr.training.growth import grow
 
 SPELLER = SpellerConfig(size=6, embedding_size=5)

@@ -35,10 +35,10 @@ from asr.errors import (
 from asr.experiment import is_finished, train
 from asr.features import AugmentConfig, FeatureNorm
 from asr.model.attention import AttentionConfig
-from asr.model.folder import load_model, save_model
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
+from asr.model.storage import load_model, save_model
 from asr.tensor_files import read_tensors, write_tensors
 from asr.text import ALPHABET, CharTokenizer
 from asr.training.loss import LossConfig, losses

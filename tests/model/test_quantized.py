@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from asr.model.products import Int8LSTM, Int8Product, Product
+from asr.model.quantized import Int8LSTM, Int8Product, Product
 
 
 @pytest.mark.parametrize("bias", [True, False])

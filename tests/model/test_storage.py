@@ -15,7 +15,10 @@ from torch import Tensor
 from asr.errors import CheckpointError
 from asr.features import NUM_MELS
 from asr.model.attention import AttentionConfig
-from asr.model.folder import (
+from asr.model.las import LAS, LASConfig
+from asr.model.listener import ListenerConfig
+from asr.model.speller import SpellerConfig
+from asr.model.storage import (
     DESCRIPTION,
     FORMAT,
     WEIGHTS,
@@ -27,9 +30,6 @@ from asr.model.folder import (
     read_further,
     save_model,
 )
-from asr.model.las import LAS, LASConfig
-from asr.model.listener import ListenerConfig
-from asr.model.speller import SpellerConfig
 from asr.tensor_files import read_tensors, write_tensors
 from asr.text import CharTokenizer
 

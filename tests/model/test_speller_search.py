@@ -9,7 +9,7 @@ from asr.model.attention import ACTIVATIONS, KINDS, AttentionConfig, Memory
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import Speller, SpellerConfig, SpellerState
-from asr.model.steps import LASSteps, StepWeights
+from asr.model.speller_search import LASSteps, StepWeights
 
 V, SOS, EOS, H = 9, 1, 2, 6
 HEADS = [("dot", heads, 0) for heads in (2, 3, 6)]
@@ -137,7 +137,7 @@ def test_what_is_beyond_the_cache_is_looked_at_in_pieces(
     memory = memory_of(speller, 7, 3, 5)
     whole = search(steps_of(speller, memory), 3)
 
-    monkeypatch.setattr("asr.model.steps._IN_CACHE", rows * 7 * 5)
+    monkeypatch.setattr("asr.model.speller_search._IN_CACHE", rows * 7 * 5)
 
     pieces = search(steps_of(speller, memory), 3)
     for ours, others in zip(pieces, whole, strict=True):

@@ -37,7 +37,7 @@ from asr.model.attention import (
     split_heads,
 )
 from asr.model.lstm import gates_last, step_forward
-from asr.model.products import Int8Product, Product
+from asr.model.quantized import Int8Product, Product
 from asr.model.speller import Speller
 
 COVERED = 0.5
