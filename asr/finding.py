@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from asr.confidence import Calibration, confidence, support, word_features
+from asr.decoding.ctc_alignment import Spikes, word_places, word_spans
 from asr.decoding.search import Hypothesis
 from asr.loops import goes_in_circles
-from asr.timing import Spikes, word_places, word_spans
 from asr.transcript import (
     Alignment,
     Alternative,

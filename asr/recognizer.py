@@ -25,6 +25,7 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE, Channel, from_samples
 from asr.confidence import Calibration
 from asr.decoding.ctc import CTCPrefix
+from asr.decoding.ctc_alignment import spikes
 from asr.decoding.fusion import Fusion
 from asr.decoding.ngram import WordNGram
 from asr.decoding.search import SearchConfig, StepModel, beam_search
@@ -37,7 +38,6 @@ from asr.model.speller_search import StepWeights
 from asr.model.storage import DESCRIPTION, Model, load_model, read_further
 from asr.padding import pad_rows
 from asr.recording import Clip, Progress, Recording, transcripts
-from asr.timing import spikes
 from asr.transcript import Flag, Segment, Transcript, silence
 
 BUNDLED = "las_mini"

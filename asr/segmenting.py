@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.audio import SAMPLE_RATE
-from asr.timing import word_places
+from asr.decoding.ctc_alignment import word_places
 from asr.transcript import Segment, mean_confidence
 
 LONGEST = 15.0

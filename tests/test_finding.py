@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from asr.confidence import FEATURES, Calibration
+from asr.decoding.ctc_alignment import EARLY, Spikes
 from asr.decoding.search import Hypothesis
 from asr.finding import END, Finding
-from asr.timing import EARLY, Spikes
 from asr.transcript import Alternative, Flag
 
 

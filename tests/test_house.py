@@ -39,7 +39,7 @@ DOOR = {  # only this module may import that library
     "torch.distributed": "asr.training.distributed",
     "torch.utils.tensorboard": "asr.training.metrics",
     "torchaudio": "asr.features",
-    "torchaudio.functional.forced_align": "asr.timing",
+    "torchaudio.functional.forced_align": "asr.decoding.ctc_alignment",
     "tqdm": "asr.progress",
     "yaml": "asr.config",
 }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from asr.confidence import FEATURES, Calibration
+from asr.decoding.ctc_alignment import Spikes
 from asr.decoding.ngram import Level, WordNGram
 from asr.decoding.search import Hypothesis
 from asr.errors import AudioError, CheckpointError, ConfigError
@@ -24,7 +25,6 @@ from asr.recognizer import (
     find_model,
 )
 from asr.text import ALPHABET, CharTokenizer
-from asr.timing import Spikes
 from asr.transcript import Flag, Transcript
 
 

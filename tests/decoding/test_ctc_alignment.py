@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr.timing import EARLY, Spikes, spikes, word_places, word_spans
+from asr.decoding.ctc_alignment import EARLY, Spikes, spikes, word_places, word_spans
 
 BLANK, A, B = 0, 3, 4
 
