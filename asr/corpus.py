@@ -33,8 +33,8 @@ from torch import Tensor
 
 from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest, write_manifest
-from asr.decoding.ngram import WordNGram
 from asr.errors import AsrError, ConfigError, ManifestError
+from asr.lm.ngram import WordNGram
 from asr.progress import progress_bar
 from asr.recognizer import (
     DecodingConfig,

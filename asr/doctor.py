@@ -335,7 +335,7 @@ def _model() -> Iterator[Finding]:
 
 
 def _language_model() -> Iterator[Finding]:
-    from asr.decoding.ngram import WordNGram
+    from asr.lm.ngram import WordNGram
     from asr.recognizer import BUNDLED_WORDS, find_language_model
 
     words = WordNGram.load(find_language_model(None))

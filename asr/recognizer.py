@@ -27,11 +27,11 @@ from asr.confidence import Calibration
 from asr.decoding.ctc import CTCPrefix
 from asr.decoding.ctc_alignment import spikes
 from asr.decoding.fusion import Fusion
-from asr.decoding.ngram import WordNGram
 from asr.decoding.search import SearchConfig, StepModel, beam_search
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.finding import Finding
+from asr.lm.ngram import WordNGram
 from asr.model.listener import Heard, in_bytes
 from asr.model.quantized import PRECISIONS
 from asr.model.speller_search import StepWeights

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from asr.confidence import FEATURES, Calibration
 from asr.decoding.ctc_alignment import Spikes
-from asr.decoding.ngram import Level, WordNGram
 from asr.decoding.search import Hypothesis
 from asr.errors import AudioError, CheckpointError, ConfigError
 from asr.finding import Finding
+from asr.lm.ngram import Level, WordNGram
 from asr.model.storage import Model, add_further, save_model
 from asr.recognizer import (
     CALIBRATION,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr.decoding.ngram import WordNGram
+from asr.lm.ngram import WordNGram
 from recipes.librispeech.language_model import estimate, main, measure
 
 TEXT = ["A B", "A B", "A C", "B A B", "D A"]

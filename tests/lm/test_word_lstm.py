@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from asr.decoding import SearchConfig, beam_search
-from asr.decoding.ngram import WordNGram
-from asr.decoding.word_lstm import DESCRIPTION, FILE, Contexts, WordLSTM
 from asr.errors import CheckpointError
+from asr.lm.ngram import WordNGram
+from asr.lm.word_lstm import DESCRIPTION, FILE, Contexts, WordLSTM
 from asr.tensor_files import checksums, read_tensors, write_tensors
 from asr.text import CharTokenizer
 from recipes.librispeech.language_model import estimate, measure, scores

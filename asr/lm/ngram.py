@@ -41,9 +41,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from asr.decoding.look_ahead import Floats, Ints, LookAhead
-from asr.decoding.word_lstm import Contexts, WordLSTM
 from asr.errors import CheckpointError
+from asr.lm.look_ahead import Floats, Ints, LookAhead
+from asr.lm.word_lstm import Contexts, WordLSTM
 from asr.tensor_files import as_bytes, checked, inside, read_tensors, write_checked
 from asr.text import CharTokenizer
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from asr.decoding import SearchConfig, beam_search
-from asr.decoding.ngram import (
+from asr.errors import CheckpointError
+from asr.lm.ngram import (
     DESCRIPTION,
     FILE,
     UNKNOWN,
@@ -19,7 +20,6 @@ from asr.decoding.ngram import (
     NGramPrefix,
     WordNGram,
 )
-from asr.errors import CheckpointError
 from asr.tensor_files import read_tensors, write_tensors
 from asr.text import CharTokenizer
 
