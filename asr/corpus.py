@@ -33,15 +33,12 @@ from torch import Tensor
 
 from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.decoding.config import DecodingConfig
 from asr.errors import AsrError, ConfigError, ManifestError
-from asr.lm.ngram import WordNGram
+from asr.lm.ngram import WordNGram, find_language_model
+from asr.model.storage import find_model
 from asr.progress import progress_bar
-from asr.recognizer import (
-    DecodingConfig,
-    Recognizer,
-    find_language_model,
-    find_model,
-)
+from asr.recognizer import Recognizer
 from asr.recording import BATCH, Progress, Recording, transcripts
 from asr.runtime import keep_freed_memory, use_one_thread
 from asr.segmenting import LONGEST

@@ -325,8 +325,7 @@ def _audio() -> Iterator[Finding]:
 
 
 def _model() -> Iterator[Finding]:
-    from asr.model.storage import load_model
-    from asr.recognizer import BUNDLED, find_model
+    from asr.model.storage import BUNDLED, find_model, load_model
 
     las = load_model(find_model(None)).las
     size = sum(weight.numel() for weight in las.state_dict().values())
@@ -335,8 +334,7 @@ def _model() -> Iterator[Finding]:
 
 
 def _language_model() -> Iterator[Finding]:
-    from asr.lm.ngram import WordNGram
-    from asr.recognizer import BUNDLED_WORDS, find_language_model
+    from asr.lm.ngram import BUNDLED_WORDS, WordNGram, find_language_model
 
     words = WordNGram.load(find_language_model(None))
     told = f"{BUNDLED_WORDS}, {len(words.words):,} words, order {len(words.levels)}"

@@ -22,8 +22,7 @@ from asr.data.dataset import Dataset, Disturbance
 from asr.data.manifest import Utterance, read_manifest
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
 from asr.model.las import LAS, LASConfig
-from asr.model.storage import load_model
-from asr.recognizer import find_model
+from asr.model.storage import find_model, load_model
 from asr.report import draw_attention
 from asr.runtime import keep_freed_memory, use_one_thread
 from asr.tensor_files import read_facts, write_bytes

@@ -19,12 +19,12 @@ from asr.model.storage import (
     DESCRIPTION,
     WEIGHTS,
     Model,
+    find_model,
     further_files,
     load_model,
     read_further,
     save_model,
 )
-from asr.recognizer import find_model
 from asr.tensor_files import inside, sync_folder, write_bytes
 
 RUN_SETTINGS = "config.yaml"

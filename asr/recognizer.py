@@ -11,9 +11,7 @@ Shapes: N samples, T frames, F mel bands, I tokens, J listener steps.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, replace
-from importlib.resources import files
-from math import inf
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -24,28 +22,23 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, Channel, from_samples
 from asr.confidence import Calibration
+from asr.decoding.config import DecodingConfig, length_limits
 from asr.decoding.ctc import CTCPrefix
 from asr.decoding.ctc_alignment import spikes
 from asr.decoding.fusion import Fusion
-from asr.decoding.search import SearchConfig, StepModel, beam_search
+from asr.decoding.search import StepModel, beam_search
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.finding import Finding
-from asr.lm.ngram import WordNGram
+from asr.lm.ngram import WordNGram, find_language_model
 from asr.model.listener import Heard, in_bytes
 from asr.model.quantized import PRECISIONS
 from asr.model.speller_search import StepWeights
-from asr.model.storage import DESCRIPTION, Model, load_model, read_further
+from asr.model.storage import Model, find_model, load_model, read_further
 from asr.padding import pad_rows
 from asr.recording import Clip, Progress, Recording, transcripts
 from asr.transcript import Flag, Segment, Transcript, silence
 
-BUNDLED = "las_mini"
-"""Name of the model that comes with the package."""
-BUNDLED_WORDS = "words"
-"""Name of the language model that comes with the package."""
-MOST_CHARACTERS = 25
-"""A second: more than anybody says. The search stops there."""
 SILENCE = 1e-4
 """Largest sample, full scale being 1, of a piece that holds nothing: -80 dB."""
 
@@ -57,51 +50,6 @@ SHORTEST = 0.1
 """Seconds: in less nobody says anything."""
 
 Audio = str | Path | npt.NDArray[Any] | Tensor
-
-
-@dataclass(frozen=True)
-class DecodingConfig(SearchConfig):
-    """Settings of the search, and of what it asks."""
-
-    beam_size: int = 64
-    """K: how many hypotheses are followed. With a language model a narrow beam loses
-    what a word's end would have proven right."""
-    eos_threshold: float | None = 1.5
-    ctc_weight: float = 0.3
-    """Share of the CTC head's prefix scores in the score; the rest is the speller's."""
-    coverage: float = 0.0
-    """Bonus for each listener step that a hypothesis has looked at."""
-    lm_weight: float = 1.0
-    """Weight of the language model, where there is one, beside the rest."""
-    word_bonus: float = -2.0
-    """Added for each finished word, where there is a language model."""
-    ilm_weight: float = 0.4
-    """Weight with which the language model inside the speller is taken off, where there
-    is a better one."""
-
-    def __post_init__(self) -> None:
-        """Refuse a search that could find nothing."""
-        super().__post_init__()
-        if not 0 <= self.ctc_weight <= 1:
-            raise ValueError(
-                f"decoding.ctc_weight is a share from 0 to 1, not {self.ctc_weight}"
-            )
-        if self.coverage < 0:
-            raise ValueError(
-                f"decoding.coverage must be at least 0, not {self.coverage}"
-            )
-        if not 0 <= self.lm_weight < inf:
-            raise ValueError(
-                f"decoding.lm_weight must be zero or more, not {self.lm_weight}"
-            )
-        if not 0 <= self.ilm_weight < inf:
-            raise ValueError(
-                f"decoding.ilm_weight must be zero or more, not {self.ilm_weight}"
-            )
-        if not -inf < self.word_bonus < inf:
-            raise ValueError(
-                f"decoding.word_bonus must be a number, not {self.word_bonus}"
-            )
 
 
 class Recognizer:
@@ -329,7 +277,7 @@ class Recognizer:
         features, num_frames = pad_rows([log_mel(waveform) for waveform in waveforms])
         heard = self.las.listen(features.to(self.device), num_frames)
         ctc_log_probs = self.las.ctc_log_probs(heard)
-        most = (num_frames / FRAMES_PER_SECOND * MOST_CHARACTERS).long() + 5
+        most = length_limits(num_frames / FRAMES_PER_SECOND)
         found = beam_search(
             self._step_model(heard, ctc_log_probs, decoding),
             decoding,
@@ -401,39 +349,6 @@ class Recognizer:
             models += [words, unheard]
             weights += [weight, -decoding.ilm_weight]
         return Fusion(models, weights) if len(models) > 1 else las
-
-
-def find_model(folder: str | Path | None) -> Path:
-    """Find the folder of a model: one given, that of a run, or a bundled one by name.
-
-    A path that exists wins over a bundled model of that name.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    assets = Path(str(files("asr") / "assets"))
-    if folder is None:
-        return assets / BUNDLED
-    folder = Path(folder)
-    if (folder / DESCRIPTION).exists():
-        return folder
-    if (folder / "model" / DESCRIPTION).exists():
-        return folder / "model"
-    bundled = sorted(path.parent.name for path in assets.glob(f"*/{DESCRIPTION}"))
-    if not folder.exists() and str(folder) in bundled:
-        return assets / folder
-    raise CheckpointError(
-        f"{folder}: holds no model (a folder with {DESCRIPTION}, a run that was "
-        f"validated at least once, or a bundled model was expected: "
-        f"{', '.join(bundled)})"
-    )
-
-
-def find_language_model(folder: str | Path | None) -> Path:
-    """Find the folder of a word n-gram: the bundled one, or one given."""
-    if folder is None:
-        return Path(str(files("asr") / "assets" / BUNDLED_WORDS))
-    return Path(folder)
 
 
 def _calibration(folder: Path) -> Calibration | None:

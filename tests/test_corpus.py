@@ -9,8 +9,8 @@ import torch
 
 from asr.corpus import decode, transcribe_files
 from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.decoding.config import DecodingConfig
 from asr.errors import AudioError, CheckpointError, ConfigError, ManifestError
-from asr.recognizer import DecodingConfig
 from asr.recording import Recording
 from asr.transcript import Transcript
 

@@ -13,11 +13,11 @@ from asr.model.storage import (
     WEIGHTS,
     Model,
     add_further,
+    find_model,
     load_model,
     read_further,
     save_model,
 )
-from asr.recognizer import find_model
 
 FACTS = {"step": 7, "minutes": 90.0, "dev/wer": 0.4567, "dev/cer": 0.2}
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from asr.errors import ConfigError
 
 if TYPE_CHECKING:
-    from asr.recognizer import DecodingConfig, Recognizer
+    from asr.decoding.config import DecodingConfig
+    from asr.recognizer import Recognizer
 
 Settings = TypeVar("Settings")
 
@@ -94,7 +95,7 @@ def load_recognizer(args: argparse.Namespace) -> "Recognizer":
 
 def decoding_of(args: argparse.Namespace) -> "DecodingConfig":
     """Turn the options of the search into its settings."""
-    from asr.recognizer import DecodingConfig
+    from asr.decoding.config import DecodingConfig
 
     given = {
         "beam_size": args.beam,

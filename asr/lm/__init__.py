@@ -1,1 +1,1 @@
-"""Language models: word n-grams, an LSTM beside them, and what estimates and trains them."""
+"""Language models of words: n-grams, an LSTM beside them, and how both are made."""

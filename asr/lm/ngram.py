@@ -31,6 +31,7 @@ for open vocabulary end-to-end speech recognition", doi:10.1109/ASRU.2017.826894
 """
 
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from itertools import pairwise
 from math import inf
 from pathlib import Path
@@ -51,12 +52,21 @@ FILE = "ngram.safetensors"
 """The file of a language model's folder."""
 DESCRIPTION = "ngram.json"
 """Its size and checksum. Without this file, the other one is read unchecked."""
+BUNDLED_WORDS = "words"
+"""Name of the language model that comes with the package."""
 LONGEST_WORD = 1000
 """Letters: what is longer is damage, and would take gigabytes."""
 KIND, FORMAT = "word n-gram", 2
 _STEPS, _MOST_BACKOFF = 16, 4.0
 UNKNOWN = -3.0
 """log P of each character of a word that is not in the vocabulary."""
+
+
+def find_language_model(folder: str | Path | None) -> Path:
+    """Find the folder of a word n-gram: the bundled one, or one given."""
+    if folder is None:
+        return Path(str(files("asr") / "assets" / BUNDLED_WORDS))
+    return Path(folder)
 
 
 class Level(NamedTuple):

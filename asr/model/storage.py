@@ -12,6 +12,7 @@ nothing, and reads no file that model.json does not tell of or that is elsewhere
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ FORMAT = 2
 """Raised when a model of an older format could no longer be read, or be trusted."""
 _UNCHECKED = 1
 """The format before: without checksums. It is read, and its files are not checked."""
+BUNDLED = "las_mini"
+"""Name of the model that comes with the package."""
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "model.json", "MODEL_CARD.md"
 
 
@@ -48,6 +51,32 @@ class Model(NamedTuple):
     tokenizer: CharTokenizer
     facts: dict[str, Any]
     """Where the model is from: step, WER on dev, and the like."""
+
+
+def find_model(folder: str | Path | None) -> Path:
+    """Find the folder of a model: one given, that of a run, or a bundled one by name.
+
+    A path that exists wins over a bundled model of that name.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    assets = Path(str(files("asr") / "assets"))
+    if folder is None:
+        return assets / BUNDLED
+    folder = Path(folder)
+    if (folder / DESCRIPTION).exists():
+        return folder
+    if (folder / "model" / DESCRIPTION).exists():
+        return folder / "model"
+    bundled = sorted(path.parent.name for path in assets.glob(f"*/{DESCRIPTION}"))
+    if not folder.exists() and str(folder) in bundled:
+        return assets / folder
+    raise CheckpointError(
+        f"{folder}: holds no model (a folder with {DESCRIPTION}, a run that was "
+        f"validated at least once, or a bundled model was expected: "
+        f"{', '.join(bundled)})"
+    )
 
 
 def save_model(

@@ -32,9 +32,9 @@ from asr.confidence import (
 )
 from asr.data.manifest import Utterance, read_manifest
 from asr.errors import AsrError, ManifestError
-from asr.model.storage import add_further
+from asr.model.storage import add_further, find_model
 from asr.progress import progress_bar
-from asr.recognizer import CALIBRATION, Recognizer, find_model
+from asr.recognizer import CALIBRATION, Recognizer
 from asr.recording import BATCH
 from asr.runtime import use_one_thread
 from asr.scoring import align

@@ -14,7 +14,7 @@ import torch
 from asr.cli import PARTIAL, main
 from asr.cli.options import add_search
 from asr.data.manifest import Utterance, write_manifest
-from asr.recognizer import DecodingConfig
+from asr.decoding.config import DecodingConfig
 from asr.transcript import Transcript
 from asr.writers import FORMATS
 
