@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from asr.decoding.config import DecodingConfig
     from asr.decoding.search import Hypothesis
     from asr.errors import AsrError
-    from asr.recognizer import Recognizer
+    from asr.inference.recognizer import Recognizer
     from asr.scoring import ErrorRate
     from asr.transcript import (
         Alignment,
@@ -51,7 +51,7 @@ _HOME = {
     "Hypothesis": "asr.decoding.search",
     "AsrError": "asr.errors",
     "DecodingConfig": "asr.decoding.config",
-    "Recognizer": "asr.recognizer",
+    "Recognizer": "asr.inference.recognizer",
     "ErrorRate": "asr.scoring",
     **dict.fromkeys(("Alignment", "Alternative", "Flag", "Segment", "Transcript",
                      "Word"), "asr.transcript"),

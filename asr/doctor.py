@@ -346,7 +346,7 @@ def _self_test() -> Iterator[Finding]:
     import torch
 
     from asr.audio import SAMPLE_RATE, read_waveform
-    from asr.recognizer import Recognizer
+    from asr.inference.recognizer import Recognizer
     from asr.runtime import use_one_thread
     from asr.scoring import char_error_rate
 

@@ -52,7 +52,7 @@ class Word:
     """Seconds."""
     end: float
     confidence: float
-    """0 to 1: how likely the word is right; see `asr.confidence`."""
+    """0 to 1: how likely the word is right; see `asr.inference.confidence`."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from asr.inference.recognizer import Recognizer
 from asr.lm.ngram import find_language_model
 from asr.model.storage import find_model
-from asr.recognizer import Recognizer
 from asr.scoring import word_error_rate
 from asr.training.validation import attention_habits
 from asr.transcript import Segment

@@ -356,7 +356,7 @@ def test_a_format_that_is_read_as_silence_is_a_problem(
 def test_a_bundled_model_that_is_damaged_is_a_problem(
     monkeypatch: Patch, tmp_path: Path, topic: str, name: str, file: str
 ) -> None:
-    recognizer = import_module("asr.recognizer")
+    recognizer = import_module("asr.inference.recognizer")
     folder = tmp_path / "copy"
     shutil.copytree(getattr(recognizer, name)(None), folder)
     content = bytearray((folder / file).read_bytes())

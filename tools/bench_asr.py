@@ -331,7 +331,7 @@ def measure_startup(kind: str, repetitions: int) -> Figures:
     """Wall and CPU time of a process of its own."""
     code = {
         "help": "from asr.cli import main; main(['--help'])",
-        "import": "import asr.recognizer",
+        "import": "import asr.inference.recognizer",
         "transcribe": "from asr.cli import main; main(['transcribe', {!r}])",
     }[kind]
     with tempfile.TemporaryDirectory() as folder:
@@ -351,7 +351,7 @@ def measure_startup(kind: str, repetitions: int) -> Figures:
 
 def measure_memory(minutes: float, repetitions: int) -> Figures:
     """Transcribe the bundled recording again and again, as one of some minutes."""
-    from asr.recognizer import Recognizer
+    from asr.inference.recognizer import Recognizer
 
     del repetitions
     with tempfile.TemporaryDirectory() as folder:

@@ -86,7 +86,7 @@ def add_decode(commands: Any) -> None:
 
 
 def _decode(args: argparse.Namespace) -> int:
-    from asr.corpus import decode
+    from asr.inference.parallel import decode
 
     decoded = decode(
         args.model,
@@ -237,7 +237,7 @@ def _demo(args: argparse.Namespace) -> None:
     from importlib.resources import files
 
     from asr.explain import write_page
-    from asr.recognizer import Recognizer
+    from asr.inference.recognizer import Recognizer
     from asr.runtime import use_one_thread
     from asr.scoring import word_error_rate
 

@@ -9,7 +9,7 @@ from asr.errors import ConfigError
 
 if TYPE_CHECKING:
     from asr.decoding.config import DecodingConfig
-    from asr.recognizer import Recognizer
+    from asr.inference.recognizer import Recognizer
 
 Settings = TypeVar("Settings")
 
@@ -80,7 +80,7 @@ def number(default: int | None, about: str) -> dict[str, Any]:
 
 def load_recognizer(args: argparse.Namespace) -> "Recognizer":
     """Load what the options of the search name."""
-    from asr.recognizer import Recognizer
+    from asr.inference.recognizer import Recognizer
     from asr.runtime import use_one_thread
 
     use_one_thread()

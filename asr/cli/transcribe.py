@@ -22,7 +22,7 @@ from asr.errors import AsrError, ConfigError
 if TYPE_CHECKING:
     from asr.audio import Channel
     from asr.cli.inputs import Source
-    from asr.recording import Recording
+    from asr.inference.long_audio import Recording
     from asr.transcript import Transcript
 
 PARTIAL = 3
@@ -108,8 +108,8 @@ def _transcribe_all(
 ) -> int:
     """Transcribe what was found, and write or print it."""
     from asr.audio import STANDARD_INPUT
+    from asr.inference.long_audio import Recording
     from asr.progress import progress_bar
-    from asr.recording import Recording
 
     output = _Output(args)
     channels: tuple[Channel, ...] = (args.channel,)
@@ -244,7 +244,7 @@ def _transcripts(
     args: argparse.Namespace,
 ) -> "Iterator[Transcript | AsrError]":
     """Have recordings transcribed: on a CPU in several processes."""
-    from asr.corpus import transcribe_files
+    from asr.inference.parallel import transcribe_files
 
     device, decoding = device_of(args.device), decoding_of(args)
     if device.type == "cpu":

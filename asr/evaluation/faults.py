@@ -4,7 +4,7 @@ A *loop*: attention does not move on, and the speller writes the same words agai
 again. An *early stop*: the speller ends the utterance long before the speaker does.
 """
 
-from asr.loops import longest_repetition
+from asr.inference.repetition import longest_repetition
 
 FEWEST_TIMES = 3
 """How often in a row a stretch stands in a loop."""

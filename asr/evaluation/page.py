@@ -13,7 +13,7 @@ from asr.evaluation.learning import show_learning
 from asr.evaluation.markup import Html, asset, fill, join, markup, table
 from asr.evaluation.players import Players
 from asr.evaluation.utterances import Result, drawn, results, show_all, worst
-from asr.loops import longest_repetition
+from asr.inference.repetition import longest_repetition
 from asr.scoring import (
     Confusion,
     ErrorRate,

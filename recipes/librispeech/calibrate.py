@@ -3,7 +3,7 @@
     python recipes/librispeech/calibrate.py DEV MODEL
 
 transcribes a manifest, looks which words are right, fits the weights of
-`asr.confidence` to them and writes them into the model's folder. What is printed is
+`asr.inference.confidence` to them and writes them into the model's folder. What is printed is
 honest: each word is judged by weights that were fitted to the other half of the
 speakers. The manifest must be none that the model learned from.
 """
@@ -23,19 +23,19 @@ import torch
 from torch import Tensor
 
 from asr.audio import read_waveform
-from asr.confidence import (
+from asr.data.manifest import Utterance, read_manifest
+from asr.errors import AsrError, ManifestError
+from asr.inference.confidence import (
     area_under_curve,
     calibration_error,
     confidence,
     fit,
     reliability,
 )
-from asr.data.manifest import Utterance, read_manifest
-from asr.errors import AsrError, ManifestError
+from asr.inference.long_audio import BATCH
+from asr.inference.recognizer import CALIBRATION, Recognizer
 from asr.model.storage import add_further, find_model
 from asr.progress import progress_bar
-from asr.recognizer import CALIBRATION, Recognizer
-from asr.recording import BATCH
 from asr.runtime import use_one_thread
 from asr.scoring import align
 

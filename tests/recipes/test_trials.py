@@ -15,9 +15,9 @@ from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.config import DecodingConfig
 from asr.decoding.ctc_alignment import Spikes
 from asr.decoding.search import Hypothesis
-from asr.finding import Finding
+from asr.inference.recognizer import CALIBRATION, Recognizer
+from asr.inference.search_result import Finding
 from asr.model.storage import Model, load_model
-from asr.recognizer import CALIBRATION, Recognizer
 from recipes.librispeech import calibrate, long, robustness
 
 Capture = pytest.CaptureFixture[str]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, Channel, read_blocks
 from asr.errors import AsrError
-from asr.segmenting import Piece, join, pieces
+from asr.inference.segmentation import Piece, join, pieces
 from asr.transcript import Segment, Transcript, moved, silence
 
 BATCH = 8

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
-from asr.segmenting import LONGEST, OVERLAP, Piece, join, pieces
+from asr.inference.segmentation import LONGEST, OVERLAP, Piece, join, pieces
 from asr.transcript import Alignment, Segment, Word
 
 

@@ -7,11 +7,11 @@ import pytest
 import soundfile
 import torch
 
-from asr.corpus import decode, transcribe_files
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.decoding.config import DecodingConfig
 from asr.errors import AudioError, CheckpointError, ConfigError, ManifestError
-from asr.recording import Recording
+from asr.inference.long_audio import Recording
+from asr.inference.parallel import decode, transcribe_files
 from asr.transcript import Transcript
 
 QUICK = DecodingConfig(beam_size=2)
@@ -160,7 +160,7 @@ def test_more_processes_are_started_where_there_is_much_to_do(
         def result(self) -> object:
             return self.answer
 
-    monkeypatch.setattr("asr.corpus.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("asr.inference.parallel.ProcessPoolExecutor", Pool)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     recordings = [Recording.of_file(tmp_path / f"{i}.wav") for i in range(11)]
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from asr.confidence import (
+from asr.inference.confidence import (
     FEATURES,
     Bin,
     Calibration,

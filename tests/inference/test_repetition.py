@@ -1,6 +1,6 @@
 import pytest
 
-from asr.loops import goes_in_circles, longest_repetition
+from asr.inference.repetition import goes_in_circles, longest_repetition
 
 
 @pytest.mark.parametrize(

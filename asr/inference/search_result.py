@@ -16,10 +16,10 @@ from math import log
 import torch
 from torch import Tensor
 
-from asr.confidence import Calibration, confidence, support, word_features
 from asr.decoding.ctc_alignment import Spikes, word_places, word_spans
 from asr.decoding.search import Hypothesis
-from asr.loops import goes_in_circles
+from asr.inference.confidence import Calibration, confidence, support, word_features
+from asr.inference.repetition import goes_in_circles
 from asr.transcript import (
     Alignment,
     Alternative,

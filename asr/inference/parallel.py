@@ -35,13 +35,13 @@ from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.decoding.config import DecodingConfig
 from asr.errors import AsrError, ConfigError, ManifestError
+from asr.inference.long_audio import BATCH, Progress, Recording, transcripts
+from asr.inference.recognizer import Recognizer
+from asr.inference.segmentation import LONGEST
 from asr.lm.ngram import WordNGram, find_language_model
 from asr.model.storage import find_model
 from asr.progress import progress_bar
-from asr.recognizer import Recognizer
-from asr.recording import BATCH, Progress, Recording, transcripts
 from asr.runtime import keep_freed_memory, use_one_thread
-from asr.segmenting import LONGEST
 from asr.tensor_files import write_bytes
 from asr.transcript import Segment, Transcript
 from asr.writers import trn_line

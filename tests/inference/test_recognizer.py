@@ -10,15 +10,15 @@ import soundfile
 import torch
 from torch import Tensor
 
-from asr.confidence import FEATURES, Calibration
 from asr.decoding.config import DecodingConfig
 from asr.decoding.ctc_alignment import Spikes
 from asr.decoding.search import Hypothesis
 from asr.errors import AudioError, CheckpointError, ConfigError
-from asr.finding import Finding
+from asr.inference.confidence import FEATURES, Calibration
+from asr.inference.recognizer import CALIBRATION, CAUTION, Recognizer
+from asr.inference.search_result import Finding
 from asr.lm.ngram import Level, WordNGram
 from asr.model.storage import Model, add_further, find_model, save_model
-from asr.recognizer import CALIBRATION, CAUTION, Recognizer
 from asr.text import ALPHABET, CharTokenizer
 from asr.transcript import Flag, Transcript
 

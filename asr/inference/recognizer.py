@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, Channel, from_samples
-from asr.confidence import Calibration
 from asr.decoding.config import DecodingConfig, length_limits
 from asr.decoding.ctc import CTCPrefix
 from asr.decoding.ctc_alignment import spikes
@@ -29,14 +28,15 @@ from asr.decoding.fusion import Fusion
 from asr.decoding.search import StepModel, beam_search
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
-from asr.finding import Finding
+from asr.inference.confidence import Calibration
+from asr.inference.long_audio import Clip, Progress, Recording, transcripts
+from asr.inference.search_result import Finding
 from asr.lm.ngram import WordNGram, find_language_model
 from asr.model.listener import Heard, in_bytes
 from asr.model.quantized import PRECISIONS
 from asr.model.speller_search import StepWeights
 from asr.model.storage import Model, find_model, load_model, read_further
 from asr.padding import pad_rows
-from asr.recording import Clip, Progress, Recording, transcripts
 from asr.transcript import Flag, Segment, Transcript, silence
 
 SILENCE = 1e-4

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
 from asr.errors import AsrError, AudioError
-from asr.recording import Recording, transcripts
+from asr.inference.long_audio import Recording, transcripts
 from asr.transcript import Flag, Segment, Transcript, Word
 
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from asr.confidence import FEATURES, Calibration
 from asr.decoding.ctc_alignment import EARLY, Spikes
 from asr.decoding.search import Hypothesis
-from asr.finding import END, Finding
+from asr.inference.confidence import FEATURES, Calibration
+from asr.inference.search_result import END, Finding
 from asr.transcript import Alternative, Flag
 
 
