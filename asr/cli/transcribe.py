@@ -148,11 +148,12 @@ class _Output:
     """Where transcripts go: to standard output, or into files."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from asr.writers import FORMATS, SubtitleConfig
+        from asr.output import FORMATS, SubtitleConfig
 
         self.folder: Path | None = args.output_dir
         asked = [name.strip() for name in (args.output_format or "txt").split(",")]
-        self.formats = FORMATS if "all" in asked else tuple(dict.fromkeys(asked))
+        chosen = FORMATS if "all" in asked else dict.fromkeys(asked)
+        self.formats = tuple(chosen)
         if args.nbest < 0:
             raise ConfigError(f"--nbest must be zero or more, not {args.nbest}")
         if self.folder and self.folder.exists() and not self.folder.is_dir():
@@ -189,7 +190,7 @@ class _Output:
 
     def take(self, name: str, transcript: "Transcript") -> None:
         """Print or write one transcript."""
-        from asr.writers import render, write
+        from asr.output import render, write
 
         if self.folder is not None:
             place = self.folder / name

@@ -40,11 +40,11 @@ from asr.inference.recognizer import Recognizer
 from asr.inference.segmentation import LONGEST
 from asr.lm.ngram import WordNGram, find_language_model
 from asr.model.storage import find_model
+from asr.output import trn_line
 from asr.progress import progress_bar
 from asr.runtime import keep_freed_memory, use_one_thread
 from asr.tensor_files import write_bytes
 from asr.transcript import Segment, Transcript
-from asr.writers import trn_line
 
 HYPOTHESES = "hypotheses.jsonl"
 _MUCH = 60.0

@@ -3,9 +3,9 @@
     python recipes/librispeech/calibrate.py DEV MODEL
 
 transcribes a manifest, looks which words are right, fits the weights of
-`asr.inference.confidence` to them and writes them into the model's folder. What is printed is
-honest: each word is judged by weights that were fitted to the other half of the
-speakers. The manifest must be none that the model learned from.
+`asr.inference.confidence` to them and writes them into the model's folder. What is
+printed is honest: each word is judged by weights that were fitted to the other half of
+the speakers. The manifest must be none that the model learned from.
 """
 
 import argparse

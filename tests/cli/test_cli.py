@@ -15,8 +15,8 @@ from asr.cli import PARTIAL, main
 from asr.cli.options import add_search
 from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.config import DecodingConfig
+from asr.output import FORMATS
 from asr.transcript import Transcript
-from asr.writers import FORMATS
 
 Capture = pytest.CaptureFixture[str]
 SAID = Utterance("a", "a.flac", 1.0, "THE CAT SAT")

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.errors import CheckpointError
+from asr.output import FORMATS, SubtitleConfig, render, trn_line, write
 from asr.transcript import Alternative, Flag, Segment, Transcript, Word
-from asr.writers import FORMATS, SubtitleConfig, render, trn_line, write
 
 STANDARD = SubtitleConfig()
 
