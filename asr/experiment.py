@@ -23,7 +23,7 @@ from asr.data.manifest import Utterance, read_manifest
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
 from asr.model.las import LAS, LASConfig
 from asr.model.storage import find_model, load_model
-from asr.report import draw_attention
+from asr.reports.attention_plot import draw_attention
 from asr.runtime import keep_freed_memory, use_one_thread
 from asr.tensor_files import read_facts, write_bytes
 from asr.text import CharTokenizer, Tokenizer

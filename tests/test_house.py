@@ -29,7 +29,7 @@ DOOR = {  # only this module may import that library
     "av": "asr.audio.containers",
     "jiwer": "asr.scoring",
     "librosa": None,  # for the tests: its import costs seconds
-    "matplotlib": "asr.report",
+    "matplotlib": "asr.reports.attention_plot",
     "num2words": "asr.text",
     "omegaconf": "asr.config",
     "packaging": "asr.doctor",

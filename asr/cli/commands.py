@@ -42,7 +42,7 @@ def _spare(page: Path, *inputs: Path) -> None:
 
 
 def _explain(args: argparse.Namespace) -> None:
-    from asr.explain import write_page
+    from asr.reports.recording_page import write_page
 
     page = args.output or Path(args.audio.with_suffix(".html").name)
     _spare(page, args.audio)
@@ -189,7 +189,7 @@ def add_report(commands: Any) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from asr.evaluation.page import write_report
+    from asr.reports.test_set_page import write_report
 
     page = args.output or args.hypotheses.parent / "report.html"
     _spare(page, args.references, args.hypotheses)
@@ -236,8 +236,8 @@ def _demo(args: argparse.Namespace) -> None:
     import json
     from importlib.resources import files
 
-    from asr.explain import write_page
     from asr.inference.recognizer import Recognizer
+    from asr.reports.recording_page import write_page
     from asr.runtime import use_one_thread
     from asr.scoring import word_error_rate
 

@@ -3,8 +3,8 @@ from itertools import pairwise
 
 import pytest
 
-from asr.evaluation.charts import Bar, Column, Curve, bars, columns, curves, ticks
-from asr.evaluation.markup import Html, fill, join, markup, table
+from asr.reports.charts import Bar, Column, Curve, bars, columns, curves, ticks
+from asr.reports.markup import Html, fill, join, markup, table
 
 
 def show(value: float) -> str:

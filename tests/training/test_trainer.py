@@ -19,7 +19,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-import asr.report
+import asr.reports.attention_plot
 from asr.audio import SAMPLE_RATE
 from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.data.batching import Batch
@@ -407,7 +407,7 @@ def test_each_look_at_dev_leaves_a_picture(corpus: Path, whole: Path) -> None:
 def test_a_picture_is_a_picture(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = asr.report.draw_attention
+    draw = asr.reports.attention_plot.draw_attention
     monkeypatch.setattr("asr.experiment.draw_attention", draw)
 
     train(settings(corpus, epochs=1, batch_size=8, validations=1), tmp_path)

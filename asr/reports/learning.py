@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
-from asr.evaluation.charts import Curve, Show, curves, whole
-from asr.evaluation.markup import Html, fill, markup, table
+from asr.reports.charts import Curve, Show, curves, whole
+from asr.reports.markup import Html, fill, markup, table
 from asr.training.metrics import History, read_metrics
 
 _MOST_POINTS = 240

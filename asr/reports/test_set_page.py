@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from asr.data.manifest import Utterance, read_paired
-from asr.evaluation.charts import Bar, Column, bars, columns
-from asr.evaluation.faults import is_early_stop, is_loop
-from asr.evaluation.learning import show_learning
-from asr.evaluation.markup import Html, asset, fill, join, markup, table
-from asr.evaluation.players import Players
-from asr.evaluation.utterances import Result, drawn, results, show_all, worst
 from asr.inference.repetition import longest_repetition
+from asr.reports.attention_failures import is_early_stop, is_loop
+from asr.reports.charts import Bar, Column, bars, columns
+from asr.reports.learning import show_learning
+from asr.reports.markup import Html, asset, fill, join, markup, table
+from asr.reports.players import Players
+from asr.reports.utterances import Result, drawn, results, show_all, worst
 from asr.scoring import (
     Confusion,
     ErrorRate,

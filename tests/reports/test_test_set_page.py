@@ -10,11 +10,11 @@ import pytest
 
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import CheckpointError, ManifestError
-from asr.evaluation.faults import is_early_stop, is_loop
-from asr.evaluation.learning import show_learning
-from asr.evaluation.page import write_report
-from asr.evaluation.players import Players
-from asr.evaluation.utterances import drawn, results, show_all, worst
+from asr.reports.attention_failures import is_early_stop, is_loop
+from asr.reports.learning import show_learning
+from asr.reports.players import Players
+from asr.reports.test_set_page import write_report
+from asr.reports.utterances import drawn, results, show_all, worst
 from asr.scoring import (
     by_frequency,
     by_group,

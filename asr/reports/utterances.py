@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr.data.manifest import Utterance
-from asr.evaluation.markup import Html, fill, join, markup
-from asr.evaluation.players import Players
+from asr.reports.markup import Html, fill, join, markup
+from asr.reports.players import Players
 from asr.scoring import Edit, ErrorRate, align
 
 NUM_WORST, NUM_RANDOM = 20, 10

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from math import floor, log10
 from typing import NamedTuple
 
-from asr.evaluation.markup import Html, join, markup
+from asr.reports.markup import Html, join, markup
 
 Show = Callable[[float], str]
 """Writes a number for people."""

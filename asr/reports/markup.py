@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from string import Template
 
-_PAGES = files("asr") / "assets" / "pages" / "evaluation"
+_PAGES = files("asr") / "assets" / "pages" / "test_set"
 
 
 class Html(str):

@@ -2,7 +2,7 @@
 
 The attention weights alpha as a heat map: characters from top to bottom, time from left
 to right. A healthy model draws a diagonal: it reads the recording from its beginning to
-its end. The page of a whole recording is in `asr.explain`.
+its end. The page of a whole recording is in `asr.reports.recording_page`.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
-from asr.evaluation.markup import Html, markup
+from asr.reports.markup import Html, markup
 
 MOST_BYTES = 6_000_000
 """Of all recordings of a page, as they stand in it."""

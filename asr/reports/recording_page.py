@@ -1,7 +1,7 @@
 """The page of a recording: what was heard, how surely, when, and what was looked at.
 
 One HTML file that needs nothing beside it. Python prepares the numbers, and the files
-in `assets/pages/explain` show them:
+in `assets/pages/recording` show them:
 
     waveform      least and greatest sample of each 5 ms
     spectrogram   log-mel power over 60 dB, a byte a band and frame
@@ -278,7 +278,7 @@ def _bytes(matrix: Tensor) -> dict[str, Any]:
 
 
 def _asset(name: str) -> str:
-    path = files("asr") / "assets" / "pages" / "explain" / name
+    path = files("asr") / "assets" / "pages" / "recording" / name
     return path.read_text(encoding="utf-8")
 
 

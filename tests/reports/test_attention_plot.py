@@ -6,7 +6,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from asr.report import draw_attention
+from asr.reports.attention_plot import draw_attention
 
 PNG = b"\x89PNG\r\n"
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
-from asr.explain import (
+from asr.reports.recording_page import (
     ABOUT,
     ENVELOPE_RATE,
     Instead,
