@@ -67,7 +67,7 @@ def add_train(commands: Any) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from asr.config import load_config
-    from asr.experiment import train
+    from asr.train import train
 
     train(load_config(args.config, args.overrides), args.folder)
 
@@ -216,7 +216,7 @@ def add_export(commands: Any) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from asr.export import export
+    from asr.model.export import export
 
     exported = export(args.run_folder, args.folder)
     print(f"asr: wrote {args.folder}: {exported.card}", file=sys.stderr)

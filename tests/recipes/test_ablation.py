@@ -12,8 +12,8 @@ import pytest
 from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import ConfigError
-from asr.experiment import chosen
 from asr.tensor_files import write_tensors
+from asr.train import chosen
 from asr.training.checkpoint import Place
 from recipes.librispeech import ablation
 

@@ -12,8 +12,8 @@ from asr.audio import SAMPLE_RATE
 from asr.config import load_config
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import CheckpointError
-from asr.experiment import train
 from asr.model.storage import load_model
+from asr.train import train
 from asr.training.metrics import read_metrics
 from recipes.librispeech import subwords
 from recipes.librispeech.subwords import Subwords

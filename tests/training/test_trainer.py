@@ -32,7 +32,6 @@ from asr.errors import (
     ManifestError,
     TrainingError,
 )
-from asr.experiment import is_finished, train
 from asr.features import AugmentConfig, FeatureNorm
 from asr.model.attention import AttentionConfig
 from asr.model.las import LAS, LASConfig
@@ -41,6 +40,7 @@ from asr.model.speller import SpellerConfig
 from asr.model.storage import load_model, save_model
 from asr.tensor_files import read_tensors, write_tensors
 from asr.text import ALPHABET, CharTokenizer
+from asr.train import is_finished, train
 from asr.training.loss import LossConfig, losses
 from asr.training.schedule import (
     ScheduleConfig,
@@ -120,7 +120,7 @@ def draw_nothing(path: Path, weights: Tensor, text: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asr.experiment.draw_attention", draw_nothing)
+    monkeypatch.setattr("asr.train.draw_attention", draw_nothing)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of `settings(corpus)`, in one go."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("asr.experiment.draw_attention", draw_nothing)
+        monkeypatch.setattr("asr.train.draw_attention", draw_nothing)
         train(settings(corpus), folder)
     return folder
 
@@ -408,7 +408,7 @@ def test_a_picture_is_a_picture(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = asr.reports.attention_plot.draw_attention
-    monkeypatch.setattr("asr.experiment.draw_attention", draw)
+    monkeypatch.setattr("asr.train.draw_attention", draw)
 
     train(settings(corpus, epochs=1, batch_size=8, validations=1), tmp_path)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr import experiment
+from asr import train
 from asr.errors import CheckpointError
-from asr.export import RUN_SETTINGS, export
+from asr.model.export import RUN_SETTINGS, export
 from asr.model.storage import (
     CARD,
     DESCRIPTION,
@@ -188,7 +188,7 @@ def test_a_model_that_does_not_load_takes_no_place(
         path.mkdir()
         (path / DESCRIPTION).write_text("{")
 
-    monkeypatch.setattr("asr.export.save_model", half_written)
+    monkeypatch.setattr("asr.model.export.save_model", half_written)
     with pytest.raises(CheckpointError, match="does not describe a model"):
         export(run, folder)
 

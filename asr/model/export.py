@@ -28,7 +28,7 @@ from asr.model.storage import (
 from asr.tensor_files import inside, sync_folder, write_bytes
 
 RUN_SETTINGS = "config.yaml"
-"""Name of the settings in a run's folder, as `asr.experiment` writes them."""
+"""Name of the settings in a run's folder, as `asr.train` writes them."""
 
 
 class Exported(NamedTuple):
