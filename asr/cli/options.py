@@ -122,6 +122,13 @@ def device_of(name: str) -> Any:
     return pick_device(name)
 
 
+def refuse_overwriting(page: Path, *inputs: Path) -> None:
+    """Refuse to write a page over what it is made of."""
+    for path in inputs:
+        if page.exists() and path.exists() and page.samefile(path):
+            raise ConfigError(f"{page}: would be overwritten (give another --output)")
+
+
 def one_line(text: str) -> str:
     """Show what cannot be printed in a line (a file's name may hold anything).
 

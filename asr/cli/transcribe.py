@@ -29,7 +29,7 @@ PARTIAL = 3
 """Exit status where some of the recordings were transcribed, but not all."""
 
 
-def add_transcribe(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add `asr transcribe`."""
     parser = add_command(
         *(commands, "transcribe", _transcribe),

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr import train
 from asr.errors import CheckpointError
 from asr.model.export import RUN_SETTINGS, export
 from asr.model.storage import (
