@@ -17,6 +17,7 @@ from asr.model.storage import (
     read_further,
     save_model,
 )
+from asr.train import CONFIG
 
 FACTS = {"step": 7, "minutes": 90.0, "dev/wer": 0.4567, "dev/cer": 0.2}
 
@@ -233,5 +234,5 @@ def test_a_card_that_is_no_text_is_told(run: Path, tmp_path: Path) -> None:
         export(run, tmp_path / "mine")
 
 
-def test_the_name_of_a_runs_settings_is_that_of_experiment() -> None:
-    assert RUN_SETTINGS == experiment.CONFIG
+def test_the_name_of_a_runs_settings_is_that_of_train() -> None:
+    assert RUN_SETTINGS == CONFIG
