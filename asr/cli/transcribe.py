@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
     """Add `asr transcribe`."""
     parser = add_command(
         *(commands, "transcribe", run),
-        "write down what is said in recordings of any length",
+        "transcribe recordings of any length",
         "asr transcribe talk.mp3 interviews/ --output-dir out --output-format txt,srt",
     )
     parser.add_argument(
@@ -228,12 +228,12 @@ def _prefix(transcript: "Transcript") -> str:
 def _cautions(transcript: "Transcript") -> "Iterator[str]":
     """Say which parts of a transcript one should not rely on."""
     about = {
-        "noise": "no speech was heard",
-        "loop": "the text goes in circles",
+        "noise": "no speech was found",
+        "loop": "the text repeats itself",
         "unfinished": "the end may be invented",
     }
     if all("silence" in segment.flags for segment in transcript.segments):
-        yield "nothing was heard"
+        yield "silence, no text"
     for segment in transcript.segments:
         for flag in segment.flags:
             if flag in about:
@@ -274,7 +274,7 @@ def _seconds(path: Path, clip: tuple[float, float | None]) -> float:
     try:
         whole = duration(path)
     except AsrError:
-        return 0.0  # will be told when its turn comes
+        return 0.0  # is reported when its turn comes
     return max(0.0, (whole if end is None else min(whole, end)) - start)
 
 

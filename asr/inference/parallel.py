@@ -6,7 +6,7 @@ wait for each other after each small product of a search.
 `transcribe_files` takes recordings, in their order. `decode` takes a manifest, from
 long to short utterances and several at a time, and writes a folder with
 
-hypotheses.jsonl        the manifest, with what was heard in place of what was said
+hypotheses.jsonl        the manifest, with hypotheses in place of the references
 hyp.trn, ref.trn        the same for NIST's sclite, `TEXT (speaker-utterance)` a line
 decode.json             which model, which settings, and how long it took
 """
@@ -77,7 +77,7 @@ class Decoded:
     """What came of a manifest."""
 
     hypotheses: list[Utterance]
-    """In the manifest's order; `text` is what was heard."""
+    """In the manifest's order; `text` is the hypothesis."""
     errors: list[str]
     """One line for each recording that could not be read; its text is empty."""
     hours: float
@@ -86,7 +86,7 @@ class Decoded:
     """Time that it took."""
 
     def __str__(self) -> str:
-        """Say how fast it was."""
+        """Write how fast it was."""
         speed = self.hours * 3600 / max(self.seconds, 1e-9)
         return (
             f"{len(self.hypotheses)} utterances, {self.hours:.2f} h of audio in "
@@ -184,7 +184,7 @@ def transcribe_files(
         processes: None for one a core, but one only where there is little to do.
         language_model: folder of a word n-gram; None for the bundled one.
         seconds: of all recordings, as far as it is known.
-        progress: is told, now and then, how many seconds more are done.
+        progress: called now and then with the seconds that were done since.
 
     Yields:
         What was said in each, or what is wrong with it, in their order.

@@ -287,7 +287,7 @@ def test_silence_is_told(model_folder: Path, tmp_path: Path, capsys: Capture) ->
 
     printed = capsys.readouterr()
     assert printed.out == "\n"
-    assert printed.err == f"asr: {path}: nothing was heard\n"
+    assert printed.err == f"asr: {path}: silence, no text\n"
 
 
 @pytest.mark.parametrize(

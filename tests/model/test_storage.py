@@ -358,7 +358,7 @@ def test_a_single_altered_bit_is_told(folder: Path) -> None:
     place = re.escape(
         f"{folder / WEIGHTS}: is damaged, or not the file that model.json"
     )
-    refuses(folder, place + " tells of .its checksum is another.*copy the whole folder")
+    refuses(folder, place + " lists .its checksum is another.*copy the whole folder")
 
 
 def test_weights_of_another_model_of_the_same_sizes_are_told(folder: Path) -> None:
@@ -416,8 +416,8 @@ def test_a_model_of_version_0_1_is_read(folder: Path) -> None:
         (None, "has no table of files"),
         ([WEIGHTS], "has no table of files"),
         ({}, r"has no checksum of model\.safetensors"),
-        ({WEIGHTS: 3}, "does not tell size and sha256 of 'model.safetensors'"),
-        ({WEIGHTS: {"size": 3}}, "does not tell size and sha256"),
+        ({WEIGHTS: 3}, "has no size and sha256 of 'model.safetensors'"),
+        ({WEIGHTS: {"size": 3}}, "has no size and sha256"),
         ({WEIGHTS: {"size": 3, "sha256": ""}}, "of 3 bytes are there"),
     ],
 )
