@@ -12,7 +12,7 @@ import pytest
 import asr
 
 FLOORS = [
-    {"errors", "padding"},
+    {"errors", "padding", "version"},
     {"audio", "text", "tensor_files", "progress", "device", "transcript", "loops"},
     {"features", "sources", "writers"},
     {"data", "model", "decoding", "scoring"},
@@ -36,6 +36,7 @@ DOOR = {  # only this module may import that library
     "omegaconf": "asr.config",
     "packaging": "asr.doctor",
     "safetensors": "asr.tensor_files",
+    "shtab": "asr.cli.completion",
     "soundfile": "asr.audio.soundfiles",
     "soxr": "asr.audio.waveforms",
     "torch.distributed": "asr.training.distributed",

@@ -22,7 +22,8 @@ from asr.cli.commands import (
     add_score,
     add_train,
 )
-from asr.cli.options import one_line
+from asr.cli.completion import add_completion
+from asr.cli.options import add_version, one_line
 from asr.cli.transcribe import PARTIAL, add_transcribe
 from asr.errors import AsrError
 
@@ -75,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Listen, Attend and Spell: speech recognition from audio to text.",
         epilog="`asr COMMAND --help` shows an example of each command.",
     )
+    add_version(parser)
+    add_completion(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_transcribe(commands)
     add_explain(commands)
