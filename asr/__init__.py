@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asr.config import Config, load_config
     from asr.data.manifest import Utterance, read_manifest, write_manifest
+    from asr.decoding.config import DecodingConfig
     from asr.decoding.search import Hypothesis
     from asr.errors import AsrError
-    from asr.recognizer import DecodingConfig, Recognizer
+    from asr.inference.recognizer import Recognizer
     from asr.scoring import ErrorRate
     from asr.transcript import (
         Alignment,
@@ -52,7 +53,8 @@ _HOME = {
                     "asr.data.manifest"),
     "Hypothesis": "asr.decoding.search",
     "AsrError": "asr.errors",
-    **dict.fromkeys(("DecodingConfig", "Recognizer"), "asr.recognizer"),
+    "DecodingConfig": "asr.decoding.config",
+    "Recognizer": "asr.inference.recognizer",
     "ErrorRate": "asr.scoring",
     **dict.fromkeys(("Alignment", "Alternative", "Flag", "Segment", "Transcript",
                      "Word"), "asr.transcript"),

@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from asr.decoding.config import DecodingConfig
 from asr.errors import ConfigError
 from asr.features import AugmentConfig
 from asr.model.attention import AttentionConfig
 from asr.model.las import LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
-from asr.recognizer import DecodingConfig
 from asr.training.loss import LossConfig
 from asr.training.schedule import ScheduleConfig
 from asr.training.trainer import TrainingConfig

@@ -341,8 +341,7 @@ def _audio() -> Iterator[Finding]:
 
 
 def _model() -> Iterator[Finding]:
-    from asr.model.folder import load_model
-    from asr.recognizer import BUNDLED, find_model
+    from asr.model.storage import BUNDLED, find_model, load_model
 
     las = load_model(find_model(None)).las
     size = sum(weight.numel() for weight in las.state_dict().values())
@@ -351,8 +350,7 @@ def _model() -> Iterator[Finding]:
 
 
 def _language_model() -> Iterator[Finding]:
-    from asr.decoding.ngram import WordNGram
-    from asr.recognizer import BUNDLED_WORDS, find_language_model
+    from asr.lm.ngram import BUNDLED_WORDS, WordNGram, find_language_model
 
     words = WordNGram.load(find_language_model(None))
     told = f"{BUNDLED_WORDS}, {len(words.words):,} words, order {len(words.levels)}"
@@ -364,8 +362,8 @@ def _self_test() -> Iterator[Finding]:
     import torch
 
     from asr.audio import SAMPLE_RATE, read_waveform
-    from asr.device import use_one_thread
-    from asr.recognizer import Recognizer
+    from asr.inference.recognizer import Recognizer
+    from asr.runtime import use_one_thread
     from asr.scoring import char_error_rate
 
     said = json.loads((ASSETS / "sample.json").read_text(encoding="utf-8"))["text"]

@@ -1,7 +1,7 @@
 """What was said in a recording, when, and how sure that is.
 
 A transcript is plain data: the Python API returns it, the command line prints it, and
-each file format of `asr.writers` holds as much of it as the format can. As JSON it is
+each file format of `asr.output` holds as much of it as the format can. As JSON it is
 whole, under a version of its own:
 
     {"version": 1, "audio": "talk.flac", "channel": "mix", "duration": 4.2, "text": ...,
@@ -52,7 +52,7 @@ class Word:
     """Seconds."""
     end: float
     confidence: float
-    """0 to 1: how likely the word is right; see `asr.confidence`."""
+    """0 to 1: how likely the word is right; see `asr.inference.confidence`."""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from asr.model.attention import AttentionConfig
-from asr.model.folder import Model, save_model
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
+from asr.model.storage import Model, save_model
 from asr.text import CharTokenizer
 
 torch.set_num_threads(1)

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from asr.recognizer import Recognizer, find_language_model, find_model
+from asr.inference.recognizer import Recognizer
+from asr.lm.ngram import find_language_model
+from asr.model.storage import find_model
 from asr.scoring import word_error_rate
 from asr.training.validation import attention_habits
 from asr.transcript import Segment

@@ -377,22 +377,22 @@ def test_a_format_that_is_read_as_silence_is_a_problem(
 
 
 @pytest.mark.parametrize(
-    ("topic", "name", "file"),
+    ("topic", "home", "name", "file"),
     [
-        ("model", "find_model", "model.safetensors"),
-        ("language", "find_language_model", "ngram.safetensors"),
+        ("model", "asr.model.storage", "find_model", "model.safetensors"),
+        ("language", "asr.lm.ngram", "find_language_model", "ngram.safetensors"),
     ],
 )
 def test_a_bundled_model_that_is_damaged_is_a_problem(
-    monkeypatch: Patch, tmp_path: Path, topic: str, name: str, file: str
+    monkeypatch: Patch, tmp_path: Path, topic: str, home: str, name: str, file: str
 ) -> None:
-    recognizer = import_module("asr.recognizer")
+    module = import_module(home)
     folder = tmp_path / "copy"
-    shutil.copytree(getattr(recognizer, name)(None), folder)
+    shutil.copytree(getattr(module, name)(None), folder)
     content = bytearray((folder / file).read_bytes())
     content[-1] ^= 1
     (folder / file).write_bytes(content)
-    monkeypatch.setattr(recognizer, name, lambda _: folder)
+    monkeypatch.setattr(module, name, lambda _: folder)
 
     (finding,) = of(topic)
 

@@ -200,7 +200,7 @@ def measure_train(
     """One step on the speller's cross entropy, as in the peers' scripts."""
     import torch
 
-    from asr.device import keep_freed_memory
+    from asr.runtime import keep_freed_memory
 
     keep_freed_memory()
     where = torch.device(device or "cpu")
@@ -242,7 +242,7 @@ def measure_search(
 
     from asr.decoding.search import SearchConfig, beam_search
     from asr.model.listener import in_bytes
-    from asr.model.steps import StepWeights
+    from asr.model.speller_search import StepWeights
 
     where, clock = torch.device(device or "cpu"), clock_of(device)
     las = build(shape, kind).to(where).eval()
@@ -331,7 +331,7 @@ def measure_startup(kind: str, repetitions: int) -> Figures:
     """Wall and CPU time of a process of its own."""
     code = {
         "help": "from asr.cli import main; main(['--help'])",
-        "import": "import asr.recognizer",
+        "import": "import asr.inference.recognizer",
         "transcribe": "from asr.cli import main; main(['transcribe', {!r}])",
     }[kind]
     with tempfile.TemporaryDirectory() as folder:
@@ -351,7 +351,7 @@ def measure_startup(kind: str, repetitions: int) -> Figures:
 
 def measure_memory(minutes: float, repetitions: int) -> Figures:
     """Transcribe the bundled recording again and again, as one of some minutes."""
-    from asr.recognizer import Recognizer
+    from asr.inference.recognizer import Recognizer
 
     del repetitions
     with tempfile.TemporaryDirectory() as folder:
@@ -511,8 +511,8 @@ def main() -> None:
     if unknown := set(chosen) - set(PARTS):
         sys.exit(f"bench: {min(unknown)} is no part (take some of {','.join(PARTS)})")
     if args.device:
-        from asr.device import pick_device
         from asr.errors import ConfigError
+        from asr.runtime import pick_device
 
         try:
             args.device = pick_device(args.device).type

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asr.audio.faults import cut_short, damaged, no_samples
+from asr.audio.errors import cut_short, damaged, no_samples
 from asr.audio.sizes import boxes_end, segment_end
 from asr.audio.waveforms import Samples, scaled
 from asr.errors import AudioError

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
-from asr.audio.faults import cut_short
+from asr.audio.errors import cut_short
 
 SIGNATURES: Final = (
     b"ID3",

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from asr.audio.containers import Container, recognized
-from asr.audio.faults import AGAIN, no_samples
+from asr.audio.errors import AGAIN, no_samples
 from asr.audio.soundfiles import SoundFile
 from asr.audio.waveforms import (
     RATES,

@@ -19,7 +19,7 @@ import soundfile
 from torch import Tensor
 
 from asr.audio import mp3
-from asr.audio.faults import AGAIN, cut_short, damaged
+from asr.audio.errors import AGAIN, cut_short, damaged
 from asr.audio.waveforms import SAMPLE_RATE, Samples
 from asr.errors import AudioError
 

@@ -12,7 +12,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from asr.audio.faults import no_samples
+from asr.audio.errors import no_samples
 from asr.errors import AudioError
 
 SAMPLE_RATE: Final = 16_000

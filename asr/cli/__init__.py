@@ -12,22 +12,24 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from asr.cli.commands import (
-    add_decode,
-    add_demo,
-    add_doctor,
-    add_explain,
-    add_export,
-    add_report,
-    add_score,
-    add_train,
+from asr.cli import (
+    decode,
+    demo,
+    doctor,
+    explain,
+    export,
+    report,
+    score,
+    train,
+    transcribe,
 )
 from asr.cli.completion import add_completion
 from asr.cli.options import add_version, one_line
-from asr.cli.transcribe import PARTIAL, add_transcribe
+from asr.cli.transcribe import PARTIAL
 from asr.errors import AsrError
 
 __all__ = ["PARTIAL", "main", "run"]
+_COMMANDS = (transcribe, explain, train, decode, score, report, export, demo, doctor)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -79,13 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     add_version(parser)
     add_completion(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_transcribe(commands)
-    add_explain(commands)
-    add_train(commands)
-    add_decode(commands)
-    add_score(commands)
-    add_report(commands)
-    add_export(commands)
-    add_demo(commands)
-    add_doctor(commands)
+    for command in _COMMANDS:
+        command.add(commands)
     return parser

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from asr.errors import ConfigError
 
 if TYPE_CHECKING:
-    from asr.recognizer import DecodingConfig, Recognizer
+    from asr.decoding.config import DecodingConfig
+    from asr.inference.recognizer import Recognizer
 
 Settings = TypeVar("Settings")
 
@@ -98,8 +99,8 @@ def number(default: int | None, about: str) -> dict[str, Any]:
 
 def load_recognizer(args: argparse.Namespace) -> "Recognizer":
     """Load what the options of the search name."""
-    from asr.device import use_one_thread
-    from asr.recognizer import Recognizer
+    from asr.inference.recognizer import Recognizer
+    from asr.runtime import use_one_thread
 
     use_one_thread()
     return Recognizer.load(
@@ -113,7 +114,7 @@ def load_recognizer(args: argparse.Namespace) -> "Recognizer":
 
 def decoding_of(args: argparse.Namespace) -> "DecodingConfig":
     """Turn the options of the search into its settings."""
-    from asr.recognizer import DecodingConfig
+    from asr.decoding.config import DecodingConfig
 
     given = {
         "beam_size": args.beam,
@@ -135,9 +136,16 @@ def checked(kind: "Callable[..., Settings]", **given: Any) -> "Settings":
 
 def device_of(name: str) -> Any:
     """Turn the option into a torch.device."""
-    from asr.device import pick_device
+    from asr.runtime import pick_device
 
     return pick_device(name)
+
+
+def refuse_overwriting(page: Path, *inputs: Path) -> None:
+    """Refuse to write a page over what it is made of."""
+    for path in inputs:
+        if page.exists() and path.exists() and page.samefile(path):
+            raise ConfigError(f"{page}: would be overwritten (give another --output)")
 
 
 def one_line(text: str) -> str:

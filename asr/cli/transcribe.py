@@ -21,15 +21,15 @@ from asr.errors import AsrError, ConfigError
 
 if TYPE_CHECKING:
     from asr.audio import Channel
-    from asr.recording import Recording
-    from asr.sources import Source
+    from asr.cli.inputs import Source
+    from asr.inference.long_audio import Recording
     from asr.transcript import Transcript
 
 PARTIAL = 3
 """Exit status where some of the recordings were transcribed, but not all."""
 
 
-def add_transcribe(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add `asr transcribe`."""
     parser = add_command(
         *(commands, "transcribe", _transcribe),
@@ -89,7 +89,7 @@ def add_transcribe(commands: Any) -> None:
 
 def _transcribe(args: argparse.Namespace) -> int:
     from asr.audio import STANDARD_INPUT, spooled
-    from asr.sources import Source, find_sources
+    from asr.cli.inputs import Source, find_sources
 
     with ExitStack() as stack:
         sources = find_sources([path for path in args.paths if path != "-"])
@@ -108,8 +108,8 @@ def _transcribe_all(
 ) -> int:
     """Transcribe what was found, and write or print it."""
     from asr.audio import STANDARD_INPUT
+    from asr.inference.long_audio import Recording
     from asr.progress import progress_bar
-    from asr.recording import Recording
 
     output = _Output(args)
     channels: tuple[Channel, ...] = (args.channel,)
@@ -148,11 +148,12 @@ class _Output:
     """Where transcripts go: to standard output, or into files."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from asr.writers import FORMATS, SubtitleConfig
+        from asr.output import FORMATS, SubtitleConfig
 
         self.folder: Path | None = args.output_dir
         asked = [name.strip() for name in (args.output_format or "txt").split(",")]
-        self.formats = FORMATS if "all" in asked else tuple(dict.fromkeys(asked))
+        chosen = FORMATS if "all" in asked else dict.fromkeys(asked)
+        self.formats = tuple(chosen)
         if args.nbest < 0:
             raise ConfigError(f"--nbest must be zero or more, not {args.nbest}")
         if self.folder and self.folder.exists() and not self.folder.is_dir():
@@ -189,7 +190,7 @@ class _Output:
 
     def take(self, name: str, transcript: "Transcript") -> None:
         """Print or write one transcript."""
-        from asr.writers import render, write
+        from asr.output import render, write
 
         if self.folder is not None:
             place = self.folder / name
@@ -244,7 +245,7 @@ def _transcripts(
     args: argparse.Namespace,
 ) -> "Iterator[Transcript | AsrError]":
     """Have recordings transcribed: on a CPU in several processes."""
-    from asr.corpus import transcribe_files
+    from asr.inference.parallel import transcribe_files
 
     device, decoding = device_of(args.device), decoding_of(args)
     if device.type == "cpu":
@@ -275,7 +276,7 @@ def _seconds(path: Path, clip: tuple[float, float | None]) -> float:
 
 
 def _clip(text: str | None) -> tuple[float, float | None]:
-    from asr.sources import parse_clip
+    from asr.cli.inputs import parse_clip
 
     try:
         return parse_clip(text or ":")

@@ -20,7 +20,7 @@ from asr.features import NUM_MELS, FeatureNorm
 from asr.model.attention import AttentionConfig, Memory
 from asr.model.listener import Heard, Listener, ListenerConfig
 from asr.model.speller import Speller, SpellerConfig, Spelling
-from asr.model.steps import LASSteps, StepWeights
+from asr.model.speller_search import LASSteps, StepWeights
 
 
 @dataclass(frozen=True)

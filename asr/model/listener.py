@@ -28,7 +28,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from asr.model.lstm import BidirectionalLSTM
-from asr.model.products import Int8LSTM
+from asr.model.quantized import Int8LSTM
 from asr.padding import valid_mask
 
 CTC_REDUCTION = 4

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from asr.data.batching import Batch
-from asr.timing import spikes
+from asr.decoding.ctc_alignment import spikes
 
 
 @torch.no_grad()

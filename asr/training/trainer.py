@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from asr.data.batching import Batch, BatchSampler, load
 from asr.data.dataset import Dataset
-from asr.device import pick_device, pick_precision
 from asr.errors import TrainingError
-from asr.model.folder import save_model
 from asr.model.las import LAS
+from asr.model.storage import save_model
 from asr.progress import progress_bar
+from asr.runtime import pick_device, pick_precision
 from asr.text import Tokenizer
 from asr.training.checkpoint import Place, load_checkpoint, save_checkpoint
 from asr.training.distributed import Team

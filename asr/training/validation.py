@@ -15,6 +15,7 @@ from torch import Tensor
 
 from asr.data.batching import Batch, BatchSampler, load
 from asr.data.dataset import Dataset
+from asr.decoding.config import length_limits
 from asr.decoding.search import greedy_search
 from asr.features import FRAMES_PER_SECOND
 from asr.model.las import LAS
@@ -22,9 +23,6 @@ from asr.model.listener import Heard
 from asr.scoring import ErrorRate, char_error_rate, word_error_rate
 from asr.text import Tokenizer, collapse_ctc
 from asr.training.loss import LossConfig, losses
-
-MOST_CHARACTERS = 25
-"""A second: more than anybody says; the search stops there."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +138,11 @@ def _spell(
     las: LAS, heard: Heard, batch: Batch, tokenizer: Tokenizer
 ) -> dict[str, str]:
     seconds = batch.num_frames / FRAMES_PER_SECOND
-    most = (seconds * MOST_CHARACTERS).long() + 5
     found = greedy_search(
         las.steps(heard),
         sos=tokenizer.sos,
         eos=tokenizer.eos,
-        max_lengths=most.to(batch.features.device),
+        max_lengths=length_limits(seconds).to(batch.features.device),
     )
     texts = [tokenizer.decode(hypothesis.tokens) for hypothesis in found]
     return dict(zip(batch.ids, texts, strict=True))

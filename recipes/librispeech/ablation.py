@@ -33,7 +33,7 @@ import numpy as np
 
 from asr.config import Config, load_config, read_settings
 from asr.errors import AsrError, ConfigError, TrainingError
-from asr.experiment import CONFIG, chosen, is_finished
+from asr.train import CONFIG, chosen, is_finished
 from asr.training.metrics import read_metrics
 
 FOCUS, MONOTONY = 0.5, 0.9

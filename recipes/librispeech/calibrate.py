@@ -3,9 +3,9 @@
     python recipes/librispeech/calibrate.py DEV MODEL
 
 transcribes a manifest, looks which words are right, fits the weights of
-`asr.confidence` to them and writes them into the model's folder. What is printed is
-honest: each word is judged by weights that were fitted to the other half of the
-speakers. The manifest must be none that the model learned from.
+`asr.inference.confidence` to them and writes them into the model's folder. What is
+printed is honest: each word is judged by weights that were fitted to the other half of
+the speakers. The manifest must be none that the model learned from.
 """
 
 import argparse
@@ -23,20 +23,20 @@ import torch
 from torch import Tensor
 
 from asr.audio import read_waveform
-from asr.confidence import (
+from asr.data.manifest import Utterance, read_manifest
+from asr.errors import AsrError, ManifestError
+from asr.inference.confidence import (
     area_under_curve,
     calibration_error,
     confidence,
     fit,
     reliability,
 )
-from asr.data.manifest import Utterance, read_manifest
-from asr.device import use_one_thread
-from asr.errors import AsrError, ManifestError
-from asr.model.folder import add_further
+from asr.inference.long_audio import BATCH
+from asr.inference.recognizer import CALIBRATION, Recognizer
+from asr.model.storage import add_further, find_model
 from asr.progress import progress_bar
-from asr.recognizer import CALIBRATION, Recognizer, find_model
-from asr.recording import BATCH
+from asr.runtime import use_one_thread
 from asr.scoring import align
 
 LOST = 0.002

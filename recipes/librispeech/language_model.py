@@ -30,9 +30,9 @@ import numpy as np
 import torch
 
 from asr.data.manifest import read_manifest
-from asr.decoding.look_ahead import Floats, Ints
-from asr.decoding.ngram import FILE, Level, WordNGram, find, look_up, mix
 from asr.errors import AsrError, ConfigError, CorpusError
+from asr.lm.look_ahead import Floats, Ints
+from asr.lm.ngram import FILE, Level, WordNGram, find, look_up, mix
 from asr.text import ALPHABET
 
 

@@ -24,13 +24,13 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, encode, read_waveform
 from asr.data.manifest import Utterance, read_manifest
-from asr.device import use_one_thread
+from asr.decoding.ctc_alignment import word_places
 from asr.errors import AsrError
-from asr.recognizer import Recognizer
-from asr.recording import BATCH
+from asr.inference.long_audio import BATCH
+from asr.inference.recognizer import Recognizer
+from asr.runtime import use_one_thread
 from asr.scoring import word_error_rate
 from asr.tensor_files import write_bytes
-from asr.timing import word_places
 from asr.transcript import Segment, Transcript
 
 SOUND = 30.0

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, read_waveform, resample
 from asr.data.manifest import Utterance, read_manifest
-from asr.device import use_one_thread
 from asr.errors import AsrError
 from asr.features import change_speed
+from asr.inference.long_audio import BATCH
+from asr.inference.recognizer import Recognizer
 from asr.progress import progress_bar
-from asr.recognizer import Recognizer
-from asr.recording import BATCH
+from asr.runtime import use_one_thread
 from asr.scoring import ErrorRate, word_error_rate
 
 ROOM = 0.3

@@ -21,8 +21,8 @@ from typing import Any
 
 from asr.config import load_config
 from asr.errors import AsrError, ConfigError
-from asr.experiment import chosen, train
 from asr.tensor_files import write_bytes
+from asr.train import chosen, train
 from asr.version import DISTRIBUTION
 
 MODEL = "subwords.model"

@@ -19,9 +19,10 @@ import torch
 
 from asr.audio import read_waveform
 from asr.data.manifest import read_manifest
+from asr.decoding.config import DecodingConfig
 from asr.errors import AsrError, ConfigError
-from asr.recognizer import DecodingConfig, Recognizer
-from asr.recording import BATCH
+from asr.inference.long_audio import BATCH
+from asr.inference.recognizer import Recognizer
 from asr.scoring import word_error_rate
 from asr.tensor_files import write_bytes
 

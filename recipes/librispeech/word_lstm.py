@@ -28,10 +28,10 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parents[2]))  # so that it runs as a script, too
 
 from asr.data.manifest import read_manifest
-from asr.decoding.look_ahead import Ints
-from asr.decoding.ngram import WordNGram, mix
-from asr.decoding.word_lstm import FILE, WordLSTM
 from asr.errors import AsrError, ConfigError
+from asr.lm.look_ahead import Ints
+from asr.lm.ngram import WordNGram, mix
+from asr.lm.word_lstm import FILE, WordLSTM
 from asr.tensor_files import read_tensors
 from recipes.librispeech.language_model import (
     measure,

@@ -1,0 +1,45 @@
+"""`asr decode`: transcribe a manifest."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from asr.cli.options import (
+    add_command,
+    add_search,
+    decoding_of,
+    number,
+    one_line,
+)
+
+
+def add(commands: Any) -> None:
+    """Add `asr decode`."""
+    parser = add_command(
+        *(commands, "decode", _decode),
+        "transcribe all utterances of a manifest, in several processes",
+        "asr decode data/test-clean.jsonl exp/decoded --model exp/run",
+    )
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("folder", type=Path, help="for the hypotheses")
+    add_search(parser)
+    parser.add_argument("--processes", **number(None, "default: one a core"))
+
+
+def _decode(args: argparse.Namespace) -> int:
+    from asr.inference.parallel import decode
+
+    decoded = decode(
+        args.model,
+        args.manifest,
+        args.folder,
+        decoding_of(args),
+        precision=args.precision,
+        processes=args.processes,
+        language_model=args.language_model,
+    )
+    for fault in decoded.faults:
+        print(one_line(f"asr: {fault}"), file=sys.stderr)
+    print(decoded)
+    return 1 if decoded.faults else 0

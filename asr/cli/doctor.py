@@ -1,0 +1,26 @@
+"""`asr doctor`: what is wrong here."""
+
+import argparse
+from typing import Any
+
+from asr.cli.options import add_command
+
+
+def add(commands: Any) -> None:
+    """Add `asr doctor`."""
+    add_command(
+        *(commands, "doctor", _doctor),
+        "look at this machine and installation, and tell what to mend",
+        "asr doctor && asr demo demo.html",
+    )
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from asr.doctor import examine
+
+    problems = 0
+    for finding in examine():
+        print(finding, flush=True)
+        problems += bool(finding.remedy)
+    print(f"problems: {problems or 'none'}")
+    return 1 if problems else 0

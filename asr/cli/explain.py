@@ -1,0 +1,41 @@
+"""`asr explain`: the page of a recording."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from asr.cli.options import (
+    add_command,
+    add_search,
+    load_recognizer,
+    refuse_overwriting,
+)
+
+
+def add(commands: Any) -> None:
+    """Add `asr explain`."""
+    parser = add_command(
+        *(commands, "explain", _explain),
+        "write a page that shows and plays what was heard, how surely, when and where",
+        "asr explain talk.flac --output talk.html",
+    )
+    parser.add_argument("audio", type=Path, metavar="FILE")
+    parser.add_argument(
+        *("--output", "-o"),
+        type=Path,
+        metavar="PAGE",
+        help="HTML file (default: named as FILE is, in this folder)",
+    )
+    add_search(parser)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from asr.reports.recording_page import write_page
+
+    page = args.output or Path(args.audio.with_suffix(".html").name)
+    refuse_overwriting(page, args.audio)
+    transcript = load_recognizer(args).transcribe(args.audio, alignment=True)
+    write_page(page, args.audio, transcript)
+    print(f"asr: wrote {page}", file=sys.stderr)

@@ -1,0 +1,69 @@
+"""Settings of a search, and of the models that it asks together.
+
+Shapes: B utterances.
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+from torch import Tensor
+
+from asr.decoding.search import SearchConfig
+
+MOST_CHARACTERS = 25
+"""A second: more than anybody says. The search stops there."""
+
+
+@dataclass(frozen=True)
+class DecodingConfig(SearchConfig):
+    """Settings of the search, and of what it asks."""
+
+    beam_size: int = 64
+    """K: how many hypotheses are followed. With a language model a narrow beam loses
+    what a word's end would have proven right."""
+    eos_threshold: float | None = 1.5
+    ctc_weight: float = 0.3
+    """Share of the CTC head's prefix scores in the score; the rest is the speller's."""
+    coverage: float = 0.0
+    """Bonus for each listener step that a hypothesis has looked at."""
+    lm_weight: float = 1.0
+    """Weight of the language model, where there is one, beside the rest."""
+    word_bonus: float = -2.0
+    """Added for each finished word, where there is a language model."""
+    ilm_weight: float = 0.4
+    """Weight with which the language model inside the speller is taken off, where there
+    is a better one."""
+
+    def __post_init__(self) -> None:
+        """Refuse a search that could find nothing."""
+        super().__post_init__()
+        if not 0 <= self.ctc_weight <= 1:
+            raise ValueError(
+                f"decoding.ctc_weight is a share from 0 to 1, not {self.ctc_weight}"
+            )
+        if self.coverage < 0:
+            raise ValueError(
+                f"decoding.coverage must be at least 0, not {self.coverage}"
+            )
+        if not 0 <= self.lm_weight < inf:
+            raise ValueError(
+                f"decoding.lm_weight must be zero or more, not {self.lm_weight}"
+            )
+        if not 0 <= self.ilm_weight < inf:
+            raise ValueError(
+                f"decoding.ilm_weight must be zero or more, not {self.ilm_weight}"
+            )
+        if not -inf < self.word_bonus < inf:
+            raise ValueError(
+                f"decoding.word_bonus must be a number, not {self.word_bonus}"
+            )
+
+
+def length_limits(seconds: Tensor) -> Tensor:
+    """(B,) seconds of speech -> (B,) the most tokens that a search may write.
+
+    >>> import torch
+    >>> length_limits(torch.tensor([0.1, 2.0])).tolist()
+    [7, 55]
+    """
+    return (seconds * MOST_CHARACTERS).long() + 5

@@ -1,0 +1,161 @@
+"""From recordings of any length to transcripts, whoever it is that recognises.
+
+A recording is read block by block and cut into pieces (`segmenting`); batches of pieces
+go to a recogniser, in this process or in several; what comes back is put together in
+the order of the recordings. No more is in memory than the pieces that are under way.
+
+Shapes: N samples.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from asr.audio import SAMPLE_RATE, Channel, read_blocks
+from asr.errors import AsrError
+from asr.inference.segmentation import Piece, join, pieces
+from asr.transcript import Segment, Transcript, moved, silence
+
+BATCH = 8
+"""Most pieces or utterances that are recognised together."""
+
+Clip = tuple[float, float | None]
+"""From which second to which; None for the end."""
+Progress = Callable[[float], object]
+"""Is told how many seconds more are done."""
+Answer = Callable[[Iterator[list[Tensor]]], Iterable[list[Segment]]]
+"""Takes batches of waveforms (N,), perhaps some of them ahead, and gives the segments
+of each batch, in the order of the batches."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is to be transcribed."""
+
+    blocks: Callable[[], Iterable[Tensor]]
+    """Gives (N,) float32 at 16 kHz each, one after the other."""
+    name: str = ""
+    """Its path, if it has one."""
+    channel: Channel = "mix"
+    start: float = 0.0
+    """Seconds: where in the recording the first block begins."""
+
+    @classmethod
+    def of_file(
+        cls,
+        path: str | Path,
+        channel: Channel = "mix",
+        clip: Clip = (0.0, None),
+        name: str | None = None,
+    ) -> "Recording":
+        """Take a file, one channel or the mean of all, whole or a clip of it.
+
+        Args:
+            path: the file.
+            channel: mix for the mean of all, left or right.
+            clip: from which second to which.
+            name: what it is called, where that is not its path.
+        """
+        start, end = clip
+        blocks = partial(
+            read_blocks, path, channel=channel, start=start, end=end, name=name
+        )
+        return cls(blocks, name or str(path), channel, start)
+
+
+class _Read(NamedTuple):
+    """A piece that was read, or the end of a recording."""
+
+    recording: Recording
+    piece: Piece | None
+    duration: float = 0.0
+    """Seconds, at the end."""
+    fault: AsrError | None = None
+    """What is wrong with the recording, at its end."""
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is something to recognise."""
+        return self.piece is not None and not self.piece.silent
+
+
+def transcripts(
+    recordings: Iterable[Recording],
+    answer: Answer,
+    *,
+    batch_size: int = BATCH,
+    progress: Progress | None = None,
+) -> Iterator[Transcript | AsrError]:
+    """Transcribe recordings.
+
+    Args:
+        recordings: one after the other.
+        answer: recognises.
+        batch_size: most pieces in a batch, of one recording or of several.
+        progress: is told about each piece.
+
+    Yields:
+        For each recording its transcript, or what is wrong with it, in their order.
+    """
+    waiting = deque[list[_Read]]()
+    batches = _batches(recordings, batch_size, waiting)
+    said = list[Segment]()
+    for segments in answer(batches):
+        answers = iter(segments)
+        for read in waiting.popleft():
+            if read.piece is None:
+                yield read.fault or _transcript(read, said)
+                said = []
+                continue
+            segment = next(answers) if read.is_heard else silence(read.piece.seconds)
+            start = read.recording.start + read.piece.start / SAMPLE_RATE
+            said.append(moved(segment, start))
+            if read.piece.overlap:
+                said[-2:] = join(*said[-2:])
+            if progress:
+                progress(read.piece.seconds - read.piece.overlap / SAMPLE_RATE)
+
+
+def _batches(
+    recordings: Iterable[Recording], size: int, waiting: deque[list[_Read]]
+) -> Iterator[list[Tensor]]:
+    """Read pieces into batches, and note whose they are."""
+    batch = list[_Read]()
+    for recording in recordings:
+        for read in _read(recording):
+            batch.append(read)
+            if sum(one.is_heard for one in batch) == size:
+                waiting.append(batch)
+                yield _waveforms(batch)
+                batch = []
+    if batch:
+        waiting.append(batch)
+        yield _waveforms(batch)
+
+
+def _read(recording: Recording) -> Iterator[_Read]:
+    """Read the pieces of a recording, and what became of it."""
+    end = 0
+    try:
+        for piece in pieces(recording.blocks()):
+            end = piece.end
+            yield _Read(recording, piece)
+    except AsrError as error:
+        yield _Read(recording, None, fault=error)
+    else:
+        yield _Read(recording, None, end / SAMPLE_RATE)
+
+
+def _waveforms(batch: list[_Read]) -> list[Tensor]:
+    return [read.piece.waveform for read in batch if read.piece and read.is_heard]
+
+
+def _transcript(read: _Read, said: list[Segment]) -> Transcript:
+    return Transcript(
+        tuple(said), read.duration, read.recording.name, read.recording.channel
+    )

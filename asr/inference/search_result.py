@@ -1,0 +1,120 @@
+"""What a search found in one piece of a recording, and what speaks for it.
+
+The search gives texts with scores. Three witnesses are then heard on the best one: the
+CTC head, which tells when each character was said; the speller, which reads the text
+once more and tells where it looked and how it would have gone on; and the other texts
+of the n-best list. Out of that come the words, their times and confidence, and the
+flags of the segment.
+
+Shapes: I characters with the end, J listener steps, W words, D features of each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Tensor
+
+from asr.decoding.ctc_alignment import Spikes, word_places, word_spans
+from asr.decoding.search import Hypothesis
+from asr.inference.confidence import Calibration, confidence, support, word_features
+from asr.inference.repetition import goes_in_circles
+from asr.transcript import (
+    Alignment,
+    Alternative,
+    Flag,
+    Segment,
+    Word,
+    mean_confidence,
+)
+
+END = "\u220e"
+"""Stands for the end of a text in an alignment."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The texts that were found for a waveform, and the witnesses of the best one."""
+
+    hypotheses: Sequence[Hypothesis]
+    """Best first, at least one."""
+    texts: Sequence[str]
+    """What they spell."""
+    heard: Spikes
+    """Where the CTC head heard the characters of the best text."""
+    log_probs: Tensor
+    """(I,) log P of each character of the best text by the speller."""
+    weights: Tensor
+    """(I, J) alpha, where the speller looked when it read that text."""
+    seconds_per_ctc_step: float
+    seconds_per_step: float
+    """Of the listener."""
+    duration: float
+    """Seconds of the waveform."""
+
+    @property
+    def features(self) -> Tensor:
+        """(W, D) what is known of each word of the best text; see `confidence`."""
+        return word_features(
+            word_places(self.texts[0]),
+            self.heard.log_probs,
+            self.log_probs[:-1],
+            support(self.texts, [one.log_prob for one in self.hypotheses]),
+        )
+
+    @property
+    def clear(self) -> float:
+        """Share of the best text's characters that the CTC head heard; 1 for none."""
+        heard = self.heard.log_probs > log(0.5)
+        return float(heard.float().mean()) if len(heard) else 1.0
+
+    def segment(self, calibration: Calibration | None) -> Segment:
+        """Give the segment that starts at 0, with its alignment.
+
+        Args:
+            calibration: of the model; without one, noise is not told from speech.
+        """
+        if calibration and self.clear < calibration.speech:
+            return Segment(0.0, self.duration, "", (), 0.0, (Flag.NOISE,), (), None)
+        text, places = self.texts[0], word_places(self.texts[0])
+        spans = word_spans(self.heard, places, self.seconds_per_ctc_step, self.duration)
+        sure = confidence(self.features, calibration)
+        words = tuple(
+            Word(text[place], span.start, span.end, share)
+            for place, span, share in zip(places, spans, sure, strict=True)
+        )
+        return Segment(
+            start=0.0,
+            end=self.duration,
+            text=" ".join(word.text for word in words),
+            words=words,
+            confidence=mean_confidence(words),
+            flags=self._flags(),
+            nbest=tuple(
+                Alternative(text, hypothesis.score)
+                for text, hypothesis in zip(self.texts, self.hypotheses, strict=True)
+            ),
+            alignment=self._alignment(),
+        )
+
+    def _alignment(self) -> Alignment:
+        """Leave the rows of superfluous spaces out."""
+        text = self.texts[0]
+        places = word_places(text)
+        gaps = [slice(place.stop, place.stop + 1) for place in places[:-1]]
+        end = slice(len(text), len(text) + 1)
+        kept = sorted([*places, *gaps, end], key=lambda place: place.start)
+        return Alignment(
+            "".join((text + END)[place] for place in kept),
+            torch.cat([self.weights[place] for place in kept]),
+            self.seconds_per_step,
+        )
+
+    def _flags(self) -> tuple[Flag, ...]:
+        flags = list[Flag]()
+        if not self.hypotheses[0].finished:
+            flags.append(Flag.UNFINISHED)
+        if goes_in_circles(self.texts[0]):
+            flags.append(Flag.LOOP)
+        return tuple(flags)

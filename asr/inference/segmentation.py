@@ -1,0 +1,212 @@
+"""Cut a long recording into pieces that a model can transcribe, and join what was said.
+
+A model has heard utterances of up to about 16 seconds. A longer recording is cut in the
+longest pause of the second two thirds of what a piece may last; stretches without any
+sound become pieces of their own, which nobody need listen to. Where nobody pauses, two
+pieces overlap, and what both heard is joined at a word that they agree on.
+
+A recording is read block by block and forgotten piece by piece: a day of audio needs no
+more memory than a minute.
+
+Shapes: N samples.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from asr.audio import SAMPLE_RATE
+from asr.decoding.ctc_alignment import word_places
+from asr.transcript import Segment, mean_confidence
+
+LONGEST = 15.0
+"""Seconds of the longest piece."""
+OVERLAP = 2.0
+"""Seconds that two pieces share where there was no pause to cut in."""
+SILENCE = 2.0
+"""Seconds: a longer pause is a piece of its own."""
+MARGIN = 0.25
+"""Seconds of a long pause that stay with the speech before and after it."""
+DEPTH = 18.0
+"""dB below the speech around it, from which a stretch is a pause."""
+FADE = 12.0
+"""dB that the speech of one piece may be less loud than that of the piece before."""
+FLOOR = -75.0
+"""dB below full scale: what is not louder is no sound at all."""
+_LONGEST, _OVERLAP = round(LONGEST * SAMPLE_RATE), round(OVERLAP * SAMPLE_RATE)
+_SILENCE, _MARGIN = round(SILENCE * SAMPLE_RATE), round(MARGIN * SAMPLE_RATE)
+_HOP = SAMPLE_RATE // 100
+_SMOOTH = 20  # hops over which loudness is averaged: 0.2 s, a short pause
+
+
+class Piece(NamedTuple):
+    """A stretch of a recording."""
+
+    start: int
+    """Samples from the beginning of the recording."""
+    waveform: Tensor
+    """(N,) at 16 kHz."""
+    overlap: int = 0
+    """Samples at its beginning that the piece before it has too."""
+    silent: bool = False
+    """Whether there is nothing to be heard."""
+
+    @property
+    def end(self) -> int:
+        """Samples from the beginning of the recording."""
+        return self.start + len(self.waveform)
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return len(self.waveform) / SAMPLE_RATE
+
+
+class _Cut(NamedTuple):
+    """Where a piece ends, and what of it the next one hears again, in samples."""
+
+    end: int
+    overlap: int = 0
+    silent: bool = False
+
+
+class _Pause(NamedTuple):
+    """A pause, in samples from the beginning of a window."""
+
+    start: int
+    end: int
+
+
+def pieces(blocks: Iterable[Tensor]) -> Iterator[Piece]:
+    """Cut a recording at 16 kHz into pieces of at most 15 s, without gaps.
+
+    Args:
+        blocks: (N,) each, of any length, one after the other.
+
+    >>> noise = torch.ones(20 * 16_000)
+    >>> noise[160_000:164_000] = 0.0  # a pause at 10 s
+    >>> [round(piece.end / 16_000, 1) for piece in pieces([noise])]
+    [10.1, 20.0]
+    """
+    start, overlap, speech = 0, 0, FLOOR
+    ahead, ended, blocks = torch.zeros(0), False, iter(blocks)
+    while not ended or len(ahead):
+        while not ended and len(ahead) <= _LONGEST:
+            block = next(blocks, None)
+            ended = block is None
+            ahead = ahead if block is None else torch.cat((ahead, block))
+        if not len(ahead):
+            return
+        window = ahead[: _LONGEST + 1]  # one sample more: is this the end?
+        levels = _levels(window)
+        loud = max(float(levels.quantile(0.97)), speech - FADE)
+        cut = _cut(len(window), _pauses(levels, loud - DEPTH, len(window)))
+        yield Piece(start, ahead[: cut.end].clone(), overlap, cut.silent)
+        speech = speech if cut.silent else loud
+        start, overlap = start + cut.end - cut.overlap, cut.overlap
+        ahead = ahead[cut.end - cut.overlap :]
+
+
+def _cut(num_samples: int, pauses: Sequence[_Pause]) -> _Cut:
+    """Find the end of the piece that begins with so many samples."""
+    for start, end in pauses:
+        if end - start >= _SILENCE:
+            if start:
+                return _Cut(min(start + _MARGIN, _LONGEST))
+            rest = 0 if end == num_samples else _MARGIN
+            return _Cut(min(end - rest, _LONGEST), silent=True)
+    if num_samples <= _LONGEST:
+        return _Cut(num_samples)
+    late = [pause for pause in pauses if sum(pause) / 2 > _LONGEST / 3]
+    if late:
+        widest = max(late, key=lambda pause: pause.end - pause.start)
+        return _Cut(min(sum(widest) // 2, _LONGEST))
+    return _Cut(_LONGEST, overlap=_OVERLAP)
+
+
+def _levels(window: Tensor) -> Tensor:
+    """Measure how loud (N,) samples are: dB of 0.2 s around each hundredth second."""
+    padding = -len(window) % _HOP
+    hops = nn.functional.pad(window, (0, padding)).view(-1, _HOP)
+    smooth = nn.functional.avg_pool1d(
+        hops.square().mean(dim=1)[None, None],
+        _SMOOTH + 1,
+        stride=1,
+        padding=_SMOOTH // 2,
+        count_include_pad=False,
+    )[0, 0]
+    return 10 * smooth.clamp_min(1e-12).log10()
+
+
+def _pauses(levels: Tensor, threshold: float, num_samples: int) -> list[_Pause]:
+    """Find the stretches that are less loud than a threshold, in dB."""
+    quiet = levels < max(threshold, FLOOR)
+    edges = torch.diff(nn.functional.pad(quiet.int(), (1, 1))).nonzero()[:, 0].tolist()
+    return [
+        _Pause(start * _HOP, min(end * _HOP, num_samples))
+        for start, end in zip(edges[::2], edges[1::2], strict=True)
+    ]
+
+
+def join(before: Segment, after: Segment) -> tuple[Segment, Segment]:
+    """Leave out of two segments that overlap in time what both of them say.
+
+    The seam is behind the word that both heard at the same time, or, where they agree
+    on none, in the middle of the overlap.
+
+    Args:
+        before: the earlier one.
+        after: begins before the earlier one ends.
+    """
+    middle = (after.start + before.end) / 2
+    agreed = [
+        (abs((left.start + left.end) / 2 - middle), i, j)
+        for i, left in enumerate(before.words)
+        for j, right in enumerate(after.words)
+        if left.text == right.text
+        and left.end > after.start
+        and right.start < before.end
+        and abs(left.start + left.end - right.start - right.end) / 2 < 0.3
+    ]
+    if agreed:
+        _, i, j = min(agreed)
+        num_left, first_right = i + 1, j + 1
+        seam = before.words[i].end
+    else:
+        seam = middle
+        num_left = sum((word.start + word.end) / 2 < seam for word in before.words)
+        first_right = sum((word.start + word.end) / 2 < seam for word in after.words)
+    return (
+        _only(before, slice(0, num_left), before.start, seam),
+        _only(after, slice(first_right, len(after.words)), seam, after.end),
+    )
+
+
+def _only(segment: Segment, kept: slice, start: float, end: float) -> Segment:
+    """Keep some words of a segment, and move its ends."""
+    words = [
+        replace(word, start=min(max(word.start, start), end), end=min(word.end, end))
+        for word in segment.words[kept]
+    ]
+    words = [replace(word, end=max(word.start, word.end)) for word in words]
+    alignment = segment.alignment
+    if alignment and len(words) < len(segment.words):
+        places = word_places(alignment.characters)[kept]  # the end is in the last one
+        rows = slice(places[0].start, places[-1].stop) if places else slice(0)
+        alignment = replace(
+            alignment,
+            characters=alignment.characters[rows],
+            weights=alignment.weights[rows],
+        )
+    return replace(
+        segment,
+        start=start,
+        end=end,
+        text=" ".join(word.text for word in words),
+        words=tuple(words),
+        confidence=mean_confidence(words),
+        alignment=alignment if words else None,
+    )

@@ -1,0 +1,1 @@
+"""Language models of words: n-grams, an LSTM beside them, and how both are made."""

@@ -1,0 +1,455 @@
+"""A word n-gram as a step model: words are scored while they are spelled.
+
+The vocabulary is a trie of characters; m(v) is the summed probability of all words
+below node v, and 1 at the root: by the unigram, or, where there is an LSTM, by that
+after the words before (see `look_ahead`). Inside a word the look-ahead is paid, and
+where a space or <eos> completes the word w after the words h, P(w | h) takes its place:
+
+    score(c | v)     = log m(v c) - log m(v)
+    score(space | v) = log P(w | h) - log m(v)
+    score(<eos> | v) = score(space | v) + log P(</s> | h w)
+
+What is not in the vocabulary is <unk>, with a penalty for each of its characters: the
+same sums with log m = log P(<unk>) + |v| UNKNOWN. So the scores of a sentence add up to
+
+    sum_i log P(w_i | h_i) + |w_i| UNKNOWN [w_i is unknown]   + log P(</s> | h)
+
+There is no empty word: no space follows a space or <sos>, and <eos> follows no space.
+The n-gram backs off:
+
+    log P(w | h) = log_prob(h w), if stored; else backoff(h) + log P(w | rest of h)
+
+An LSTM of the same words can be mixed in (see `word_lstm`).
+
+An n-gram is kept as one integer, its words the digits of a number of base N. One
+number, the boundary, is <s> where it is read and </s> where it is foretold.
+
+Shapes: R hypotheses, V tokens, W words, N = W + 2 word numbers, L letters.
+
+Source: Hori, Watanabe and Hershey (2017), "Multi-level language modeling and decoding
+for open vocabulary end-to-end speech recognition", doi:10.1109/ASRU.2017.8268948.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from itertools import pairwise
+from math import inf
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from asr.errors import CheckpointError
+from asr.lm.look_ahead import Floats, Ints, LookAhead
+from asr.lm.word_lstm import Contexts, WordLSTM
+from asr.tensor_files import as_bytes, checked, inside, read_tensors, write_checked
+from asr.text import CharTokenizer
+
+FILE = "ngram.safetensors"
+"""The file of a language model's folder."""
+DESCRIPTION = "ngram.json"
+"""Its size and checksum. Without this file, the other one is read unchecked."""
+BUNDLED_WORDS = "words"
+"""Name of the language model that comes with the package."""
+LONGEST_WORD = 1000
+"""Letters: what is longer is damage, and would take gigabytes."""
+KIND, FORMAT = "word n-gram", 2
+_STEPS, _MOST_BACKOFF = 16, 4.0
+UNKNOWN = -3.0
+"""log P of each character of a word that is not in the vocabulary."""
+
+
+def find_language_model(folder: str | Path | None) -> Path:
+    """Find the folder of a word n-gram: the bundled one, or one given."""
+    if folder is None:
+        return Path(str(files("asr") / "assets" / BUNDLED_WORDS))
+    return Path(folder)
+
+
+class Level(NamedTuple):
+    """The stored n-grams of one order."""
+
+    keys: Ints
+    """(G,) sorted."""
+    log_probs: Floats
+    """(G,) log P of the last word after the others."""
+    backoffs: Floats
+    """(G,) added where the n-gram is the history and no longer one is stored."""
+
+
+class WordNGram:
+    """A word n-gram: the tables, and the trie of its vocabulary.
+
+    Args:
+        words: (W,) the vocabulary, sorted; <unk> is word W, the boundary W + 1.
+        levels: by order; the first holds all N unigrams.
+        tokenizer: its first character is the space between words.
+        lstm: is mixed in, if there is one.
+
+    Raises:
+        ValueError: the words are not sorted, or cannot be spelled; or a table does not
+            match.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        levels: Sequence[Level],
+        tokenizer: CharTokenizer | None = None,
+        lstm: WordLSTM | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer or CharTokenizer()
+        self.words, self.levels = list(words), list(levels)
+        self.unknown, self.boundary = len(words), len(words) + 1
+        self.base = len(words) + 2
+        if not levels or len(levels[0].keys) != self.base:
+            raise ValueError(f"{self.base} unigrams were expected")
+        for level in levels:
+            if {len(part) for part in level} != {len(level.keys)} or (
+                np.diff(level.keys) <= 0
+            ).any():
+                raise ValueError("n-grams are not sorted, or a number is missing")
+        if self.base ** len(levels) >= 2**63:
+            raise ValueError(f"{len(levels)} of {self.base} words are no int64")
+        self._grow()
+        self.mix_in(lstm)
+
+    def _grow(self) -> None:
+        """Build the trie, all nodes of it at once."""
+        if not self.words or not all(self.words):
+            raise ValueError("there is no word, or an empty one")
+        if max(map(len, self.words)) > LONGEST_WORD:
+            raise ValueError(f"a word has more than {LONGEST_WORD} letters")
+        letters = self.tokenizer.characters[1:]
+        spelled = np.array(self.words, dtype=np.str_)
+        width = spelled.dtype.itemsize // 4
+        codes = spelled.view(np.uint32).reshape(len(spelled), width)
+        of_code = np.zeros(max(int(codes.max()), *map(ord, letters)) + 1, np.uint16)
+        of_code[[ord(letter) for letter in letters]] = range(1, len(letters) + 1)
+        chars = of_code[codes]  # (W, width) 1.. are letters, 0 is past the end
+        lengths = (codes != 0).sum(axis=1)
+        if ((chars != 0).sum(axis=1) != lengths).any():
+            raise ValueError("a word has a character that is no letter")
+        # A prefix begins a new node where it differs from that of the word before.
+        differs = np.ones(chars.shape, dtype=bool)
+        differs[1:] = np.logical_or.accumulate(chars[1:] != chars[:-1], axis=1)
+        if (spelled[1:] <= spelled[:-1]).any():
+            raise ValueError("words are not sorted, or one is there twice")
+        real = chars != 0
+        new = differs & real
+        numbers = np.cumsum(new, dtype=np.int32).reshape(new.shape) * new
+        nodes = np.maximum.accumulate(numbers, axis=0)  # (W, width) root is 0
+        parents = np.concatenate([np.zeros_like(nodes[:, :1]), nodes[:, :-1]], axis=1)
+        self.outside = int(new.sum()) + 1  # the node of all that is no prefix
+        size = self.outside + 1
+        self.children = np.full((size, len(letters)), self.outside, dtype=np.int32)
+        self.children[parents[new], chars[new] - 1] = nodes[new]
+        depth = np.broadcast_to(np.arange(1, width + 1), chars.shape)
+        self.depth = np.zeros(size)
+        self.depth[nodes[new]] = depth[new]
+        self.word = np.full(size, self.unknown)
+        self.word[nodes[np.arange(len(lengths)), lengths - 1]] = range(len(lengths))
+        unigrams = self.levels[0].log_probs
+        probs = np.broadcast_to(np.exp(unigrams[: len(lengths), None]), chars.shape)
+        mass = np.bincount(nodes[real], weights=probs[real], minlength=size)
+        mass[0], mass[self.outside] = 1.0, np.exp(unigrams[self.unknown])
+        self.mass = np.maximum(mass, 1e-30)
+        rows = np.broadcast_to(np.arange(len(lengths))[:, None], chars.shape)
+        self.first = np.zeros(size, dtype=np.int64)
+        self.first[nodes[new]] = rows[new]
+        self.behind = self.first + np.bincount(nodes[real], minlength=size)
+
+    def mix_in(self, lstm: WordLSTM | None) -> None:
+        """Mix an LSTM in, as its weights are now; or none."""
+        self.lstm, self.contexts, self.look_ahead = lstm, None, None
+        if lstm:
+            self.contexts = contexts = Contexts(lstm)
+            count = len(self.words)
+            self.look_ahead = LookAhead(
+                self.first,
+                self.behind,
+                np.exp(self.levels[0].log_probs[:count]),
+                contexts.ranks.numpy()[:count],
+                contexts.edges,
+                lstm.share,
+            )
+
+    def ahead(self, nodes: Ints, contexts: Tensor | None) -> Floats:
+        """Tell (R, L) log m of nodes, in R contexts of the LSTM if there are any."""
+        mass = self.mass[nodes]
+        if self.contexts and self.look_ahead and contexts is not None:
+            told = self.look_ahead.mass(nodes, mass, *self.contexts.ahead(contexts))
+            mass = np.where((nodes == 0) | (nodes == self.outside), mass, told)
+        log_mass: Floats = np.log(mass)
+        return log_mass
+
+    def log_prob(
+        self, histories: Ints, words: Ints, contexts: Tensor | None = None
+    ) -> Floats:
+        """Tell (R,) log P of words after their histories.
+
+        Args:
+            histories: (R, H) the words before, the last one last; H >= order - 1.
+            words: (R,) numbers of words, <unk> and, where there are no contexts, the
+                boundary among them.
+            contexts: R of the LSTM; None for the n-gram alone.
+        """
+        found = look_up(self.levels, self.base, histories, words)
+        if contexts is None or self.lstm is None:
+            return found
+        return mix(found, self.foretold(histories, words, contexts), self.lstm.share)
+
+    def foretold(self, histories: Ints, words: Ints, contexts: Tensor) -> Floats:
+        """Tell what the LSTM says where it is mixed in: (R,) log P of the words."""
+        if self.contexts is None:
+            raise ValueError("there is no LSTM")
+        boundary = np.full_like(words, self.boundary)
+        end = np.exp(look_up(self.levels, self.base, histories, boundary))
+        found = self.contexts.log_prob(torch.from_numpy(words), contexts)
+        goes_on = np.log1p(-np.minimum(end, 1 - 1e-9))
+        log_probs: Floats = goes_on + found.double().numpy()
+        return log_probs
+
+    def numbers(self, words: Sequence[str]) -> Ints:
+        """Look up the numbers of words."""
+        if not len(words):
+            return np.zeros(0, dtype=np.int64)
+        known = np.array(self.words)
+        place = np.minimum(np.searchsorted(known, np.array(words)), len(known) - 1)
+        return np.where(known[place] == np.array(words), place, self.unknown)
+
+    def steps(self, num_utterances: int, bonus: float = 0.0) -> "NGramPrefix":
+        """Return a step model of so many utterances, `bonus` added for each word."""
+        return NGramPrefix(self, num_utterances, bonus)
+
+    def save(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Write the model, 3 bytes for each of the longest n-grams, 6 for others.
+
+        N-grams are sorted, so how many begin with each shorter one and their last
+        words are enough. Log-probabilities above order 1 are bytes, in 16ths.
+
+        Raises:
+            CheckpointError: it cannot be written.
+            ValueError: an n-gram is stored whose beginning is not.
+        """
+        text = "\n".join(self.words).encode()
+        tensors = {"vocabulary": np.frombuffer(text, np.uint8).copy()}
+        tensors["log_probs_1"] = self.levels[0].log_probs.astype(np.float16)
+        number = np.uint16 if self.base < 2**16 else np.int32
+        for n, (shorter, level) in enumerate(pairwise(self.levels), 2):
+            place, found = find(shorter.keys, level.keys // self.base)
+            if not found.all():
+                raise ValueError("an n-gram is stored whose beginning is not")
+            counts = np.bincount(place, minlength=len(shorter.keys))
+            tensors[f"backoffs_{n - 1}"] = _to_bytes(shorter.backoffs, _MOST_BACKOFF)
+            tensors[f"counts_{n}"] = counts.astype(number)
+            tensors[f"words_{n}"] = (level.keys % self.base).astype(number)
+            tensors[f"log_probs_{n}"] = _to_bytes(level.log_probs, 0.0)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder}: cannot be made ({error.strerror})"
+            ) from error
+        about = {"kind": KIND, "order": len(self.levels), "format": FORMAT}
+        content = as_bytes(
+            {name: torch.from_numpy(array) for name, array in tensors.items()},
+            {**facts, **about},
+        )
+        write_checked(folder, FILE, content, DESCRIPTION)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, alone: bool = False) -> "WordNGram":
+        """Read what `save` wrote, and the LSTM beside it, if there is one.
+
+        Args:
+            folder: of the model.
+            alone: whether to leave an LSTM there aside.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged or exchanged.
+        """
+        folder = Path(folder)
+        path = folder / FILE
+        if (folder / DESCRIPTION).exists():
+            checked(folder, FILE, DESCRIPTION, KIND)
+        else:
+            inside(folder, FILE, folder / DESCRIPTION)
+        tensors, facts = read_tensors(path)
+        if facts.get("kind") != KIND:
+            raise CheckpointError(f"{path}: is no language model (want a {KIND})")
+        if facts.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path}: has another format than this version of asr reads "
+                "(estimate it again: recipes/librispeech/language_model.py)"
+            )
+        try:
+            text = _row(tensors["vocabulary"], np.uint8).tobytes().decode()
+            words = text.split("\n")
+            levels = _levels(tensors, facts["order"], len(words) + 2)
+            lstm = None if alone else WordLSTM.load(folder, words)
+            return cls(words, levels, lstm=lstm)
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
+            raise CheckpointError(
+                f"{path}: is damaged, or was not written by asr ({error})"
+            ) from error
+
+
+def _levels(tensors: Mapping[str, Tensor], order: int, base: int) -> list[Level]:
+    """Bring what a file holds into tables."""
+    log_probs = _row(tensors["log_probs_1"], np.float16).astype(np.float64)
+    if not np.isfinite(log_probs).all():
+        raise ValueError("a log-probability is no number")
+    levels = [Level(np.arange(len(log_probs)), log_probs, np.zeros(len(log_probs)))]
+    number = np.uint16 if base < 2**16 else np.int32
+    for n in range(2, order + 1):
+        shorter = levels[-1]
+        counts, last, found, backoffs = (
+            _row(tensors[name], dtype)
+            for name, dtype in (
+                *((f"counts_{n}", number), (f"words_{n}", number)),
+                *((f"log_probs_{n}", np.uint8), (f"backoffs_{n - 1}", np.uint8)),
+            )
+        )
+        sizes = (len(counts), len(backoffs), counts.sum(), len(found))
+        if sizes != (len(shorter.keys), len(shorter.keys), len(last), len(last)):
+            raise ValueError(f"n-grams of order {n} do not match the shorter ones")
+        lowest = min(counts.min(initial=0), last.min(initial=0))
+        if lowest < 0 or last.max(initial=0) >= base:
+            raise ValueError(f"an n-gram of order {n} has a word that is not there")
+        levels[-1] = shorter._replace(backoffs=_MOST_BACKOFF - backoffs / _STEPS)
+        keys = np.repeat(shorter.keys * base, counts)
+        keys += last
+        levels.append(Level(keys, found / -_STEPS, np.zeros(len(keys))))
+    return levels
+
+
+def _to_bytes(values: Floats, highest: float) -> npt.NDArray[np.uint8]:
+    """Count 16ths below the highest."""
+    return ((highest - values) * _STEPS).round().clip(0, 255).astype(np.uint8)
+
+
+def _row(tensor: Tensor, dtype: Any) -> npt.NDArray[Any]:
+    array = tensor.numpy()
+    if array.dtype != dtype or array.ndim != 1:
+        raise ValueError(f"{np.dtype(dtype)} in a row was expected")
+    return array
+
+
+class NGramState(NamedTuple):
+    """What is known of the words so far."""
+
+    histories: Ints
+    """(R, H) the last finished words; boundaries where there were none."""
+    nodes: Ints
+    """(R,) where in the trie the unfinished word is."""
+    contexts: Tensor | None
+    """R of them, what the LSTM knows after the finished words."""
+
+
+class NGramPrefix:
+    """A word n-gram as a step model.
+
+    Args:
+        model: the n-gram.
+        num_utterances: B.
+        bonus: is added to the score of each finished word.
+    """
+
+    def __init__(self, model: WordNGram, num_utterances: int, bonus: float) -> None:
+        self.model, self.num_utterances, self.bonus = model, num_utterances, bonus
+
+    def start(self) -> NGramState:
+        """Return one row per utterance, with no word."""
+        shape = (self.num_utterances, max(len(self.model.levels) - 1, 1))
+        histories = np.full(shape, self.model.boundary)
+        nodes, contexts = np.zeros(self.num_utterances, dtype=np.int64), None
+        if self.model.contexts:
+            contexts = self.model.contexts.start(self.num_utterances)
+        return NGramState(histories, nodes, contexts)
+
+    def step(self, tokens: Tensor, state: NGramState) -> tuple[Tensor, NGramState]:
+        """Read one more token of every hypothesis; see `StepModel.step`."""
+        model, space = self.model, CharTokenizer.num_special
+        read = tokens.cpu().numpy()
+        histories, nodes, contexts = state
+        ends = read == space
+        if ends.any():
+            said = model.word[nodes]
+            histories = np.where(ends[:, None], _append(histories, said), histories)
+            if model.contexts and contexts is not None:
+                at = torch.from_numpy(ends.nonzero()[0])
+                told = model.contexts.read(torch.from_numpy(said[ends]), contexts[at])
+                contexts = contexts.index_copy(0, at, told)
+        letters = np.maximum(read - space - 1, 0)
+        nodes = np.where(read > space, model.children[nodes, letters], nodes)
+        nodes = np.where(ends, 0, nodes)  # special tokens change nothing
+
+        scores = np.full((len(read), model.tokenizer.size), -inf, dtype=np.float32)
+        below = np.concatenate([nodes[:, None], model.children[nodes]], axis=1)
+        masses = model.ahead(below, contexts)
+        ahead, children = masses[:, :1], below[:, 1:]
+        further = masses[:, 1:] - ahead
+        stranger = model.depth[nodes] + 1  # letters, where one leaves the vocabulary
+        stranger = np.where(nodes == model.outside, 1, stranger)[:, None]
+        further += np.where(children == model.outside, UNKNOWN * stranger, 0.0)
+        scores[:, space + 1 :] = further
+
+        words = model.word[nodes]
+        finished = model.log_prob(histories, words, contexts)
+        finished += self.bonus - ahead[:, 0]
+        finished += UNKNOWN * model.depth[nodes] * (words == model.unknown)
+        spelled = nodes != 0
+        after = np.where(spelled[:, None], _append(histories, words), histories)
+        ending = model.log_prob(after, np.full_like(words, model.boundary))
+        nothing = histories[:, -1] == model.boundary
+        scores[:, space] = np.where(spelled, finished, -inf)
+        scores[:, model.tokenizer.eos] = np.where(
+            spelled, finished + ending, np.where(nothing, ending, -inf)
+        )
+        state = NGramState(histories, nodes, contexts)
+        return torch.from_numpy(scores).to(tokens.device), state
+
+    def select(self, state: NGramState, rows: Tensor) -> NGramState:
+        """Repeat, reorder and drop hypotheses; see `StepModel.select`."""
+        kept, contexts = rows.flatten().cpu(), state.contexts
+        if contexts is not None:
+            contexts = contexts.index_select(0, kept)
+        index = kept.numpy()
+        return NGramState(state.histories[index], state.nodes[index], contexts)
+
+
+def look_up(levels: Sequence[Level], base: int, histories: Ints, words: Ints) -> Floats:
+    """Back off from level to level; see `WordNGram.log_prob`."""
+    log_probs = levels[0].log_probs[words]
+    history = np.zeros_like(words)
+    for n, (shorter, level) in enumerate(pairwise(levels), 1):
+        history = history + histories[:, -n] * base ** (n - 1)
+        if not len(level.keys):
+            break
+        place, found = find(shorter.keys, history)
+        log_probs = log_probs + np.where(found, shorter.backoffs[place], 0.0)
+        place, found = find(level.keys, history * base + words)
+        log_probs = np.where(found, level.log_probs[place], log_probs)
+    return log_probs
+
+
+def mix(ngram: Floats, lstm: Floats, share: float) -> Floats:
+    """Mix two log P of the same words; the share is the LSTM's."""
+    mixed: Floats = np.logaddexp(np.log1p(-share) + ngram, np.log(share) + lstm)
+    return mixed
+
+
+def _append(histories: Ints, words: Ints) -> Ints:
+    return np.concatenate([histories[:, 1:], words[:, None]], axis=1)
+
+
+def find(keys: Ints, wanted: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """Find the places of keys, and whether they are there; (R,) each."""
+    if not len(keys):
+        return np.zeros_like(wanted), np.zeros(len(wanted), dtype=bool)
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return place, keys[place] == wanted

@@ -1,0 +1,195 @@
+"""Pack the model of a run into a folder that can be handed on.
+
+The weights are those that training kept: averaged, of the best validation. Here they
+become float16, half the size, and a card for people comes with them. The new folder is
+written beside its place and read again before it takes it.
+"""
+
+import json
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from asr.errors import CheckpointError
+from asr.model.storage import (
+    CARD,
+    DESCRIPTION,
+    WEIGHTS,
+    Model,
+    find_model,
+    further_files,
+    load_model,
+    read_further,
+    save_model,
+)
+from asr.tensor_files import inside, sync_folder, write_bytes
+from asr.version import DISTRIBUTION, version
+
+RUN_SETTINGS = "config.yaml"
+"""Name of the settings in a run's folder, as `asr.train` writes them."""
+
+
+class Exported(NamedTuple):
+    """What is to be told of a model that was packed."""
+
+    folder: Path
+    card: str
+    """Where its card is from, and what there is left to do."""
+
+
+def export(run: str | Path | None, folder: Path) -> Exported:
+    """Pack the model of a run.
+
+    Args:
+        run: folder of a run or of a model, or name of a bundled model.
+        folder: is made, or replaced where it holds a model or nothing. It may be the
+            very folder that the model is in.
+
+    Raises:
+        CheckpointError: there is no model, or it is damaged; the folder holds what is
+            no model; or it cannot be written. What was there then stays.
+    """
+    source, folder = find_model(run), folder.resolve()
+    model = load_model(source)
+    further = {
+        name: read_further(source, name) or b"" for name in further_files(source)
+    }
+    _check_replaceable(folder, further)
+    card, told = _card(model, source, folder)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        save_model(partial, *model, half=True, further=further)
+        write_bytes(partial / CARD, card.encode())
+        load_model(partial)
+        _put_in_place(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(folder, told)
+
+
+def _check_replaceable(folder: Path, further: dict[str, bytes]) -> None:
+    """Refuse to replace anything but a model, and to lose a file by that."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: cannot be replaced ({error.strerror})"
+        ) from error
+    if not names:
+        return
+    if DESCRIPTION not in names:
+        raise CheckpointError(
+            f"{folder}: holds other things than a model (give a new or empty folder)"
+        )
+    known = {DESCRIPTION, WEIGHTS, CARD, *further, *_listed(folder)}
+    strange = sorted(
+        name for name in names if name not in known or (folder / name).is_dir()
+    )
+    if strange:
+        raise CheckpointError(
+            f"{folder}: holds {strange[0]}, too, which is no part of a model (move it "
+            "away, or give a new folder)"
+        )
+
+
+def _listed(folder: Path) -> list[str]:
+    """Name the files that belong to a model, which may be damaged: it is replaced."""
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        return list(description["files"])
+    return []
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """Let a new folder take the place of an older one, if there is one."""
+    old = partial.with_suffix(".old")
+    try:
+        if folder.exists():
+            folder.rename(old)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: cannot be replaced ({error.strerror})"
+        ) from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# The card
+
+
+def _card(model: Model, source: Path, folder: Path) -> tuple[str, str]:
+    """Return the text of the card, and what to tell the user about it."""
+    run = source.parent if source.name == "model" else source
+    for path in (source / CARD, run / CARD, folder / CARD):
+        if (text := _read(path)) is None:
+            continue
+        if path.parent.resolve() == folder and source.resolve() != folder:
+            return text, f"kept its {CARD} (see whether it tells of this model)"
+        return text, f"its card is {path}"
+    settings = _read(run / RUN_SETTINGS) or ""
+    return _new_card(model, folder.name, settings), f"fill in its {CARD}"
+
+
+def _read(path: Path) -> str | None:
+    """Read a text, if there is one.
+
+    Raises:
+        CheckpointError: there is one, and it cannot be read or is elsewhere.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return inside(path.parent, path.name, path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+
+
+def _new_card(model: Model, name: str, settings: str) -> str:
+    facts, config = model.facts, model.las.config
+    num_weights = sum(weight.numel() for weight in model.las.state_dict().values())
+    rows = {
+        "Network": f"listener {config.listener.size} a direction x "
+        f"{len(config.listener.reductions)} layers, {config.attention.kind} attention, "
+        f"speller {config.speller.size} x {config.speller.layers}; "
+        f"{num_weights / 1e6:.1f} M parameters, float16",
+        "Training": _training(facts),
+        "Dev": _dev(facts),
+        "Made by": f"{DISTRIBUTION} {version()}",
+        "Data": "TO BE FILLED IN: which recordings and texts, and their licences",
+        "Licence": "TO BE FILLED IN: under which others may use this model",
+    }
+    table = "".join(f"| {key} | {value} |\n" for key, value in rows.items())
+    card = f"# {name}\n\nA Listen, Attend and Spell recogniser.\n\n| | |\n|---|---|\n"
+    card += table
+    if settings:
+        card += f"\n## Settings\n\n```yaml\n{settings.rstrip()}\n```\n"
+    return card
+
+
+def _training(facts: dict[str, Any]) -> str:
+    told = []
+    if "step" in facts:
+        told.append(f"{facts['step']} updates")
+    if isinstance(facts.get("minutes"), int | float):
+        told.append(f"{facts['minutes'] / 60:.1f} hours")
+    return ", ".join(told) or "unknown"
+
+
+def _dev(facts: dict[str, Any]) -> str:
+    """Tell the rates of the validation that kept this model."""
+    told = [
+        f"{name.upper()} {facts[f'dev/{name}']:.1%}"
+        for name in ("wer", "cer")
+        if isinstance(facts.get(f"dev/{name}"), int | float)
+    ]
+    return f"{', '.join(told)} (greedy)" if told else "unknown"

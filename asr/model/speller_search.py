@@ -1,0 +1,280 @@
+"""The speller as a search sees it: one more character of many hypotheses at a time.
+
+It gives what `Speller.step`, the plain formula, gives; tests hold the two together. It
+is faster because what does not change from step to step is worked out beforehand:
+
+- the embedded tokens' share of the gates, as a table;
+- the context's shares: W c_i is a product with a sum, W sum_j alpha_ij h_j, and as well
+  the sum sum_j alpha_ij (W h_j). All W h_j of an utterance are one product before the
+  search; in a step there are then J columns to read in place of the H of W;
+- the other weights, in the order in which a search reads them, in float32 or as bytes.
+
+States, cells and the context's share of a hypothesis are one row of one tensor, so that
+the search reorders them by one operation. The K hypotheses of an utterance look at the
+same memory, which is not copied, and as many look at a time as stay in the cache.
+
+Shapes: B utterances, K hypotheses of each, R = B * K rows, J listener steps, H listener
+        size, S speller size, A attention size, V vocabulary size,
+        W = (4 + 2 * layers) * S what is kept of a hypothesis, N heads of the attention.
+
+Source of the coverage bonus: Chorowski and Jaitly (2017), arXiv:1612.02695, section 4.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from asr.model.attention import (
+    AdditiveAttention,
+    LocationAwareAttention,
+    Memory,
+    Segments,
+    cut,
+    look_across,
+    neighbours,
+    split_heads,
+)
+from asr.model.lstm import gates_last, step_forward
+from asr.model.quantized import Int8Product, Product
+from asr.model.speller import Speller
+
+COVERED = 0.5
+"""Attention, summed over characters, from which a step counts as covered."""
+_IN_CACHE = 2**18
+"""Numbers in a buffer that a CPU core's own cache holds with room to spare: 1 MiB."""
+
+
+class StepWeights:
+    """The weights of a speller, prepared for searching; may be shared by threads.
+
+    Args:
+        speller: is read once, here; a later change of its weights is not noticed.
+        precision: float32 or int8.
+    """
+
+    @torch.no_grad()
+    def __init__(self, speller: Speller, precision: str = "float32") -> None:
+        product = Int8Product if precision == "int8" else Product
+        cells = [cell for cell in speller.cells if isinstance(cell, nn.LSTMCell)]
+        attention, size = speller.attention, cells[0].hidden_size
+        embedded = speller.embedding.embedding_dim
+        biases = [gates_last(cell.bias_ih + cell.bias_hh) for cell in cells]
+        from_token, from_context = (
+            gates_last(weight)
+            for weight in cells[0].weight_ih.tensor_split([embedded], dim=1)
+        )
+        self.layers, self.size = len(cells), size
+        self.table = speller.embedding.weight @ from_token.t() + biases[0]  # (V, 4 * S)
+        inputs = [cells[0].weight_hh]
+        inputs += [torch.cat((c.weight_ih, c.weight_hh), dim=1) for c in cells[1:]]
+        self.recurrent = [product(gates_last(weight), None) for weight in inputs]
+        self.biases = biases
+
+        query = attention.query.weight
+        if not isinstance(attention, AdditiveAttention):
+            query = query / math.sqrt(len(query) / attention.heads)
+        self.query, self.heads = product(query, None), attention.heads
+        self.v = self.filters = self.location = None
+        if isinstance(attention, AdditiveAttention):
+            self.v = attention.energy.weight[0].clone()
+            self.activation, self.segment = attention.activation, attention.segment
+            if attention.segment:
+                self.across = attention.across.weight[0].clone()
+        if isinstance(attention, LocationAwareAttention):
+            self.filters = attention.filters.t().contiguous()  # (R, filters)
+            self.location = attention.location.weight.t().contiguous()
+        hidden, from_context_too = speller.hidden.weight.tensor_split([size], dim=1)
+        self.shares = product(torch.cat((from_context, from_context_too)), None)
+        self.hidden = product(hidden, speller.hidden.bias)
+        self.output = product(speller.output.weight, speller.output.bias)
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return (4 + 2 * self.layers) * self.size
+
+    def state(self, layer: int) -> slice:
+        """Tell where a row has the state of a layer."""
+        start = (4 + layer) * self.size
+        return slice(start, start + self.size)
+
+    def cell(self, layer: int) -> slice:
+        """Tell where a row has the cell of a layer."""
+        return self.state(self.layers + layer)
+
+
+class StepsState(NamedTuple):
+    """State of `LASSteps`: of R hypotheses, and what of the memory they still need."""
+
+    kept: Tensor
+    """(R, W) the context's share of the next gates, all states, all cells."""
+    weights: Tensor
+    """(R, J) alpha_i."""
+    attended: Tensor | None
+    """(R, J) attention summed over the characters so far, if it counts."""
+    memory: Memory
+    """Its h holds (B, N * J, 5 * S) shares of the gates and of the MLP in place of h_j,
+    one head's after the other's."""
+    padding: Tensor
+    """(B, 1, 1, J) bool, True on padding."""
+    segments: Segments | None
+    """Of a hierarchical attention."""
+
+
+class LASSteps:
+    """Scores of the next token, row by row: a `StepModel` for one search at a time.
+
+    Args:
+        weights: of the speller.
+        memory: of B utterances.
+        start: (B, J) weights before the first character.
+        coverage: bonus for each listener step that a hypothesis has looked at for more
+            than half a character; 0 leaves log P as it is.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, weights: StepWeights, memory: Memory, start: Tensor, coverage: float
+    ) -> None:
+        self.weights, self.coverage = weights, coverage
+        self._buffer = memory.h.new_empty(0)
+        shares = weights.shares(_seen_by_heads(memory.h, weights.heads).flatten(0, 2))
+        shares = shares.view(len(memory.h), -1, shares.size(1))
+        self._start = StepsState(
+            kept=memory.h.new_zeros(len(start), weights.width),
+            weights=start,
+            attended=torch.zeros_like(start) if coverage else None,
+            memory=memory._replace(h=shares),
+            padding=~memory.valid[:, None, None],
+            segments=self._cut(memory),
+        )
+
+    def start(self) -> StepsState:
+        """State of B rows that hold nothing but <sos>."""
+        return self._start
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor, state: StepsState) -> tuple[Tensor, StepsState]:
+        """(R,) last tokens -> (R, V) log P of the next, and the new state."""
+        model, memory, old = self.weights, state.memory, state.kept
+        batch, share = len(memory.h), 4 * model.size
+        new = torch.empty_like(old)
+        gates = model.table.index_select(0, tokens).add_(old[:, :share])
+        below = old[:, model.state(0)]
+        for layer, product in enumerate(model.recurrent):
+            hidden, cell = model.state(layer), model.cell(layer)
+            if layer > 0:
+                gates = model.biases[layer].repeat(len(old), 1)
+                below = new[:, model.state(layer - 1)]
+                below = torch.cat((below, old[:, hidden]), dim=1)
+            product.add_to(gates, below)
+            step_forward(gates, old[:, cell], new[:, cell], new[:, hidden])
+        s = new[:, model.state(model.layers - 1)]
+        query = model.query(s).view(batch, -1, model.query.size)
+        previous = state.weights.view(batch, -1, state.weights.size(1))
+        energies = self.energies(query, memory, previous)
+        if state.segments:
+            energies = self._across(energies, query, state.segments)
+        weights = energies.masked_fill_(state.padding, -torch.inf).softmax(dim=-1)
+        shares = torch.bmm(weights.flatten(2), memory.h).flatten(0, 1)  # (R, 5 * S)
+        new[:, :share] = shares[:, :share]
+        hidden_layer = model.hidden(s).add_(shares[:, share:]).tanh_()
+        scores = model.output(hidden_layer).log_softmax(dim=-1)
+        weights = weights[:, :, 0] if model.heads == 1 else weights.mean(dim=2)
+        weights, attended = weights.flatten(0, 1), state.attended
+        if attended is not None:
+            after = attended + weights
+            newly = (after > COVERED) & (attended <= COVERED)
+            scores = scores + self.coverage * newly.sum(dim=-1, keepdim=True)
+            attended = after
+        state = state._replace(kept=new, weights=weights, attended=attended)
+        return scores, state
+
+    def energies(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+        """(B, K, A) W s_i, (B, K, J) previous weights -> (B, K, N, J) e_i.
+
+        Of a hierarchical attention queries and keys hold 2 * A numbers; the first half
+        of them is compared here.
+        """
+        model = self.weights
+        if model.v is None:
+            queries = split_heads(query, model.heads)
+            keys = split_heads(memory.keys, model.heads)
+            return (queries @ keys.transpose(2, 3)).transpose(1, 2)
+        batch, hypotheses, _ = query.shape
+        steps, size = memory.keys.size(1), len(model.v)
+        inside, keys_inside = query[:, :, :size], memory.keys[:, :, :size]
+        most = batch * hypotheses  # rows at once
+        if query.device.type == "cpu":
+            most = min(most, max(1, _IN_CACHE // (steps * size)))
+        few, utterances = min(most, hypotheses), max(1, most // hypotheses)
+        buffer = self._scratch(most * steps * size)
+        found = query.new_empty(batch, hypotheses, steps)
+        for start in range(0, batch, utterances):
+            for first in range(0, hypotheses, few):
+                at = slice(start, start + utterances), slice(first, first + few)
+                asked, out = inside[at], found[at]
+                compared = buffer[: out.numel() * size].view(*out.shape, size)
+                keys = keys_inside[at[0], None]
+                if model.filters is None or model.location is None:
+                    torch.add(keys, asked[:, :, None], out=compared)
+                else:
+                    seen = neighbours(previous[at], len(model.filters)) @ model.filters
+                    torch.mm(seen, model.location, out=compared.view(-1, size))
+                    compared.add_(keys).add_(asked[:, :, None])
+                tanh = model.activation == "tanh"
+                active = compared.tanh_() if tanh else compared.relu_()
+                torch.matmul(active, model.v, out=out)
+        return found[:, :, None]
+
+    def _cut(self, memory: Memory) -> Segments | None:
+        model = self.weights
+        if model.v is None or not model.segment:
+            return None
+        return cut(memory.keys[:, :, len(model.v) :], memory.valid, model.segment)
+
+    def _across(self, energies: Tensor, query: Tensor, segments: Segments) -> Tensor:
+        """(B, K, 1, J) e_i inside -> (B, K, 1, J) log(alpha_i beta_i)."""
+        model = self.weights
+        assert model.v is not None
+        query = query[:, :, len(model.v) :]
+        looked = look_across(
+            energies[:, :, 0], query, segments, model.across, model.activation
+        )
+        return looked.log_weights[:, :, None]
+
+    def _scratch(self, count: int) -> Tensor:
+        """Give memory to work in: the same in each step, as new pages cost time."""
+        if self._buffer.numel() < count:
+            self._buffer = self._buffer.new_empty(count)
+        return self._buffer
+
+    def select(self, state: StepsState, rows: Tensor) -> StepsState:
+        """Keep the rows (B', K') of the B' utterances that they belong to."""
+        batch = len(state.memory.h)
+        memory, padding, segments = state.memory, state.padding, state.segments
+        if len(rows) != batch:
+            utterances = rows[:, 0] // (len(state.kept) // batch)
+            memory, padding = memory.select(utterances), padding[utterances]
+            segments = segments.select(utterances) if segments else None
+        rows = rows.flatten()
+        return StepsState(
+            state.kept.index_select(0, rows),
+            state.weights.index_select(0, rows),
+            None if state.attended is None else state.attended.index_select(0, rows),
+            memory,
+            padding,
+            segments,
+        )
+
+
+def _seen_by_heads(h: Tensor, heads: int) -> Tensor:
+    """(B, J, H) -> (B, N, J, H) what each head sees of h_j, zeros for the rest."""
+    if heads == 1:
+        return h[:, None]
+    size = h.size(2) // heads
+    sees = torch.eye(heads, dtype=h.dtype, device=h.device)
+    sees = sees.repeat_interleave(size, dim=1)  # (N, H)
+    return h[:, None] * sees[:, None]

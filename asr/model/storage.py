@@ -1,0 +1,283 @@
+"""A model on disk: a folder that holds all that transcription needs.
+
+model.safetensors    the weights, and the mean and deviation of the features
+model.json           format, settings of the network, tokenizer, where it is from, and
+                     the sizes and checksums of the other files
+MODEL_CARD.md        for people; no program reads it
+
+Further files belong to the model when model.json has their checksums. Reading executes
+nothing, and reads no file that model.json does not tell of or that is elsewhere.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from asr.errors import CheckpointError
+from asr.model.attention import AttentionConfig
+from asr.model.las import LAS, LASConfig
+from asr.model.listener import ListenerConfig
+from asr.model.speller import SpellerConfig
+from asr.tensor_files import (
+    Undrawn,
+    as_bytes,
+    check_files,
+    checksums,
+    inside,
+    read_tensors,
+    write_files,
+)
+from asr.text import CharTokenizer, Tokenizer
+
+FORMAT = 2
+"""Raised when a model of an older format could no longer be read, or be trusted."""
+_UNCHECKED = 1
+"""The format before: without checksums. It is read, and its files are not checked."""
+BUNDLED = "las_mini"
+"""Name of the model that comes with the package."""
+WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "model.json", "MODEL_CARD.md"
+
+
+class Model(NamedTuple):
+    """A network, its tokenizer, and what is known about it."""
+
+    las: LAS
+    tokenizer: CharTokenizer
+    facts: dict[str, Any]
+    """Where the model is from: step, WER on dev, and the like."""
+
+
+def find_model(folder: str | Path | None) -> Path:
+    """Find the folder of a model: one given, that of a run, or a bundled one by name.
+
+    A path that exists wins over a bundled model of that name.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    assets = Path(str(files("asr") / "assets"))
+    if folder is None:
+        return assets / BUNDLED
+    folder = Path(folder)
+    if (folder / DESCRIPTION).exists():
+        return folder
+    if (folder / "model" / DESCRIPTION).exists():
+        return folder / "model"
+    bundled = sorted(path.parent.name for path in assets.glob(f"*/{DESCRIPTION}"))
+    if not folder.exists() and str(folder) in bundled:
+        return assets / folder
+    raise CheckpointError(
+        f"{folder}: holds no model (a folder with {DESCRIPTION}, a run that was "
+        f"validated at least once, or a bundled model was expected: "
+        f"{', '.join(bundled)})"
+    )
+
+
+def save_model(
+    folder: Path,
+    las: LAS,
+    tokenizer: Tokenizer,
+    facts: Mapping[str, Any],
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    half: bool = False,
+    further: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write a model folder.
+
+    Args:
+        folder: is made where it is missing.
+        las: the network.
+        tokenizer: of its tokens.
+        facts: where the model is from, as JSON can hold it.
+        weights: in place of the network's own (averaged ones, say).
+        half: write float16: half the size.
+        further: contents of files that belong to the model, too, by their names.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from error
+    dtype = torch.float16 if half else torch.float32
+    chosen = las.state_dict() if weights is None else weights
+    files = {
+        WEIGHTS: as_bytes({name: w.to(dtype) for name, w in chosen.items()}, {}),
+        **(further or {}),
+    }
+    description = {
+        "format": FORMAT,
+        "las": asdict(las.config),
+        "tokenizer": tokenizer.to_dict(),
+        "facts": dict(facts),
+        "files": checksums(files),
+    }
+    write_files(folder, {**files, DESCRIPTION: _as_json(description)})
+
+
+def load_model(folder: Path) -> Model:
+    """Read a model folder; the network comes in evaluation mode, in float32.
+
+    Raises:
+        CheckpointError: a part is missing, damaged, exchanged, or of another format.
+    """
+    place, description = folder / DESCRIPTION, _description(folder)
+    path = inside(folder, WEIGHTS, place)
+    try:
+        config = las_config(description["las"])
+        tokenizer = CharTokenizer.from_dict(description["tokenizer"])
+        facts = dict(description["facts"])
+    except (KeyError, TypeError, ValueError, CheckpointError) as error:
+        raise _no_model(place, error) from error
+    weights, _ = read_tensors(path)
+    try:
+        _check_sizes(config, tokenizer.size, weights)
+        with Undrawn():
+            las = LAS(config, tokenizer.size)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise _no_model(place, error) from error
+    if strange := [n for n, w in weights.items() if not w.is_floating_point()]:
+        raise CheckpointError(f"{path}: does not fit {DESCRIPTION} ({strange[0]})")
+    try:
+        copies = {n: w.to(torch.float32, copy=True) for n, w in weights.items()}
+        las.load_state_dict(copies, assign=True)  # `weights` may be the file itself
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: does not fit {DESCRIPTION} "
+            f"({' '.join(str(error).split()).partition(': ')[2]})"
+        ) from error
+    return Model(las.eval(), tokenizer, facts)
+
+
+def _check_sizes(
+    config: LASConfig, vocab_size: int, weights: Mapping[str, Tensor]
+) -> None:
+    """Refuse sizes that no weight has, before memory is taken for them.
+
+    Raises:
+        ValueError: there are such.
+    """
+    largest = max((max(w.shape, default=0) for w in weights.values()), default=0)
+    listener, attention, speller = config.listener, config.attention, config.speller
+    sizes = [listener.size, *listener.reductions, attention.size, vocab_size]
+    sizes += [speller.size, speller.embedding_size]
+    if attention.kind == "location":
+        sizes += [attention.filters, attention.reach]
+    if max(sizes) > largest:
+        raise ValueError(f"no weight has a size of {max(sizes)}")
+    if max(speller.layers, len(listener.reductions)) > len(weights):
+        raise ValueError(f"its {len(weights)} weights are not those of all its layers")
+
+
+def read_further(folder: Path, name: str) -> bytes | None:
+    """Read a file that belongs to a model beside its weights.
+
+    Returns:
+        Its content; None where model.json does not tell of it, whether it is there or
+        not: it may be of another model.
+
+    Raises:
+        CheckpointError: as `load_model`.
+    """
+    description = _description(folder)
+    if name not in description["files"]:
+        return None
+    path = inside(folder, name, folder / DESCRIPTION)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def add_further(folder: Path, name: str, content: bytes) -> None:
+    """Put a file into a model folder, and its checksum into model.json.
+
+    Raises:
+        CheckpointError: as `load_model`; or the model is of a format without checksums;
+            or the folder cannot be written.
+    """
+    description = _description(folder)
+    if description["format"] == _UNCHECKED:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION}: is a model of format {_UNCHECKED}, which has no "
+            f"further files (bring it up to date: asr export {folder} {folder})"
+        )
+    description["files"] |= checksums({name: content})
+    write_files(folder, {name: content, DESCRIPTION: _as_json(description)})
+
+
+def further_files(folder: Path) -> list[str]:
+    """Name the files that belong to a model beside its weights.
+
+    Raises:
+        CheckpointError: as `load_model`.
+    """
+    return [name for name in _description(folder).get("files", ()) if name != WEIGHTS]
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """Read model.json, and check the files that it tells of.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, exchanged, or of another format.
+    """
+    place = folder / DESCRIPTION
+    try:
+        text = place.read_text(encoding="utf-8")
+        description = json.loads(text)
+        number = description["format"]
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: holds no model ({DESCRIPTION} cannot be read: {error.strerror})"
+        ) from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _no_model(place, error) from error
+    inside(folder, DESCRIPTION, place)
+    if type(number) is not int or number not in (_UNCHECKED, FORMAT):
+        raise CheckpointError(
+            f"{place}: is a model of format {number!r:.40}, this version reads formats "
+            f"{_UNCHECKED} and {FORMAT} (update asr, or train the model again)"
+        )
+    if number == _UNCHECKED:
+        description["files"] = {}
+    else:
+        files = description.get("files")
+        check_files(folder, files, place)
+        if WEIGHTS not in files:
+            raise CheckpointError(
+                f"{place}: has no checksum of {WEIGHTS} (copy the whole folder again)"
+            )
+    found: dict[str, Any] = description
+    return found
+
+
+def _as_json(description: Mapping[str, Any]) -> bytes:
+    return (json.dumps(description, indent=2) + "\n").encode()
+
+
+def _no_model(place: Path, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())
+    if isinstance(error, CheckpointError):  # of the tokenizer
+        return CheckpointError(f"{place}: {reason}")
+    return CheckpointError(f"{place}: does not describe a model ({reason})")
+
+
+def las_config(tree: Mapping[str, Any]) -> LASConfig:
+    """Rebuild the settings of a network from what `dataclasses.asdict` made of them.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are not such settings.
+    """
+    return LASConfig(
+        listener=ListenerConfig(**tree["listener"]),
+        attention=AttentionConfig(**tree["attention"]),
+        speller=SpellerConfig(**tree["speller"]),
+    )

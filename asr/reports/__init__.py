@@ -1,0 +1,1 @@
+"""Pages and pictures: of a recording, of a decoded test set, of attention."""

@@ -1,0 +1,66 @@
+"""Pictures of what a model looked at.
+
+The attention weights alpha as a heat map: characters from top to bottom, time from left
+to right. A healthy model draws a diagonal: it reads the recording from its beginning to
+its end. The page of a whole recording is in `asr.reports.recording_page`.
+"""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+# The figure is made directly, not by pyplot, which keeps all figures in a global list
+# and may look for a display.
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from asr.tensor_files import write_bytes
+
+_SPACE, _END = "\u00b7", "\u220e"
+_DPI = 130
+
+
+def draw_attention(path: Path, weights: Tensor, text: str) -> None:
+    """Draw where the speller looked for each character, over steps, as a PNG.
+
+    Args:
+        path: the picture; one that stood there is replaced.
+        weights: (I, J) alpha; a last row for <eos> may be missing.
+        text: the characters that the rows are of.
+    """
+    rows = _row_names(text + _END)[: len(weights)]
+    figure = Figure(figsize=(9, _height(rows)), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    _heat_map(figure.add_subplot(), weights, rows)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=_DPI)
+    write_bytes(path, picture.getvalue())
+
+
+def _row_names(characters: str) -> list[str]:
+    """One name a row: the character, or a dot for a space."""
+    return [_SPACE if character == " " else character for character in characters]
+
+
+def _height(rows: Sequence[str]) -> float:
+    """Inches that so many rows need."""
+    return max(2.0, min(0.6 + 0.105 * len(rows), 30.0))
+
+
+def _heat_map(axes: Any, weights: Tensor, rows: Sequence[str]) -> None:
+    """Paint (I, J) weights with named rows, the first on top."""
+    axes.imshow(
+        weights.clamp(0, 1).sqrt().numpy(),  # the root shows faint glances too
+        aspect="auto",
+        interpolation="nearest",
+        cmap="Blues",
+        vmin=0.0,
+        vmax=1.0,
+        extent=(0, weights.size(1), len(rows) - 0.5, -0.5),
+    )
+    axes.set_yticks(range(len(rows)), rows, fontsize=6.5, fontfamily="DejaVu Sans Mono")
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylabel("character written")
+    axes.set_xlabel("listener step j")

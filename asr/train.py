@@ -1,0 +1,265 @@
+"""One experiment: from settings to a trained model in a folder."""
+
+import os
+import sys
+import tempfile
+import threading
+from dataclasses import asdict
+from multiprocessing import get_context, parent_process
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.multiprocessing.spawn import (
+    ProcessException,
+    ProcessExitedException,
+    spawn,
+)
+
+from asr.config import Config, DataConfig, load_config, to_yaml
+from asr.data.dataset import Dataset, Disturbance
+from asr.data.manifest import Utterance, read_manifest
+from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
+from asr.model.las import LAS, LASConfig
+from asr.model.storage import find_model, load_model
+from asr.reports.attention_plot import draw_attention
+from asr.runtime import keep_freed_memory, use_one_thread
+from asr.tensor_files import read_facts, write_bytes
+from asr.text import CharTokenizer, Tokenizer
+from asr.training.distributed import Team, join_team
+from asr.training.growth import grow
+from asr.training.trainer import CHECKPOINT, Trainer
+
+CONFIG = "config.yaml"
+_CHARACTERS = CharTokenizer()
+_FIXED = (
+    *("data", "listener", "attention", "speller", "augment"),
+    *("training.seed", "training.start", "training.batch_seconds"),
+    *("training.batch_size", "training.short_first"),
+)
+"""Settings that a run cannot change midway."""
+_MEASURED = 300
+"""Utterances of the training set that mean and deviation are measured on."""
+
+
+def train(config: Config, folder: Path, tokenizer: Tokenizer = _CHARACTERS) -> None:
+    """Train a model; a run that was stopped goes on where it was.
+
+    Args:
+        config: all settings.
+        folder: of the run. A folder with a run of another corpus or network, or of
+            another order of the data, is refused; how long and how fast to learn may
+            change, and how to validate.
+        tokenizer: what the speller writes; only a model of characters can be loaded
+            again, to transcribe.
+
+    Raises:
+        AsrError: a manifest, recording, setting or checkpoint is at fault.
+    """
+    keep_freed_memory()
+    datasets = _datasets(config, tokenizer)
+    _claim(folder, config, tokenizer)
+    if config.training.processes > 1:
+        _train_together(config, folder, tokenizer)
+    else:
+        _trainer(config, folder, tokenizer, datasets, Team()).run()
+
+
+def _train_together(config: Config, folder: Path, tokenizer: Tokenizer) -> None:
+    """Train in several processes; the first fault of any of them is raised here."""
+    size = config.training.processes
+    faults = get_context("spawn").SimpleQueue()
+    with tempfile.TemporaryDirectory() as temporary:
+        meeting_point = str(Path(temporary) / "meeting-point")
+        try:
+            spawn(  # type: ignore[no-untyped-call]
+                _work,
+                (size, meeting_point, config, folder, tokenizer, faults),
+                nprocs=size,
+            )
+        except ProcessException as error:  # maybe of one that missed another
+            if not faults.empty():
+                raise TrainingError(faults.get()) from error
+            if isinstance(error, ProcessExitedException):
+                raise TrainingError(
+                    f"{folder}: a process of the training died ({error})"
+                ) from error
+            raise
+
+
+def _work(
+    rank: int,
+    size: int,
+    meeting_point: str,
+    config: Config,
+    folder: Path,
+    tokenizer: Tokenizer,
+    faults: Any,
+) -> None:
+    """Be one of the processes."""
+    _end_with_parent()
+    keep_freed_memory()
+    use_one_thread()
+    try:
+        team = join_team(rank, size, meeting_point)
+        _trainer(config, folder, tokenizer, _datasets(config, tokenizer), team).run()
+    except AsrError as error:
+        faults.put(str(error))
+        sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """See to it that a killed training leaves no process behind that goes on writing.
+
+    torch sends an interrupt in that case, which a command in the background ignores.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _trainer(
+    config: Config,
+    folder: Path,
+    tokenizer: Tokenizer,
+    datasets: tuple[Dataset, Dataset],
+    team: Team,
+) -> Trainer:
+    train_set, dev_set = datasets
+    torch.manual_seed(config.training.seed)
+    las = LAS(
+        LASConfig(config.listener, config.attention, config.speller), tokenizer.size
+    )
+    if not (folder / CHECKPOINT).exists():
+        if config.training.start:
+            _start_from(find_model(config.training.start), las, tokenizer)
+        else:
+            spread = _spread(range(len(train_set)), _MEASURED)
+            plain = Dataset(train_set.utterances, tokenizer)
+            las.norm.measure([plain.example(index).features for index in spread])
+    return Trainer(
+        las,
+        tokenizer,
+        train_set,
+        dev_set,
+        (config.training, config.loss, config.schedule),
+        folder=folder,
+        run_config={**asdict(config), "tokenizer": tokenizer.to_dict()},
+        draw=draw_attention,
+        team=team,
+    )
+
+
+def _start_from(folder: Path, las: LAS, tokenizer: Tokenizer) -> None:
+    """Take over the weights of a model, and with them its statistics of features.
+
+    Raises:
+        ConfigError: it is another network, not one with a narrower listener, or has
+            another alphabet.
+    """
+    model = load_model(folder)
+    if model.tokenizer != tokenizer:
+        raise ConfigError(f"training.start: {folder} has another alphabet")
+    try:
+        grow(las, model.las)
+    except ValueError as error:
+        raise ConfigError(
+            f"training.start: {folder} holds another network than these settings "
+            f"describe ({error})"
+        ) from error
+
+
+def _datasets(config: Config, tokenizer: Tokenizer) -> tuple[Dataset, Dataset]:
+    utterances = chosen(config.data)
+    dev = read_manifest(config.data.dev)
+    heard_before = {u.id for u in utterances} & {u.id for u in dev}
+    if heard_before:
+        raise ManifestError(
+            f"{config.data.dev}: {len(heard_before)} of its utterances are in the "
+            f"training set too, the first is {min(heard_before)}"
+        )
+    _check_durations(utterances, config)
+    disturbance = Disturbance(config.augment, config.training.seed)
+    hours = config.training.cache_hours
+    dev = [dev[i] for i in _spread(range(len(dev)), config.training.dev_utterances)]
+    return (
+        Dataset(utterances, tokenizer, disturbance, cache_hours=hours),
+        Dataset(dev, tokenizer, cache_hours=hours),
+    )
+
+
+def chosen(data: DataConfig) -> list[Utterance]:
+    """Read the utterances to learn from.
+
+    Raises:
+        AsrError: there is no manifest, or one cannot be read.
+    """
+    utterances = [u for path in data.train for u in read_manifest(path)]
+    if not utterances:
+        raise ConfigError("data.train: names no manifest (at least one was expected)")
+    return utterances[:: data.every]
+
+
+def _check_durations(utterances: list[Utterance], config: Config) -> None:
+    """Refuse an utterance that no batch has room for."""
+    longest = max(utterances, key=lambda u: u.duration)
+    room = config.training.batch_seconds * min(config.augment.speeds)
+    if longest.duration > room:
+        raise ConfigError(
+            f"training.batch_seconds: {longest.id} is {longest.duration:.1f} s long "
+            f"and at most {room:.1f} s fit into a batch at the slowest speed"
+        )
+
+
+def _spread(places: range, count: int) -> list[int]:
+    """Take at most `count` places, spread evenly.
+
+    >>> _spread(range(10), 3)
+    [0, 3, 6]
+    """
+    count = min(count, len(places))
+    return [places[i * len(places) // count] for i in range(count)]
+
+
+def is_finished(config: Config, folder: Path) -> bool:
+    """Tell whether a folder holds a run that has nothing more to train.
+
+    Raises:
+        CheckpointError: its checkpoint is damaged.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return False
+    place, training = read_facts(path)["place"], config.training
+    if training.minutes is None:
+        trained = place["epoch"] >= training.epochs
+    else:
+        trained = place["seconds"] >= 60 * training.minutes
+    return bool(trained and place["validations"] >= training.validations)
+
+
+def _claim(folder: Path, config: Config, tokenizer: Tokenizer) -> None:
+    """Write the settings into the run's folder, or compare with those there."""
+    path = folder / CONFIG
+    if (folder / CHECKPOINT).exists() and path.exists():
+        before = load_config(path)
+        changed = [n for n in _FIXED if attrgetter(n)(before) != attrgetter(n)(config)]
+        written = read_facts(folder / CHECKPOINT).get("config", {})
+        if written.get("tokenizer", _CHARACTERS.to_dict()) != tokenizer.to_dict():
+            changed.append("tokens")
+        if changed:
+            raise ConfigError(
+                f"{folder}: holds a run with other settings of {', '.join(changed)} "
+                "(take another folder, or delete this one)"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
+    write_bytes(path, to_yaml(config).encode())

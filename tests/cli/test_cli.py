@@ -1,0 +1,558 @@
+import argparse
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+import asr
+from asr.cli import PARTIAL, main
+from asr.cli.completion import SHELLS
+from asr.cli.options import add_search
+from asr.data.manifest import Utterance, write_manifest
+from asr.decoding.config import DecodingConfig
+from asr.output import FORMATS
+from asr.transcript import Transcript
+
+Capture = pytest.CaptureFixture[str]
+SAID = Utterance("a", "a.flac", 1.0, "THE CAT SAT")
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "noise.flac"
+    stereo = 0.1 * torch.randn(44_100 // 2, 2).numpy()
+    soundfile.write(path, stereo, 44_100)
+    return path
+
+
+def test_help_answers_without_torch() -> None:
+    code = "import sys, asr.cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_command_ends_as_it_should_without_taking_all_to_pieces(status: int) -> None:
+    code = (
+        "import atexit, asr.cli\n"
+        "class Slow:\n"
+        "    def __del__(self): print('to pieces')\n"
+        "slow = Slow()\n"
+        "atexit.register(print, 'at the end')\n"
+        f"asr.cli.main = lambda: print('text') or {status}\n"
+        "asr.cli.run()\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == status
+    expected = ["text", "at the end"] + (["to pieces"] if status else [])
+    assert done.stdout.split("\n")[:-1] == expected
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_fault(closed: str) -> None:
+    code = "import asr.cli; asr.cli.main = lambda: 0; asr.cli.run()"
+    done = subprocess.run(["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code])
+    assert done.returncode == 0
+
+
+def test_another_fault_is_not_taken_for_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(args: argparse.Namespace) -> int:
+        raise OSError("no library")
+
+    parsed = argparse.Namespace(run=fail)
+    parser = argparse.Namespace(parse_args=lambda _: parsed)
+    monkeypatch.setattr("asr.cli._parser", lambda: parser)
+    with pytest.raises(OSError, match="no library"):
+        main([])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_text_that_finds_no_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "ref.jsonl").write_text(
+        '{"id": "a", "audio": "a.wav", "duration": 1.0, "text": "A"}\n'
+    )
+    command = [sys.executable, "-m", "asr", "score", "ref.jsonl", "ref.jsonl"]
+
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+
+    assert done.returncode == 1
+    assert done.stderr == "asr: cannot write what it found: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "transcribe",
+        "explain",
+        "train",
+        "decode",
+        "score",
+        "report",
+        "export",
+        "demo",
+        "doctor",
+    ],
+)
+def test_the_help_of_each_command_shows_an_example(
+    command: str, capsys: Capture
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+
+    assert f"example:\n  asr {command}" in capsys.readouterr().out
+
+
+def test_transcribe_prints_a_line_for_a_file(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    assert main(["transcribe", str(recording), "--model", str(model_folder)]) == 0
+
+    assert len(capsys.readouterr().out.rstrip("\n").split("\n")) == 1
+
+
+def test_transcribe_goes_on_after_a_bad_file_and_says_so(
+    model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+
+    status = main(
+        ["transcribe", str(empty), str(recording), "--model", str(model_folder)]
+    )
+
+    printed = capsys.readouterr()
+    assert status == PARTIAL
+    assert printed.err.startswith(f"asr: {empty}: ")
+    assert printed.out.startswith(f"{recording}: ")
+
+
+@pytest.mark.parametrize("names", [["gone.wav"], ["gone.wav", "*.mp3"]])
+def test_transcribe_without_any_success_fails(
+    names: list[str], model_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    paths = [str(tmp_path / name) for name in names]
+
+    assert main(["transcribe", *paths, "--model", str(model_folder)]) == 1
+
+    assert capsys.readouterr().err.count("asr: ") == len(names)
+
+
+def test_transcribe_writes_files_of_all_formats_below_a_folder(
+    model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    talks, out = tmp_path / "talks", tmp_path / "out"
+    (talks / "old").mkdir(parents=True)
+    recording.rename(talks / "old" / "a.flac")
+
+    options = ["--output-dir", str(out), "--output-format", "all"]
+    status = main(["transcribe", str(talks), *options, "--model", str(model_folder)])
+
+    assert status == 0
+    endings = {path.name for path in (out / "old").iterdir()}
+    assert endings == {f"a.{format}" for format in FORMATS}
+    tree = json.loads((out / "old" / "a.json").read_text(encoding="utf-8"))
+    assert tree["audio"] == str(talks / "old" / "a.flac")
+    assert Transcript.from_dict(tree).duration == 0.5
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_that_broke_goes_on_where_it_was(
+    model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "noise.txt").write_text("DONE", encoding="utf-8")
+    other = recording.with_name("other.flac")
+    other.write_bytes(recording.read_bytes())
+    paths = [str(recording), str(other)]
+
+    options = ["--output-dir", str(out), "--skip-existing"]
+    assert main(["transcribe", *paths, *options, "--model", str(model_folder)]) == 0
+
+    assert (out / "noise.txt").read_text(encoding="utf-8") == "DONE"
+    assert (out / "other.txt").exists()
+    assert f"{recording}: is done" in capsys.readouterr().err
+
+
+def test_one_format_may_go_to_standard_output(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    options = ["--output-format", "vtt", "--model", str(model_folder)]
+
+    assert main(["transcribe", str(recording), *options]) == 0
+
+    assert capsys.readouterr().out.startswith("WEBVTT\n")
+
+
+def test_words_and_alternatives_are_printed_where_asked_for(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    options = ["--print-words", "--nbest", "2", "--model", str(model_folder)]
+
+    assert main(["transcribe", str(recording), *options]) == 0
+
+    text, *rest = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert len(rest) == len(text.split()) + 2
+    word = re.fullmatch(r" +(\d\.\d\d) +(\d\.\d\d)  (\d\.\d\d)  (\S+)", rest[0])
+    assert word is not None
+    assert word[4] == text.split()[0]
+    assert 0 <= float(word[1]) <= float(word[2]) <= 0.5
+
+
+def test_a_recording_may_come_on_standard_input(
+    model_folder: Path,
+    recording: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    main(["transcribe", str(recording), "--model", str(model_folder)])
+    expected = capsys.readouterr().out
+
+    class Piped:
+        buffer = BytesIO(recording.read_bytes())
+
+    monkeypatch.setattr("sys.stdin", Piped)
+    assert main(["transcribe", "-", "--model", str(model_folder)]) == 0
+
+    assert capsys.readouterr().out == expected
+
+
+def test_what_is_wrong_on_standard_input_is_told_by_that_name(
+    model_folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Piped:
+        buffer = BytesIO(b"no audio at all, but some bytes")
+
+    monkeypatch.setattr("sys.stdin", Piped)
+    assert main(["transcribe", "-", "--model", str(model_folder)]) == 1
+
+    assert capsys.readouterr().err.startswith("asr: standard input: is no audio")
+
+
+def test_the_channels_of_a_stereo_file_may_be_apart(
+    model_folder: Path, recording: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ["--channel", "split", "--output-dir", str(out)]
+
+    assert (
+        main(["transcribe", str(recording), *options, "--model", str(model_folder)])
+        == 0
+    )
+
+    assert {path.name for path in out.iterdir()} == {
+        "noise.left.txt",
+        "noise.right.txt",
+    }
+
+
+def test_a_clip_of_a_recording(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    options = ["--clip", "0.1:0.3", "--output-format", "json"]
+
+    assert (
+        main(["transcribe", str(recording), *options, "--model", str(model_folder)])
+        == 0
+    )
+
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["duration"] == 0.2
+    assert tree["segments"][0]["start"] == 0.1
+
+
+def test_silence_is_told(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, torch.zeros(16_000).numpy(), 16_000)
+
+    assert main(["transcribe", str(path), "--model", str(model_folder)]) == 0
+
+    printed = capsys.readouterr()
+    assert printed.out == "\n"
+    assert printed.err == f"asr: {path}: nothing was heard\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output-format", "doc"], "output format doc: is not known (use txt, json"),
+        (["--output-format", "txt,srt"], "several formats need a folder"),
+        (["--skip-existing"], "--skip-existing needs --output-dir"),
+        (["--clip", "5"], "--clip 5 is not START:END in seconds"),
+        (["--clip", "9:"], "noise.flac: "),
+        (["--clip", "2:1"], "(it ends too early)"),
+        (["--nbest", "-1"], "--nbest must be zero or more, not -1"),
+        (["--output-dir", __file__], "test_cli.py: is no folder"),
+        (["--subtitle-length", "0"], "subtitles.line_length must be at least 1"),
+        (["--device", "tpu"], "device tpu: is not known"),
+        (["--lm-weight", "-1"], "decoding.lm_weight must be zero or more"),
+        (["--ilm-weight", "-1"], "decoding.ilm_weight must be zero or more"),
+        (["--ctc-weight", "2"], "decoding.ctc_weight is a share"),
+        (["--precision", "int4"], "precision int4: is not known"),
+        (["--language-model", "/none"], "ngram.safetensors: cannot be read"),
+    ],
+)
+def test_an_option_that_cannot_be_is_one_line(
+    options: list[str],
+    message: str,
+    model_folder: Path,
+    recording: Path,
+    capsys: Capture,
+) -> None:
+    arguments = ["transcribe", str(recording), "--model", str(model_folder), *options]
+
+    assert main(arguments) == 1
+
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("asr: ")
+    assert error.count("\n") == 1
+
+
+def test_several_recordings_of_another_format_need_a_folder(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    other = recording.with_name("other.flac")
+    other.write_bytes(recording.read_bytes())
+    options = ["--output-format", "srt", "--model", str(model_folder)]
+
+    assert main(["transcribe", str(recording), str(other), *options]) == 1
+
+    assert "several recordings need a folder" in capsys.readouterr().err
+
+
+def test_explain_writes_a_page_named_as_the_recording_is(
+    model_folder: Path,
+    recording: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    assert main(["explain", str(recording), "--model", str(model_folder)]) == 0
+
+    page = (here / "noise.html").read_text(encoding="utf-8")
+    assert "<h1>noise.flac</h1>" in page
+    assert '"attention": {' in page
+    assert capsys.readouterr().err == "asr: wrote noise.html\n"
+
+
+def test_explain_writes_where_it_is_told(
+    model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    page = tmp_path / "page.html"
+
+    options = ["--model", str(model_folder), "--beam", "1", "--output", str(page)]
+    assert main(["explain", str(recording), *options]) == 0
+
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert capsys.readouterr().err == f"asr: wrote {page}\n"
+
+
+def test_a_page_does_not_replace_its_recording(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    before = recording.read_bytes()
+    options = ["--output", str(recording), "--model", str(model_folder)]
+
+    assert main(["explain", str(recording), *options]) == 1
+
+    assert "would be overwritten" in capsys.readouterr().err
+    assert recording.read_bytes() == before
+
+
+def test_a_name_of_two_lines_is_told_in_one(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["transcribe", str(tmp_path / "a\nb.wav")]) == 1
+
+    assert "a\\nb.wav: cannot be read" in capsys.readouterr().err
+
+
+def test_an_impossible_beam_is_one_line(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    options = ["--model", str(model_folder), "--beam", "0"]
+
+    assert main(["transcribe", str(recording), *options]) == 1
+
+    message = "asr: decoding.beam_size must be at least 1, not 0\n"
+    assert capsys.readouterr().err == message
+
+
+def test_score_prints_the_word_error_rate(tmp_path: Path, capsys: Capture) -> None:
+    said, heard = tmp_path / "said.jsonl", tmp_path / "heard.jsonl"
+    write_manifest(said, [SAID])
+    write_manifest(heard, [replace(SAID, text="THE BAT")])
+
+    assert main(["score", str(said), str(heard), "--details", "--aligned"]) == 0
+
+    printed = capsys.readouterr().out
+    assert "%WER 66.67 [ 2 / 3, 0 ins, 1 del, 1 sub ]\n" in printed
+    assert "CAT -> BAT" in printed
+    assert "bootstrap over utterances" in printed
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "message"),
+    [
+        (
+            "ab",
+            "a",
+            "heard.jsonl: 1 of 2 utterances have no hypothesis, the first is b",
+        ),
+        ("a", "ab", "heard.jsonl: 1 of its utterances are not in"),
+    ],
+)
+def test_score_wants_the_same_utterances_in_both(
+    said: str, heard: str, message: str, tmp_path: Path, capsys: Capture
+) -> None:
+    for name, ids in (("said", said), ("heard", heard)):
+        path = tmp_path / f"{name}.jsonl"
+        write_manifest(path, [replace(SAID, id=id) for id in ids])
+
+    arguments = [str(tmp_path / "said.jsonl"), str(tmp_path / "heard.jsonl")]
+    assert main(["score", *arguments]) == 1
+
+    assert message in capsys.readouterr().err
+
+
+def test_report_writes_a_page_beside_the_hypotheses(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    said, heard = tmp_path / "said.jsonl", tmp_path / "decoded" / "heard.jsonl"
+    write_manifest(said, [SAID])
+    write_manifest(heard, [replace(SAID, text="THE BAT")])
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+
+    assert main(["report", str(said), str(heard)]) == 0
+    chosen = str(tmp_path / "p.html")
+    assert main(["report", str(said), str(heard), "--run", str(run), "-o", chosen]) == 0
+
+    page = (tmp_path / "decoded" / "report.html").read_text(encoding="utf-8")
+    assert "66.7 %" in page
+    assert "id='training'" not in page.replace('"', "'")
+    assert 'id="training"' in Path(chosen).read_text(encoding="utf-8")
+    assert capsys.readouterr().err.endswith(f"asr: wrote {chosen}\n")
+
+
+def test_a_report_of_what_does_not_match_is_the_line_of_score(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    said, heard = tmp_path / "said.jsonl", tmp_path / "heard.jsonl"
+    write_manifest(said, [SAID, replace(SAID, id="b")])
+    write_manifest(heard, [SAID])
+
+    assert main(["report", str(said), str(heard)]) == 1
+    told = capsys.readouterr().err
+    assert main(["score", str(said), str(heard)]) == 1
+
+    assert told == capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_fault_is_one_line_and_no_traceback(tmp_path: Path, capsys: Capture) -> None:
+    missing = tmp_path / "missing.jsonl"
+
+    assert main(["score", str(missing), str(missing)]) == 1
+
+    message = f"asr: {missing}: cannot be read (No such file or directory)\n"
+    assert capsys.readouterr().err == message
+
+
+def test_export_halves_a_model(
+    model_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["export", str(model_folder), str(tmp_path / "half")]) == 0
+
+    whole = (model_folder / "model.safetensors").stat().st_size
+    half = (tmp_path / "half" / "model.safetensors").stat().st_size
+    assert half < 0.6 * whole
+    assert '"step": 7' in (tmp_path / "half" / "model.json").read_text()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("option", "default"),
+    [
+        ("--beam", DecodingConfig.beam_size),
+        ("--ctc-weight", DecodingConfig.ctc_weight),
+        ("--lm-weight", DecodingConfig.lm_weight),
+        ("--word-bonus", DecodingConfig.word_bonus),
+        ("--ilm-weight", DecodingConfig.ilm_weight),
+    ],
+)
+def test_the_help_names_the_default_of_the_search(option: str, default: float) -> None:
+    parser = argparse.ArgumentParser()
+    add_search(parser)
+    (action,) = (a for a in parser._actions if option in a.option_strings)
+
+    named = re.search(r"default: (-?[\d.]+)", action.help or "")
+
+    assert named
+    assert float(named[1]) == default
+
+
+# What the whole command prints of itself
+
+
+def test_the_version_is_printed(capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+
+    assert capsys.readouterr().out == f"asr {asr.__version__}\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_gets_a_script_that_knows_the_commands(
+    capsys: Capture, shell: str
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--print-completion", shell])
+
+    script = capsys.readouterr().out
+    assert {"transcribe", "explain", "train", "doctor"} <= set(
+        re.findall(r"\w+", script)
+    )
+    assert "beam" in script
+
+
+def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
+    (tmp_path / "talk.flac").touch()
+    with_script = (
+        'source <("$0" -m asr --print-completion bash); cd "$1"; shift; '
+        'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_asr; '
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+
+    def completed(*words: str) -> set[str]:
+        line = ["bash", "-c", with_script, sys.executable, str(tmp_path), *words]
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+        return set(done.stdout.split())
+
+    assert {"transcribe", "train"} <= completed("asr", "tra")
+    assert completed("asr", "transcribe", "--bea") == {"--beam"}
+    assert "talk.flac" in completed("asr", "transcribe", "ta")
+
+
+def test_another_shell_is_refused(capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--print-completion", "powershell"])
+
+    assert "invalid choice: 'powershell'" in capsys.readouterr().err

@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import pytest
+
+from asr.cli.inputs import Source, find_sources, parse_clip
+from asr.errors import AudioError
+
+
+def make(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_a_file_stands_for_itself_even_if_it_is_missing(tmp_path: Path) -> None:
+    missing = tmp_path / "talk.mp3"
+
+    assert find_sources([str(missing)]) == [Source(missing, "talk")]
+
+
+def test_a_folder_stands_for_all_audio_below_it(tmp_path: Path) -> None:
+    make(tmp_path, "b.wav", "a.FLAC", "deep/er/c.mp3", "notes.txt")
+
+    found = find_sources([str(tmp_path)])
+
+    assert found == [
+        Source(tmp_path / "a.FLAC", "a"),
+        Source(tmp_path / "b.wav", "b"),
+        Source(tmp_path / "deep/er/c.mp3", "deep/er/c"),
+    ]
+
+
+def test_a_pattern_stands_for_what_it_matches(tmp_path: Path) -> None:
+    make(tmp_path, "x/b.wav", "x/a.wav", "x/a.mp3")
+
+    found = find_sources([f"{tmp_path}/**/*.wav"])
+
+    assert [source.name for source in found if isinstance(source, Source)] == ["a", "b"]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
+    make(tmp_path, "talk[1].wav", "talk1.wav")
+
+    found = find_sources([str(tmp_path / "talk[1].wav")])
+
+    assert found == [Source(tmp_path / "talk[1].wav", "talk[1]")]
+
+
+def test_a_recording_that_is_meant_twice_is_found_once(tmp_path: Path) -> None:
+    make(tmp_path, "a.wav")
+
+    found = find_sources([str(tmp_path / "a.wav"), str(tmp_path)])
+
+    assert found == [Source(tmp_path / "a.wav", "a")]
+
+
+def test_no_two_recordings_have_the_same_name(tmp_path: Path) -> None:
+    make(tmp_path, "1/a.wav", "2/a.mp3", "3/a.mp3", "4/A.mp3")
+
+    found = find_sources([str(tmp_path / str(n)) for n in (1, 2, 3, 4)])
+
+    names = [source.name for source in found if isinstance(source, Source)]
+    assert names == ["a", "a.mp3", "a.mp3-2", "A.mp3-3"]
+
+
+def test_what_holds_no_audio_is_told_in_its_place(tmp_path: Path) -> None:
+    make(tmp_path, "a.wav", "empty/notes.txt")
+
+    first, second, third = find_sources(
+        [str(tmp_path / "empty"), str(tmp_path / "*.mp3"), str(tmp_path / "a.wav")]
+    )
+
+    assert isinstance(first, AudioError)
+    assert str(first) == f"{tmp_path / 'empty'}: holds no audio files"
+    assert isinstance(second, AudioError)
+    assert str(second) == f"{tmp_path}/*.mp3: matches no file"
+    assert third == Source(tmp_path / "a.wav", "a")
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    (fault,) = find_sources([""])
+
+    assert isinstance(fault, AudioError)
+    assert "is no path" in str(fault)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "a:b", "5:5", "6:5", "-1:5", "1:2:3", "nan:"]
+)
+def test_what_is_no_clip_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not START:END in seconds"):
+        parse_clip(text)
+
+
+def test_a_clip_may_lack_its_ends() -> None:
+    assert parse_clip(":") == (0.0, None)

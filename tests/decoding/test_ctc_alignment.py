@@ -1,0 +1,99 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from asr.decoding.ctc_alignment import EARLY, Spikes, spikes, word_places, word_spans
+
+BLANK, A, B = 0, 3, 4
+
+
+def heard(*labels: int) -> Tensor:
+    """(J', V) log P of a head that is nearly sure of a label at each step."""
+    logits = torch.zeros(len(labels), 6)
+    logits[torch.arange(len(labels)), torch.tensor(labels)] = 5.0
+    return logits.log_softmax(dim=-1)
+
+
+def test_a_spike_lasts_as_long_as_the_head_says_the_same() -> None:
+    found = spikes(heard(BLANK, A, A, BLANK, A, B), torch.tensor([A, A, B]), BLANK)
+
+    assert found.begins.tolist() == [1.0, 4.0, 5.0]
+    assert found.ends.tolist() == [3.0, 5.0, 6.0]
+
+
+def test_a_spike_is_as_likely_as_its_best_step() -> None:
+    log_probs = heard(BLANK, A, A, BLANK)
+    log_probs[1, A] = -3.0
+    sure = float(log_probs[2, A])
+
+    found = spikes(log_probs, torch.tensor([A]), BLANK)
+
+    assert found.log_probs.tolist() == [pytest.approx(sure)]
+
+
+def test_what_was_not_heard_is_unlikely() -> None:
+    found = spikes(heard(A, BLANK, BLANK), torch.tensor([A, B]), BLANK)
+
+    assert found.log_probs[0] > -0.1
+    assert found.log_probs[1] < -4.0
+
+
+@pytest.mark.parametrize("tokens", [[A, A, A], [A, B, A, B]])
+def test_too_dense_a_text_is_spread_evenly_and_was_not_heard(tokens: list[int]) -> None:
+    found = spikes(heard(A, A, A), torch.tensor(tokens), BLANK)
+
+    assert len(found.begins) == len(tokens)
+    assert found.begins[0] == 0.0
+    assert found.begins[-1] == 2.0
+    assert found.ends.tolist() == [*found.begins[1:].tolist(), 3.0]
+    assert found.log_probs.tolist() == [-torch.inf] * len(tokens)
+
+
+def test_no_text_has_no_spikes() -> None:
+    found = spikes(heard(BLANK, BLANK), torch.tensor([]).long(), BLANK)
+
+    assert len(found.begins) == len(found.ends) == len(found.log_probs) == 0
+
+
+def test_the_same_word_twice_has_two_places() -> None:
+    assert word_places(" AT A AT ") == [slice(1, 3), slice(4, 5), slice(6, 8)]
+
+
+def test_a_word_lasts_from_its_first_spike_to_its_last_one() -> None:
+    found = Spikes(
+        torch.tensor([10.0, 12.0, 13.0, 15.0]),
+        torch.tensor([11.0, 13.0, 14.0, 17.0]),
+        torch.zeros(4),
+    )
+
+    first, second = word_spans(found, [slice(0, 2), slice(3, 4)], 0.04, 1.0)
+
+    assert first == pytest.approx((0.4 + EARLY, 0.52 + EARLY))
+    assert second == pytest.approx((0.6 + EARLY, 0.68 + EARLY))
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=8),
+    st.data(),
+    st.floats(0.01, 0.2),
+)
+def test_times_are_in_order_inside_the_recording_and_do_not_overlap(
+    sizes: list[int], data: st.DataObject, seconds_per_step: float
+) -> None:
+    text = " ".join("X" * size for size in sizes)
+    numbers = st.lists(
+        st.integers(0, 99), min_size=len(text), max_size=len(text), unique=True
+    )
+    steps = sorted(data.draw(numbers))
+    begins = torch.tensor(steps).float()
+    found = Spikes(begins, begins + 1, torch.zeros(len(text)))
+    duration = 100 * seconds_per_step
+
+    spans = word_spans(found, word_places(text), seconds_per_step, duration)
+
+    times = [time for span in spans for time in span]
+    assert times == sorted(times)
+    assert times[0] >= 0.0
+    assert times[-1] <= duration

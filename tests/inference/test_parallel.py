@@ -1,0 +1,173 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import soundfile
+import torch
+
+from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.decoding.config import DecodingConfig
+from asr.errors import AudioError, CheckpointError, ConfigError, ManifestError
+from asr.inference.long_audio import Recording
+from asr.inference.parallel import decode, transcribe_files
+from asr.transcript import Transcript
+
+QUICK = DecodingConfig(beam_size=2)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    utterances = []
+    for number in range(11):
+        path = tmp_path / f"{number}.wav"
+        seconds = 0.2 + 0.03 * number
+        samples = 0.1 * torch.randn(round(seconds * 16_000))
+        soundfile.write(path, samples.numpy(), 16_000)
+        utterances.append(Utterance(f"u{number}", str(path), seconds, "GO", "s1"))
+    write_manifest(tmp_path / "set.jsonl", utterances)
+    return tmp_path / "set.jsonl"
+
+
+def test_hypotheses_come_in_the_order_of_the_manifest(
+    model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    decoded = decode(model_folder, manifest, tmp_path / "out", QUICK, processes=1)
+
+    said, heard = (
+        read_manifest(manifest),
+        read_manifest(tmp_path / "out/hypotheses.jsonl"),
+    )
+    assert [u.id for u in heard] == [u.id for u in said]
+    assert [u.audio for u in heard] == [u.audio for u in said]
+    assert [u.text for u in heard] == [u.text for u in decoded.hypotheses]
+    assert (tmp_path / "out/ref.trn").read_text().startswith("GO (s1-u0)\nGO (s1-u1)\n")
+    assert len((tmp_path / "out/hyp.trn").read_text().split("\n")) == 12
+    facts = json.loads((tmp_path / "out/decode.json").read_text())
+    assert facts["decoding"]["beam_size"] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_hear_what_one_hears(
+    model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    one = decode(model_folder, manifest, tmp_path / "one", QUICK, processes=1)
+    two = decode(model_folder, manifest, tmp_path / "two", QUICK, processes=2)
+
+    assert [u.text for u in two.hypotheses] == [u.text for u in one.hypotheses]
+
+
+def test_a_recording_that_cannot_be_read_is_told_and_the_rest_goes_on(
+    model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "3.wav").write_bytes(b"")
+
+    decoded = decode(model_folder, manifest, tmp_path / "out", QUICK, processes=1)
+
+    assert len(decoded.faults) == 1
+    assert "3.wav" in decoded.faults[0]
+    assert decoded.hypotheses[3].text == ""
+    assert len(decoded.hypotheses) == 11
+
+
+def test_faults_are_found_before_the_work_begins(
+    model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="holds no model"):
+        decode(tmp_path / "none", manifest, tmp_path / "out", QUICK)
+    with pytest.raises(ManifestError, match=r"none\.jsonl: cannot be read"):
+        decode(model_folder, tmp_path / "none.jsonl", tmp_path / "out", QUICK)
+    with pytest.raises(CheckpointError, match=r"ngram\.safetensors: cannot be read"):
+        decode(model_folder, manifest, tmp_path / "out", language_model=tmp_path)
+    with pytest.raises(ManifestError, match="cannot be made"):
+        decode(model_folder, manifest, manifest / "out", QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_is_not_overwritten(
+    model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    manifest = manifest.rename(tmp_path / "hypotheses.jsonl")
+    before = manifest.read_bytes()
+
+    with pytest.raises(ManifestError, match="would be overwritten"):
+        decode(model_folder, manifest, tmp_path, QUICK)
+
+    assert manifest.read_bytes() == before
+
+
+@pytest.mark.parametrize("processes", [0, -1])
+def test_no_processes_are_told(
+    processes: int, model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"at least 1, not {processes}"):
+        decode(model_folder, manifest, tmp_path / "out", QUICK, processes=processes)
+
+
+def transcribed(
+    model_folder: Path, paths: list[Path], processes: int
+) -> list[str | None]:
+    """The text of each file, None where it has a fault."""
+    recordings = [Recording.of_file(path) for path in paths]
+    found = transcribe_files(
+        model_folder, recordings, QUICK, processes=processes, seconds=60.0
+    )
+    return [one.text if isinstance(one, Transcript) else None for one in found]
+
+
+def test_files_are_transcribed_in_their_order_and_a_fault_keeps_its_place(
+    model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{number}.wav" for number in (4, 2, 7)]
+    alone = [transcribed(model_folder, [path], 1)[0] for path in paths]
+    paths.insert(1, tmp_path / "gone.wav")
+
+    assert transcribed(model_folder, paths, 1) == [alone[0], None, *alone[1:]]
+    *_, fault = transcribe_files(model_folder, [Recording.of_file(paths[1])])
+    assert isinstance(fault, AudioError)
+
+
+@pytest.mark.slow
+def test_two_processes_transcribe_what_one_does(
+    model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    paths = [tmp_path / name for name in ("4.wav", "gone.wav", "7.wav", "1.wav")]
+
+    assert transcribed(model_folder, paths, 2) == transcribed(model_folder, paths, 1)
+
+
+def test_more_processes_are_started_where_there_is_much_to_do(
+    model_folder: Path,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = list[int]()
+
+    class Pool:
+        def __init__(self, processes: int, *context: object, **start: object) -> None:
+            asked.append(processes)
+
+        def shutdown(self, cancel_futures: bool) -> None: ...
+
+        def submit(self, work: Callable[[object], object], item: object) -> "Done":
+            return Done(work(item))
+
+    class Done(NamedTuple):
+        answer: object
+
+        def result(self) -> object:
+            return self.answer
+
+    monkeypatch.setattr("asr.inference.parallel.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    recordings = [Recording.of_file(tmp_path / f"{i}.wav") for i in range(11)]
+
+    few = list(transcribe_files(model_folder, recordings, QUICK, seconds=59.0))
+    assert asked == []
+    many = list(transcribe_files(model_folder, recordings, QUICK, seconds=61.0))
+    assert asked == [4]
+    assert [one.text for one in many if isinstance(one, Transcript)] == [
+        one.text for one in few if isinstance(one, Transcript)
+    ]

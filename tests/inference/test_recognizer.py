@@ -1,0 +1,492 @@
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from asr.decoding.config import DecodingConfig
+from asr.decoding.ctc_alignment import Spikes
+from asr.decoding.search import Hypothesis
+from asr.errors import AudioError, CheckpointError, ConfigError
+from asr.inference.confidence import FEATURES, Calibration
+from asr.inference.recognizer import CALIBRATION, CAUTION, Recognizer
+from asr.inference.search_result import Finding
+from asr.lm.ngram import Level, WordNGram
+from asr.model.storage import Model, add_further, find_model, save_model
+from asr.text import ALPHABET, CharTokenizer
+from asr.transcript import Flag, Transcript
+
+
+@pytest.fixture
+def recognizer(model: Model) -> Recognizer:
+    return Recognizer(model, DecodingConfig(beam_size=2))
+
+
+def noise(seconds: float) -> Tensor:
+    return 0.1 * torch.randn(round(seconds * 16_000))
+
+
+def test_a_file_its_samples_and_a_list_give_the_same_text(
+    recognizer: Recognizer, tmp_path: Path
+) -> None:
+    samples = noise(1.0).numpy()
+    path = tmp_path / "noise.wav"
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+
+    from_file = recognizer.transcribe(path)
+    from_samples = recognizer.transcribe(samples, rate=16_000)
+    from_list = recognizer.transcribe([str(path), path])
+
+    assert from_file.segments == from_samples.segments
+    assert from_list == [from_file, from_file]
+    assert (from_file.audio, from_samples.audio) == (str(path), "")
+    assert from_file.duration == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("num_samples", [1, 1599])
+def test_a_moment_is_too_short_for_words(
+    recognizer: Recognizer, num_samples: int
+) -> None:
+    transcript = recognizer.transcribe(torch.ones(num_samples), rate=16_000)
+
+    assert transcript.segments[0].flags == (Flag.SILENCE,)
+
+
+def test_the_rate_of_samples_is_heeded(recognizer: Recognizer) -> None:
+    transcript = recognizer.transcribe(np.zeros(44_100) + 0.1, rate=44_100)
+
+    assert transcript.duration == pytest.approx(1.0, abs=1e-3)
+
+
+def test_samples_without_a_rate_are_refused(recognizer: Recognizer) -> None:
+    with pytest.raises(TypeError, match="need their rate"):
+        recognizer.transcribe(np.zeros(100))
+
+
+def test_silence_has_no_words(recognizer: Recognizer) -> None:
+    transcript = recognizer.transcribe(torch.zeros(16_000), rate=16_000)
+
+    assert transcript.text == ""
+    assert transcript.segments[0].flags == (Flag.SILENCE,)
+    assert transcript.segments[0].end == 1.0
+
+
+def test_utterances_do_not_depend_on_their_company(recognizer: Recognizer) -> None:
+    waveforms = [noise(seconds) for seconds in (0.3, 1.5, 0.8)]
+
+    together = recognizer.recognize(waveforms)
+    alone = [recognizer.recognize([waveform])[0] for waveform in waveforms]
+
+    assert [s.text for s in together] == [s.text for s in alone]
+    assert [s.end for s in together] == pytest.approx([0.3, 1.5, 0.8])
+
+
+def test_a_silent_one_keeps_its_place_in_a_batch(recognizer: Recognizer) -> None:
+    found = recognizer.recognize([noise(0.5), torch.zeros(8000), noise(0.7)])
+
+    assert [segment.end for segment in found] == pytest.approx([0.5, 0.5, 0.7])
+    assert found[1].text == ""
+
+
+def test_an_alignment_has_a_row_for_each_character_and_the_end(
+    recognizer: Recognizer,
+) -> None:
+    transcript = recognizer.transcribe(noise(1.0), rate=16_000, alignment=True)
+
+    (segment,) = transcript.segments
+    assert segment.alignment is not None
+    rows, steps = segment.alignment.weights.shape
+    assert rows == len(segment.text) + 1 == len(segment.alignment.characters)
+    assert steps == 26  # 101 frames, joined by fours
+    assert segment.alignment.seconds_per_step == 0.04
+    torch.testing.assert_close(
+        segment.alignment.weights.sum(dim=1), torch.ones(rows), atol=1e-5, rtol=0
+    )
+
+
+def test_a_long_recording_is_cut_into_segments_in_order(recognizer: Recognizer) -> None:
+    transcript = recognizer.transcribe(noise(31.0), rate=16_000)
+
+    ends = [segment.end for segment in transcript.segments]
+    starts = [segment.start for segment in transcript.segments]
+    assert len(ends) >= 3
+    assert starts == [0.0, *ends[:-1]]
+    assert ends[-1] == pytest.approx(31.0)
+    words = [word for s in transcript.segments for word in s.text.split()]
+    assert transcript.text == " ".join(words)
+
+
+def test_nbest_is_ranked_and_begins_with_the_text(recognizer: Recognizer) -> None:
+    (segment,) = recognizer.transcribe(noise(1.0), rate=16_000).segments
+
+    scores = [alternative.score for alternative in segment.nbest]
+    assert scores == sorted(scores, reverse=True)
+    assert segment.nbest[0].text == segment.text
+
+
+def test_the_ctc_head_has_its_say(model: Model) -> None:
+    with torch.no_grad():  # a head that is sure of blank, whatever it hears
+        model.las.ctc.bias[model.tokenizer.pad] = 100.0
+    waveform = noise(1.0)
+
+    without = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.0))
+    with_ctc = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.9))
+
+    assert without.find([waveform])[0].texts[0] != ""
+    assert with_ctc.find([waveform])[0].texts[0] == ""
+
+
+def words(characters: str = ALPHABET) -> WordNGram:
+    """A language model that knows but one word."""
+    first = Level(np.arange(3), np.log([0.7, 1e-9, 0.3]), np.zeros(3))
+    return WordNGram(["CAB"], [first], CharTokenizer(characters))
+
+
+def test_the_language_model_has_its_say(model: Model) -> None:
+    waveform = noise(0.5)
+
+    def hear(weight: float, bonus: float) -> str:
+        decoding = DecodingConfig(
+            length_norm=0.0,
+            eos_threshold=None,
+            lm_weight=weight,
+            word_bonus=bonus,
+        )
+        recognizer = Recognizer(model, decoding, language_model=words())
+        return recognizer.recognize([waveform])[0].text
+
+    plain = DecodingConfig(length_norm=0.0, eos_threshold=None)
+    without = Recognizer(model, plain).recognize([waveform])[0].text
+    assert hear(0.0, 9.0) == without
+    assert set(hear(5.0, 0.0).split()) <= {"CAB"}
+    assert len(hear(5.0, 40.0).split()) > len(hear(5.0, -40.0).split())
+
+
+def test_the_speller_s_own_language_model_is_taken_off_beside_another(
+    model: Model,
+) -> None:
+    waveform = noise(0.5)
+
+    def score(weight: float, language_model: WordNGram | None) -> float:
+        decoding = DecodingConfig(beam_size=1, ilm_weight=weight)
+        recognizer = Recognizer(model, decoding, language_model=language_model)
+        return recognizer.find([waveform])[0].hypotheses[0].log_prob
+
+    assert score(0.5, words()) > score(0.0, words())  # what is taken off is negative
+    assert score(0.5, None) == score(0.0, None)
+
+
+def test_a_language_model_of_another_alphabet_is_refused(model: Model) -> None:
+    with pytest.raises(CheckpointError, match="has another alphabet"):
+        Recognizer(model, language_model=words(" ABC"))
+
+
+def test_a_missing_language_model_is_told_by_its_path(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"none/ngram\.safetensors: cannot be read"
+    ):
+        Recognizer.load(model_folder, language_model=tmp_path / "none")
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_several_threads_get_the_same_answers(model: Model, precision: str) -> None:
+    recognizer = Recognizer(
+        model, DecodingConfig(beam_size=2), precision=precision, language_model=words()
+    )
+    waveforms = [noise(0.3 + 0.2 * i) for i in range(8)]
+
+    def hear(i: int) -> Transcript:
+        return recognizer.transcribe(waveforms[i], rate=16_000)
+
+    alone = [hear(i) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(hear, [*range(8), *range(8)]))
+
+    assert len({transcript.text for transcript in alone}) > 4
+    assert together == alone + alone
+
+
+def test_a_saved_model_transcribes_like_the_one_in_memory(
+    model: Model, recognizer: Recognizer, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "run" / "model", model.las, model.tokenizer, {})
+    waveform = noise(1.0)
+
+    decoding = DecodingConfig(beam_size=2, lm_weight=0)
+    loaded = Recognizer.load(tmp_path / "run", decoding=decoding)
+
+    assert loaded.recognize([waveform]) == recognizer.recognize([waveform])
+
+
+def test_the_bundled_language_model_has_its_say(model: Model, tmp_path: Path) -> None:
+    save_model(tmp_path, model.las, model.tokenizer, {})
+    waveform = noise(1.0)
+
+    with_words, without = (
+        Recognizer.load(tmp_path, decoding=DecodingConfig(beam_size=2, lm_weight=w))
+        for w in (1.0, 0.0)
+    )
+
+    assert without.language_model is None
+    assert with_words.recognize([waveform]) != without.recognize([waveform])
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no model \(a folder with model"):
+        find_model(tmp_path)
+
+
+def test_a_bundled_model_is_found_by_its_name_where_no_path_has_it(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model_folder)
+    assert find_model("las_mini") == find_model(Path("las_mini")) == find_model(None)
+
+    model_folder.rename(model_folder.with_name("las_mini"))
+    monkeypatch.chdir(model_folder.parent)
+    assert find_model("las_mini") == Path("las_mini")
+
+
+def test_an_unknown_name_is_answered_with_the_bundled_ones(tmp_path: Path) -> None:
+    for name in ("las_maxi", "words", "..", str(tmp_path / "las_mini")):
+        with pytest.raises(CheckpointError, match=r"was expected: las_mini\)$"):
+            Recognizer.load(name)
+
+
+def test_a_file_of_a_bundled_models_name_is_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "las_mini").write_text("a file")
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(CheckpointError, match="las_mini: holds no model"):
+        find_model("las_mini")
+
+
+def test_a_missing_recording_is_told_by_its_path(
+    recognizer: Recognizer, tmp_path: Path
+) -> None:
+    with pytest.raises(AudioError, match=r"gone\.wav"):
+        recognizer.transcribe(tmp_path / "gone.wav")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ctc_weight": 1.5}, r"decoding\.ctc_weight is a share from 0 to 1, not 1\.5"),
+        ({"coverage": -1.0}, r"decoding\.coverage must be at least 0"),
+        ({"lm_weight": -1.0}, r"decoding\.lm_weight must be zero or more"),
+        ({"ilm_weight": -1.0}, r"decoding\.ilm_weight must be zero or more"),
+        ({"word_bonus": inf}, r"decoding\.word_bonus must be a number, not inf"),
+        ({"beam_size": 0}, r"decoding\.beam_size must be at least 1"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    settings: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        DecodingConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_a_model_that_never_ends_is_stopped_by_each_length(model: Model) -> None:
+    with torch.no_grad():
+        model.las.speller.output.bias[model.tokenizer.eos] = -100.0
+    recognizer = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.0))
+
+    short, long = recognizer.find([noise(0.4), noise(2.0)])
+
+    assert len(short.texts[0]) == 15  # 25 a second, and 5
+    assert len(long.texts[0]) == 55
+    assert Flag.UNFINISHED in short.segment(None).flags
+
+
+# A text that is no good
+
+
+class Answers:
+    """Findings of given texts: with the usual settings, and with care."""
+
+    def __init__(self, usual: str, careful: str, finished: bool = True) -> None:
+        self.usual, self.careful, self.finished = usual, careful, finished
+        self.weights = list[float]()
+
+    def __call__(
+        self, waveforms: Sequence[Tensor], ctc_weight: float = 0.0
+    ) -> list[Finding]:
+        self.weights += [ctc_weight] * len(waveforms)
+        text = self.careful if ctc_weight else self.usual
+        finished = self.finished or ctc_weight > 0
+        steps = torch.arange(float(len(text)))
+        hypothesis = Hypothesis(tuple(range(len(text))), -1.0, finished=finished)
+        finding = Finding(
+            hypotheses=[hypothesis],
+            texts=[text],
+            heard=Spikes(steps, steps + 1, torch.zeros(len(text))),
+            log_probs=torch.zeros(len(text) + 1),
+            weights=torch.zeros(len(text) + 1, 9),
+            seconds_per_ctc_step=0.04,
+            seconds_per_step=0.04,
+            duration=1.0,
+        )
+        return [finding] * len(waveforms)
+
+
+LOOP = "AND " * 9
+
+
+@pytest.mark.parametrize(
+    ("usual", "careful", "finished", "text", "flags"),
+    [
+        ("GO ON", "GO", True, "GO ON", ()),
+        (LOOP, "GO", True, "GO", (Flag.RETRIED,)),
+        ("GO ON", "GO", False, "GO", (Flag.RETRIED,)),
+        (LOOP, LOOP, True, LOOP.strip(), (Flag.LOOP,)),
+    ],
+)
+def test_a_text_that_is_no_good_is_searched_for_again(
+    usual: str,
+    careful: str,
+    finished: bool,
+    text: str,
+    flags: tuple[Flag, ...],
+    recognizer: Recognizer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = Answers(usual, careful, finished)
+    monkeypatch.setattr(recognizer, "find", answers)
+
+    (segment,) = recognizer.recognize([noise(1.0)])
+
+    assert (segment.text, segment.flags) == (text, flags)
+    again = usual == LOOP or not finished
+    assert answers.weights == ([0.0, CAUTION] if again else [0.0])
+
+
+def test_the_second_search_gives_the_ctc_head_more_weight(model: Model) -> None:
+    with torch.no_grad():  # a head that is sure of blank, whatever it hears
+        model.las.ctc.bias[model.tokenizer.pad] = 100.0
+    recognizer = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.0))
+
+    assert recognizer.find([noise(1.0)])[0].texts[0] != ""
+    assert recognizer.find([noise(1.0)], CAUTION)[0].texts[0] == ""
+
+
+# Confidence
+
+
+def test_a_model_folder_tells_how_sure_its_words_are(model_folder: Path) -> None:
+    calibration = Calibration((0.0,) * len(FEATURES), 0.0, speech=0.0)
+    add_further(model_folder, CALIBRATION, json.dumps(calibration.to_dict()).encode())
+
+    recognizer = Recognizer.load(model_folder, decoding=DecodingConfig(beam_size=2))
+
+    assert recognizer.calibration == calibration
+    words = recognizer.transcribe(noise(1.0), rate=16_000).words
+    assert {word.confidence for word in words} == {0.5}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights": 1, "bias": 0}'])
+def test_a_damaged_calibration_is_told(model_folder: Path, content: str) -> None:
+    add_further(model_folder, CALIBRATION, content.encode())
+
+    with pytest.raises(CheckpointError, match=r"confidence\.json: "):
+        Recognizer.load(model_folder)
+
+
+def test_a_head_that_hears_nothing_makes_it_noise(model: Model) -> None:
+    with torch.no_grad():
+        model.las.ctc.bias[model.tokenizer.pad] = 100.0
+    strict = Calibration((0.0,) * len(FEATURES), 0.0, speech=0.3)
+    decoding = DecodingConfig(beam_size=2, ctc_weight=0.0)
+
+    (segment,) = Recognizer(model, decoding, calibration=strict).recognize([noise(1.0)])
+
+    assert (segment.text, segment.flags) == ("", (Flag.NOISE,))
+
+
+# Long recordings, clips and channels
+
+
+def test_a_long_recording_is_told_piece_by_piece(recognizer: Recognizer) -> None:
+    waveform = torch.cat((noise(6.0), torch.zeros(3 * 16_000), noise(6.0)))
+    done = list[float]()
+
+    found = recognizer.transcribe(waveform, rate=16_000, progress=done.append)
+
+    assert [Flag.SILENCE in segment.flags for segment in found.segments] == [
+        *(False, True, False),
+    ]
+    assert found.duration == 15.0
+    assert sum(done) == pytest.approx(15.0)
+    times = [t for word in found.words for t in (word.start, word.end)]
+    assert times == sorted(times)
+    assert times[-1] <= 15.0
+
+
+def test_a_clip_of_a_channel_is_heard_as_if_it_were_alone(
+    recognizer: Recognizer, tmp_path: Path
+) -> None:
+    left, right = noise(3.0), noise(3.0)
+    soundfile.write(
+        tmp_path / "a.wav", torch.stack((left, right), 1).numpy(), 16_000, "FLOAT"
+    )
+
+    found = recognizer.transcribe(tmp_path / "a.wav", channel="right", clip=(1, 2.5))
+
+    (alone,) = recognizer.recognize([right[16_000:40_000]])
+    assert found.text == alone.text
+    assert (found.duration, found.channel) == (1.5, "right")
+    assert [word.start for word in found.words] == pytest.approx(
+        [word.start + 1 for word in alone.words]
+    )
+
+
+def test_a_transcript_says_how_it_was_made(model_folder: Path) -> None:
+    recognizer = Recognizer.load(
+        model_folder, decoding=DecodingConfig(beam_size=2), precision="int8"
+    )
+
+    found = recognizer.transcribe(noise(0.5), rate=16_000)
+
+    assert found.model == str(model_folder)
+    assert found.settings["beam_size"] == 2
+    assert found.settings["precision"] == "int8"
+
+
+# In bytes
+
+
+def test_bytes_give_nearly_the_same_scores_and_leave_the_model_alone(
+    model: Model,
+) -> None:
+    exact, waveform = Recognizer(model, DecodingConfig(beam_size=1)), noise(1.0)
+    before = exact.recognize([waveform])
+
+    in_bytes = Recognizer(model, DecodingConfig(beam_size=1), precision="int8")
+    (segment,) = in_bytes.recognize([waveform])
+
+    assert segment.nbest[0].score != before[0].nbest[0].score
+    assert segment.nbest[0].score == pytest.approx(before[0].nbest[0].score, abs=0.2)
+    assert exact.recognize([waveform]) == before
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "message"),
+    [
+        ("int4", "cpu", r"precision int4: is not known \(use float32 or int8\)"),
+        ("int8", "meta", r"precision int8: is for the CPU \(not for meta\)"),
+    ],
+)
+def test_a_precision_that_is_not_to_be_had_is_told(
+    model: Model, precision: str, device: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Recognizer(model, device=device, precision=precision)

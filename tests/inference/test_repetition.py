@@ -1,0 +1,46 @@
+import pytest
+
+from asr.inference.repetition import goes_in_circles, longest_repetition
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "THAT THAT THAT THAT THAT",
+        "AND THEN AND THEN AND THEN AND THEN HE WENT",
+        "I SAY " + "WHAT IS THE MATTER " * 3,
+        "HE WENT TO THE " + "BANANANANA" * 12,
+    ],
+)
+def test_a_loop_is_noticed(text: str) -> None:
+    assert goes_in_circles(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "NO NO NO NO SAID THE LADY",
+        "VERY WELL VERY WELL SAID HE VERY WELL",
+        "THE CAT SAT ON THE MAT AND THE DOG SAT ON THE LOG AND THE MAN SAT ON THE PAN",
+        "FROM THE FIRST DAY TO THE LAST DAY AND FROM THE LAST DAY TO THE FIRST NIGHT",
+        "A MAN SAID TO THE UNIVERSE SIR I EXIST HOWEVER REPLIED THE UNIVERSE THE FACT "
+        "HAS NOT CREATED IN ME A SENSE OF OBLIGATION",
+    ],
+)
+def test_speech_is_no_loop(text: str) -> None:
+    assert not goes_in_circles(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "times", "words"),
+    [
+        ("", 0, ""),
+        ("A B A B", 2, "A B"),
+        ("A A A A", 4, "A"),
+        ("X A B C A B C A B", 2, "A B C"),
+        ("A B C D E F G A B C D E F G", 1, "A"),  # seven words are no stretch
+    ],
+)
+def test_the_longest_repetition(text: str, times: int, words: str) -> None:
+    assert longest_repetition(text) == (times, words)

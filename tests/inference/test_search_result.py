@@ -1,0 +1,103 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from asr.decoding.ctc_alignment import EARLY, Spikes
+from asr.decoding.search import Hypothesis
+from asr.inference.confidence import FEATURES, Calibration
+from asr.inference.search_result import END, Finding
+from asr.transcript import Alternative, Flag
+
+
+def found(*texts: str, heard: float = -0.1, finished: bool = True) -> Finding:
+    """A finding whose characters were heard at steps 0, 1, 2, ... of 0.04 s."""
+    length = len(texts[0])
+    begins = torch.arange(float(length))
+    return Finding(
+        hypotheses=[
+            Hypothesis(tuple(range(len(text))), -1.0 - rank, finished=finished)
+            for rank, text in enumerate(texts)
+        ],
+        texts=texts,
+        heard=Spikes(begins, begins + 1, torch.full((length,), heard)),
+        log_probs=torch.full((length + 1,), -0.2),
+        weights=torch.eye(length + 1, 30),
+        seconds_per_ctc_step=0.04,
+        seconds_per_step=0.08,
+        duration=2.0,
+    )
+
+
+def test_a_segment_has_the_words_with_their_times_and_confidence() -> None:
+    segment = found("GO ON", "GO IN").segment(None)
+
+    assert segment.text == "GO ON"
+    assert (segment.start, segment.end) == (0.0, 2.0)
+    go, on = segment.words
+    assert (go.text, on.text) == ("GO", "ON")
+    assert (go.start, go.end) == pytest.approx((EARLY, 0.08 + EARLY))
+    assert (on.start, on.end) == pytest.approx((0.12 + EARLY, 0.2 + EARLY))
+    assert go.confidence == pytest.approx(1.0)
+    # The share of the first of two whose log P differ by one.
+    assert on.confidence == pytest.approx(1 / (1 + math.exp(-1)))
+    assert segment.confidence == pytest.approx((go.confidence + on.confidence) / 2)
+
+
+def test_a_segment_has_the_nbest_list_and_the_attention() -> None:
+    segment = found("GO ON", "GO").segment(None)
+
+    assert segment.nbest == (Alternative("GO ON", -1 / 6), Alternative("GO", -2 / 3))
+    assert segment.alignment is not None
+    assert segment.alignment.characters == "GO ON" + END
+    assert segment.alignment.weights.shape == (6, 30)
+    assert segment.alignment.seconds_per_step == 0.08
+
+
+def test_superfluous_spaces_are_no_words() -> None:
+    segment = found(" GO  ON ").segment(None)
+
+    assert segment.text == "GO ON"
+    assert [word.text for word in segment.words] == ["GO", "ON"]
+    assert segment.alignment is not None
+    assert segment.alignment.characters == "GO ON" + END
+    looked = segment.alignment.weights.argmax(dim=1)  # row i of what was found: step i
+    assert looked.tolist() == [1, 2, 3, 5, 6, 8]
+
+
+STRICT = Calibration((0.0,) * len(FEATURES), 0.0, speech=0.3)
+
+
+def test_what_the_head_did_not_hear_is_noise() -> None:
+    finding = found("WHO WOULD HAVE", heard=-2.0)
+
+    segment = finding.segment(STRICT)
+
+    assert segment.flags == (Flag.NOISE,)
+    assert segment.text == ""
+    assert len(segment.words) == len(segment.nbest) == 0
+    assert segment.alignment is None
+    assert finding.segment(None).text == "WHO WOULD HAVE"  # the head may know nothing
+
+
+@pytest.mark.parametrize(("num_clear", "expected"), [(2, ""), (4, "ABCDEFGHIJ")])
+def test_some_of_the_characters_make_it_speech(num_clear: int, expected: str) -> None:
+    finding = found("ABCDEFGHIJ")
+    log_probs = torch.where(torch.arange(10) < num_clear, -0.1, -3.0)
+
+    heard = finding.heard._replace(log_probs=log_probs)
+
+    assert replace(finding, heard=heard).segment(STRICT).text == expected
+
+
+def test_nothing_said_is_not_noise() -> None:
+    segment = found("").segment(STRICT)
+
+    assert segment.flags == ()
+    assert segment.text == ""
+
+
+def test_a_text_without_end_and_one_that_goes_in_circles_are_flagged() -> None:
+    assert found("GO", finished=False).segment(None).flags == (Flag.UNFINISHED,)
+    assert found("GO GO GO GO GO GO").segment(None).flags == (Flag.LOOP,)

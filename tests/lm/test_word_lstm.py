@@ -1,0 +1,341 @@
+"""The LSTM that is mixed into the word n-gram, and the recipe that trains it."""
+
+import json
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asr.decoding import SearchConfig, beam_search
+from asr.errors import CheckpointError
+from asr.lm.ngram import WordNGram
+from asr.lm.word_lstm import DESCRIPTION, FILE, Contexts, WordLSTM
+from asr.tensor_files import checksums, read_tensors, write_tensors
+from asr.text import CharTokenizer
+from recipes.librispeech.language_model import estimate, measure, scores
+from recipes.librispeech.word_lstm import batches, main, prepare
+
+TOKENIZER = CharTokenizer()
+TEXT = ["A BE AN", "AND A BE", "BE BE", "I'M A AN", "AN AND I'M A BE", "A"]
+
+
+def network(seed: int = 0) -> WordLSTM:
+    torch.manual_seed(seed)
+    ranks = torch.tensor([2, 0, 4, 1, 3, 5, 6])  # of 5 words, <unk>, the boundary
+    model = WordLSTM(ranks, embedding_size=3, size=16, cutoffs=[2, 4], share=0.3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_()
+    return model.eval()
+
+
+def mixture(seed: int = 0) -> WordNGram:
+    ngram = estimate([TEXT], [1], vocabulary=9, order=3, least=[1, 1])
+    assert ngram.words == ["A", "AN", "AND", "BE", "I'M"]
+    return WordNGram(ngram.words, ngram.levels, lstm=network(seed))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_contexts_foretell_what_the_network_foretells(seed: int) -> None:
+    model = network(seed)
+    contexts = Contexts(model)
+    words = torch.from_numpy(np.random.default_rng(seed).integers(0, 6, (4, 7)))
+    start = torch.full((4, 1), 6)
+    with torch.no_grad():
+        expected = model(model.ranks[torch.cat((start, words), dim=1)])
+
+    state = contexts.start(4)
+    for column, wanted in zip(words.T, expected.T, strict=True):
+        found = contexts.log_prob(column, state)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        state = contexts.read(column, state)
+
+
+def test_the_mixture_sums_to_one() -> None:
+    model = mixture()
+    assert model.contexts
+    everything = np.arange(7)
+    for said in ([], [0], [3, 3], [5, 1, 2]):
+        contexts = model.contexts.start(1)
+        for word in said:
+            contexts = model.contexts.read(torch.tensor([word]), contexts)
+        histories = np.array([([6, 6, *said])[-2:]] * 7)
+        words = model.log_prob(
+            histories[:6], everything[:6], contexts.expand(6, -1).contiguous()
+        )
+        end = model.log_prob(histories[6:], everything[6:])
+        assert np.exp(np.concatenate([words, end])).sum() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("said", [[], [0], [3, 3], [5, 1, 2]])
+def test_what_a_word_may_become_is_the_sum_of_its_head_and_its_clusters(
+    said: list[int],
+) -> None:
+    model = mixture()
+    assert model.lstm
+    assert model.contexts
+    contexts = model.contexts.start(1)
+    for word in said:
+        contexts = model.contexts.read(torch.tensor([word]), contexts)
+    told = model.contexts.log_prob(torch.arange(6), contexts.expand(6, -1)).exp()
+    ranks, unigrams = model.lstm.ranks[:5], np.exp(model.levels[0].log_probs[:5])
+    cluster = [0 if rank < 2 else 1 if rank < 4 else 2 for rank in ranks.tolist()]
+    of_all = [*cluster, 2]  # <unk>, of rank 5, is in the last one
+
+    def mass(beginning: str) -> float:
+        below = [i for i, w in enumerate(model.words) if w.startswith(beginning)]
+        found = sum(told[i].item() for i in below if cluster[i] == 0)
+        for c in (1, 2):
+            whole = sum(told[i].item() for i in range(6) if of_all[i] == c)
+            own = sum(unigrams[i] for i in below if cluster[i] == c)
+            if own:
+                found += whole * own / sum(unigrams[np.array(cluster) == c])
+        return 0.7 * float(sum(unigrams[i] for i in below)) + 0.3 * found
+
+    node = 0
+    for i, letter in enumerate("AND"):
+        node = int(model.children[node, TOKENIZER.characters.index(letter) - 1])
+        ahead = model.ahead(np.array([[node]]), contexts)
+        assert ahead.item() == pytest.approx(np.log(mass("AND"[: i + 1])), abs=1e-5)
+    outside = np.array([[0, model.outside]])
+    unknown = model.levels[0].log_probs[model.unknown]
+    assert model.ahead(outside, contexts).tolist() == [[0.0, pytest.approx(unknown)]]
+
+
+def spell(model: WordNGram, text: str) -> float:
+    steps, total = model.steps(1), 0.0
+    tokens = [TOKENIZER.sos, *TOKENIZER.encode(text), TOKENIZER.eos]
+    state = steps.start()
+    for token, after in pairwise(tokens):
+        found, state = steps.step(torch.tensor([token]), state)
+        total += found[0, after].item()
+    return total
+
+
+@pytest.mark.parametrize("text", ["A BE AN", "I'M I'M I'M I'M", "AND"])
+def test_the_search_pays_what_measure_counts(text: str) -> None:
+    model = mixture()
+    assert model.lstm
+    (ngram, lstm), ends = scores(model, [model.numbers(text.split())])
+    share = model.lstm.share
+    words = np.log((1 - share) * np.exp(ngram) + share * np.exp(lstm))
+
+    assert spell(model, text) == pytest.approx(words.sum() + ends.sum(), abs=1e-4)
+    perplexity, _ = measure(model, [text])
+    assert perplexity == pytest.approx(
+        np.exp(-(words.sum() + ends.sum()) / (len(words) + 1)), rel=1e-5
+    )
+
+
+def test_a_beam_follows_each_hypothesis_with_its_own_context() -> None:
+    model = mixture()
+    found = beam_search(
+        model.steps(2),
+        SearchConfig(beam_size=6, length_norm=0.0),
+        sos=TOKENIZER.sos,
+        eos=TOKENIZER.eos,
+        max_lengths=torch.tensor([9, 14]),
+    )
+    several = 0
+    for hypothesis in (one for utterance in found for one in utterance):
+        if hypothesis.finished:
+            text = TOKENIZER.decode(hypothesis.tokens)
+            several += " " in text
+            assert hypothesis.log_prob == pytest.approx(spell(model, text), abs=1e-3)
+    assert several >= 3
+
+
+def test_a_saved_network_is_the_same_but_for_bytes(tmp_path: Path) -> None:
+    model = mixture()
+    assert model.lstm
+    model.save(tmp_path, {})
+    model.lstm.save(tmp_path, model.words, {"texts": ["a"]})
+
+    loaded = WordNGram.load(tmp_path)
+
+    assert loaded.lstm
+    assert loaded.lstm.share == 0.3
+    for name, weight in model.lstm.state_dict().items():
+        theirs = loaded.lstm.state_dict()[name].float()
+        size = weight.float().abs().max().item()
+        torch.testing.assert_close(theirs, weight.float(), atol=size / 200, rtol=0)
+    assert spell(loaded, "A BE AN") == pytest.approx(spell(model, "A BE AN"), abs=0.2)
+
+
+def test_without_its_file_the_n_gram_is_alone(tmp_path: Path) -> None:
+    mixture().save(tmp_path, {})
+    assert WordNGram.load(tmp_path).lstm is None
+
+
+def saved(folder: Path) -> Path:
+    model = mixture()
+    assert model.lstm
+    model.save(folder, {})
+    model.lstm.save(folder, model.words, {})
+    return folder
+
+
+def test_what_is_no_such_network_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    (folder / DESCRIPTION).unlink()
+    with pytest.raises(CheckpointError, match=rf"{DESCRIPTION}: cannot be read"):
+        WordNGram.load(folder)
+    (folder / DESCRIPTION).write_text("{}")
+    with pytest.raises(CheckpointError, match="does not describe a word LSTM"):
+        WordNGram.load(folder)
+    (folder / DESCRIPTION).write_text('{"files": {}}')
+    with pytest.raises(CheckpointError, match=f"has no checksum of {FILE}"):
+        WordNGram.load(folder)
+    saved(tmp_path)
+    (folder / FILE).unlink()
+    with pytest.raises(CheckpointError, match=rf"{FILE}: cannot be read"):
+        WordNGram.load(folder)
+    saved(tmp_path)
+    (folder / FILE).write_bytes((folder / FILE).read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=rf"{FILE}: is damaged, or not the file"):
+        WordNGram.load(folder)
+
+
+def test_a_network_of_another_n_gram_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    estimate([["B C"]], [1], vocabulary=9, order=2, least=[1]).save(folder, {})
+    with pytest.raises(CheckpointError, match=r"belongs to another n-gram \(train"):
+        WordNGram.load(folder)
+    assert WordNGram.load(folder, alone=True).words == ["B", "C"]
+
+
+def vouch(folder: Path) -> None:
+    """Write the checksum of what is there now."""
+    table = checksums({FILE: (folder / FILE).read_bytes()})
+    (folder / DESCRIPTION).write_text(json.dumps({"files": table}))
+
+
+@pytest.mark.parametrize(
+    "fact", [{"kind": "x"}, {"share": 1.0}, {"size": 9}, {"cutoffs": 3}, {"share": "a"}]
+)
+def test_facts_that_do_not_fit_are_refused(
+    fact: dict[str, object], tmp_path: Path
+) -> None:
+    folder = saved(tmp_path)
+    tensors, facts = read_tensors(folder / FILE)
+    write_tensors(folder / FILE, tensors, {**facts, **fact})
+    vouch(folder)
+    with pytest.raises(CheckpointError, match=rf"{FILE}: is "):
+        WordNGram.load(folder)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_is_altered_a_model_comes_or_a_checkpoint_error(
+    seed: int, tmp_path: Path
+) -> None:
+    folder, rng = saved(tmp_path), random.Random(seed)
+    content = bytearray((folder / FILE).read_bytes())
+    for _ in range(3):
+        end = 8 + int.from_bytes(content[:8], "little")
+        place = rng.randrange(8, rng.choice([min(end, len(content)), len(content)]))
+        content[place] = rng.choice(b'0123456789FIU"\xff')
+    (folder / FILE).write_bytes(content)
+    vouch(folder)
+    refusal = FILE
+    try:
+        assert WordNGram.load(folder).lstm
+    except CheckpointError as error:
+        refusal = str(error)
+    assert FILE in refusal
+
+
+def test_batches_hold_each_sentence_once() -> None:
+    ngram = estimate([TEXT], [1], vocabulary=9, order=2, least=[1])
+    model, sentences = prepare(ngram, [TEXT], [2], (4, 16))
+    assert len(sentences) == 2 * len(TEXT)
+    assert {tuple(s.tolist()) for s in sentences} == {
+        (6, *model.ranks[ngram.numbers(text.split())].tolist()) for text in TEXT
+    }
+    drawn, seen = batches(sentences, 8), 0
+    found = list[tuple[int, ...]]()
+    while seen < len(sentences):
+        batch, padding = next(drawn)
+        assert batch.numel() <= 8 or len(batch) == 1
+        for row, gap in zip(batch, padding, strict=True):
+            found.append(tuple(row[: 1 + int((~gap).sum())].tolist()))
+        seen += len(batch)
+    assert sorted(found) == sorted(tuple(s.tolist()) for s in sentences)
+
+
+def test_the_recipe_learns_what_a_trigram_cannot_see(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(0)
+    words = "ABCD"
+    text = list[str]()
+    for _ in range(600):
+        first = rng.choice(words)  # the last word is the first, four words later
+        text.append(" ".join([first, *rng.choices(words, k=3), first]))
+    (tmp_path / "text.txt").write_text("\n".join(text[:500]) + "\n")
+    entries = [
+        {"id": f"u{i}", "audio": "u.wav", "duration": 1.0, "text": sentence}
+        for i, sentence in enumerate(text[500:])
+    ]
+    dev = tmp_path / "dev.jsonl"
+    dev.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    ngram = estimate([text[:500]], [1], vocabulary=9, order=3, least=[1, 1])
+    ngram.save(tmp_path / "lm", {})
+    alone, _ = measure(ngram, text[500:])
+
+    options = ["--language-model", str(tmp_path / "lm"), "--dev", str(dev)]
+    options += ["--minutes", "0.07", "--size", "24", "--embedding-size", "8"]
+    options += ["--batch-words", "300", "--validations", "2", "--threads", "1"]
+    text_file = str(tmp_path / "text.txt")
+    without_sizes = [*options[:6], *options[10:]]
+    assert main([text_file, *without_sizes, "--go-on"]) == 1
+    assert f"holds no {FILE}" in capsys.readouterr().err
+    assert main([text_file, *options]) == 0
+
+    mixed = WordNGram.load(tmp_path / "lm")
+    assert measure(mixed, text[500:])[0] < 0.93 * alone
+    printed = capsys.readouterr().out
+    assert "100.0 %" in printed
+    assert f"n-gram alone {alone:.1f}" in printed
+
+    assert main([text_file, *options, "--go-on"]) == 1
+    assert "the sizes are those of the LSTM" in capsys.readouterr().err
+    options = without_sizes
+    options[options.index("0.07")] = "0.02"  # too short to learn it anew
+    before, _ = measure(mixed, text[500:])
+    assert main([text_file, *options, "--go-on"]) == 0
+    after, _ = measure(WordNGram.load(tmp_path / "lm"), text[500:])
+    assert after < before
+    _, facts = read_tensors(tmp_path / "lm" / FILE)
+    assert facts["before"]["minutes"] == 0.07
+
+    content = (tmp_path / "lm" / FILE).read_bytes()
+    options += ["--learning-rate", "1000"]
+    assert main([text_file, *options, "--go-on"]) == 0  # and it got worse
+    assert (tmp_path / "lm" / FILE).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--times", "1", "2"], "--times: 1 numbers above zero are due"),
+        (["--minutes", "0"], "--minutes: must be above 0"),
+        (["--batch-words", "-1"], "--batch-words: must be above 0"),
+        (["--validations", "0"], "--validations: must be at least 1"),
+        ([], "cannot be read"),
+    ],
+)
+def test_faults_are_one_line(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = ["--language-model", str(tmp_path / "lm"), "--dev", str(tmp_path / "dev")]
+    assert main([str(tmp_path / "text.txt"), *places, *options]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("word_lstm: ")
+    assert message in printed
+    assert printed.count("\n") == 1

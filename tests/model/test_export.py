@@ -1,0 +1,238 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr.errors import CheckpointError
+from asr.model.export import RUN_SETTINGS, export
+from asr.model.storage import (
+    CARD,
+    DESCRIPTION,
+    WEIGHTS,
+    Model,
+    add_further,
+    find_model,
+    load_model,
+    read_further,
+    save_model,
+)
+from asr.train import CONFIG
+
+FACTS = {"step": 7, "minutes": 90.0, "dev/wer": 0.4567, "dev/cer": 0.2}
+
+
+@pytest.fixture
+def run(model: Model, tmp_path: Path) -> Path:
+    """A run with a model."""
+    save_model(tmp_path / "run" / "model", model.las, model.tokenizer, FACTS)
+    (tmp_path / "run" / RUN_SETTINGS).write_text("training:\n  seed: 1\n")
+    return tmp_path / "run"
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_run_becomes_a_model_of_half_size_with_a_card(
+    model: Model, run: Path, tmp_path: Path
+) -> None:
+    exported = export(run, tmp_path / "a" / "mine")
+
+    assert exported.folder == tmp_path / "a" / "mine"
+    assert exported.card == "fill in its MODEL_CARD.md"
+    assert names(exported.folder) == {WEIGHTS, DESCRIPTION, CARD}
+    assert names(tmp_path / "a") == {"mine"}
+    loaded = load_model(exported.folder)
+    assert loaded.facts == FACTS
+    for name, weight in model.las.state_dict().items():
+        assert torch.equal(loaded.las.state_dict()[name], weight.half().float()), name
+
+
+def test_the_card_tells_what_is_known_and_what_is_open(
+    run: Path, tmp_path: Path
+) -> None:
+    card = (export(run, tmp_path / "mine").folder / CARD).read_text()
+
+    assert card.startswith("# mine\n")
+    assert "| Training | 7 updates, 1.5 hours |" in card
+    assert "| Dev | WER 45.7%, CER 20.0% (greedy) |" in card
+    assert "| Licence | TO BE FILLED IN" in card
+    assert "```yaml\ntraining:\n  seed: 1\n```" in card
+
+
+def test_a_model_of_unknown_origin_has_a_card_that_says_so(
+    model: Model, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "from", model.las, model.tokenizer, {})
+
+    card = (export(tmp_path / "from", tmp_path / "mine").folder / CARD).read_text()
+
+    assert "| Training | unknown |\n| Dev | unknown |" in card
+
+
+def test_a_card_that_is_there_goes_along(run: Path, tmp_path: Path) -> None:
+    (run / CARD).write_text("of the run")
+    folder = export(run, tmp_path / "mine").folder
+    assert (folder / CARD).read_text() == "of the run"
+
+    (run / "model" / CARD).write_text("of the model")
+    export(run, folder)
+    assert (folder / CARD).read_text() == "of the model"
+
+
+def test_a_card_written_by_hand_is_kept_when_another_model_comes(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = export(run, tmp_path / "mine").folder
+    (folder / CARD).write_text("by hand")
+
+    exported = export(run, folder)
+
+    assert (folder / CARD).read_text() == "by hand"
+    assert exported.card.startswith("kept its MODEL_CARD.md")
+
+
+def test_a_model_is_brought_up_to_date_in_its_place(run: Path, tmp_path: Path) -> None:
+    folder = export(run, tmp_path / "mine").folder
+    weights = (folder / WEIGHTS).read_bytes()
+    description = json.loads((folder / DESCRIPTION).read_text())
+    del description["files"]
+    (folder / DESCRIPTION).write_text(json.dumps({**description, "format": 1}))
+    (folder / CARD).write_text("by hand")
+
+    export(folder, folder)
+
+    assert (folder / WEIGHTS).read_bytes() == weights
+    assert json.loads((folder / DESCRIPTION).read_text())["files"].keys() == {WEIGHTS}
+    assert (folder / CARD).read_text() == "by hand"
+
+
+def test_the_bundled_model_stays_as_it_is_to_the_bit(tmp_path: Path) -> None:
+    bundled = find_model(None)
+
+    folder = export("las_mini", tmp_path / "las_mini").folder
+
+    for name in (WEIGHTS, DESCRIPTION, CARD):
+        assert (folder / name).read_bytes() == (bundled / name).read_bytes(), name
+
+
+def test_files_that_belong_to_the_model_go_along_and_others_do_not(
+    run: Path, tmp_path: Path
+) -> None:
+    add_further(run / "model", "confidence.json", b"[1]")
+    (run / "model" / "notes.txt").write_text("not of the model")
+
+    folder = export(run, tmp_path / "mine").folder
+    export(folder, folder)
+
+    assert read_further(folder, "confidence.json") == b"[1]"
+    assert not (folder / "notes.txt").exists()
+
+
+# What is not replaced
+
+
+def test_an_empty_folder_and_a_damaged_model_are_replaced(
+    run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    folder = export(run, tmp_path / "mine").folder
+    (folder / DESCRIPTION).write_text("{")
+
+    export(run, folder)
+
+    assert load_model(folder).facts == FACTS
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        (["thesis.txt"], "holds other things than a model"),
+        ([DESCRIPTION, "thesis.txt"], "holds thesis.txt, too, which is no part of a"),
+        ([DESCRIPTION, "photos/"], "holds photos, too, which is no part of a model"),
+        ([DESCRIPTION, f"{WEIGHTS}/"], f"holds {WEIGHTS}, too, which is no part"),
+    ],
+)
+def test_a_folder_with_other_things_is_not_replaced(
+    run: Path, tmp_path: Path, inside: list[str], message: str
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in inside:
+        path = folder / name
+        path.mkdir() if name.endswith("/") else path.write_text("{}")
+    before = names(folder)
+
+    with pytest.raises(CheckpointError, match=f"{folder}: {message}"):
+        export(run, folder)
+
+    assert names(folder) == before
+    assert names(tmp_path) == {"run", "mine"}
+
+
+def test_a_file_is_not_replaced(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("a file")
+
+    with pytest.raises(CheckpointError, match=r"mine: cannot be replaced \(Not a dir"):
+        export(run, tmp_path / "mine")
+
+
+def test_a_model_that_does_not_load_takes_no_place(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = export(run, tmp_path / "mine").folder
+    before = (folder / DESCRIPTION).read_bytes()
+
+    def half_written(path: Path, *_: object, **__: object) -> None:
+        path.mkdir()
+        (path / DESCRIPTION).write_text("{")
+
+    monkeypatch.setattr("asr.model.export.save_model", half_written)
+    with pytest.raises(CheckpointError, match="does not describe a model"):
+        export(run, folder)
+
+    assert (folder / DESCRIPTION).read_bytes() == before
+    assert names(tmp_path) == {"run", "mine"}
+
+
+def test_the_old_model_comes_back_when_the_new_one_cannot_take_its_place(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = export(run, tmp_path / "mine").folder
+    rename = Path.rename
+
+    def fails(path: Path, target: Path) -> Path:
+        if path.suffix == ".partial":
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(CheckpointError, match=r"cannot be replaced \(No space left"):
+        export(run, folder)
+
+    assert load_model(folder).facts == FACTS
+    assert names(tmp_path) == {"run", "mine"}
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CARD])
+def test_what_is_elsewhere_is_not_packed(run: Path, tmp_path: Path, name: str) -> None:
+    path = run / "model" / name
+    if name == CARD:
+        path.write_text("card")
+    path.replace(tmp_path / "outside")
+    path.symlink_to(tmp_path / "outside")
+
+    with pytest.raises(CheckpointError, match=f"{path}: is a link that leads out"):
+        export(run, tmp_path / "mine")
+
+
+def test_a_card_that_is_no_text_is_told(run: Path, tmp_path: Path) -> None:
+    (run / "model" / CARD).write_bytes(b"\xff")
+
+    with pytest.raises(CheckpointError, match=f"{CARD}: cannot be read"):
+        export(run, tmp_path / "mine")
+
+
+def test_the_name_of_a_runs_settings_is_that_of_train() -> None:
+    assert RUN_SETTINGS == CONFIG

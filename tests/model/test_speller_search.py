@@ -1,0 +1,249 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
+from asr.model.attention import ACTIVATIONS, KINDS, AttentionConfig, Memory
+from asr.model.las import LAS, LASConfig
+from asr.model.listener import ListenerConfig
+from asr.model.speller import Speller, SpellerConfig, SpellerState
+from asr.model.speller_search import LASSteps, StepWeights
+
+V, SOS, EOS, H = 9, 1, 2, 6
+HEADS = [("dot", heads, 0) for heads in (2, 3, 6)]
+SEGMENTS = [("location", 1, segment) for segment in (1, 2, 7, 9)]
+SEGMENTS += [("additive", 1, 3)]
+
+
+def build(
+    kind: str = "location",
+    layers: int = 1,
+    activation: str = "tanh",
+    heads: int = 1,
+    segment: int = 0,
+) -> Speller:
+    torch.manual_seed(0)
+    attention = AttentionConfig(kind, 5 * heads, activation, 2, 2, heads, segment)
+    speller = Speller(SpellerConfig(4, layers, 3), attention, H, V).eval()
+    with torch.no_grad():  # sharper, so that hypotheses differ
+        for parameter in speller.parameters():
+            parameter.mul_(2.0)
+    return speller
+
+
+def memory_of(speller: Speller, *num_steps: int) -> Memory:
+    h = torch.randn(len(num_steps), max(num_steps), H)
+    return speller.attention.remember(h, torch.tensor(num_steps))
+
+
+def steps_of(
+    speller: Speller, memory: Memory, coverage: float = 0.0, precision: str = "float32"
+) -> LASSteps:
+    weights = StepWeights(speller, precision)
+    return LASSteps(weights, memory, speller.attention.start(memory), coverage)
+
+
+class Plain:
+    """The plain formula as a step model."""
+
+    def __init__(self, speller: Speller, memory: Memory) -> None:
+        self.speller, self.memory = speller, memory
+
+    def start(self) -> tuple[SpellerState, Memory]:
+        return self.speller.start(self.memory), self.memory
+
+    def step(
+        self, tokens: Tensor, state: tuple[SpellerState, Memory]
+    ) -> tuple[Tensor, tuple[SpellerState, Memory]]:
+        logits, speller = self.speller.step(tokens, *state)
+        return logits.log_softmax(dim=-1), (speller, state[1])
+
+    def select(
+        self, state: tuple[SpellerState, Memory], rows: Tensor
+    ) -> tuple[SpellerState, Memory]:
+        speller, memory = state
+        hypotheses = len(speller.context) // len(memory.h)
+        return speller.select(rows.flatten()), memory.select(rows[:, 0] // hypotheses)
+
+
+def search(model: StepModel[Any], count: int) -> list[list[Hypothesis]]:
+    limits = torch.full((count,), 12)
+    config = SearchConfig(beam_size=4)
+    return beam_search(model, config, sos=SOS, eos=EOS, max_lengths=limits)
+
+
+# Parity with the plain formula
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("kind", "heads", "segment"),
+    [*((kind, 1, 0) for kind in KINDS), *HEADS, *SEGMENTS],
+)
+@torch.no_grad()
+def test_a_search_finds_what_it_finds_by_the_plain_formula(
+    kind: str, heads: int, segment: int, layers: int, activation: str
+) -> None:
+    speller = build(kind, layers, activation, heads, segment)
+    memory = memory_of(speller, 7, 3, 5)
+
+    fast = search(steps_of(speller, memory), 3)
+
+    plain = search(Plain(speller, memory), 3)
+    for ours, theirs in zip(fast, plain, strict=True):
+        assert [h.tokens for h in ours] == [h.tokens for h in theirs]
+        assert [h.log_prob for h in ours] == pytest.approx(
+            [h.log_prob for h in theirs], abs=1e-4
+        )
+
+
+@pytest.mark.parametrize(("kind", "heads", "segment"), [*HEADS, *SEGMENTS])
+@torch.no_grad()
+def test_each_step_is_that_of_the_plain_formula(
+    kind: str, heads: int, segment: int
+) -> None:
+    speller = build(kind, heads=heads, segment=segment)
+    memory = memory_of(speller, 7, 3, 5)
+    fast, plain = steps_of(speller, memory), Plain(speller, memory)
+    state, plain_state = fast.start(), plain.start()
+    for tokens in torch.randint(V, (5, 3)):
+        scores, state = fast.step(tokens, state)
+        expected, plain_state = plain.step(tokens, plain_state)
+        torch.testing.assert_close(scores, expected)
+        torch.testing.assert_close(state.weights, plain_state[0].weights)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_step_leaves_weights_and_state_as_they_were(layers: int) -> None:
+    speller = build(layers=layers)
+    steps = steps_of(speller, memory_of(speller, 6))
+    _, state = steps.step(torch.tensor([SOS]), steps.start())
+
+    first, _ = steps.step(torch.tensor([4]), state)
+    second, _ = steps.step(torch.tensor([4]), state)
+
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("segment", [0, 3])
+@pytest.mark.parametrize("rows", [1, 3, 4, 8])
+def test_what_is_beyond_the_cache_is_looked_at_in_pieces(
+    rows: int, segment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speller = build(segment=segment)
+    memory = memory_of(speller, 7, 3, 5)
+    whole = search(steps_of(speller, memory), 3)
+
+    monkeypatch.setattr("asr.model.speller_search._IN_CACHE", rows * 7 * 5)
+
+    pieces = search(steps_of(speller, memory), 3)
+    for ours, others in zip(pieces, whole, strict=True):
+        assert [h.tokens for h in ours] == [h.tokens for h in others]
+        assert [h.log_prob for h in ours] == pytest.approx(
+            [h.log_prob for h in others], abs=1e-5
+        )
+
+
+# In bytes
+
+
+@pytest.mark.parametrize(
+    ("kind", "heads", "segment"), [("location", 1, 0), *HEADS[:1], *SEGMENTS[:2]]
+)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_bytes_are_nearly_as_exact(
+    layers: int, kind: str, heads: int, segment: int
+) -> None:
+    speller = build(kind, layers, heads=heads, segment=segment)
+    memory = memory_of(speller, 7, 3)
+    tokens = torch.tensor([SOS, SOS])
+    steps, exact = (steps_of(speller, memory, 0.0, p) for p in ("int8", "float32"))
+
+    scores, _ = steps.step(tokens, steps.start())
+
+    expected, _ = exact.step(tokens, exact.start())
+    difference = (scores - expected).abs().max()
+    assert 0 < float(difference) < 0.05
+
+
+# The coverage bonus: golden
+
+
+def bonuses(
+    looks: list[list[list[float]]], moves: list[list[int]]
+) -> list[list[float]]:
+    """Let rows look as told and change places; tell what each was paid for."""
+    speller = build("additive")
+    memory = memory_of(speller, 3)
+    steps, plain = steps_of(speller, memory, coverage=0.25), steps_of(speller, memory)
+    state, paid = steps.start(), list[list[float]]()
+    for look, move in zip(looks, moves, strict=True):
+        energies = torch.tensor(look).log()[None, :, None]
+        tokens = torch.full((len(look),), SOS)
+        steps.energies = plain.energies = (  # type: ignore[method-assign]
+            lambda *_, energies=energies: energies.clone()
+        )
+        unpaid, _ = plain.step(tokens, state._replace(attended=None))
+        scores, state = steps.step(tokens, state)
+        difference = (scores - unpaid) / 0.25
+        torch.testing.assert_close(difference, difference[:, :1].expand_as(difference))
+        paid.append([round(x, 4) for x in difference[:, 0].tolist()])
+        state = steps.select(state, torch.tensor([move]))
+    return paid
+
+
+def test_each_step_is_paid_for_once_when_half_a_character_looked_at_it() -> None:
+    looks = [[[0.6, 0.4, 0.0]], [[0.1, 0.2, 0.7]], [[0.5, 0.0, 0.5]]]
+
+    # Attended: (0.6, 0.4, 0), then (0.7, 0.6, 0.7), then (1.2, 0.6, 1.2).
+    assert bonuses(looks, [[0], [0], [0]]) == [[1], [2], [0]]
+
+
+def test_coverage_follows_the_hypotheses() -> None:
+    looks = [
+        [[0.6, 0.4, 0.0]],
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]],
+        [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]],
+    ]
+
+    # The third step is new to the first row only once the rows have changed places.
+    assert bonuses(looks, [[0, 0], [1, 0], [0, 1]]) == [[1], [1, 0], [1, 0]]
+
+
+def test_half_a_character_exactly_is_not_enough() -> None:
+    assert bonuses([[[0.5, 0.5, 0.0]]], [[0]]) == [[0]]
+
+
+# Without ears
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_unheard_the_speller_writes_as_if_all_contexts_were_zero(
+    kind: str, layers: int
+) -> None:
+    config = LASConfig(
+        ListenerConfig(size=H // 2, reductions=[2], dropout=0.0),
+        AttentionConfig(kind, 5, filters=2, reach=2),
+        SpellerConfig(4, layers, 3),
+    )
+    las = LAS(config, V).eval()
+    model, speller = las.unheard(2), las.speller
+    state, tokens = model.start(), torch.full((2,), SOS)
+    hidden = [torch.zeros(2, 4) for _ in range(layers)]
+    cells = [torch.zeros(2, 4) for _ in range(layers)]
+
+    for written in ([4, 5], [6, 4], [3, 3]):
+        scores, state = model.step(tokens, state)
+        below = torch.cat((speller.embedding(tokens), torch.zeros(2, H)), dim=1)
+        for layer, cell in enumerate(speller.cells):
+            hidden[layer], cells[layer] = cell(below, (hidden[layer], cells[layer]))
+            below = hidden[layer]
+        seen = torch.cat((below, torch.zeros(2, H)), dim=1)
+        logits = speller.output(speller.hidden(seen).tanh())
+
+        torch.testing.assert_close(scores, logits.log_softmax(dim=-1))
+        tokens = torch.tensor(written)

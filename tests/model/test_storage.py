@@ -1,0 +1,628 @@
+import hashlib
+import json
+import os
+import pickle
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from asr.errors import CheckpointError
+from asr.features import NUM_MELS
+from asr.model.attention import AttentionConfig
+from asr.model.las import LAS, LASConfig
+from asr.model.listener import ListenerConfig
+from asr.model.speller import SpellerConfig
+from asr.model.storage import (
+    DESCRIPTION,
+    FORMAT,
+    WEIGHTS,
+    Model,
+    add_further,
+    further_files,
+    las_config,
+    load_model,
+    read_further,
+    save_model,
+)
+from asr.tensor_files import read_tensors, write_tensors
+from asr.text import CharTokenizer
+
+TOKENIZER = CharTokenizer(" ABC")
+FACTS = {"step": 7, "wer": {"dev-clean": 0.051}, "from": "tests\u2028é"}
+CONFIG = LASConfig(
+    ListenerConfig(size=3, reductions=[2, 1], dropout=0.1),
+    AttentionConfig("location", size=4, filters=2, reach=1),
+    SpellerConfig(size=5, layers=2, embedding_size=3),
+)
+Tree = dict[str, Any]
+
+
+def network() -> LAS:
+    las = LAS(CONFIG, TOKENIZER.size)
+    las.norm.measure([2 * torch.randn(30, NUM_MELS) + 1])
+    return las
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder as it should be."""
+    save_model(tmp_path / "model", network(), TOKENIZER, FACTS)
+    return tmp_path / "model"
+
+
+def logits_of(las: LAS) -> Tensor:
+    torch.manual_seed(1)
+    features, inputs = torch.randn(2, 9, NUM_MELS), torch.randint(7, (2, 4))
+    logits: Tensor = las.eval()(features, torch.tensor([9, 6]), inputs)[0].logits
+    return logits
+
+
+def alter(folder: Path, change: Callable[[Tree], object]) -> None:
+    """Change the description of a model."""
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    change(description)
+    (folder / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
+
+
+def put(key: str, value: object) -> Callable[[Tree], object]:
+    """Return a change that sets a.b to a value."""
+
+    def change(tree: Tree) -> None:
+        *parts, last = key.split(".")
+        for part in parts:
+            tree = tree[part]
+        tree[last] = value
+
+    return change
+
+
+def older(folder: Path) -> None:
+    """Make a model one of format 1: without checksums."""
+    alter(folder, put("format", 1))
+    alter(folder, lambda tree: tree.pop("files"))
+
+
+def refuses(folder: Path, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load_model(folder)
+
+
+# Round trip
+
+
+def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
+    las = network()
+
+    save_model(tmp_path / "a" / "model", las, TOKENIZER, FACTS)
+    model = load_model(tmp_path / "a" / "model")
+
+    assert model.las.config == CONFIG
+    assert model.tokenizer == TOKENIZER
+    assert model.facts == FACTS
+    assert not model.las.training
+    for name, weight in las.state_dict().items():
+        assert torch.equal(model.las.state_dict()[name], weight), name
+    assert torch.equal(logits_of(model.las), logits_of(las))
+
+
+def test_a_model_of_half_size_comes_back_nearly_as_it_was(tmp_path: Path) -> None:
+    las = network()
+
+    save_model(tmp_path / "half", las, TOKENIZER, FACTS, half=True)
+    save_model(tmp_path / "whole", las, TOKENIZER, FACTS)
+    model = load_model(tmp_path / "half")
+
+    stored, _ = read_tensors(tmp_path / "half" / WEIGHTS)
+    assert {weight.dtype for weight in stored.values()} == {torch.float16}
+    half, whole = (
+        (tmp_path / name / WEIGHTS).stat().st_size for name in ("half", "whole")
+    )
+    assert half < 0.65 * whole
+    assert {p.dtype for p in model.las.state_dict().values()} == {torch.float32}
+    torch.testing.assert_close(logits_of(model.las), logits_of(las), atol=0.01, rtol=0)
+
+
+def test_other_weights_can_be_written_in_place_of_the_networks(tmp_path: Path) -> None:
+    las, other = network(), network()
+
+    save_model(tmp_path, las, TOKENIZER, FACTS, weights=other.state_dict())
+
+    assert torch.equal(logits_of(load_model(tmp_path).las), logits_of(other))
+
+
+def test_a_model_is_written_over_an_older_one(folder: Path) -> None:
+    las = network()
+
+    save_model(folder, las, TOKENIZER, {"step": 8})
+
+    assert load_model(folder).facts == {"step": 8}
+    assert torch.equal(logits_of(load_model(folder).las), logits_of(las))
+    assert {path.name for path in folder.iterdir()} == {WEIGHTS, DESCRIPTION}
+
+
+def test_the_network_in_training_is_left_as_it_was(tmp_path: Path) -> None:
+    las = network().train()
+    before = {name: weight.clone() for name, weight in las.state_dict().items()}
+
+    save_model(tmp_path, las, TOKENIZER, FACTS, half=True)
+
+    assert las.training
+    for name, weight in las.state_dict().items():
+        assert torch.equal(weight, before[name])
+
+
+def test_a_description_written_by_hand_is_read(folder: Path) -> None:
+    change = put("facts", {"from": "Zürich"})
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    change(description)
+    text = json.dumps(description, ensure_ascii=False)
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+
+    assert load_model(folder).facts == {"from": "Zürich"}
+
+
+def test_settings_come_back_out_of_a_tree() -> None:
+    tree = {
+        "listener": {"size": 3, "reductions": [2, 1], "dropout": 0.1},
+        "attention": {"size": 4, "filters": 2, "reach": 1},  # the rest as by default
+        "speller": {"size": 5, "layers": 2, "embedding_size": 3},
+    }
+
+    assert las_config(tree) == CONFIG
+
+
+# Missing, damaged, altered
+
+
+def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
+    message = "holds no model (model.json cannot be read: No such file or directory)"
+    refuses(tmp_path, re.escape(f"{tmp_path}: {message}"))
+
+
+def test_missing_weights_are_told(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+
+    refuses(folder, re.escape(f"{folder / WEIGHTS}: cannot be read"))
+
+
+@pytest.mark.parametrize("length", [0, 5, 200, -1])
+def test_damaged_weights_are_told(folder: Path, length: int) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[:length])
+
+    refuses(folder, re.escape(f"{folder / WEIGHTS}: is damaged"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"3", b'"text"', b"null", b"[1, 2]", b"{}", b"\xff\xfe\x00"],
+)
+def test_what_is_no_description_is_refused(folder: Path, content: bytes) -> None:
+    (folder / DESCRIPTION).write_bytes(content)
+
+    refuses(folder, re.escape(f"{folder / DESCRIPTION}: does not describe a model"))
+
+
+@pytest.mark.parametrize("key", ["format", "las", "tokenizer", "facts"])
+def test_a_description_without_one_of_its_parts_is_refused(
+    folder: Path, key: str
+) -> None:
+    alter(folder, lambda tree: tree.pop(key))
+
+    refuses(folder, rf"model\.json: does not describe a model \('{key}'\)")
+
+
+@pytest.mark.parametrize("part", ["listener", "attention", "speller"])
+def test_a_network_without_one_of_its_parts_is_refused(folder: Path, part: str) -> None:
+    alter(folder, lambda tree: tree["las"].pop(part))
+
+    refuses(folder, rf"model\.json: does not describe a model \('{part}'\)")
+
+
+@pytest.mark.parametrize("number", [0, FORMAT + 1, "1", None, True, 2.0])
+def test_a_model_of_another_format_is_refused(folder: Path, number: object) -> None:
+    alter(folder, put("format", number))
+
+    refuses(
+        folder,
+        rf"model\.json: is a model of format {number!r}, this version reads formats 1 "
+        r"and 2 \(update asr, or train the model again\)$",
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("las", [], "list indices"),
+        ("las.listener", None, "mapping, not NoneType"),
+        ("las.listener.deepness", 3, "unexpected keyword argument 'deepness'"),
+        ("las.listener.size", 0, r"listener\.size must be at least 1, not 0"),
+        ("las.listener.size", "big", "not supported between"),
+        ("las.listener.reductions", [], r"listener\.reductions must be numbers"),
+        ("las.attention.kind", "hard", r"attention\.kind must be one of"),
+        ("las.speller.dropout", 2, r"speller\.dropout is a share"),
+        ("facts", "text", ""),
+        ("facts", 3, "not iterable"),
+    ],
+)
+def test_an_altered_setting_is_refused(
+    folder: Path, key: str, value: object, reason: str
+) -> None:
+    alter(folder, put(key, value))
+
+    refuses(folder, rf"model\.json: does not describe a model \(.*{reason}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("las.listener.size", 2.5), ("las.speller.layers", 1.5)],
+)
+def test_sizes_that_are_no_whole_numbers_are_refused(
+    folder: Path, key: str, value: object
+) -> None:
+    alter(folder, put(key, value))
+
+    refuses(folder, r"model\.json: does not describe a model")
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"kind": "words"}, "tokenizer: is of no known kind"),
+        ({"kind": "characters"}, "tokenizer: has no characters"),
+        ({"kind": "characters", "characters": "AA"}, "tokenizer: a character is there"),
+        ([], "tokenizer: is of no known kind"),
+    ],
+)
+def test_a_tokenizer_of_another_kind_is_refused(
+    folder: Path, entries: object, message: str
+) -> None:
+    alter(folder, put("tokenizer", entries))
+
+    refuses(folder, message)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("las.listener.size", 4),
+        ("las.listener.reductions", [2, 2]),
+        ("las.attention.kind", "dot"),
+        ("las.attention.reach", 2),
+        ("las.speller.layers", 1),
+        ("tokenizer.characters", "ABCDEF"),
+    ],
+)
+def test_weights_of_another_network_are_refused(
+    folder: Path, key: str, value: object
+) -> None:
+    alter(folder, put(key, value))
+
+    place = re.escape(f"{folder / WEIGHTS}: does not fit model.json (")
+    refuses(folder, place + r"(size mismatch for|Missing key|Unexpected key)")
+
+
+@pytest.mark.parametrize(
+    "change", ["one is missing", "one is too many", "one is of whole numbers"]
+)
+def test_weights_must_be_all_and_no_more(folder: Path, change: str) -> None:
+    weights, _ = read_tensors(folder / WEIGHTS)
+    if change == "one is missing":
+        del weights["norm.mean"]
+    elif change == "one is too many":
+        weights["more"] = torch.zeros(1)
+    else:
+        weights["norm.mean"] = weights["norm.mean"].int()
+    write_tensors(folder / WEIGHTS, weights, {})
+    older(folder)
+
+    refuses(folder, r"does not fit model\.json")
+
+
+def test_sizes_that_no_memory_holds_are_refused_at_once(folder: Path) -> None:
+    older(folder)
+    alter(folder, put("las.listener.size", 10**7))
+    refuses(folder, r"does not describe a model \(no weight has a size of 10000000\)")
+
+    alter(folder, put("las.listener.size", 10**30))
+    refuses(folder, r"does not describe a model")
+
+    alter(folder, put("las.listener.size", 3))
+    alter(folder, put("las.speller.layers", 10**9))
+    refuses(folder, "weights are not those of all its layers")
+
+
+# Checksums
+
+
+def test_the_description_has_size_and_checksum_of_the_weights(folder: Path) -> None:
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    content = (folder / WEIGHTS).read_bytes()
+
+    assert description["files"] == {
+        WEIGHTS: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    }
+
+
+def test_a_single_altered_bit_is_told(folder: Path) -> None:
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-3] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+
+    place = re.escape(
+        f"{folder / WEIGHTS}: is damaged, or not the file that model.json"
+    )
+    refuses(folder, place + " tells of .its checksum is another.*copy the whole folder")
+
+
+def test_weights_of_another_model_of_the_same_sizes_are_told(folder: Path) -> None:
+    save_model(folder.parent / "other", network(), TOKENIZER, FACTS)
+    (folder.parent / "other" / WEIGHTS).replace(folder / WEIGHTS)
+
+    refuses(folder, "its checksum is another")
+
+
+def test_a_model_from_before_there_were_checksums_is_read(folder: Path) -> None:
+    before = load_model(folder)
+    older(folder)
+
+    model = load_model(folder)
+
+    assert model.facts == FACTS
+    assert torch.equal(logits_of(model.las), logits_of(before.las))
+    assert further_files(folder) == []
+    assert read_further(folder, "confidence.json") is None
+    alter(folder, put("files", 5))  # not of this format: nobody looks at it
+    assert further_files(folder) == []
+    with pytest.raises(CheckpointError, match="up to date: asr export"):
+        add_further(folder, "confidence.json", b"{}")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, "has no table of files"),
+        ([WEIGHTS], "has no table of files"),
+        ({}, r"has no checksum of model\.safetensors"),
+        ({WEIGHTS: 3}, "does not tell size and sha256 of 'model.safetensors'"),
+        ({WEIGHTS: {"size": 3}}, "does not tell size and sha256"),
+        ({WEIGHTS: {"size": 3, "sha256": ""}}, "of 3 bytes are there"),
+    ],
+)
+def test_a_table_that_vouches_for_nothing_is_refused(
+    folder: Path, files: object, message: str
+) -> None:
+    alter(folder, put("files", files))
+
+    refuses(folder, message)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../secret", "/etc/hostname", "a/b", "..", ".", "", "a\\b", "C:a", "a\0"),
+        "sub/../../secret",
+    ],
+)
+def test_a_name_that_leads_out_of_the_folder_is_refused(
+    folder: Path, name: str
+) -> None:
+    (folder.parent / "secret").write_bytes(b"")
+    alter(folder, lambda tree: tree["files"].update({name: {"size": 0, "sha256": ""}}))
+
+    refuses(folder, re.escape(f"{folder / DESCRIPTION}: names {name!r}, which is not"))
+
+
+@pytest.mark.parametrize("name", ["more.json", "x" * 300])
+def test_a_file_that_is_told_of_and_not_there_is_missed(
+    folder: Path, name: str
+) -> None:
+    alter(folder, lambda tree: tree["files"].update({name: {"size": 0, "sha256": ""}}))
+
+    refuses(folder, re.escape(f"{folder / name}: cannot be read ("))
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, DESCRIPTION])
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_link_that_leads_out_of_the_folder_is_refused(
+    folder: Path, name: str, checked: bool
+) -> None:
+    if not checked:
+        older(folder)
+    outside = folder.parent / "outside"
+    (folder / name).replace(outside)
+    (folder / name).symlink_to(outside)
+
+    refuses(folder, re.escape(f"{folder / name}: is a link that leads out of its"))
+
+
+def test_a_link_within_the_folder_and_one_to_the_folder_are_followed(
+    folder: Path,
+) -> None:
+    (folder / WEIGHTS).replace(folder / "weights")
+    (folder / WEIGHTS).symlink_to("weights")
+    (folder.parent / "link").symlink_to(folder)
+
+    assert load_model(folder.parent / "link").facts == FACTS
+
+
+def test_a_link_to_itself_and_a_folder_are_no_weights(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).symlink_to(WEIGHTS)
+    refuses(folder, "cannot be read")
+
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).mkdir()
+    refuses(folder, "cannot be read")
+
+
+# Further files
+
+
+def test_a_further_file_comes_back_and_is_checked(folder: Path) -> None:
+    add_further(folder, "confidence.json", b"[1]")
+    add_further(folder, "confidence.json", b"[1, 2]")
+
+    assert read_further(folder, "confidence.json") == b"[1, 2]"
+    assert further_files(folder) == ["confidence.json"]
+    assert load_model(folder).facts == FACTS
+    (folder / "confidence.json").write_bytes(b"[1, 3]")
+    refuses(folder, r"confidence\.json: is damaged, or not the file")
+
+
+def test_a_file_of_an_older_model_in_the_folder_is_not_read(folder: Path) -> None:
+    assert read_further(folder, "confidence.json") is None
+    add_further(folder, "confidence.json", b"[1]")
+
+    save_model(folder, network(), TOKENIZER, FACTS)
+    assert read_further(folder, "confidence.json") is None
+
+    save_model(folder, network(), TOKENIZER, FACTS, further={"confidence.json": b"[2]"})
+    assert read_further(folder, "confidence.json") == b"[2]"
+
+
+# Any damage: a model, or a CheckpointError
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """Damage text as a bad disk, a bad editor or a bad person would."""
+    text = bytearray(content)
+    for _ in range(rng.randint(1, 3)):
+        place, length = rng.randrange(len(text)), rng.choice([1, 1, 2, 8, 40])
+        odd = (
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+            b'"',
+            b",",
+            b"-1",
+            b"0",
+            b"1e999",
+            b"null",
+            b"NaN",
+        )
+        more = (b"9" * 40, b'"\\ud800"', b"true", b"\xff", b"[" * 2000, b"[]", b"{}")
+        match rng.randrange(4):
+            case 0:
+                text[place] ^= 1 << rng.randrange(8)
+            case 1:
+                del text[place : place + length]
+            case 2:
+                text[place : place + length] = rng.choice(odd + more)
+            case 3:  # a whole value
+                values = list(re.finditer(rb"(?<=: )[^,\n]+|(?<=:)[^,:{}]+", text))
+                if values:
+                    found = rng.choice(values)
+                    text[found.start() : found.end()] = rng.choice(odd + more)
+        if not text:
+            return b""
+    return bytes(text)
+
+
+def damage(folder: Path, seed: int) -> None:
+    """Alter the description or the header of the weights; or both, checksums right."""
+    rng = random.Random(seed)
+    if rng.random() < 0.5:
+        older(folder)
+    if rng.random() < 0.5:
+        content = (folder / WEIGHTS).read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        header = mutated(content[8 : 8 + size], rng)
+        if rng.random() < 0.9:
+            size = len(header)
+        content = size.to_bytes(8, "little") + header + content[8 + size :]
+        (folder / WEIGHTS).write_bytes(content)
+    else:
+        content = mutated((folder / DESCRIPTION).read_bytes(), rng)
+        (folder / DESCRIPTION).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [range(30), pytest.param(range(30, 230), marks=pytest.mark.slow)],
+    ids=["30", "200 more"],
+)
+def test_whatever_is_altered_a_model_comes_or_a_checkpoint_error(
+    tmp_path: Path, seeds: range
+) -> None:
+    refusals = list[str]()
+    for seed in seeds:
+        folder = tmp_path / str(seed)
+        save_model(folder, network(), TOKENIZER, FACTS)
+        damage(folder, seed)
+        try:
+            model = load_model(folder)
+        except CheckpointError as error:
+            refusals.append(str(error))
+        else:
+            logits_of(model.las)
+
+    assert len(refusals) > 0.6 * len(seeds)
+    assert all(one.startswith(str(tmp_path)) and "\n" not in one for one in refusals)
+
+
+# Writing that fails; reading that executes
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    folder = tmp_path / "file" / "model"
+
+    message = re.escape(f"{folder}: cannot be made (Not a directory)")
+    with pytest.raises(CheckpointError, match=message):
+        save_model(folder, network(), TOKENIZER, FACTS)
+
+
+def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("a file")
+
+    with pytest.raises(CheckpointError, match=r"model: cannot be made \(File exists\)"):
+        save_model(tmp_path / "model", network(), TOKENIZER, FACTS)
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, DESCRIPTION])
+def test_nothing_is_executed(folder: Path, tmp_path: Path, name: str) -> None:
+    sprung = tmp_path / "sprung"
+    (folder / name).write_bytes(pickle.dumps(Trap(sprung)))
+
+    refuses(folder, re.escape(str(folder / name)))
+
+    assert not sprung.exists()
+
+
+def test_a_model_that_was_read_does_not_hang_on_its_file(
+    model: Model, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    save_model(folder, model.las, model.tokenizer, {})
+    las = load_model(folder).las
+    before = {name: weight.clone() for name, weight in las.state_dict().items()}
+    content = (folder / WEIGHTS).read_bytes()
+    with (folder / WEIGHTS).open("r+b") as file:
+        file.write(bytes(len(content)))
+    assert all(las.state_dict()[name].equal(w) for name, w in before.items())
+
+
+def test_a_model_is_read_without_drawing_weights(model_folder: Path) -> None:
+    state = torch.get_rng_state()
+    las = load_model(model_folder).las
+    assert torch.get_rng_state().equal(state)
+    assert all(p.dtype == torch.float32 for p in las.parameters())
+    assert all(p.requires_grad for p in las.parameters())

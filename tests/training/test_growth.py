@@ -1,0 +1,112 @@
+"""A network that starts from one with a narrower listener."""
+
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr.features import NUM_MELS
+from asr.model.attention import AttentionConfig
+from asr.model.las import LAS, LASConfig
+from asr.model.listener import ListenerConfig
+from asr.model.lstm import BidirectionalLSTM
+from asr.model.speller import SpellerConfig
+from asr.model.storage import load_model
+from asr.training.growth import grow
+
+SPELLER = SpellerConfig(size=6, embedding_size=5)
+
+
+def network(
+    width: int, seed: int = 0, speller: SpellerConfig = SPELLER, tokens: int = 9
+) -> LAS:
+    torch.manual_seed(seed)
+    config = LASConfig(
+        ListenerConfig(size=width, reductions=[2, 2, 1]),
+        AttentionConfig(size=7),
+        speller,
+    )
+    return LAS(config, tokens).eval()
+
+
+def test_new_units_are_silent_and_the_old_ones_say_what_they_said() -> None:
+    old, las = network(32), network(40, seed=1)
+    grow(las, old)
+    x = torch.randn(2, 11, 2 * NUM_MELS)
+    said, says = (
+        net.listener.layers[0](x, torch.tensor([11, 8])) for net in (old, las)
+    )
+    old_units = torch.cat((torch.arange(32), 40 + torch.arange(32)))
+    new_units = torch.cat((torch.arange(32, 40), 72 + torch.arange(8)))
+    torch.testing.assert_close(says[:, :, old_units], said)
+    assert not says[:, :, new_units].any()
+
+
+def test_a_trained_network_still_hears_what_it_heard() -> None:
+    old = load_model(Path(str(files("asr") / "assets/las_mini"))).las.eval()
+    listener = replace(old.config.listener, size=old.config.listener.size * 4 // 3)
+    torch.manual_seed(1)
+    las = LAS(replace(old.config, listener=listener), old.vocab_size).eval()
+    grow(las, old)
+    x = torch.randn(2, 300, NUM_MELS).cumsum(dim=1) / 5 + old.norm.mean
+    with torch.no_grad():
+        before, after = (
+            net.ctc_log_probs(net.listen(x, torch.tensor([300, 200]))).exp()
+            for net in (old, las)
+        )
+    assert (after - before).abs().max() < 0.1
+
+
+def test_a_network_of_the_same_size_is_the_same() -> None:
+    old, las = network(8), network(8, seed=1)
+    grow(las, old)
+    for name, weight in old.state_dict().items():
+        assert las.state_dict()[name].equal(weight), name
+
+
+def test_every_new_unit_learns_something_else() -> None:
+    old, las = network(8), network(12, seed=1)
+    grow(las, old)
+    x = torch.randn(2, 50, NUM_MELS)
+    inputs = torch.tensor([[1, 4, 5, 6], [1, 7, 8, 3]])
+    spelling, ctc, _ = las(x, torch.tensor([50, 37]), inputs)
+    (spelling.logits.square().mean() + ctc.square().mean()).backward()
+    for layer in las.listener.layers:
+        assert isinstance(layer, BidirectionalLSTM)
+        gradient = layer.forwards.weight_ih_l0.grad.view(4, 12, -1)[2, 8:]
+        assert (gradient.norm(dim=1) > 0).all()
+        assert torch.linalg.matrix_rank(gradient) == 4
+
+
+@pytest.mark.parametrize(
+    ("las", "message"),
+    [
+        (network(6), "listener.size was 8 and cannot shrink to 6"),
+        (network(8, speller=replace(SPELLER, size=7)), "speller.size was 6 and is 7"),
+        (network(12, speller=replace(SPELLER, size=9)), "speller.size was 6 and is 9"),
+        (network(8, speller=replace(SPELLER, layers=2)), "only listener.size may grow"),
+        (network(8, tokens=10), "it knows 9 tokens, not 10"),
+        (network(12, tokens=10), "it knows 9 tokens, not 10"),
+    ],
+)
+def test_other_networks_are_refused(las: LAS, message: str) -> None:
+    before = {name: weight.clone() for name, weight in las.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        grow(las, network(8))
+    assert all(las.state_dict()[name].equal(w) for name, w in before.items())
+
+
+def test_nothing_grows_under_several_heads() -> None:
+    attention = AttentionConfig("dot", size=8, heads=2)
+    old, wide, same = (
+        LAS(LASConfig(ListenerConfig(size), attention, SPELLER), 9)
+        for size in (4, 6, 4)
+    )
+    with pytest.raises(ValueError, match=r"cannot grow under 2 attention\.heads"):
+        grow(wide, old)
+    grow(same, old)
+    assert same.speller.attention.get_parameter("value.weight").equal(
+        old.speller.attention.get_parameter("value.weight")
+    )

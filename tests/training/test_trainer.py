@@ -1,0 +1,991 @@
+import itertools
+import json
+import math
+import os
+import pkgutil
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+import asr.reports.attention_plot
+from asr.audio import SAMPLE_RATE
+from asr.config import Config, DataConfig, load_config, to_yaml
+from asr.data.batching import Batch
+from asr.data.dataset import Dataset
+from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.errors import (
+    AudioError,
+    CheckpointError,
+    ConfigError,
+    ManifestError,
+    TrainingError,
+)
+from asr.features import AugmentConfig, FeatureNorm
+from asr.model.attention import AttentionConfig
+from asr.model.las import LAS, LASConfig
+from asr.model.listener import ListenerConfig
+from asr.model.speller import SpellerConfig
+from asr.model.storage import load_model, save_model
+from asr.tensor_files import read_tensors, write_tensors
+from asr.text import ALPHABET, CharTokenizer
+from asr.train import is_finished, train
+from asr.training.loss import LossConfig, losses
+from asr.training.schedule import (
+    ScheduleConfig,
+    augment_strength,
+    learning_rate,
+    sampling_chance,
+)
+from asr.training.trainer import TrainingConfig
+from asr.training.validation import Validation, validate
+from recipes.toy.make import sing
+
+ROOT = Path(__file__).parents[2]
+slow = pytest.mark.slow
+STEPS = 12  # of the whole run: 3 epochs of 8 utterances, 2 at a time
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight utterances to learn from and three to validate on: sung, not spoken."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder, "train", ["GO", "ON", "DO IT", "I", "SAW", "US", "AT", "TEA"])
+    write_corpus(folder, "dev", ["GO AT", "SEE", "IT"])
+    return folder
+
+
+def write_corpus(folder: Path, subset: str, texts: list[str]) -> None:
+    utterances = []
+    for number, text in enumerate(texts):
+        path = folder / f"{subset}-{number}.wav"
+        samples = sing(text, random.Random(f"{subset} {number}"))
+        soundfile.write(path, samples, SAMPLE_RATE)
+        seconds = len(samples) / SAMPLE_RATE
+        utterances.append(Utterance(path.stem, str(path), seconds, text))
+    write_manifest(folder / f"{subset}.jsonl", utterances)
+
+
+def settings(corpus: Path, **training: Any) -> Config:
+    """A tiny network, with everything at work that draws on chance."""
+    defaults: dict[str, Any] = {
+        "epochs": 3,
+        "batch_size": 2,
+        "validations": 2,
+        "device": "cpu",
+        "precision": "float32",
+    }
+    return Config(
+        data=DataConfig([str(corpus / "train.jsonl")], str(corpus / "dev.jsonl")),
+        listener=ListenerConfig(size=4, reductions=[2, 2], dropout=0.1),
+        attention=AttentionConfig(size=4, reach=2, filters=2),
+        speller=SpellerConfig(size=4, embedding_size=3, dropout=0.1),
+        augment=AugmentConfig(speeds=[0.9, 1.0, 1.1], time_width=10),
+        schedule=ScheduleConfig(warmup_steps=2, sampling=0.5, sampling_from=0.1),
+        training=TrainingConfig(**(defaults | training)),
+    )
+
+
+def saving(corpus: Path, **training: Any) -> Config:
+    """`settings` with a checkpoint at every step."""
+    return settings(corpus, checkpoint_minutes=0.0, **training)
+
+
+def calm(config: Config) -> Config:
+    """The same without chance: nothing is dropped, masked, sped up or sampled."""
+    return replace(
+        config,
+        listener=replace(config.listener, dropout=0.0),
+        speller=replace(config.speller, dropout=0.0),
+        augment=AugmentConfig(speeds=[1.0], frequency_masks=0, time_masks=0),
+        schedule=ScheduleConfig(warmup_steps=0),
+    )
+
+
+def draw_nothing(path: Path, weights: Tensor, text: str) -> None:
+    """Pictures cost more than the rest of such a training."""
+    path.write_text(f"{tuple(weights.shape)} {text}")
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asr.train.draw_attention", draw_nothing)
+
+
+@pytest.fixture(scope="module")
+def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `settings(corpus)`, in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("asr.train.draw_attention", draw_nothing)
+        train(settings(corpus), folder)
+    return folder
+
+
+def checkpoint(folder: Path) -> dict[str, Tensor]:
+    return read_tensors(folder / "checkpoint.safetensors")[0]
+
+
+def place(folder: Path) -> dict[str, Any]:
+    facts = read_tensors(folder / "checkpoint.safetensors")[1]
+    return dict(facts["place"])
+
+
+def part(folder: Path, prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in checkpoint(folder).items()
+        if name.startswith(prefix)
+    }
+
+
+def metrics(folder: Path, name: str = "loss") -> list[dict[str, Any]]:
+    """The lines that tell of `name`."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [entry for entry in map(json.loads, lines) if name in entry]
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """Bit for bit."""
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def assert_same_run(folder: Path, whole: Path) -> None:
+    """All but the clock: weights, averages, moments, place, metrics and model."""
+    assert_same(checkpoint(folder), checkpoint(whole))
+    assert place(folder) | {"seconds": 0} == place(whole) | {"seconds": 0}
+    clock = {"seconds": 0, "audio_per_second": 0}
+    for name in ("loss", "dev/loss"):
+        ours = [line | clock for line in metrics(folder, name)]
+        assert ours == [line | clock for line in metrics(whole, name)]
+    assert_same(weights_of_model(folder), weights_of_model(whole))
+
+
+def weights_of_model(folder: Path) -> dict[str, Tensor]:
+    return read_tensors(folder / "model" / "model.safetensors")[0]
+
+
+# A run that was stopped goes on as if it had not been
+
+
+class PowerCut(BaseException):
+    """Nothing catches this."""
+
+
+def cut_off(monkeypatch: pytest.MonkeyPatch, where: str, call: int) -> None:
+    """Let the power fail when a function is called for the nth time."""
+    function, calls = pkgutil.resolve_name(where), itertools.count(1)
+
+    def cut(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == call:
+            raise PowerCut
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(where, cut)
+
+
+@pytest.mark.parametrize(
+    ("where", "call"),
+    [
+        pytest.param("asr.training.trainer.losses", 4, id="in the first epoch"),
+        pytest.param("asr.training.trainer.losses", 8, id="in the second epoch"),
+        pytest.param(
+            "asr.training.trainer.save_checkpoint", 4, id="epoch not saved", marks=slow
+        ),
+        pytest.param("asr.training.trainer.validate", 1, id="in validation"),
+        pytest.param(
+            "asr.training.trainer.save_model", 1, id="model not saved", marks=slow
+        ),
+        pytest.param("os.fsync", 2 * 5 + 1, id="in the middle of the fifth checkpoint"),
+        pytest.param(
+            "asr.training.metrics.MetricsLog.write", 6, id="metrics missing", marks=slow
+        ),
+    ],
+)
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(
+    corpus: Path,
+    tmp_path: Path,
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    call: int,
+) -> None:
+    with monkeypatch.context() as patch:
+        cut_off(patch, where, call)
+        with pytest.raises(PowerCut):
+            train(saving(corpus), tmp_path)
+    assert 0 < place(tmp_path)["step"] < STEPS
+
+    train(settings(corpus), tmp_path)
+
+    assert_same_run(tmp_path, whole)
+
+
+def start(config: Config, folder: Path) -> "subprocess.Popen[bytes]":
+    """Begin a training, or go on with it, in a process group of its own."""
+    path = folder.with_suffix(".yaml")
+    path.write_text(to_yaml(config))
+    return subprocess.Popen(
+        [sys.executable, "-m", "asr", "train", str(path), str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def kill_after(training: "subprocess.Popen[bytes]", folder: Path, steps: int) -> None:
+    """Kill a training when its metrics show so many steps, or when it is done."""
+    lines = folder / "metrics.jsonl"
+    while training.poll() is None:
+        if lines.exists() and lines.read_bytes().count(b'"loss"') >= steps:
+            break
+        time.sleep(0.001)
+    kill(training)
+
+
+def kill(training: "subprocess.Popen[bytes]") -> None:
+    if training.poll() is None:
+        os.killpg(training.pid, signal.SIGKILL)
+    training.wait()
+
+
+def test_a_run_that_was_killed_goes_on_bit_for_bit(
+    corpus: Path, tmp_path: Path
+) -> None:
+    length = {"epochs": 5, "batch_size": 1, "validations": 1}
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    training = start(saving(corpus, **length), killed)
+    train(settings(corpus, **length), whole)
+
+    kill_after(training, killed, steps=7)
+    assert training.returncode == -signal.SIGKILL
+    train(settings(corpus, **length), killed)
+
+    assert_same_run(killed, whole)
+
+
+@slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_may_be_killed_at_any_moment_and_again(
+    corpus: Path, tmp_path: Path, seed: int
+) -> None:
+    length = {"epochs": 12, "batch_size": 1, "validations": 4}
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    train(settings(corpus, **length), whole)
+    rng = random.Random(seed)
+
+    for steps in sorted(rng.sample(range(1, 80), k=4)):
+        training = start(saving(corpus, **length), killed)
+        kill_after(training, killed, steps)
+        assert training.returncode == -signal.SIGKILL
+    train(settings(corpus, **length), killed)
+
+    assert_same_run(killed, whole)
+
+
+@slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_may_be_killed_while_it_begins(
+    corpus: Path, tmp_path: Path, whole: Path, seed: int
+) -> None:
+    killed, rng = tmp_path / "killed", random.Random(seed)
+    for _ in range(4):
+        training = start(saving(corpus), killed)
+        time.sleep(rng.uniform(1, 6))
+        kill(training)
+
+    train(settings(corpus), killed)
+
+    assert_same_run(killed, whole)
+
+
+def test_a_half_written_checkpoint_is_never_seen(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    content = (whole / "checkpoint.safetensors").read_bytes()
+    partial = tmp_path / ".checkpoint.safetensors.partial"
+    partial.write_bytes(content[: len(content) // 2])
+
+    train(settings(corpus), tmp_path)
+
+    assert_same_run(tmp_path, whole)
+    assert not partial.exists()
+
+
+def test_a_run_that_is_done_stays_as_it_is(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    done = shutil.copytree(whole, tmp_path / "done")
+    train(settings(corpus), done)
+    assert_same_run(done, whole)
+
+
+def test_looking_at_dev_changes_nothing(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    train(settings(corpus, validations=5), tmp_path)
+    assert_same(checkpoint(tmp_path), checkpoint(whole))
+
+
+def test_another_seed_gives_another_network(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    train(settings(corpus, seed=2), tmp_path)
+    ours, others = part(tmp_path, "model."), part(whole, "model.")
+    assert not torch.equal(ours["ctc.weight"], others["ctc.weight"])
+
+
+# What a run leaves in its folder
+
+
+def test_the_settings_are_in_the_folder_and_in_the_checkpoint(
+    corpus: Path, whole: Path
+) -> None:
+    config = settings(corpus)
+    facts = read_tensors(whole / "checkpoint.safetensors")[1]
+
+    assert load_config(whole / "config.yaml") == config
+    written = facts["config"]
+    assert written.pop("tokenizer") == CharTokenizer().to_dict()
+    assert written == json.loads(json.dumps(asdict(config)))
+    assert place(whole)["epoch"] == 3
+    assert place(whole)["step"] == place(whole)["updates"] == STEPS
+    assert place(whole)["position"] == 0
+
+
+def test_the_metrics_tell_what_each_step_did(corpus: Path, whole: Path) -> None:
+    lines, config = metrics(whole), settings(corpus)
+
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    for step, line in enumerate(lines):
+        progress = step / STEPS
+        assert line["progress"] == pytest.approx(progress)
+        assert line["epoch"] == step // 4
+        rate = learning_rate(config.schedule, step, progress)
+        assert line["learning_rate"] == pytest.approx(rate)
+        assert (line["guide"] > 0) == (0.1 <= progress < 0.5)
+        assert line["gradient_norm"] > 0
+        assert line["audio_per_second"] > 0
+        both = 0.5 * line["spelling_loss"] + 0.5 * line["ctc_loss"]
+        guide = config.loss.guide(progress) * line["guide"]
+        assert line["loss"] == pytest.approx(both + guide, rel=1e-4)
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
+    assert list(whole.glob("tensorboard/events*"))
+
+
+def test_dev_is_looked_at_evenly(whole: Path) -> None:
+    assert [line["step"] for line in metrics(whole, "dev/cer")] == [6, 12]
+    assert place(whole)["validations"] == 2
+
+
+def test_each_look_at_dev_leaves_a_picture(corpus: Path, whole: Path) -> None:
+    pictures = sorted((whole / "attention").iterdir())
+    text = read_manifest(corpus / "dev.jsonl")[1].text  # in the middle of three
+
+    assert [path.name for path in pictures] == ["step-000006.png", "step-000012.png"]
+    for path in pictures:
+        shape, said = path.read_text().split(") ")
+        assert shape.startswith(f"({len(text) + 1}, ")  # <eos> is a row too
+        assert said == text
+
+
+def test_a_picture_is_a_picture(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = asr.reports.attention_plot.draw_attention
+    monkeypatch.setattr("asr.train.draw_attention", draw)
+
+    train(settings(corpus, epochs=1, batch_size=8, validations=1), tmp_path)
+
+    (picture,) = (tmp_path / "attention").iterdir()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_model_holds_the_averaged_weights(corpus: Path, tmp_path: Path) -> None:
+    train(settings(corpus, epochs=1, validations=1), tmp_path)
+
+    model = load_model(tmp_path / "model")
+    own, average = part(tmp_path, "model."), part(tmp_path, "average.")
+    assert_same(dict(model.las.state_dict()), average)
+    assert not torch.equal(own["ctc.weight"], average["ctc.weight"])
+    assert model.facts["step"] == 4
+    (found,) = metrics(tmp_path, "dev/cer")
+    assert model.facts["dev/cer"] == round(found["dev/cer"], 4)
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"), [([0.9, 0.5, 0.7, 0.6], 6), ([0.9, 0.5, 0.5, 0.7], 9)]
+)
+def test_the_best_model_on_dev_is_kept(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    losses: list[float],
+    best: int,
+) -> None:
+    left = list(losses)
+
+    def validate_with(*args: Any, **kwargs: Any) -> Validation:
+        return replace(validate(*args, **kwargs), loss=left.pop(0))
+
+    monkeypatch.setattr("asr.training.trainer.validate", validate_with)
+    train(settings(corpus, validations=4), tmp_path)
+
+    assert load_model(tmp_path / "model").facts["step"] == best
+    assert place(tmp_path)["best_loss"] == min(losses)
+
+
+def test_what_is_validated_is_the_average_without_chance(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[tuple[bool, dict[str, Tensor], list[str]]]()
+
+    def validate_and_look(las: LAS, dev: Dataset, *args: Any, **kw: Any) -> Validation:
+        weights = {name: w.clone() for name, w in las.state_dict().items()}
+        seen.append((las.training, weights, [u.id for u in dev.utterances]))
+        return validate(las, dev, *args, **kw)
+
+    monkeypatch.setattr("asr.training.trainer.validate", validate_and_look)
+    config = settings(corpus, epochs=1, validations=1, dev_utterances=2)
+    train(config, tmp_path)
+
+    ((training, weights, ids),) = seen
+    assert not training
+    assert_same(weights, part(tmp_path, "average."))
+    assert ids == ["dev-0", "dev-1"]
+
+
+def test_the_last_look_is_told_in_a_line(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(settings(corpus, epochs=1, validations=1), tmp_path)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("100.0 % | step 4 | epoch 1 | 0.")
+    assert " min | dev loss " in line
+
+
+# One step
+
+
+def one_step(corpus: Path, **training: Any) -> Config:
+    """All eight utterances in one batch, once; no chance."""
+    alone = {"epochs": 1, "batch_size": 8, "validations": 1}
+    return calm(settings(corpus, **(alone | training)))
+
+
+def gradient(folder: Path) -> Tensor:
+    """What Adam made its first step of: its first moment is a tenth of it."""
+    moments = part(folder, "optimizer.")
+    return torch.cat(
+        [10 * moments[name].flatten() for name in moments if name.endswith("exp_avg")]
+    )
+
+
+def test_the_features_are_measured_on_the_training_set(
+    corpus: Path, whole: Path
+) -> None:
+    utterances = read_manifest(corpus / "train.jsonl")
+    dataset = Dataset(utterances, CharTokenizer())
+    expected = FeatureNorm()
+    expected.measure([dataset.example(index).features for index in range(8)])
+
+    assert_same(part(whole, "model.norm."), dict(expected.state_dict()))
+
+
+@pytest.mark.parametrize(("average_decay", "kept"), [(0.998, 2 / 11), (0.05, 0.05)])
+def test_the_first_average_worked_by_hand(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    average_decay: float,
+    kept: float,
+) -> None:
+    # Of the weights before, (1 + 1) / (10 + 1) are kept, or less where that is asked.
+    config = one_step(corpus, average_decay=average_decay)
+    train(config, tmp_path / "moved")
+    poison(monkeypatch, {1}, POISONS["loss and gradient"])
+    train(config, tmp_path / "unmoved")
+
+    before, after = part(tmp_path / "unmoved", "model."), tmp_path / "moved"
+    for name, average in part(after, "average.").items():
+        moved = part(after, "model.")[name]
+        expected = kept * before[name] + (1 - kept) * moved
+        torch.testing.assert_close(average, expected, msg=name)
+
+
+def test_a_long_gradient_is_shortened(corpus: Path, tmp_path: Path) -> None:
+    train(one_step(corpus, clip_norm=0.01), tmp_path)
+
+    assert gradient(tmp_path).norm().item() == pytest.approx(0.01, rel=1e-3)
+    assert metrics(tmp_path)[0]["gradient_norm"] > 0.01
+
+
+def test_two_half_batches_give_the_gradient_of_a_whole_one(tmp_path: Path) -> None:
+    # All texts are equally long: each character counts as much in half a batch.
+    write_corpus(tmp_path, "train", ["GO ON", "DO IT", "I SAW", "ABOUT"])
+    write_corpus(tmp_path, "dev", ["GO"])
+    once = one_step(tmp_path, batch_size=4, clip_norm=1e9)
+    halves = one_step(tmp_path, batch_size=2, accumulate=2, clip_norm=1e9)
+
+    train(once, tmp_path / "once")
+    train(halves, tmp_path / "halves")
+
+    assert place(tmp_path / "halves")["step"] == 1
+    torch.testing.assert_close(
+        gradient(tmp_path / "halves"), gradient(tmp_path / "once"), rtol=1e-3, atol=1e-6
+    )
+    (one,), (other,) = metrics(tmp_path / "once"), metrics(tmp_path / "halves")
+    for name in ("loss", "spelling_loss", "ctc_loss", "guide", "gradient_norm"):
+        assert other[name] == pytest.approx(one[name], rel=1e-4), name
+
+
+def test_the_last_group_of_an_epoch_may_be_smaller(
+    corpus: Path, tmp_path: Path
+) -> None:
+    train(settings(corpus, epochs=1, batch_size=1, accumulate=3), tmp_path)
+    assert place(tmp_path)["step"] == 3  # 3 + 3 + 2 batches
+    assert place(tmp_path)["epoch"] == 1
+
+
+def test_chance_and_guide_follow_the_schedule(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guides, chances, strengths = list[float](), list[float](), list[float]()
+
+    def losses_and_tell(*args: Any, guide: float, sampling: float) -> Any:
+        guides.append(guide)
+        chances.append(sampling)
+        return losses(*args, guide=guide, sampling=sampling)
+
+    def mask_and_tell(features: Tensor, _: Any, strength: float, __: Any) -> Tensor:
+        strengths.append(strength)
+        return features
+
+    monkeypatch.setattr("asr.training.trainer.losses", losses_and_tell)
+    monkeypatch.setattr("asr.data.dataset.spec_augment", mask_and_tell)
+    config = settings(corpus)
+    train(config, tmp_path)
+
+    done, schedule = [step / STEPS for step in range(STEPS)], config.schedule
+    assert guides == pytest.approx([config.loss.guide(p) for p in done])
+    assert any(guides)
+    assert chances == pytest.approx([sampling_chance(schedule, p) for p in done])
+    assert strengths[::2] == pytest.approx(
+        [augment_strength(schedule, p) for p in done]
+    )
+
+
+# Steps that are not finite
+
+POISONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "loss and gradient": lambda total: total * math.nan,
+    "loss only": lambda total: total + math.inf,
+    "gradient only": lambda total: total + (0 * total).sqrt(),
+}
+
+
+def poison(
+    monkeypatch: pytest.MonkeyPatch,
+    steps: set[int],
+    how: Callable[[Tensor], Tensor],
+) -> list[str]:
+    """Make some steps not finite; return what will be the ids of their utterances."""
+    step, ids = itertools.count(1), list[str]()
+
+    def poisoned(las: LAS, batch: Batch, *args: Any, **kwargs: Any) -> Any:
+        parts, spelling = losses(las, batch, *args, **kwargs)
+        if next(step) in steps:
+            ids.extend(batch.ids)
+            parts = parts._replace(total=how(parts.total))
+        return parts, spelling
+
+    monkeypatch.setattr("asr.training.trainer.losses", poisoned)
+    return ids
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_named(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ids = poison(monkeypatch, {3}, POISONS["gradient only"])
+
+    train(settings(corpus), tmp_path)
+
+    assert (
+        f"step 3 is not finite and left out: {ids[0]}, {ids[1]}\n"
+        in capsys.readouterr().out
+    )
+    assert (place(tmp_path)["step"], place(tmp_path)["updates"]) == (12, 11)
+    assert place(tmp_path)["bad_steps"] == 0
+    assert all(
+        bool(tensor.isfinite().all()) for tensor in checkpoint(tmp_path).values()
+    )
+
+
+@pytest.mark.parametrize("how", POISONS)
+def test_a_step_that_is_left_out_moves_nothing(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    poison(monkeypatch, {1}, POISONS[how])
+
+    train(one_step(corpus), tmp_path)
+
+    assert_same(part(tmp_path, "model."), part(tmp_path, "average."))
+    assert not part(tmp_path, "optimizer.")
+
+
+def test_several_such_steps_in_a_row_stop_the_run_and_keep_the_checkpoint(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        ids = poison(patch, {3, 4, 5}, POISONS["loss and gradient"])
+        with pytest.raises(TrainingError) as caught:
+            train(saving(corpus, bad_steps=3), tmp_path)
+
+    assert str(caught.value).startswith(
+        f"{tmp_path}: 3 steps in a row were not finite, the last with {ids[4]}, "
+        f"{ids[5]} (the checkpoint before is kept; "
+    )
+    assert place(tmp_path)["step"] == 2
+    train(settings(corpus), tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_such_steps_here_and_there_do_not_stop_a_run(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, {1, 3, 4, 6, 12}, POISONS["loss and gradient"])
+    train(settings(corpus, bad_steps=3), tmp_path)
+    assert place(tmp_path)["updates"] == STEPS - 5
+
+
+# How long
+
+
+def test_a_longer_training_goes_on(corpus: Path, tmp_path: Path) -> None:
+    train(settings(corpus, epochs=1), tmp_path)
+    train(settings(corpus, epochs=3), tmp_path)
+
+    assert place(tmp_path)["epoch"] == 3
+    assert [line["step"] for line in metrics(tmp_path)] == list(range(1, STEPS + 1))
+    # Half way and at the end of what it was first, and of what it is now.
+    assert [line["step"] for line in metrics(tmp_path, "dev/cer")] == [2, 4, 6, 12]
+    assert load_config(tmp_path / "config.yaml").training.epochs == 3
+
+
+def test_a_run_keeps_to_its_minutes(corpus: Path, tmp_path: Path) -> None:
+    train(settings(corpus, minutes=0.01), tmp_path)
+
+    *before, _ = [line["seconds"] for line in metrics(tmp_path)]
+    assert all(seconds < 0.6 for seconds in before)
+    assert place(tmp_path)["seconds"] >= 0.6
+    assert place(tmp_path)["validations"] == 2
+    for line in metrics(tmp_path):
+        assert 0 <= line["progress"] <= 1
+
+
+# What is refused
+
+Change = Callable[[Config], Config]
+
+
+def test_a_run_may_start_from_another_model(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    start, first = str(whole / "model"), tmp_path / "first"
+    train(settings(corpus, start=start, epochs=1), first)
+
+    later, weights = metrics(first)[0]["loss"], load_model(whole / "model").las
+    assert later < metrics(whole)[0]["loss"]  # what was learned before is there
+    assert torch.equal(load_model(first / "model").las.norm.mean, weights.norm.mean)
+
+
+def test_a_run_goes_on_without_the_model_that_it_started_from(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(whole / "model", start)
+    train(settings(corpus, start=str(start), epochs=1), tmp_path / "run")
+    shutil.rmtree(start)
+
+    train(settings(corpus, start=str(start), epochs=2), tmp_path / "run")
+
+    assert place(tmp_path / "run")["epoch"] == 2
+
+
+def test_in_bfloat16_a_run_learns_as_in_float32(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    train(settings(corpus, precision="bfloat16"), tmp_path)
+
+    in_float32 = [m["loss"] for m in metrics(whole) if "loss" in m]
+    in_bfloat16 = [m["loss"] for m in metrics(tmp_path) if "loss" in m]
+    assert in_bfloat16 == pytest.approx(in_float32, rel=0.02)
+    assert in_bfloat16 != in_float32
+
+
+def test_a_start_from_another_network_is_refused(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    config = settings(corpus, start=str(whole))
+    config = replace(config, speller=SpellerConfig(size=5, embedding_size=3))
+    with pytest.raises(ConfigError, match=r"training\.start: .* another network"):
+        train(config, tmp_path)
+
+
+def test_a_start_from_a_narrower_listener_grows_it(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    config = settings(corpus, start=str(whole), epochs=1)
+    wide = replace(config.listener, size=config.listener.size + 3)
+    train(replace(config, listener=wide), tmp_path)
+
+    las = load_model(tmp_path / "model").las
+    assert las.config.listener.size == config.listener.size + 3
+    assert metrics(tmp_path)[0]["loss"] < metrics(whole)[0]["loss"]
+
+
+def test_a_start_from_another_alphabet_is_refused(corpus: Path, tmp_path: Path) -> None:
+    config, tokenizer = settings(corpus, start=str(tmp_path / "start")), CharTokenizer()
+    other = CharTokenizer(tokenizer.characters[::-1])
+    las = LAS(LASConfig(config.listener, config.attention, config.speller), other.size)
+    save_model(tmp_path / "start", las, other, {})
+    with pytest.raises(ConfigError, match=r"training\.start: .* another alphabet"):
+        train(config, tmp_path / "run")
+
+
+def in_training(**changes: Any) -> Change:
+    return lambda config: replace(config, training=replace(config.training, **changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda c: replace(c, data=DataConfig([c.data.dev], *c.data.train)), "data"),
+        (lambda c: replace(c, listener=ListenerConfig(size=5)), "listener"),
+        (lambda c: replace(c, attention=AttentionConfig(size=5)), "attention"),
+        (lambda c: replace(c, speller=SpellerConfig(size=5)), "speller"),
+        (lambda c: replace(c, augment=AugmentConfig(speeds=[1.0])), "augment"),
+        (
+            lambda c: replace(
+                c, listener=ListenerConfig(size=5), speller=SpellerConfig(size=5)
+            ),
+            "listener, speller",
+        ),
+        (in_training(seed=2), "training.seed"),
+        (in_training(batch_seconds=60.0), "training.batch_seconds"),
+        (in_training(batch_size=4), "training.batch_size"),
+        (in_training(short_first=False), "training.short_first"),
+    ],
+)
+def test_a_run_of_other_settings_is_refused_by_name(
+    corpus: Path, tmp_path: Path, whole: Path, change: Change, named: str
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+
+    with pytest.raises(ConfigError) as caught:
+        train(change(settings(corpus)), folder)
+
+    assert str(caught.value) == (
+        f"{folder}: holds a run with other settings of {named} "
+        "(take another folder, or delete this one)"
+    )
+    config_file = folder / "config.yaml"
+    assert config_file.read_bytes() == (whole / "config.yaml").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        in_training(validations=5, dev_utterances=1, checkpoint_minutes=1.0),
+        in_training(clip_norm=1.0, weight_decay=0.0, average_decay=0.5, bad_steps=9),
+        lambda c: replace(c, schedule=ScheduleConfig(learning_rate=1e-5)),
+        lambda c: replace(c, loss=LossConfig(ctc_weight=0.3)),
+    ],
+)
+def test_how_fast_to_learn_may_change(
+    corpus: Path, tmp_path: Path, whole: Path, change: Change
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    train(change(settings(corpus)), folder)
+    assert place(folder)["step"] == STEPS
+
+
+def test_a_run_is_finished_when_there_is_nothing_more_to_train(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    config = settings(corpus)
+    assert is_finished(config, whole)
+    assert not is_finished(
+        in_training(epochs=config.training.epochs + 1)(config), whole
+    )
+    assert not is_finished(in_training(validations=99)(config), whole)
+    assert is_finished(in_training(minutes=1e-6)(config), whole)
+    assert not is_finished(in_training(minutes=99.0)(config), whole)
+    assert not is_finished(config, tmp_path)
+
+
+def test_a_run_with_other_tokens_is_refused(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    other = CharTokenizer("".join(reversed(ALPHABET)))
+    with pytest.raises(ConfigError, match="other settings of tokens"):
+        train(settings(corpus), folder, other)
+
+
+def test_a_run_of_an_older_version_without_some_setting_goes_on(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    written = (folder / "config.yaml").read_text()
+    assert "  every: 1\n" in written
+    assert "  heads: 1\n" in written
+    older = written.replace("  every: 1\n", "").replace("  heads: 1\n", "")
+    (folder / "config.yaml").write_text(older)
+    train(settings(corpus), folder)
+    assert (folder / "config.yaml").read_text() == written
+
+
+def test_dev_must_not_be_learned(corpus: Path, tmp_path: Path) -> None:
+    config = settings(corpus)
+    both = replace(config.data, train=[*config.data.train, config.data.dev])
+    message = (
+        r"dev\.jsonl: 3 of its utterances are in the training set too, the first is "
+        "dev-0$"
+    )
+    with pytest.raises(ManifestError, match=message):
+        train(replace(config, data=both), tmp_path)
+
+
+def test_an_utterance_must_fit_into_a_batch_at_its_slowest(
+    corpus: Path, tmp_path: Path
+) -> None:
+    longest = max(
+        read_manifest(corpus / "train.jsonl"), key=lambda utterance: utterance.duration
+    )
+    message = (
+        rf"^training\.batch_seconds: {longest.id} is {longest.duration:.1f} s long and "
+        rf"at most {0.9 * longest.duration:.1f} s fit into a batch at the slowest speed"
+    )
+    with pytest.raises(ConfigError, match=message):
+        train(settings(corpus, batch_seconds=longest.duration), tmp_path)
+
+
+def test_a_training_needs_a_manifest(corpus: Path, tmp_path: Path) -> None:
+    config = settings(corpus)
+    with pytest.raises(ConfigError, match=r"^data\.train: names no manifest"):
+        train(replace(config, data=replace(config.data, train=[])), tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_told(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/run: cannot be made \(Not a dir"):
+        train(settings(corpus), tmp_path / "file" / "run")
+
+
+def test_a_missing_recording_stops_the_run_by_name(
+    corpus: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(corpus, tmp_path / "corpus")
+    (moved / "train-5.wav").unlink()
+    with pytest.raises(AudioError, match=r"train-5\.wav: cannot be read"):
+        train(settings(moved), tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_told(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    content = (whole / "checkpoint.safetensors").read_bytes()
+    (tmp_path / "checkpoint.safetensors").write_bytes(content[:-9])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: is damaged"):
+        train(settings(corpus), tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["another size", "no place", "another place"])
+def test_a_checkpoint_of_another_network_is_told(
+    corpus: Path, tmp_path: Path, whole: Path, fault: str
+) -> None:
+    path, config = tmp_path / "checkpoint.safetensors", settings(corpus)
+    tensors, facts = read_tensors(whole / "checkpoint.safetensors")
+    if fault == "another size":
+        config = replace(config, speller=SpellerConfig(size=5, embedding_size=3))
+    elif fault == "no place":
+        del facts["place"]
+    else:
+        facts["place"]["verse"] = 7
+    write_tensors(path, tensors, facts)
+
+    message = r"checkpoint\.safetensors: is of another network \(.+\)$"
+    with pytest.raises(CheckpointError, match=message):
+        train(config, tmp_path)
+
+
+# In several processes
+
+
+@slow
+def test_two_processes_give_the_gradient_of_one(corpus: Path, tmp_path: Path) -> None:
+    alone = one_step(corpus, batch_size=2, accumulate=4)
+    shared = one_step(corpus, batch_size=2, accumulate=2, processes=2)
+
+    train(alone, tmp_path / "alone")
+    train(shared, tmp_path / "shared")
+
+    torch.testing.assert_close(
+        gradient(tmp_path / "shared"),
+        gradient(tmp_path / "alone"),
+        rtol=1e-3,
+        atol=1e-6,
+    )
+    (one,), (other,) = metrics(tmp_path / "alone"), metrics(tmp_path / "shared")
+    for name in ("loss", "spelling_loss", "ctc_loss", "guide", "gradient_norm"):
+        assert other[name] == pytest.approx(one[name], rel=1e-4), name
+
+
+@slow
+def test_two_processes_that_were_killed_go_on_bit_for_bit(
+    corpus: Path, tmp_path: Path
+) -> None:
+    length = {"epochs": 12, "batch_size": 1, "processes": 2}
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    train(settings(corpus, **length), whole)
+
+    training = start(saving(corpus, **length), killed)
+    kill_after(training, killed, steps=7)
+    assert training.returncode == -signal.SIGKILL
+    train(settings(corpus, **length), killed)
+
+    assert_same_run(killed, whole)
+
+
+@slow
+def test_the_fault_of_one_of_two_processes_is_told(
+    corpus: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(corpus, tmp_path / "corpus")
+    config = saving(moved, batch_size=1, processes=2, epochs=50)
+    folder = tmp_path / "run"
+    training = start(config, folder)
+    kill_after(training, folder, steps=2)
+    (moved / "train-5.wav").unlink()
+
+    with pytest.raises(TrainingError, match=r"train-5\.wav: cannot be read"):
+        train(config, folder)
