@@ -5,10 +5,11 @@ this file only plants them together and reads them from YAML and `key=value` ove
 It is the one door for OmegaConf: what leaves here are plain dataclasses.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,6 +27,9 @@ from asr.training.schedule import ScheduleConfig
 from asr.training.trainer import TrainingConfig
 
 Settings = TypeVar("Settings")
+
+RENAMED = {"attention.segment": "attention.block_size"}
+"""Settings of version 0.1, and what they are called now; read for one release more."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,8 @@ def read_settings(
 ) -> Settings:
     """Read settings of any kind, a dataclass; see `load_config`."""
     try:
-        tree = OmegaConf.merge(
-            OmegaConf.structured(kind), OmegaConf.load(path), *map(_parse, overrides)
-        )
+        given = [OmegaConf.load(path), *map(_parse, overrides)]
+        tree = OmegaConf.merge(OmegaConf.structured(kind), *map(_renamed, given))
         return cast(Settings, OmegaConf.to_object(tree))
     except OSError as error:
         reason = error.strerror or f"settings were expected: {error}"
@@ -103,6 +106,22 @@ def _parse(override: str) -> DictConfig:
         raise ConfigError(
             f"{override}: is not key=value with a value in YAML"
         ) from error
+
+
+def _renamed(tree: Any) -> Any:
+    """Move settings with an old name to their new one."""
+    for old, new in RENAMED.items() if isinstance(tree, DictConfig) else ():
+        value = OmegaConf.select(tree, old)
+        if value is not None:
+            OmegaConf.update(tree, new, value, force_add=True)
+            parent, _, name = old.rpartition(".")
+            del OmegaConf.select(tree, parent)[name]
+            warnings.warn(
+                f"{old} is called {new} now (the old name works in 0.2 only)",
+                FutureWarning,
+                stacklevel=2,
+            )
+    return tree
 
 
 def _reason(error: Exception) -> str:

@@ -49,7 +49,7 @@ MOST_ERRORS = 0.6
 _AGAIN = "install asr again: pip install --force-reinstall --no-deps ."
 
 
-class Finding(NamedTuple):
+class Check(NamedTuple):
     """What was found of one thing."""
 
     topic: str
@@ -65,7 +65,7 @@ class Finding(NamedTuple):
         return fill(line, 88, subsequent_indent=" " * 14, break_on_hyphens=False)
 
 
-def examine() -> Iterator[Finding]:
+def examine() -> Iterator[Check]:
     """Look at one thing after the other."""
     yield from _carried_out("asr", _project_and_python)
     yield from _carried_out("asr", _namesakes)
@@ -78,31 +78,27 @@ def examine() -> Iterator[Finding]:
             told = name == "torchaudio" and "torch" in broken
             broken.add(name)
             if _is_installed(name) and not told:  # else it was told of before
-                yield Finding(
+                yield Check(
                     name, f"cannot be imported ({_told(error)})", _install(name)
                 )
     for topic, check, needs in _CHECKS:
         if faulty := broken & set(needs):
-            yield Finding(
-                topic, f"not examined, for want of {', '.join(sorted(faulty))}"
-            )
+            yield Check(topic, f"not examined, for want of {', '.join(sorted(faulty))}")
         else:
             yield from _carried_out(topic, check)
 
 
-def _carried_out(
-    topic: str, check: Callable[[], Iterator[Finding]]
-) -> Iterator[Finding]:
-    """Carry out a check; what it fails of is a finding, too."""
+def _carried_out(topic: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """Carry out a check; what it fails of is a check, too."""
     try:
         yield from check()
     except AsrError as error:
-        yield Finding(topic, str(error), _AGAIN)
+        yield Check(topic, str(error), _AGAIN)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
-        yield Finding(topic, f"failed ({_told(error)})", f"pip install {missing}")
+        yield Check(topic, f"failed ({_told(error)})", f"pip install {missing}")
     except Exception as error:  # see above
-        yield Finding(topic, f"failed ({_told(error)})", _AGAIN)
+        yield Check(topic, f"failed ({_told(error)})", _AGAIN)
 
 
 def _told(error: BaseException) -> str:
@@ -157,26 +153,26 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def _project_and_python() -> Iterator[Finding]:
+def _project_and_python() -> Iterator[Check]:
     from packaging.specifiers import SpecifierSet
 
-    yield Finding("asr", f"{version()} in {ASSETS.parent}")
+    yield Check("asr", f"{version()} in {ASSETS.parent}")
     python, wanted = platform.python_version(), _project().python
     if SpecifierSet(wanted).contains(python, prereleases=True):
-        yield Finding("python", f"{python} in {sys.prefix}")
+        yield Check("python", f"{python} in {sys.prefix}")
     else:
-        yield Finding(
+        yield Check(
             "python", f"{python} is not {wanted}", f"install asr in Python {wanted}"
         )
 
 
-def _namesakes() -> Iterator[Finding]:
+def _namesakes() -> Iterator[Check]:
     """Find other projects' packages whose files go into the same folder `asr`."""
     for other in metadata.distributions(name="asr"):
         commands = other.entry_points.select(group="console_scripts")
         if any(command.value.startswith("asr.cli:") for command in commands):
             continue  # this project's, from before it was called listen-attend-spell
-        yield Finding(
+        yield Check(
             "asr",
             f"the package asr {other.version} of another project is installed, too, "
             "and one overwrites files of the other",
@@ -184,7 +180,7 @@ def _namesakes() -> Iterator[Finding]:
         )
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[Check]:
     """Compare the versions that are installed with those required."""
     found, faults = dict[str, str](), dict[str, str]()
     for name, requirement in _requirements().items():
@@ -197,21 +193,21 @@ def _packages() -> Iterator[Finding]:
             faults[name] = f"{found[name]} is not {requirement}"
     yield from _pair(found, faults)
     well = [f"{n} {v}" for n, v in found.items() if n not in {*faults, *PAIR}]
-    yield Finding("packages", ", ".join(well))
+    yield Check("packages", ", ".join(well))
     for name in faults.keys() - set(PAIR):
-        yield Finding(name, faults[name], _install(name))
+        yield Check(name, faults[name], _install(name))
 
 
-def _pair(found: Mapping[str, str], faults: Mapping[str, str]) -> Iterator[Finding]:
+def _pair(found: Mapping[str, str], faults: Mapping[str, str]) -> Iterator[Check]:
     """Tell whether torch and torchaudio fit together, without importing them."""
     told = " and ".join(f"{n} {found.get(n, 'is not installed')}" for n in PAIR)
     made_for = {".".join(found.get(name, name).split(".")[:2]) for name in PAIR}
     if faulty := [f"{name} {faults[name]}" for name in PAIR if name in faults]:
-        yield Finding("torch", "; ".join(faulty), _install(*PAIR))
+        yield Check("torch", "; ".join(faulty), _install(*PAIR))
     elif len(made_for) > 1:
-        yield Finding("torch", f"{told} do not fit together", _install(*PAIR))
+        yield Check("torch", f"{told} do not fit together", _install(*PAIR))
     else:
-        yield Finding("torch", f"{told}, a pair that works together")
+        yield Check("torch", f"{told}, a pair that works together")
 
 
 def _fits(version: str, requirement: str) -> bool:
@@ -223,14 +219,14 @@ def _fits(version: str, requirement: str) -> bool:
 # The machine
 
 
-def _system() -> Iterator[Finding]:
+def _system() -> Iterator[Check]:
     name = ""
     with suppress(OSError):
         name = platform.freedesktop_os_release().get("PRETTY_NAME", "") + ", "
-    yield Finding("system", f"{name}{platform.platform()}")
+    yield Check("system", f"{name}{platform.platform()}")
 
 
-def _processor() -> Iterator[Finding]:
+def _processor() -> Iterator[Check]:
     import torch
 
     try:
@@ -245,7 +241,7 @@ def _processor() -> Iterator[Finding]:
         "amx": torch.cpu._is_amx_tile_supported(),
     }
     there = [name for name, is_there in sets.items() if is_there]
-    yield Finding(
+    yield Check(
         "processor",
         f"{_processor_name()}; {cores} of {os.cpu_count()} cores to be used, "
         f"torch takes {torch.get_num_threads()}; {', '.join(there) or 'no AVX'}; torch "
@@ -261,11 +257,11 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _memory() -> Iterator[Finding]:
+def _memory() -> Iterator[Check]:
     try:
         text = Path("/proc/meminfo").read_text(encoding="utf-8")
     except OSError:
-        yield Finding("memory", "unknown on this system")
+        yield Check("memory", "unknown on this system")
         return
     kib = {name: int(size) for name, size in re.findall(r"(\w+): +(\d+) kB", text)}
     total, available = kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024
@@ -276,12 +272,10 @@ def _memory() -> Iterator[Finding]:
         total, available = min(total, limit), min(available, limit - used)
     told = f"{available / 2**30:.1f} of {total / 2**30:.1f} GiB available"
     enough = available >= LEAST_MEMORY
-    yield Finding(
-        "memory", told, "" if enough else "close other programs: 1 GiB needed"
-    )
+    yield Check("memory", told, "" if enough else "close other programs: 1 GiB needed")
 
 
-def _accelerator() -> Iterator[Finding]:
+def _accelerator() -> Iterator[Check]:
     import torch
 
     with warnings.catch_warnings(record=True) as warned:
@@ -289,17 +283,17 @@ def _accelerator() -> Iterator[Finding]:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for number in range(count):
         about = torch.cuda.get_device_properties(number)
-        yield Finding("gpu", f"{about.name}, {about.total_memory / 2**30:.0f} GiB")
+        yield Check("gpu", f"{about.name}, {about.total_memory / 2**30:.0f} GiB")
     if count:
         return
     if torch.backends.mps.is_available():
-        yield Finding("gpu", "of Apple, which asr does not use (the CPU is used)")
+        yield Check("gpu", "of Apple, which asr does not use (the CPU is used)")
         return
     why = "".join(f" ({' '.join(str(one.message).split())})" for one in warned[:1])
-    yield Finding("gpu", f"none{why}: the CPU is used")
+    yield Check("gpu", f"none{why}: the CPU is used")
 
 
-def _disk() -> Iterator[Finding]:
+def _disk() -> Iterator[Check]:
     elsewhere = "make room there, or name another folder in TMPDIR"
     try:
         with tempfile.NamedTemporaryFile() as file:
@@ -308,16 +302,16 @@ def _disk() -> Iterator[Finding]:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        yield Finding("disk", f"no temporary file can be written ({error})", elsewhere)
+        yield Check("disk", f"no temporary file can be written ({error})", elsewhere)
         return
     told = f"{free / 2**30:.1f} GiB free for temporary files in {folder}"
-    yield Finding("disk", told, "" if free >= LEAST_DISK else elsewhere)
+    yield Check("disk", told, "" if free >= LEAST_DISK else elsewhere)
 
 
 # What asr does
 
 
-def _audio() -> Iterator[Finding]:
+def _audio() -> Iterator[Check]:
     from asr.audio import read_waveform
 
     readable = []
@@ -328,36 +322,36 @@ def _audio() -> Iterator[Finding]:
             if not 0.05 < loudness < 0.15:
                 raise AudioError(f"a tone has a loudness of {loudness:.3f}, not 0.09")
         except AsrError as error:
-            yield Finding("audio", f"{name}: {error}", _install("soundfile"))
+            yield Check("audio", f"{name}: {error}", _install("soundfile"))
         else:
             readable.append(name)
-    yield Finding("audio", f"{', '.join(readable) or 'nothing'} can be read")
+    yield Check("audio", f"{', '.join(readable) or 'nothing'} can be read")
     try:
         read_waveform(ASSETS / "formats" / "tone.m4a")
-        yield Finding("audio", "m4a, mp4 and webm, too, by PyAV")
+        yield Check("audio", "m4a, mp4 and webm, too, by PyAV")
     except AsrError as error:
         why = str(error) if _is_installed("av") else "pip install av for them"
-        yield Finding("audio", f"m4a, mp4 and webm cannot ({why})")
+        yield Check("audio", f"m4a, mp4 and webm cannot ({why})")
 
 
-def _model() -> Iterator[Finding]:
+def _model() -> Iterator[Check]:
     from asr.model.storage import BUNDLED, find_model, load_model
 
     las = load_model(find_model(None)).las
     size = sum(weight.numel() for weight in las.state_dict().values())
     told = f"{BUNDLED}, {size / 1e6:.1f} M numbers; its files have the right checksums"
-    yield Finding("model", told)
+    yield Check("model", told)
 
 
-def _language_model() -> Iterator[Finding]:
+def _language_model() -> Iterator[Check]:
     from asr.lm.ngram import BUNDLED_WORDS, WordNGram, find_language_model
 
     words = WordNGram.load(find_language_model(None))
     told = f"{BUNDLED_WORDS}, {len(words.words):,} words, order {len(words.levels)}"
-    yield Finding("language", f"{told}; its file has the right checksum")
+    yield Check("language", f"{told}; its file has the right checksum")
 
 
-def _self_test() -> Iterator[Finding]:
+def _self_test() -> Iterator[Check]:
     """Transcribe the beginning of the bundled recording."""
     import torch
 
@@ -382,12 +376,12 @@ def _self_test() -> Iterator[Finding]:
     wrong = min(char_error_rate([one], [text]).rate for one in beginnings)
     told = f"{SELF_TEST:.0f} s of speech in {factor:.2f} of real time: {text!r}"
     if wrong > MOST_ERRORS:
-        yield Finding("self-test", f"{told} is not how {said!r} begins", _AGAIN)
+        yield Check("self-test", f"{told} is not how {said!r} begins", _AGAIN)
     else:
-        yield Finding("self-test", told)
+        yield Check("self-test", told)
 
 
-_CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]], tuple[str, ...]], ...] = (
+_CHECKS: tuple[tuple[str, Callable[[], Iterator[Check]], tuple[str, ...]], ...] = (
     ("system", _system, ()),
     ("processor", _processor, ("torch",)),
     ("memory", _memory, ()),

@@ -1,6 +1,6 @@
 """Tensors on disk: written whole or not at all, read without executing anything.
 
-A file holds named tensors and, in its header, facts as JSON. It is written under
+A file holds named tensors and, in its header, metadata as JSON. It is written under
 another name, flushed to the disk and only then given its own, so that whatever stops
 the program leaves the old file or the new one.
 
@@ -27,27 +27,28 @@ from torch.overrides import TorchFunctionMode
 
 from asr.errors import CheckpointError
 
-_FACTS = "facts"
+_KEY = "facts"
+"""Of the metadata in the header; on disk it keeps the name of version 0.1."""
 _AGAIN = "copy the whole folder again"
 _DRAWS = (init.uniform_, init.normal_, init.kaiming_uniform_)
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> None:
-    """Write tensors, and facts that JSON can hold.
+    """Write tensors, and metadata that JSON can hold.
 
     Raises:
         CheckpointError: the disk is full, or the folder may not be written to.
     """
-    write_bytes(path, as_bytes(tensors, facts))
+    write_bytes(path, as_bytes(tensors, metadata))
 
 
-def as_bytes(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+def as_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
     """Return what `write_tensors` writes."""
     return safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        {_FACTS: json.dumps(facts)},
+        {_KEY: json.dumps(metadata)},
     )
 
 
@@ -109,8 +110,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return _read(path, lambda file: {n: file.get_tensor(n) for n in file.keys()})  # noqa: SIM118
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """Read only the facts of what `write_tensors` wrote.
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read only the metadata of what `write_tensors` wrote.
 
     Raises:
         CheckpointError: as `read_tensors`.
@@ -125,7 +126,7 @@ def _read(
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = take(file)
-        facts = json.loads(header[_FACTS])
+        metadata = json.loads(header[_KEY])
     except OSError as error:
         reason = error.strerror or "no such file"
         raise CheckpointError(f"{path}: cannot be read ({reason})") from error
@@ -136,11 +137,11 @@ def _read(
         raise CheckpointError(
             f"{path}: is damaged, or was not written by asr ({error})"
         ) from error
-    if not isinstance(facts, dict):
+    if not isinstance(metadata, dict):
         raise CheckpointError(
-            f"{path}: was not written by asr (its facts are no table)"
+            f"{path}: was not written by asr (its metadata is no table)"
         )
-    return tensors, facts
+    return tensors, metadata
 
 
 class Undrawn(TorchFunctionMode):

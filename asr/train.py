@@ -18,14 +18,14 @@ from torch.multiprocessing.spawn import (
 )
 
 from asr.config import Config, DataConfig, load_config, to_yaml
-from asr.data.dataset import Dataset, Disturbance
+from asr.data.dataset import Augmentation, Dataset
 from asr.data.manifest import Utterance, read_manifest
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
 from asr.model.las import LAS, LASConfig
 from asr.model.storage import find_model, load_model
 from asr.reports.attention_plot import draw_attention
 from asr.runtime import keep_freed_memory, use_one_thread
-from asr.tensor_files import read_facts, write_bytes
+from asr.tensor_files import read_metadata, write_bytes
 from asr.text import CharTokenizer, Tokenizer
 from asr.training.distributed import Team, join_team
 from asr.training.growth import grow
@@ -185,11 +185,11 @@ def _datasets(config: Config, tokenizer: Tokenizer) -> tuple[Dataset, Dataset]:
             f"training set too, the first is {min(heard_before)}"
         )
     _check_durations(utterances, config)
-    disturbance = Disturbance(config.augment, config.training.seed)
+    augmentation = Augmentation(config.augment, config.training.seed)
     hours = config.training.cache_hours
     dev = [dev[i] for i in _spread(range(len(dev)), config.training.dev_utterances)]
     return (
-        Dataset(utterances, tokenizer, disturbance, cache_hours=hours),
+        Dataset(utterances, tokenizer, augmentation, cache_hours=hours),
         Dataset(dev, tokenizer, cache_hours=hours),
     )
 
@@ -236,7 +236,7 @@ def is_finished(config: Config, folder: Path) -> bool:
     path = folder / CHECKPOINT
     if not path.exists():
         return False
-    place, training = read_facts(path)["place"], config.training
+    place, training = read_metadata(path)["place"], config.training
     if training.minutes is None:
         trained = place["epoch"] >= training.epochs
     else:
@@ -250,7 +250,7 @@ def _claim(folder: Path, config: Config, tokenizer: Tokenizer) -> None:
     if (folder / CHECKPOINT).exists() and path.exists():
         before = load_config(path)
         changed = [n for n in _FIXED if attrgetter(n)(before) != attrgetter(n)(config)]
-        written = read_facts(folder / CHECKPOINT).get("config", {})
+        written = read_metadata(folder / CHECKPOINT).get("config", {})
         if written.get("tokenizer", _CHARACTERS.to_dict()) != tokenizer.to_dict():
             changed.append("tokens")
         if changed:

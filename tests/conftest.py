@@ -35,7 +35,7 @@ def model() -> Model:
 @pytest.fixture
 def model_folder(model: Model, tmp_path: Path) -> Path:
     """The same, on disk."""
-    save_model(tmp_path / "model", model.las, model.tokenizer, model.facts)
+    save_model(tmp_path / "model", model.las, model.tokenizer, model.metadata)
     return tmp_path / "model"
 
 

@@ -61,10 +61,10 @@ def test_the_card_tells_where_the_model_is_from(told: str) -> None:
 
 
 def test_the_sample_names_its_source() -> None:
-    facts = json.loads((ASSETS / "sample.json").read_text(encoding="utf-8"))
+    metadata = json.loads((ASSETS / "sample.json").read_text(encoding="utf-8"))
 
-    assert "CC BY 4.0" in facts["licence"]
-    assert "LibriSpeech" in facts["source"]
+    assert "CC BY 4.0" in metadata["licence"]
+    assert "LibriSpeech" in metadata["source"]
 
 
 def test_nothing_else_is_bundled() -> None:

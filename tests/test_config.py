@@ -152,7 +152,7 @@ def test_a_value_of_another_type_is_refused_by_name(
         ("attention.filters=0", "attention.filters must be at least 1, not 0"),
         ("attention.reach=-1", "attention.reach must be at least 0, not -1"),
         ("attention.heads=0", "attention.heads must be at least 1, not 0"),
-        ("attention.segment=-2", "attention.segment must be at least 0, not -2"),
+        ("attention.block_size=-2", "attention.block_size must be at least 0, not -2"),
         ("attention.heads=2", "attention.heads must be 1 where kind is location"),
         (
             "attention={kind: dot, size: 7, heads: 7}",
@@ -244,3 +244,15 @@ def test_an_override_that_is_no_yaml_is_told_itself() -> None:
 )
 def test_a_fault_is_told_in_one_line(overrides: list[str]) -> None:
     assert "\n" not in message_of(TOY, *overrides)
+
+
+def test_a_setting_of_version_0_1_is_read_with_a_warning(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: {train: [a], dev: b}\nattention: {segment: 50}\n")
+
+    with pytest.warns(FutureWarning, match=r"attention\.segment is called"):
+        from_file = load_config(path)
+    with pytest.warns(FutureWarning, match=r"attention\.block_size now"):
+        from_override = load_config(path, ["attention.segment=25"])
+
+    assert from_file.attention.block_size == 50
+    assert from_override.attention.block_size == 25

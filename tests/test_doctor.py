@@ -13,18 +13,18 @@ import torch
 
 from asr import doctor
 from asr.cli import main
-from asr.doctor import ASSETS, FORMATS, Finding, examine
+from asr.doctor import ASSETS, FORMATS, Check, examine
 
 ROOT = Path(__file__).parents[1]
 PAIR = 'pip install --force-reinstall "torch==2.11.*" "torchaudio==2.11.*"'
 Patch = pytest.MonkeyPatch
 
 
-def problems(findings: Iterator[Finding]) -> list[str]:
-    return [str(finding) for finding in findings if finding.remedy]
+def problems(checks: Iterator[Check]) -> list[str]:
+    return [str(check) for check in checks if check.remedy]
 
 
-def of(topic: str) -> list[Finding]:
+def of(topic: str) -> list[Check]:
     """Carry out one check, as `examine` does."""
     (check,) = [check for name, check, _ in doctor._CHECKS if name == topic]
     return list(doctor._carried_out(topic, check))
@@ -59,7 +59,7 @@ def breaks(patch: Patch, **faults: Exception) -> None:
         return import_module(name)
 
     patch.setattr(doctor, "import_module", broken)
-    nothing = tuple[Finding, ...]()
+    nothing = tuple[Check, ...]()
     whole = tuple((t, lambda: iter(nothing), needs) for t, _, needs in doctor._CHECKS)
     patch.setattr(doctor, "_CHECKS", whole)
 
@@ -96,7 +96,7 @@ def test_a_table_is_printed_and_the_status_tells_of_problems(
 def test_a_problem_is_one_line_with_its_remedy_and_the_status_is_1(
     monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = [Finding("a", "x " * 99), Finding("b", "y " * 99 + "y", "mend it")]
+    found = [Check("a", "x " * 99), Check("b", "y " * 99 + "y", "mend it")]
     monkeypatch.setattr(doctor, "examine", lambda: iter(found))
 
     assert main(["doctor"]) == 1
@@ -136,10 +136,10 @@ def test_a_pair_that_the_requirements_allow_must_fit_all_the_same(
 ) -> None:
     found = {"torch": "2.12.1", "torchaudio": "2.11.0"}
 
-    (finding,) = doctor._pair(found, {})
+    (check,) = doctor._pair(found, {})
 
-    assert finding.found == "torch 2.12.1 and torchaudio 2.11.0 do not fit together"
-    assert finding.remedy == PAIR
+    assert check.found == "torch 2.12.1 and torchaudio 2.11.0 do not fit together"
+    assert check.remedy == PAIR
 
 
 def test_a_local_version_and_one_before_its_release_fit(monkeypatch: Patch) -> None:
@@ -240,7 +240,7 @@ def test_a_torchaudio_that_cannot_be_imported_is_told(
     assert problems(iter(found)) == [
         f"! torchaudio  cannot be imported ({told}) ({PAIR})"
     ]
-    assert Finding("model", "not examined, for want of torchaudio") in found
+    assert Check("model", "not examined, for want of torchaudio") in found
 
 
 def test_a_torch_that_cannot_be_imported_is_one_problem(monkeypatch: Patch) -> None:
@@ -252,7 +252,7 @@ def test_a_torch_that_cannot_be_imported_is_one_problem(monkeypatch: Patch) -> N
     assert problems(iter(found)) == [
         f"! torch       cannot be imported (OSError: no kernel) ({PAIR})"
     ]
-    assert Finding("gpu", "not examined, for want of torch") in found
+    assert Check("gpu", "not examined, for want of torch") in found
     assert "soundfile" not in "".join(map(str, found[4:]))
 
 
@@ -292,20 +292,20 @@ def test_a_broken_torch_is_a_line_and_no_traceback(tmp_path: Path) -> None:
 def test_little_memory_is_a_problem(monkeypatch: Patch) -> None:
     monkeypatch.setattr(doctor, "LEAST_MEMORY", 2**60)
 
-    (finding,) = of("memory")
+    (check,) = of("memory")
 
-    assert "GiB available" in finding.found
-    assert finding.remedy.startswith("close other programs")
+    assert "GiB available" in check.found
+    assert check.remedy.startswith("close other programs")
 
 
 def test_a_full_disk_is_a_problem(monkeypatch: Patch) -> None:
     full = types.SimpleNamespace(free=2**20)
     monkeypatch.setattr("asr.doctor.shutil.disk_usage", lambda _: full)
 
-    (finding,) = of("disk")
+    (check,) = of("disk")
 
-    assert finding.found.startswith("0.0 GiB free for temporary files in ")
-    assert "TMPDIR" in finding.remedy
+    assert check.found.startswith("0.0 GiB free for temporary files in ")
+    assert "TMPDIR" in check.remedy
 
 
 def test_a_temp_folder_that_cannot_be_written_is_a_problem(monkeypatch: Patch) -> None:
@@ -314,10 +314,10 @@ def test_a_temp_folder_that_cannot_be_written_is_a_problem(monkeypatch: Patch) -
 
     monkeypatch.setattr("asr.doctor.tempfile.NamedTemporaryFile", refuse)
 
-    (finding,) = of("disk")
+    (check,) = of("disk")
 
-    assert "no temporary file can be written" in finding.found
-    assert "TMPDIR" in finding.remedy
+    assert "no temporary file can be written" in check.found
+    assert "TMPDIR" in check.remedy
 
 
 @pytest.mark.parametrize("topic", ["system", "processor", "memory", "gpu"])
@@ -331,10 +331,10 @@ def test_where_linux_files_are_missing_there_is_a_line(
     monkeypatch.setattr("asr.doctor.platform.freedesktop_os_release", missing)
     monkeypatch.delattr(os, "sched_getaffinity")
 
-    (finding,) = of(topic)
+    (check,) = of(topic)
 
-    assert finding.found
-    assert not finding.remedy
+    assert check.found
+    assert not check.remedy
 
 
 def test_a_driver_that_is_too_old_is_told(monkeypatch: Patch) -> None:
@@ -346,10 +346,10 @@ def test_a_driver_that_is_too_old_is_told(monkeypatch: Patch) -> None:
 
     monkeypatch.setattr(torch.cuda, "is_available", warn)
 
-    (finding,) = of("gpu")
+    (check,) = of("gpu")
 
     told = "none (CUDA initialization: The driver is too old): the CPU is used"
-    assert finding == Finding("gpu", told)
+    assert check == Check("gpu", told)
 
 
 # What asr does
@@ -394,10 +394,10 @@ def test_a_bundled_model_that_is_damaged_is_a_problem(
     (folder / file).write_bytes(content)
     monkeypatch.setattr(module, name, lambda _: folder)
 
-    (finding,) = of(topic)
+    (check,) = of(topic)
 
-    assert f"{file}: is damaged, or not the file" in finding.found
-    assert finding.remedy.startswith("install asr again")
+    assert f"{file}: is damaged, or not the file" in check.found
+    assert check.remedy.startswith("install asr again")
 
 
 def test_a_self_test_that_is_not_understood_is_a_problem(
@@ -406,16 +406,16 @@ def test_a_self_test_that_is_not_understood_is_a_problem(
     said = json.dumps({"text": "QUITE ANOTHER UTTERANCE ABOUT XYLOPHONES"})
     (assets(monkeypatch, tmp_path) / "sample.json").write_text(said)
 
-    (finding,) = of("self-test")
+    (check,) = of("self-test")
 
-    assert "is not how 'QUITE ANOTHER" in finding.found
-    assert finding.remedy
+    assert "is not how 'QUITE ANOTHER" in check.found
+    assert check.remedy
 
 
 def test_whatever_fails_is_a_line(monkeypatch: Patch, tmp_path: Path) -> None:
     (assets(monkeypatch, tmp_path) / "sample.json").write_text("{")
 
-    (finding,) = of("self-test")
+    (check,) = of("self-test")
 
-    assert finding.found.startswith("failed (JSONDecodeError: ")
-    assert finding.remedy
+    assert check.found.startswith("failed (JSONDecodeError: ")
+    assert check.remedy

@@ -13,7 +13,7 @@ from asr.errors import CheckpointError
 from asr.tensor_files import Undrawn, read_tensors, write_bytes, write_tensors
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)}
-FACTS = {"step": 3, "of": {"cer": 0.5, "best": None}, "name": "Müller\u2028"}
+METADATA = {"step": 3, "of": {"cer": 0.5, "best": None}, "name": "Müller\u2028"}
 
 
 @pytest.fixture
@@ -30,11 +30,11 @@ def refuses(path: Path, message: str) -> None:
 
 
 def test_tensors_and_facts_come_back(path: Path) -> None:
-    write_tensors(path, TENSORS, FACTS)
+    write_tensors(path, TENSORS, METADATA)
 
-    tensors, facts = read_tensors(path)
+    tensors, metadata = read_tensors(path)
 
-    assert facts == FACTS
+    assert metadata == METADATA
     assert tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=0)
@@ -66,14 +66,14 @@ def test_a_tensor_of_any_kind_comes_back(path: Path, tensor: Tensor) -> None:
 
 
 def test_a_file_without_tensors_holds_its_facts(path: Path) -> None:
-    write_tensors(path, {}, FACTS)
+    write_tensors(path, {}, METADATA)
 
-    assert read_tensors(path) == ({}, FACTS)
+    assert read_tensors(path) == ({}, METADATA)
 
 
 def test_nothing_else_is_left_in_the_folder(path: Path) -> None:
-    write_tensors(path, TENSORS, FACTS)
-    write_tensors(path, TENSORS, FACTS)
+    write_tensors(path, TENSORS, METADATA)
+    write_tensors(path, TENSORS, METADATA)
 
     assert list(path.parent.iterdir()) == [path]
 
@@ -133,7 +133,7 @@ def test_a_folder_that_is_a_file_cannot_be_written_to(tmp_path: Path) -> None:
 
     message = re.escape(f"{path}: cannot be written (Not a directory)")
     with pytest.raises(CheckpointError, match=message):
-        write_tensors(path, TENSORS, FACTS)
+        write_tensors(path, TENSORS, METADATA)
 
 
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_missing_folder_is_told(tmp_path: Path) -> None:
 
     message = re.escape(f"{path}: cannot be written (No such file or directory)")
     with pytest.raises(CheckpointError, match=message):
-        write_tensors(path, TENSORS, FACTS)
+        write_tensors(path, TENSORS, METADATA)
 
 
 def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
@@ -168,14 +168,14 @@ def test_a_folder_cannot_be_read(path: Path) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 50, -25, -1])
 def test_a_truncated_file_is_damaged(path: Path, length: int) -> None:
-    write_tensors(path, TENSORS, FACTS)
+    write_tensors(path, TENSORS, METADATA)
     path.write_bytes(path.read_bytes()[:length])
 
     refuses(path, "is damaged, or was not written by asr")
 
 
 def test_no_change_of_a_byte_makes_another_error(path: Path) -> None:
-    write_tensors(path, TENSORS, FACTS)
+    write_tensors(path, TENSORS, METADATA)
     whole = path.read_bytes()
     num_refused = 0
 
@@ -209,11 +209,11 @@ def test_tensors_of_another_program_are_refused(
     refuses(path, "is damaged, or was not written by asr")
 
 
-@pytest.mark.parametrize("facts", ["[]", "3", '"text"', "null"])
-def test_facts_that_are_no_table_are_refused(path: Path, facts: str) -> None:
-    safetensors.torch.save_file(TENSORS, path, {"facts": facts})
+@pytest.mark.parametrize("metadata", ["[]", "3", '"text"', "null"])
+def test_facts_that_are_no_table_are_refused(path: Path, metadata: str) -> None:
+    safetensors.torch.save_file(TENSORS, path, {"facts": metadata})
 
-    refuses(path, r"was not written by asr \(its facts are no table\)")
+    refuses(path, r"was not written by asr \(its metadata is no table\)")
 
 
 class Trap:

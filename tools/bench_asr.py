@@ -216,8 +216,8 @@ def measure_train(
         with torch.autocast(
             where.type, torch.bfloat16, enabled=precision == "bfloat16"
         ):
-            heard = las.listen(x, lengths)
-        memory = las.remember(heard._replace(h=heard.h.float()))
+            listened = las.listen(x, lengths)
+        memory = las.precompute(listened._replace(h=listened.h.float()))
         logits = las.speller.spell(memory, inputs).logits
         loss = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), targets.flatten()
@@ -241,7 +241,7 @@ def measure_search(
     import torch
 
     from asr.decoding.search import SearchConfig, beam_search
-    from asr.model.listener import in_bytes
+    from asr.model.listener import quantize_int8
     from asr.model.speller_search import StepWeights
 
     where, clock = torch.device(device or "cpu"), clock_of(device)
@@ -251,13 +251,13 @@ def measure_search(
     weights = StepWeights(las.speller)
     if precision == "int8":
         weights = StepWeights(las.speller, precision)
-        las.listener = in_bytes(las.listener)
+        las.listener = quantize_int8(las.listener)
     with torch.inference_mode():
-        heard = las.listen(x, lengths)
+        listened = las.listen(x, lengths)
         listened = best(lambda: las.listen(x, lengths), repetitions, clock)
         searched = best(
             lambda: beam_search(
-                las.steps(heard, weights=weights),
+                las.steps(listened, weights=weights),
                 SearchConfig(beam_size=8),
                 sos=1,
                 eos=2,
@@ -298,7 +298,7 @@ def measure_features(kind: str, repetitions: int) -> Figures:
 def measure_loader(manifest: str, augmented: bool, repetitions: int) -> Figures:
     """Read the first 30 minutes of a manifest as a training does."""
     from asr.data.batching import BatchSampler, load
-    from asr.data.dataset import Dataset, Disturbance
+    from asr.data.dataset import Augmentation, Dataset
     from asr.data.manifest import read_manifest
     from asr.features import AugmentConfig
     from asr.text import CharTokenizer
@@ -309,8 +309,10 @@ def measure_loader(manifest: str, augmented: bool, repetitions: int) -> Figures:
         if (seconds := seconds + utterance.duration) > 1800:
             break
         utterances.append(utterance)
-    disturbance = Disturbance(AugmentConfig([0.9, 1.0, 1.1]), 1) if augmented else None
-    dataset = Dataset(utterances, CharTokenizer(), disturbance, cache_hours=1)
+    augmentation = (
+        Augmentation(AugmentConfig([0.9, 1.0, 1.1]), 1) if augmented else None
+    )
+    dataset = Dataset(utterances, CharTokenizer(), augmentation, cache_hours=1)
     sampler = BatchSampler(
         lambda epoch: [dataset.duration(i, epoch) for i in range(len(dataset))],
         *(120.0, 32, 1, False),

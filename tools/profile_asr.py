@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asr.model.las import LAS
 from asr.model.lstm import step_forward
-from asr.model.quantized import Product
+from asr.model.quantized import Float32Linear
 from asr.model.speller_search import LASSteps, StepWeights
 from tools.bench_asr import CHARACTERS, FRAMES, best, build
 
@@ -42,9 +42,9 @@ def training_step(las: LAS, precision: str) -> dict[str, tuple[float, float]]:
     for _ in range(4):
         marks = [time.process_time()]
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            heard = las.listen(x, lengths)
+            listened = las.listen(x, lengths)
         marks.append(time.process_time())
-        memory = las.remember(heard._replace(h=heard.h.float()))
+        memory = las.precompute(listened._replace(h=listened.h.float()))
         marks.append(time.process_time())
         spelling = las.speller.spell(memory, inputs)
         marks.append(time.process_time())
@@ -87,8 +87,8 @@ def operations(las: LAS, h: Tensor) -> tuple[float, float, float]:
 def beam_step(las: LAS) -> dict[str, tuple[float, float]]:
     """Seconds and operations of each part of one step of 8 hypotheses."""
     x, lengths = torch.randn(1, FRAMES, 80), torch.full((1,), FRAMES)
-    heard, model = las.listen(x, lengths), StepWeights(las.speller)
-    memory = las.remember(heard)
+    listened, model = las.listen(x, lengths), StepWeights(las.speller)
+    memory = las.precompute(listened)
     start = las.speller.attention.start(memory)
     steps = LASSteps(model, memory, start, 0.0)
     state = steps.select(steps.start(), torch.zeros(1, BEAM, dtype=torch.int64))
@@ -98,7 +98,7 @@ def beam_step(las: LAS) -> dict[str, tuple[float, float]]:
     query = model.query(s)[None]
     weights = state.weights[None]
     gates = model.table.index_select(0, tokens)
-    products = [p for p in model.recurrent if isinstance(p, Product)]
+    products = [p for p in model.recurrent if isinstance(p, Float32Linear)]
     wide = torch.randn(BEAM, products[-1].weight.size(0))
 
     def spell() -> None:

@@ -63,8 +63,12 @@ def _index() -> str:
             tree = _tree(str(node.module))
             for alias in node.names:
                 about = _first_line(tree, alias.name)
-                rows.append(f"| [`{alias.name}`][{node.module}.{alias.name}] | {about} |")
-    head = "# Public names\n\n`from asr import …` offers these; their modules have more."
+                rows.append(
+                    f"| [`{alias.name}`][{node.module}.{alias.name}] | {about} |"
+                )
+    head = (
+        "# Public names\n\n`from asr import …` offers these; their modules have more."
+    )
     return "\n".join([head, "", "| | |", "|---|---|", *sorted(rows)])
 
 

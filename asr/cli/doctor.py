@@ -19,8 +19,8 @@ def _doctor(args: argparse.Namespace) -> int:
     from asr.doctor import examine
 
     problems = 0
-    for finding in examine():
-        print(finding, flush=True)
-        problems += bool(finding.remedy)
+    for check in examine():
+        print(check, flush=True)
+        problems += bool(check.remedy)
     print(f"problems: {problems or 'none'}")
     return 1 if problems else 0

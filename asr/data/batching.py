@@ -114,7 +114,7 @@ def load(
     Args:
         dataset: where examples come from.
         batches: places in the manifest, and how strong their masks are (0 to 1).
-        epoch: for the disturbance.
+        epoch: for the augmentation.
         num_threads: batches that are made at the same time.
 
     Raises:

@@ -21,7 +21,7 @@ from asr.text import Tokenizer
 
 
 @dataclass(frozen=True)
-class Disturbance:
+class Augmentation:
     """How training disturbs the utterances of an epoch."""
 
     config: AugmentConfig
@@ -52,7 +52,7 @@ class Dataset:
     Args:
         utterances: what to learn from. A text must be in the tokenizer's alphabet.
         tokenizer: turns text into tokens.
-        disturbance: None for validation: the utterances as they are.
+        augmentation: None for validation: the utterances as they are.
         cache_hours: hours of audio that are kept in memory once they were read
             (0.23 GB an hour).
 
@@ -64,11 +64,11 @@ class Dataset:
         self,
         utterances: Sequence[Utterance],
         tokenizer: Tokenizer,
-        disturbance: Disturbance | None = None,
+        augmentation: Augmentation | None = None,
         cache_hours: float = 0.0,
     ) -> None:
         self.utterances = list(utterances)
-        self.disturbance = disturbance
+        self.augmentation = augmentation
         self.tokens = [_encode(utterance, tokenizer) for utterance in utterances]
         self._cache = dict[int, Tensor]()
         self._room = cache_hours * 3600
@@ -80,7 +80,7 @@ class Dataset:
 
     def duration(self, index: int, epoch: int) -> float:
         """Length in seconds of utterance `index`, as it is played in an epoch."""
-        speed = self.disturbance.speed(epoch, index) if self.disturbance else 1.0
+        speed = self.augmentation.speed(epoch, index) if self.augmentation else 1.0
         return self.utterances[index].duration / speed
 
     def example(self, index: int, epoch: int = 0, strength: float = 1.0) -> Example:
@@ -88,19 +88,19 @@ class Dataset:
 
         Args:
             index: place in the manifest.
-            epoch: the disturbance is another one in each.
+            epoch: the augmentation is another one in each.
             strength: 0 to 1, of the masks.
 
         Raises:
             AudioError: the recording cannot be read.
         """
         waveform = self._waveform(index)
-        if self.disturbance is None:
+        if self.augmentation is None:
             return Example(log_mel(waveform), self.tokens[index])
-        speed = self.disturbance.speed(epoch, index)
+        speed = self.augmentation.speed(epoch, index)
         features = log_mel(change_speed(waveform, speed))
-        rng = self.disturbance.masks(epoch, index)
-        masked = spec_augment(features, self.disturbance.config, strength, rng)
+        rng = self.augmentation.masks(epoch, index)
+        masked = spec_augment(features, self.augmentation.config, strength, rng)
         return Example(masked, self.tokens[index])
 
     def _waveform(self, index: int) -> Tensor:

@@ -26,8 +26,8 @@ EARLY = 0.05
 measured it."""
 
 
-class Spikes(NamedTuple):
-    """Where the CTC head heard each token of a text."""
+class CTCAlignment(NamedTuple):
+    """Where the CTC head finds each token of a text."""
 
     begins: Tensor
     """(I,) first step, as floats."""
@@ -44,7 +44,7 @@ class Span(NamedTuple):
     end: float
 
 
-def spikes(log_probs: Tensor, tokens: Tensor, blank: int) -> Spikes:
+def align(log_probs: Tensor, tokens: Tensor, blank: int) -> CTCAlignment:
     """Find the most likely path of the CTC head that spells a text.
 
     Args:
@@ -53,8 +53,8 @@ def spikes(log_probs: Tensor, tokens: Tensor, blank: int) -> Spikes:
         blank: of CTC.
 
     Returns:
-        The path's spikes. Where no path is possible (a text too dense for CTC, log P
-        that is not finite) they are spread evenly.
+        The path. Where no path is possible (a text too dense for CTC, log P
+        that is not finite) the tokens are spread evenly.
     """
     num_steps, num_tokens = len(log_probs), len(tokens)
     repeats = int((tokens[1:] == tokens[:-1]).sum())
@@ -70,13 +70,13 @@ def spikes(log_probs: Tensor, tokens: Tensor, blank: int) -> Spikes:
         return _evenly(num_tokens, num_steps)
     along = log_probs.gather(1, path.long()[:, None])[:, 0]
     best = [float(along[b:e].max()) for b, e in zip(begins, ends, strict=True)]
-    return Spikes(begins.float(), ends.float(), torch.tensor(best))
+    return CTCAlignment(begins.float(), ends.float(), torch.tensor(best))
 
 
-def _evenly(num_tokens: int, num_steps: int) -> Spikes:
+def _evenly(num_tokens: int, num_steps: int) -> CTCAlignment:
     begins = torch.linspace(0, num_steps - 1, num_tokens)
     ends = torch.cat((begins, torch.tensor([float(num_steps)])))[1:]
-    return Spikes(begins, ends, torch.full((num_tokens,), -torch.inf))
+    return CTCAlignment(begins, ends, torch.full((num_tokens,), -torch.inf))
 
 
 def word_places(text: str) -> list[slice]:
@@ -94,12 +94,15 @@ def word_places(text: str) -> list[slice]:
 
 
 def word_spans(
-    found: Spikes, places: Sequence[slice], seconds_per_step: float, duration: float
+    found: CTCAlignment,
+    places: Sequence[slice],
+    seconds_per_step: float,
+    duration: float,
 ) -> list[Span]:
     """Tell when the words of a text were said.
 
     Args:
-        found: the spikes of all of its characters.
+        found: where all of its characters are.
         places: of the words among the characters.
         seconds_per_step: of the CTC head.
         duration: of the recording, in seconds.
@@ -107,8 +110,8 @@ def word_spans(
     Returns:
         One span a word: in order, inside the recording, and without overlap.
 
-    >>> found = Spikes(torch.tensor([5.0, 9, 10, 20]), torch.tensor([6.0, 10, 11, 21]),
-    ...                torch.zeros(4))
+    >>> begins = torch.tensor([5.0, 9, 10, 20])
+    >>> found = CTCAlignment(begins, begins + 1, torch.zeros(4))
     >>> [(round(s.start, 2), round(s.end, 2))
     ...  for s in word_spans(found, [slice(0, 2), slice(3, 4)], 0.04, 1.0)]
     [(0.25, 0.45), (0.85, 0.89)]

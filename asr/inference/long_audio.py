@@ -18,7 +18,7 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, Channel, read_blocks
 from asr.errors import AsrError
-from asr.inference.segmentation import Piece, join, pieces
+from asr.inference.segmentation import Piece, merge_segments, pieces
 from asr.transcript import Segment, Transcript, moved, silence
 
 BATCH = 8
@@ -116,7 +116,7 @@ def transcripts(
             start = read.recording.start + read.piece.start / SAMPLE_RATE
             said.append(moved(segment, start))
             if read.piece.overlap:
-                said[-2:] = join(*said[-2:])
+                said[-2:] = merge_segments(*said[-2:])
             if progress:
                 progress(read.piece.seconds - read.piece.overlap / SAMPLE_RATE)
 

@@ -314,7 +314,7 @@ def _write(
     write_manifest(folder / HYPOTHESES, decoded.hypotheses)
     write_bytes(folder / "ref.trn", _trn(utterances).encode())
     write_bytes(folder / "hyp.trn", _trn(decoded.hypotheses).encode())
-    facts = {
+    metadata = {
         "model": str(find_model(model)),
         "language_model": str(find_language_model(language_model)),
         "decoding": asdict(decoding),
@@ -323,7 +323,9 @@ def _write(
         "seconds": round(decoded.seconds, 1),
         "faults": decoded.faults,
     }
-    write_bytes(folder / "decode.json", (json.dumps(facts, indent=2) + "\n").encode())
+    write_bytes(
+        folder / "decode.json", (json.dumps(metadata, indent=2) + "\n").encode()
+    )
 
 
 def _trn(utterances: Sequence[Utterance]) -> str:

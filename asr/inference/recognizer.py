@@ -23,23 +23,23 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE, Channel, from_samples
 from asr.decoding.config import DecodingConfig, length_limits
 from asr.decoding.ctc import CTCPrefix
-from asr.decoding.ctc_alignment import spikes
+from asr.decoding.ctc_alignment import align
 from asr.decoding.fusion import Fusion
 from asr.decoding.search import StepModel, beam_search
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.inference.confidence import Calibration
 from asr.inference.long_audio import Clip, Progress, Recording, transcripts
-from asr.inference.search_result import Finding
+from asr.inference.search_result import SearchResult
 from asr.lm.ngram import WordNGram, find_language_model
-from asr.model.listener import Heard, in_bytes
+from asr.model.listener import ListenerOutput, quantize_int8
 from asr.model.quantized import PRECISIONS
 from asr.model.speller_search import StepWeights
 from asr.model.storage import Model, find_model, load_model, read_further
 from asr.padding import pad_rows
 from asr.transcript import Flag, Segment, Transcript, silence
 
-SILENCE = 1e-4
+SILENCE_AMPLITUDE = 1e-4
 """Largest sample, full scale being 1, of a piece that holds nothing: -80 dB."""
 
 CALIBRATION = "confidence.json"
@@ -88,8 +88,8 @@ class Recognizer:
         if precision == "int8":
             self.las = copy(self.las)  # the caller's network stays as it is
             self.las._modules = dict(self.las._modules)
-            self.las.listener = in_bytes(self.las.listener)
-        self.tokenizer, self.facts = model.tokenizer, model.facts
+            self.las.listener = quantize_int8(self.las.listener)
+        self.tokenizer, self.metadata = model.tokenizer, model.metadata
         self.decoding = decoding or DecodingConfig()
         if language_model and language_model.tokenizer != self.tokenizer:
             raise CheckpointError("the language model has another alphabet")
@@ -247,14 +247,14 @@ class Recognizer:
         """
         segments = [silence(len(waveform) / SAMPLE_RATE) for waveform in waveforms]
         loud = [i for i, waveform in enumerate(waveforms) if _may_be_speech(waveform)]
-        for i, finding in zip(
+        for i, result in zip(
             loud, self.find([waveforms[i] for i in loud]), strict=True
         ):
-            segments[i] = finding.segment(self.calibration)
+            segments[i] = result.segment(self.calibration)
         lost = [i for i in loud if _is_lost(segments[i])]
         again = self.find([waveforms[i] for i in lost], CAUTION)
-        for i, finding in zip(lost, again, strict=True):
-            segments[i] = _better(segments[i], finding.segment(self.calibration))
+        for i, result in zip(lost, again, strict=True):
+            segments[i] = _better(segments[i], result.segment(self.calibration))
         if not alignment:
             segments = [replace(segment, alignment=None) for segment in segments]
         return segments
@@ -262,7 +262,7 @@ class Recognizer:
     @torch.inference_mode()
     def find(
         self, waveforms: Sequence[Tensor], ctc_weight: float = 0.0
-    ) -> list[Finding]:
+    ) -> list[SearchResult]:
         """Search for what is said in short waveforms, and hear the witnesses.
 
         Args:
@@ -275,24 +275,24 @@ class Recognizer:
             self.decoding, ctc_weight=max(self.decoding.ctc_weight, ctc_weight)
         )
         features, num_frames = pad_rows([log_mel(waveform) for waveform in waveforms])
-        heard = self.las.listen(features.to(self.device), num_frames)
-        ctc_log_probs = self.las.ctc_log_probs(heard)
+        listened = self.las.listen(features.to(self.device), num_frames)
+        ctc_log_probs = self.las.ctc_log_probs(listened)
         most = length_limits(num_frames / FRAMES_PER_SECOND)
         found = beam_search(
-            self._step_model(heard, ctc_log_probs, decoding),
+            self._step_model(listened, ctc_log_probs, decoding),
             decoding,
             sos=self.tokenizer.sos,
             eos=self.tokenizer.eos,
             max_lengths=most.to(self.device),
         )
         tokens = [torch.tensor(one[0].tokens, dtype=torch.int64) for one in found]
-        log_probs, weights = self._read(heard, tokens)
+        log_probs, weights = self._read(listened, tokens)
         ctc_log_probs, blank = ctc_log_probs.cpu(), self.tokenizer.pad
         return [
-            Finding(
+            SearchResult(
                 hypotheses=hypotheses,
                 texts=[self.tokenizer.decode(one.tokens) for one in hypotheses],
-                heard=spikes(ctc_log_probs[row, :num_ctc_steps], tokens[row], blank),
+                alignment=align(ctc_log_probs[row, :num_ctc_steps], tokens[row], blank),
                 log_probs=log_probs[row, : len(tokens[row]) + 1],
                 weights=weights[row, : len(tokens[row]) + 1, :num_steps].clone(),
                 seconds_per_ctc_step=(
@@ -304,38 +304,40 @@ class Recognizer:
             for row, (hypotheses, num_steps, num_ctc_steps) in enumerate(
                 zip(
                     found,
-                    heard.num_steps.tolist(),
-                    heard.num_ctc_steps.tolist(),
+                    listened.num_steps.tolist(),
+                    listened.num_ctc_steps.tolist(),
                     strict=True,
                 )
             )
         ]
 
-    def _read(self, heard: Heard, texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _read(
+        self, listened: ListenerOutput, texts: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Let the speller read (B,) texts: (B, I) log P, (B, I, J) alpha."""
         sos, eos = (
             torch.tensor([token]) for token in (self.tokenizer.sos, self.tokenizer.eos)
         )
         inputs = pad_rows([torch.cat((sos, text)) for text in texts])[0]
         targets = pad_rows([torch.cat((text, eos)) for text in texts])[0]
-        memory = self.las.remember(heard)
+        memory = self.las.precompute(listened)
         spelling = self.las.speller.spell(memory, inputs.to(self.device))
         log_probs = spelling.logits.float().log_softmax(dim=-1)
         log_probs = log_probs.gather(2, targets.to(self.device)[:, :, None])[:, :, 0]
         return log_probs.cpu(), spelling.weights.float().cpu()
 
     def _step_model(
-        self, heard: Heard, ctc_log_probs: Tensor, decoding: DecodingConfig
+        self, listened: ListenerOutput, ctc_log_probs: Tensor, decoding: DecodingConfig
     ) -> StepModel[Any]:
         """Put together what the search asks."""
-        num_utterances, share = heard.h.size(0), decoding.ctc_weight
-        las = self.las.steps(heard, decoding.coverage, self._weights)
+        num_utterances, share = listened.h.size(0), decoding.ctc_weight
+        las = self.las.steps(listened, decoding.coverage, self._weights)
         models: list[StepModel[Any]] = [las]
         weights = [1 - share]
         if share:
             ctc = CTCPrefix(
                 ctc_log_probs,
-                heard.num_ctc_steps,
+                listened.num_ctc_steps,
                 blank=self.tokenizer.pad,
                 eos=self.tokenizer.eos,
                 sos=self.tokenizer.sos,
@@ -345,8 +347,8 @@ class Recognizer:
             weight = decoding.lm_weight
             bonus = decoding.word_bonus / weight  # the weight is taken of it, too
             words = self.language_model.steps(num_utterances, bonus)
-            unheard = self.las.unheard(num_utterances, self._weights)
-            models += [words, unheard]
+            internal_lm = self.las.internal_lm(num_utterances, self._weights)
+            models += [words, internal_lm]
             weights += [weight, -decoding.ilm_weight]
         return Fusion(models, weights) if len(models) > 1 else las
 
@@ -384,7 +386,7 @@ def _recording(
 
 def _may_be_speech(waveform: Tensor) -> bool:
     is_long = len(waveform) >= SHORTEST * SAMPLE_RATE
-    return is_long and float(waveform.abs().max()) >= SILENCE
+    return is_long and float(waveform.abs().max()) >= SILENCE_AMPLITUDE
 
 
 def _is_lost(segment: Segment) -> bool:

@@ -16,7 +16,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from asr.decoding.ctc_alignment import Spikes, word_places, word_spans
+from asr.decoding.ctc_alignment import CTCAlignment, word_places, word_spans
 from asr.decoding.search import Hypothesis
 from asr.inference.confidence import Calibration, confidence, support, word_features
 from asr.inference.repetition import goes_in_circles
@@ -34,15 +34,15 @@ END = "\u220e"
 
 
 @dataclass(frozen=True)
-class Finding:
+class SearchResult:
     """The texts that were found for a waveform, and the witnesses of the best one."""
 
     hypotheses: Sequence[Hypothesis]
     """Best first, at least one."""
     texts: Sequence[str]
     """What they spell."""
-    heard: Spikes
-    """Where the CTC head heard the characters of the best text."""
+    alignment: CTCAlignment
+    """Where the CTC head finds the characters of the best text."""
     log_probs: Tensor
     """(I,) log P of each character of the best text by the speller."""
     weights: Tensor
@@ -58,7 +58,7 @@ class Finding:
         """(W, D) what is known of each word of the best text; see `confidence`."""
         return word_features(
             word_places(self.texts[0]),
-            self.heard.log_probs,
+            self.alignment.log_probs,
             self.log_probs[:-1],
             support(self.texts, [one.log_prob for one in self.hypotheses]),
         )
@@ -66,7 +66,7 @@ class Finding:
     @property
     def clear(self) -> float:
         """Share of the best text's characters that the CTC head heard; 1 for none."""
-        heard = self.heard.log_probs > log(0.5)
+        heard = self.alignment.log_probs > log(0.5)
         return float(heard.float().mean()) if len(heard) else 1.0
 
     def segment(self, calibration: Calibration | None) -> Segment:
@@ -78,7 +78,9 @@ class Finding:
         if calibration and self.clear < calibration.speech:
             return Segment(0.0, self.duration, "", (), 0.0, (Flag.NOISE,), (), None)
         text, places = self.texts[0], word_places(self.texts[0])
-        spans = word_spans(self.heard, places, self.seconds_per_ctc_step, self.duration)
+        spans = word_spans(
+            self.alignment, places, self.seconds_per_ctc_step, self.duration
+        )
         sure = confidence(self.features, calibration)
         words = tuple(
             Word(text[place], span.start, span.end, share)

@@ -26,7 +26,7 @@ LONGEST = 15.0
 """Seconds of the longest piece."""
 OVERLAP = 2.0
 """Seconds that two pieces share where there was no pause to cut in."""
-SILENCE = 2.0
+MIN_PAUSE_SECONDS = 2.0
 """Seconds: a longer pause is a piece of its own."""
 MARGIN = 0.25
 """Seconds of a long pause that stay with the speech before and after it."""
@@ -37,7 +37,10 @@ FADE = 12.0
 FLOOR = -75.0
 """dB below full scale: what is not louder is no sound at all."""
 _LONGEST, _OVERLAP = round(LONGEST * SAMPLE_RATE), round(OVERLAP * SAMPLE_RATE)
-_SILENCE, _MARGIN = round(SILENCE * SAMPLE_RATE), round(MARGIN * SAMPLE_RATE)
+_MIN_PAUSE, _MARGIN = (
+    round(MIN_PAUSE_SECONDS * SAMPLE_RATE),
+    round(MARGIN * SAMPLE_RATE),
+)
 _HOP = SAMPLE_RATE // 100
 _SMOOTH = 20  # hops over which loudness is averaged: 0.2 s, a short pause
 
@@ -113,7 +116,7 @@ def pieces(blocks: Iterable[Tensor]) -> Iterator[Piece]:
 def _cut(num_samples: int, pauses: Sequence[_Pause]) -> _Cut:
     """Find the end of the piece that begins with so many samples."""
     for start, end in pauses:
-        if end - start >= _SILENCE:
+        if end - start >= _MIN_PAUSE:
             if start:
                 return _Cut(min(start + _MARGIN, _LONGEST))
             rest = 0 if end == num_samples else _MARGIN
@@ -151,7 +154,7 @@ def _pauses(levels: Tensor, threshold: float, num_samples: int) -> list[_Pause]:
     ]
 
 
-def join(before: Segment, after: Segment) -> tuple[Segment, Segment]:
+def merge_segments(before: Segment, after: Segment) -> tuple[Segment, Segment]:
     """Leave out of two segments that overlap in time what both of them say.
 
     The seam is behind the word that both heard at the same time, or, where they agree

@@ -225,7 +225,7 @@ class WordNGram:
         """Return a step model of so many utterances, `bonus` added for each word."""
         return NGramPrefix(self, num_utterances, bonus)
 
-    def save(self, folder: Path, facts: Mapping[str, Any]) -> None:
+    def save(self, folder: Path, metadata: Mapping[str, Any]) -> None:
         """Write the model, 3 bytes for each of the longest n-grams, 6 for others.
 
         N-grams are sorted, so how many begin with each shorter one and their last
@@ -257,7 +257,7 @@ class WordNGram:
         about = {"kind": KIND, "order": len(self.levels), "format": FORMAT}
         content = as_bytes(
             {name: torch.from_numpy(array) for name, array in tensors.items()},
-            {**facts, **about},
+            {**metadata, **about},
         )
         write_checked(folder, FILE, content, DESCRIPTION)
 
@@ -278,10 +278,10 @@ class WordNGram:
             checked(folder, FILE, DESCRIPTION, KIND)
         else:
             inside(folder, FILE, folder / DESCRIPTION)
-        tensors, facts = read_tensors(path)
-        if facts.get("kind") != KIND:
+        tensors, metadata = read_tensors(path)
+        if metadata.get("kind") != KIND:
             raise CheckpointError(f"{path}: is no language model (want a {KIND})")
-        if facts.get("format") != FORMAT:
+        if metadata.get("format") != FORMAT:
             raise CheckpointError(
                 f"{path}: has another format than this version of asr reads "
                 "(estimate it again: recipes/librispeech/language_model.py)"
@@ -289,7 +289,7 @@ class WordNGram:
         try:
             text = _row(tensors["vocabulary"], np.uint8).tobytes().decode()
             words = text.split("\n")
-            levels = _levels(tensors, facts["order"], len(words) + 2)
+            levels = _levels(tensors, metadata["order"], len(words) + 2)
             lstm = None if alone else WordLSTM.load(folder, words)
             return cls(words, levels, lstm=lstm)
         except (KeyError, ValueError, TypeError, OverflowError) as error:

@@ -103,14 +103,14 @@ class WordLSTM(nn.Module):
         return log_probs.view(targets.shape)
 
     def save(
-        self, folder: Path, words: Sequence[str], facts: Mapping[str, Any]
+        self, folder: Path, words: Sequence[str], metadata: Mapping[str, Any]
     ) -> None:
         """Write the network into the folder of the n-gram; each row as bytes.
 
         Args:
             folder: of the n-gram.
             words: of the n-gram.
-            facts: how it was made.
+            metadata: how it was made.
 
         Raises:
             CheckpointError: it cannot be written.
@@ -127,7 +127,7 @@ class WordLSTM(nn.Module):
                 tensors[name] = weight.half() if weight.is_floating_point() else weight
         about = {"kind": KIND, **self.settings, "share": self.share}
         about["words"] = _fingerprint(words)
-        content = as_bytes(tensors, {**facts, **about})
+        content = as_bytes(tensors, {**metadata, **about})
         write_checked(folder, FILE, content, DESCRIPTION)
 
     @classmethod
@@ -140,10 +140,10 @@ class WordLSTM(nn.Module):
         if not (folder / DESCRIPTION).exists() and not (folder / FILE).exists():
             return None
         path = checked(folder, FILE, DESCRIPTION, KIND)
-        stored, facts = read_tensors(path)
-        if facts.get("kind") != KIND:
+        stored, metadata = read_tensors(path)
+        if metadata.get("kind") != KIND:
             raise CheckpointError(f"{path}: is no {KIND}")
-        if facts.get("words") != _fingerprint(words):
+        if metadata.get("words") != _fingerprint(words):
             raise CheckpointError(
                 f"{path}: belongs to another n-gram (train it again: "
                 "recipes/librispeech/word_lstm.py)"
@@ -163,9 +163,9 @@ class WordLSTM(nn.Module):
                 t.isfinite().all() for t in stored.values() if t.is_floating_point()
             ):
                 raise ValueError("a weight is no number")
-            settings = {n: facts[n] for n in ("embedding_size", "size", "cutoffs")}
+            settings = {n: metadata[n] for n in ("embedding_size", "size", "cutoffs")}
             with Undrawn():
-                model = cls(tensors["ranks"], **settings, share=facts["share"])
+                model = cls(tensors["ranks"], **settings, share=metadata["share"])
             model.load_state_dict(tensors, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
             raise CheckpointError(

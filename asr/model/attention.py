@@ -12,7 +12,7 @@ For character i, the speller's state s_i is compared with every listener step h_
 Another way to write the additive energy is v . relu(M [s_i ; h_j] + b): with M = [W U]
 it is the same sum, and the activation may be relu here too.
 
-Hierarchical: the additive and the location-aware attention may look inside segments m
+Hierarchical: the additive and the location-aware attention may look inside blocks m
 of G steps first, then across them (U' c_im is a sum of U' h_j, worked out beforehand):
 
     alpha_ij = exp(e_ij) / sum_{j' in m} exp(e_ij')         inside, of the steps of m
@@ -29,7 +29,7 @@ side by side, and alpha_i, where one is asked for, their mean.
 
 Shapes: B utterances, J listener steps, H listener size, S speller size, K states of an
         utterance, A attention size, N heads, R = 2 * reach + 1 steps that a location
-        filter spans, M segments of G steps. Of a hierarchical attention queries and
+        filter spans, M blocks of G steps. Of a hierarchical attention queries and
         keys hold 2 * A numbers: A for inside, A for across.
 
 Source: Bahdanau, Cho and Bengio (2015), arXiv:1409.0473, appendix A.1.2; Chorowski et
@@ -68,8 +68,8 @@ class AttentionConfig:
     """Location-aware: steps that a filter sees to each side."""
     heads: int = 1
     """N, of the dot: how many looks are taken at a time."""
-    segment: int = 0
-    """G, of the others: steps of a segment, to look inside segments first and then
+    block_size: int = 0
+    """G, of the others: steps of a block, to look inside blocks first and then
     across them; 0 to look at all steps at once."""
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class AttentionConfig:
                 )
         for name, least in (
             *(("size", 1), ("filters", 1), ("reach", 0)),
-            *(("heads", 1), ("segment", 0)),
+            *(("heads", 1), ("block_size", 0)),
         ):
             if getattr(self, name) < least:
                 raise ValueError(
@@ -91,8 +91,8 @@ class AttentionConfig:
                 )
         if self.heads > 1 and self.kind != "dot":
             raise ValueError(f"attention.heads must be 1 where kind is {self.kind}")
-        if self.segment and self.kind == "dot":
-            raise ValueError("attention.segment must be 0 where kind is dot")
+        if self.block_size and self.kind == "dot":
+            raise ValueError("attention.block_size must be 0 where kind is dot")
         if self.size % self.heads:
             raise ValueError(
                 f"attention.size must be a multiple of the {self.heads} heads, "
@@ -100,7 +100,7 @@ class AttentionConfig:
             )
 
 
-class Memory(NamedTuple):
+class AttentionMemory(NamedTuple):
     """What the speller can look at: one padded batch of listened-to utterances."""
 
     h: Tensor
@@ -110,12 +110,12 @@ class Memory(NamedTuple):
     valid: Tensor
     """(B, J) bool, True where the step is speech and False where it is padding."""
 
-    def select(self, rows: Tensor) -> "Memory":
+    def select(self, rows: Tensor) -> "AttentionMemory":
         """Keep, in this order, the given rows (B',)."""
-        return Memory(self.h[rows], self.keys[rows], self.valid[rows])
+        return AttentionMemory(self.h[rows], self.keys[rows], self.valid[rows])
 
 
-class Glance(NamedTuple):
+class AttentionOutput(NamedTuple):
     """What one look at the memory yields."""
 
     context: Tensor
@@ -135,47 +135,51 @@ class Attention(nn.Module):
         self, config: AttentionConfig, listener_size: int, speller_size: int
     ) -> None:
         super().__init__()
-        width = 2 * config.size if config.segment else config.size
+        width = 2 * config.size if config.block_size else config.size
         self.query = nn.Linear(speller_size, width, bias=False)  # W
         self.key = nn.Linear(listener_size, width)  # U and b
-        self.heads, self.segment = config.heads, config.segment
+        self.heads, self.block_size = config.heads, config.block_size
 
-    def remember(self, h: Tensor, num_steps: Tensor, *, apart: bool = False) -> Memory:
+    def precompute(
+        self, h: Tensor, num_steps: Tensor, *, detach_keys: bool = False
+    ) -> AttentionMemory:
         """Prepare utterances for being looked at, once for all their characters.
 
         Args:
             h: (B, J, H) listener steps, padded.
             num_steps: (B,) how many of the J steps are real.
-            apart: whether where it looks shall teach the listener nothing: no gradient
-                goes from the keys to h.
+            detach_keys: let no gradient flow from the keys to h, so that where the
+                attention looks does not train the listener.
 
         Raises:
             ValueError: an utterance has no step at all, so nothing can be attended to.
         """
         if int(num_steps.min()) < 1:
             raise ValueError(f"every utterance needs a step, got {num_steps.tolist()}")
-        keys = self.key(h.detach() if apart else h)
-        return Memory(h, keys, valid_mask(num_steps.to(h.device), h.size(1)))
+        keys = self.key(h.detach() if detach_keys else h)
+        return AttentionMemory(h, keys, valid_mask(num_steps.to(h.device), h.size(1)))
 
-    def start(self, memory: Memory) -> Tensor:
+    def start(self, memory: AttentionMemory) -> Tensor:
         """(B, J) weights before the first character: all on the first step."""
         weights = torch.zeros_like(memory.h[:, :, 0])
         weights[:, 0] = 1.0
         return weights
 
-    def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+    def energies(self, s: Tensor, memory: AttentionMemory, previous: Tensor) -> Tensor:
         """(B, K, S) states, (B, K, J) previous weights -> (B, N, K, J) e_i.
 
         Of a hierarchical attention it is log(alpha_i beta_i): softmax leaves it so.
         """
         raise NotImplementedError
 
-    def forward(self, s: Tensor, memory: Memory, previous: Tensor) -> Glance:
+    def forward(
+        self, s: Tensor, memory: AttentionMemory, previous: Tensor
+    ) -> AttentionOutput:
         """Look once.
 
         Args:
             s: (B, S) or (B, K, S) speller states s_i.
-            memory: what `remember` made of the same B utterances.
+            memory: what `precompute` made of the same B utterances.
             previous: (B, J) or (B, K, J) weights of the character before.
         """
         single = s.dim() == 2
@@ -187,7 +191,9 @@ class Attention(nn.Module):
         context = weights @ split_heads(memory.h, self.heads)  # (B, N, K, H / N)
         context, weights = context.transpose(1, 2).flatten(2), weights.mean(dim=1)
         return (
-            Glance(context[:, 0], weights[:, 0]) if single else Glance(context, weights)
+            AttentionOutput(context[:, 0], weights[:, 0])
+            if single
+            else AttentionOutput(context, weights)
         )
 
 
@@ -200,16 +206,16 @@ class AdditiveAttention(Attention):
         super().__init__(config, listener_size, speller_size)
         self.energy = nn.Linear(config.size, 1, bias=False)  # v
         self.activation = config.activation
-        if config.segment:
+        if config.block_size:
             self.across = nn.Linear(config.size, 1, bias=False)  # v'
 
-    def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+    def energies(self, s: Tensor, memory: AttentionMemory, previous: Tensor) -> Tensor:
         """(B, K, S), (B, K, J) -> (B, 1, K, J) v . act(W s_i + U h_j + b)."""
         del previous  # only the content counts
         return self._energies(self.query(s), memory)
 
     def _energies(
-        self, query: Tensor, memory: Memory, located: Tensor | None = None
+        self, query: Tensor, memory: AttentionMemory, located: Tensor | None = None
     ) -> Tensor:
         """(B, K, A) W s_i, (B, K, J, A) L f_ij -> (B, 1, K, J)."""
         v, keys = self.energy.weight[0], memory.keys
@@ -217,12 +223,12 @@ class AdditiveAttention(Attention):
         if located is not None:
             compared = compared + located
         found = activated(compared, self.activation) @ v
-        if self.segment:
-            segments = cut(keys[:, :, len(v) :], memory.valid, self.segment)
-            found = look_across(
+        if self.block_size:
+            blocks = cut_blocks(keys[:, :, len(v) :], memory.valid, self.block_size)
+            found = attend_across(
                 found,
                 query[:, :, len(v) :],
-                segments,
+                blocks,
                 self.across.weight[0],
                 self.activation,
             ).log_weights
@@ -241,7 +247,7 @@ class LocationAwareAttention(AdditiveAttention):
         self.location = nn.Linear(config.filters, config.size, bias=False)  # L
         nn.init.uniform_(self.filters, -1 / math.sqrt(width), 1 / math.sqrt(width))
 
-    def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+    def energies(self, s: Tensor, memory: AttentionMemory, previous: Tensor) -> Tensor:
         """(B, K, S), (B, K, J) -> (B, 1, K, J) v . act(W s_i + U h_j + L f_ij + b)."""
         seen = neighbours(previous, self.filters.size(1)) @ self.filters.t()
         located = self.location(seen).view(*previous.shape, -1)  # (B, K, J, A)
@@ -254,35 +260,35 @@ def neighbours(weights: Tensor, width: int) -> Tensor:
     return padded.unfold(-1, width, 1).reshape(-1, width)
 
 
-class Segments(NamedTuple):
-    """The steps of a memory in M segments of G, the last one filled up."""
+class Blocks(NamedTuple):
+    """The steps of a memory in M blocks of G, the last one filled up."""
 
     keys: Tensor
     """(B, M, G, A) U' h_j + b', zero behind the last step."""
     missing: Tensor
     """(B, 1, M * G) bool, True where there is no step."""
     empty: Tensor
-    """(B, 1, M) bool, True where there is none in the whole segment."""
+    """(B, 1, M) bool, True where there is none in the whole block."""
 
-    def select(self, rows: Tensor) -> "Segments":
+    def select(self, rows: Tensor) -> "Blocks":
         """Keep, in this order, the given utterances (B',)."""
-        return Segments(*(part[rows] for part in self))
+        return Blocks(*(part[rows] for part in self))
 
 
-def cut(keys: Tensor, valid: Tensor, segment: int) -> Segments:
-    """Cut (B, J, A) keys and (B, J) what is speech into segments of G steps."""
+def cut_blocks(keys: Tensor, valid: Tensor, block_size: int) -> Blocks:
+    """Cut (B, J, A) keys and (B, J) what is speech into blocks of G steps."""
     steps = keys.size(1)
-    size = min(segment, steps)
+    size = min(block_size, steps)
     behind = -steps % size
     keys = nn.functional.pad(keys, (0, 0, 0, behind))
     missing = nn.functional.pad(~valid, (0, behind), value=True)
     empty = missing.view(len(keys), -1, size).all(dim=2)
     keys = keys.view(len(keys), -1, size, keys.size(2))
-    return Segments(keys, missing[:, None], empty[:, None])
+    return Blocks(keys, missing[:, None], empty[:, None])
 
 
 class Across(NamedTuple):
-    """A look inside M segments and across them."""
+    """A look inside M blocks and across them."""
 
     log_weights: Tensor
     """(B, K, J) log(alpha_ij beta_im)."""
@@ -292,28 +298,28 @@ class Across(NamedTuple):
     """(B, K, M, A) act(W' s_i + U' c_im + b')."""
 
 
-def look_across(
-    energies: Tensor, query: Tensor, segments: Segments, v: Tensor, activation: str
+def attend_across(
+    energies: Tensor, query: Tensor, blocks: Blocks, v: Tensor, activation: str
 ) -> Across:
-    """Look inside segments by energies that are known, and then across them.
+    """Look inside blocks by energies that are known, and then across them.
 
     Args:
         energies: (B, K, J) e_ij.
         query: (B, K, A) W' s_i.
-        segments: of the keys for across.
+        blocks: of the keys for across.
         v: (A,) v'.
         activation: tanh or relu.
     """
     batch, width, steps = energies.shape
-    keys = segments.keys
-    energies = nn.functional.pad(energies, (0, segments.missing.size(2) - steps))
+    keys = blocks.keys
+    energies = nn.functional.pad(energies, (0, blocks.missing.size(2) - steps))
     lowest = torch.finfo(energies.dtype).min  # -inf alone would have no softmax
-    energies = energies.masked_fill(segments.missing, lowest)
+    energies = energies.masked_fill(blocks.missing, lowest)
     log_inside = energies.view(batch, width, -1, keys.size(2)).log_softmax(dim=3)
     inside = log_inside.exp()
     contexts = (inside.transpose(1, 2) @ keys).transpose(1, 2)  # (B, K, M, A)
     active = activated(query[:, :, None] + contexts, activation)
-    across = (active @ v).masked_fill(segments.empty, -torch.inf).log_softmax(dim=2)
+    across = (active @ v).masked_fill(blocks.empty, -torch.inf).log_softmax(dim=2)
     log_weights = (log_inside + across[..., None]).flatten(2)[:, :, :steps]
     return Across(log_weights, inside, active)
 
@@ -333,12 +339,14 @@ class DotAttention(Attention):
         if self.heads > 1:
             self.value = nn.Linear(listener_size, listener_size, bias=False)  # V
 
-    def remember(self, h: Tensor, num_steps: Tensor, *, apart: bool = False) -> Memory:
+    def precompute(
+        self, h: Tensor, num_steps: Tensor, *, detach_keys: bool = False
+    ) -> AttentionMemory:
         """Prepare utterances for being looked at, once for all their characters."""
-        memory = super().remember(h, num_steps, apart=apart)
+        memory = super().precompute(h, num_steps, detach_keys=detach_keys)
         return memory._replace(h=self.value(h)) if self.heads > 1 else memory
 
-    def energies(self, s: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+    def energies(self, s: Tensor, memory: AttentionMemory, previous: Tensor) -> Tensor:
         """(B, K, S), (B, K, J) -> (B, N, K, J) (W s_i) . (U h_j + b) / sqrt(A / N)."""
         del previous  # only the content counts
         queries = split_heads(self.query(s), self.heads)

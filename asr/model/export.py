@@ -155,15 +155,15 @@ def _read(path: Path) -> str | None:
 
 
 def _new_card(model: Model, name: str, settings: str) -> str:
-    facts, config = model.facts, model.las.config
+    metadata, config = model.metadata, model.las.config
     num_weights = sum(weight.numel() for weight in model.las.state_dict().values())
     rows = {
         "Network": f"listener {config.listener.size} a direction x "
         f"{len(config.listener.reductions)} layers, {config.attention.kind} attention, "
         f"speller {config.speller.size} x {config.speller.layers}; "
         f"{num_weights / 1e6:.1f} M parameters, float16",
-        "Training": _training(facts),
-        "Dev": _dev(facts),
+        "Training": _training(metadata),
+        "Dev": _dev(metadata),
         "Made by": f"{DISTRIBUTION} {version()}",
         "Data": "TO BE FILLED IN: which recordings and texts, and their licences",
         "Licence": "TO BE FILLED IN: under which others may use this model",
@@ -176,20 +176,20 @@ def _new_card(model: Model, name: str, settings: str) -> str:
     return card
 
 
-def _training(facts: dict[str, Any]) -> str:
+def _training(metadata: dict[str, Any]) -> str:
     told = []
-    if "step" in facts:
-        told.append(f"{facts['step']} updates")
-    if isinstance(facts.get("minutes"), int | float):
-        told.append(f"{facts['minutes'] / 60:.1f} hours")
+    if "step" in metadata:
+        told.append(f"{metadata['step']} updates")
+    if isinstance(metadata.get("minutes"), int | float):
+        told.append(f"{metadata['minutes'] / 60:.1f} hours")
     return ", ".join(told) or "unknown"
 
 
-def _dev(facts: dict[str, Any]) -> str:
+def _dev(metadata: dict[str, Any]) -> str:
     """Tell the rates of the validation that kept this model."""
     told = [
-        f"{name.upper()} {facts[f'dev/{name}']:.1%}"
+        f"{name.upper()} {metadata[f'dev/{name}']:.1%}"
         for name in ("wer", "cer")
-        if isinstance(facts.get(f"dev/{name}"), int | float)
+        if isinstance(metadata.get(f"dev/{name}"), int | float)
     ]
     return f"{', '.join(told)} (greedy)" if told else "unknown"

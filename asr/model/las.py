@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from asr.features import NUM_MELS, FeatureNorm
-from asr.model.attention import AttentionConfig, Memory
-from asr.model.listener import Heard, Listener, ListenerConfig
+from asr.model.attention import AttentionConfig, AttentionMemory
+from asr.model.listener import Listener, ListenerConfig, ListenerOutput
 from asr.model.speller import Speller, SpellerConfig, Spelling
 from asr.model.speller_search import LASSteps, StepWeights
 
@@ -59,18 +59,22 @@ class LAS(nn.Module):
         """V."""
         return self.ctc.out_features
 
-    def listen(self, features: Tensor, num_frames: Tensor) -> Heard:
-        """(B, T, F) features of (B,) frames -> what the listener made of them."""
-        heard: Heard = self.listener(self.norm(features), num_frames)
-        return heard
+    def listen(self, features: Tensor, num_frames: Tensor) -> ListenerOutput:
+        """(B, T, F) features of (B,) frames -> the listener's output."""
+        listened: ListenerOutput = self.listener(self.norm(features), num_frames)
+        return listened
 
-    def remember(self, heard: Heard, *, apart: bool = False) -> Memory:
-        """Prepare what was heard for being looked at; see `Attention.remember`."""
-        return self.speller.attention.remember(heard.h, heard.num_steps, apart=apart)
+    def precompute(
+        self, listened: ListenerOutput, *, detach_keys: bool = False
+    ) -> AttentionMemory:
+        """Prepare the listener's output for attention; see `Attention.precompute`."""
+        return self.speller.attention.precompute(
+            listened.h, listened.num_steps, detach_keys=detach_keys
+        )
 
-    def ctc_log_probs(self, heard: Heard) -> Tensor:
+    def ctc_log_probs(self, listened: ListenerOutput) -> Tensor:
         """(B, J', V) log P of a token or blank at each step, in float32."""
-        log_probs: Tensor = self.ctc(heard.ctc_h).float().log_softmax(dim=-1)
+        log_probs: Tensor = self.ctc(listened.ctc_h).float().log_softmax(dim=-1)
         return log_probs
 
     def forward(
@@ -80,8 +84,8 @@ class LAS(nn.Module):
         inputs: Tensor,
         sampling: float = 0,
         *,
-        apart: bool = False,
-    ) -> tuple[Spelling, Tensor, Heard]:
+        detach_keys: bool = False,
+    ) -> tuple[Spelling, Tensor, ListenerOutput]:
         """Do all that training needs.
 
         Args:
@@ -89,46 +93,46 @@ class LAS(nn.Module):
             num_frames: (B,).
             inputs: (B, I) <sos> and the targets without their last token.
             sampling: chance of an input to be the speller's own guess.
-            apart: whether where attention looks shall teach the listener nothing.
+            detach_keys: see `Attention.precompute`.
 
         Returns:
-            The speller's word on the targets, (B, J', V) the CTC head's, and what was
-            heard.
+            The speller's logits and weights for the targets, (B, J', V) log P of the
+            CTC head, and the listener's output.
         """
-        heard = self.listen(features, num_frames)
-        ctc_log_probs = self.ctc_log_probs(heard)
+        listened = self.listen(features, num_frames)
+        ctc_log_probs = self.ctc_log_probs(listened)
         with torch.autocast(features.device.type, enabled=False):
-            heard = Heard(heard.h.float(), *heard[1:])
-            memory = self.remember(heard, apart=apart)
+            listened = ListenerOutput(listened.h.float(), *listened[1:])
+            memory = self.precompute(listened, detach_keys=detach_keys)
             spelling = self.speller.spell_sampled(memory, inputs, sampling)
-        return spelling, ctc_log_probs, heard
+        return spelling, ctc_log_probs, listened
 
     @torch.no_grad()
     def steps(
         self,
-        heard: Heard,
+        listened: ListenerOutput,
         coverage: float = 0.0,
         weights: StepWeights | None = None,
     ) -> LASSteps:
-        """Turn what was heard into a `StepModel` that a search can ask.
+        """Return a `StepModel` of these utterances for a search.
 
         Args:
-            heard: of B utterances.
+            listened: the listener's output for B utterances.
             coverage: see `LASSteps`.
             weights: of the speller, if they were prepared before.
         """
-        memory = self.remember(heard)
+        memory = self.precompute(listened)
         start = self.speller.attention.start(memory)
         return LASSteps(weights or StepWeights(self.speller), memory, start, coverage)
 
     @torch.no_grad()
-    def unheard(
+    def internal_lm(
         self, num_utterances: int, weights: StepWeights | None = None
     ) -> LASSteps:
-        """Turn the speller into a `StepModel` of the texts that it learned from.
+        """Return the language model inside the speller, as a `StepModel`.
 
-        It hears nothing: all contexts c_i are zero. What is left is the language model
-        inside the speller, which a search takes off where it has a better one.
+        All contexts c_i are zero, so that only the texts seen in training count. A
+        search subtracts it where it has a better language model.
 
         Args:
             num_utterances: B.
@@ -138,6 +142,6 @@ class LAS(nn.Module):
         """
         attention, device = self.speller.attention, self.ctc.weight.device
         silence = torch.zeros(num_utterances, 1, self.ctc.in_features, device=device)
-        memory = attention.remember(silence, torch.ones(num_utterances).long())
+        memory = attention.precompute(silence, torch.ones(num_utterances).long())
         start = attention.start(memory)
         return LASSteps(weights or StepWeights(self.speller), memory, start, 0.0)

@@ -65,7 +65,7 @@ class ListenerConfig:
             )
 
 
-class Heard(NamedTuple):
+class ListenerOutput(NamedTuple):
     """What the listener made of a batch of utterances."""
 
     h: Tensor
@@ -109,7 +109,7 @@ class Listener(nn.Module):
         """Frames that one step of the CTC head's layer stands for."""
         return math.prod(self.reductions[: self.ctc_layer + 1])
 
-    def forward(self, x: Tensor, num_frames: Tensor) -> Heard:
+    def forward(self, x: Tensor, num_frames: Tensor) -> ListenerOutput:
         """Listen to a batch of utterances.
 
         Args:
@@ -124,15 +124,15 @@ class Listener(nn.Module):
             zip(self.layers, self.norms, strict=True)
         ):
             reduction = self.reductions[index]
-            h, num_steps = join(h, reduction), -(-num_steps // reduction)
+            h, num_steps = stack_frames(h, reduction), -(-num_steps // reduction)
             h = self.dropout(norm(layer(h, num_steps)))
             h = _blank(h, num_steps)
             if index == self.ctc_layer:
                 ctc_h, num_ctc_steps = h, num_steps
-        return Heard(h, num_steps, ctc_h, num_ctc_steps)
+        return ListenerOutput(h, num_steps, ctc_h, num_ctc_steps)
 
 
-def in_bytes(listener: Listener) -> Listener:
+def quantize_int8(listener: Listener) -> Listener:
     """Copy a listener with the weights of its LSTMs as bytes, for decoding on a CPU."""
     copy = deepcopy(listener)
     for layer in copy.layers:
@@ -148,11 +148,11 @@ def _blank(x: Tensor, lengths: Tensor) -> Tensor:
     return x.masked_fill(~valid[:, :, None], 0.0)
 
 
-def join(x: Tensor, reduction: int) -> Tensor:
-    """(B, T, D) -> (B, ceil(T / r), r * D): join r neighbours; zeros fill the last.
+def stack_frames(x: Tensor, reduction: int) -> Tensor:
+    """(B, T, D) -> (B, ceil(T / r), r * D): stack r neighbours; zeros fill the last.
 
     >>> import torch
-    >>> join(torch.tensor([[[1.0], [2.0], [3.0]]]), 2).tolist()
+    >>> stack_frames(torch.tensor([[[1.0], [2.0], [3.0]]]), 2).tolist()
     [[[1.0, 2.0], [3.0, 0.0]]]
     """
     x = nn.functional.pad(x, (0, 0, 0, -x.size(1) % reduction))

@@ -2,9 +2,9 @@
 
     y = x W^T + b
 
-`Product` keeps W transposed: for the few rows of a search that is up to twice as fast
-on a CPU as the order in which training keeps it. `Int8Product` keeps each row of W as
-bytes with a scale of its own, and brings x to bytes by one scale for all of it:
+`Float32Linear` keeps W transposed: for the few rows of a search that is up to twice as
+fast on a CPU as the order in which training keeps it. `Int8Linear` keeps each row of W
+as bytes with a scale of its own, and brings x to bytes by one scale for all of it:
 
     W_nk ~ q_nk |W_n|max / 127        x ~ r max|x| / 127 (asymmetric)
 
@@ -25,7 +25,7 @@ PRECISIONS = ("float32", "int8")
 """How the weights of a model can be kept for decoding."""
 
 
-class Product:
+class Float32Linear:
     """x W^T + b in float32."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -43,7 +43,7 @@ class Product:
         return sums.addmm_(x, self.weight)
 
 
-class Int8Product:
+class Int8Linear:
     """x W^T + b with bytes, on a CPU."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:

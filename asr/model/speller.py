@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from asr.model.attention import AttentionConfig, Memory, build_attention
+from asr.model.attention import AttentionConfig, AttentionMemory, build_attention
 from asr.model.lstm import gates_last
 from asr.model.teacher_forcing import Spelled, spell_loop
 
@@ -100,7 +100,7 @@ class Speller(nn.Module):
         self.output = nn.Linear(size, vocab_size)
         self.dropout = nn.Dropout(config.dropout)
 
-    def start(self, memory: Memory) -> SpellerState:
+    def start(self, memory: AttentionMemory) -> SpellerState:
         """State before the first character, one row an utterance."""
         batch, size = memory.h.size(0), self.hidden.out_features
         zeros = memory.h.new_zeros(len(self.cells), batch, size)
@@ -108,7 +108,7 @@ class Speller(nn.Module):
         return SpellerState(zeros, zeros, context, self.attention.start(memory))
 
     def step(
-        self, tokens: Tensor, state: SpellerState, memory: Memory
+        self, tokens: Tensor, state: SpellerState, memory: AttentionMemory
     ) -> tuple[Tensor, SpellerState]:
         """Write one character.
 
@@ -129,12 +129,12 @@ class Speller(nn.Module):
         batch = memory.h.size(0)
         grouped = below.view(batch, -1, below.size(1))  # (R, S) -> (B, K, S)
         previous = state.weights.view(batch, -1, state.weights.size(1))
-        glance = self.attention(grouped, memory, previous)
-        context, weights = glance.context.flatten(0, 1), glance.weights.flatten(0, 1)
+        output = self.attention(grouped, memory, previous)
+        context, weights = output.context.flatten(0, 1), output.weights.flatten(0, 1)
         state = SpellerState(torch.stack(hidden), torch.stack(cells), context, weights)
         return self._logits(below, context), state
 
-    def spell(self, memory: Memory, inputs: Tensor) -> Spelling:
+    def spell(self, memory: AttentionMemory, inputs: Tensor) -> Spelling:
         """Spell a whole target, fed with the right characters (teacher forcing).
 
         Args:
@@ -150,7 +150,7 @@ class Speller(nn.Module):
         cells = [cell for cell in self.cells if isinstance(cell, nn.LSTMCell)]
         return self._spelling(spell_loop(gates, cells, self.attention, memory))
 
-    def spell_by_steps(self, memory: Memory, inputs: Tensor) -> Spelling:
+    def spell_by_steps(self, memory: AttentionMemory, inputs: Tensor) -> Spelling:
         """Do what `spell` does with one `step` after the other: the plain formula."""
         state, logits, weights = self.start(memory), list[Tensor](), list[Tensor]()
         for tokens in inputs.unbind(dim=1):
@@ -160,7 +160,7 @@ class Speller(nn.Module):
         return Spelling(torch.stack(logits, dim=1), torch.stack(weights, dim=1))
 
     def spell_sampled(
-        self, memory: Memory, inputs: Tensor, sampling: float
+        self, memory: AttentionMemory, inputs: Tensor, sampling: float
     ) -> Spelling:
         """Spell a target in which some characters are the speller's own.
 

@@ -28,16 +28,16 @@ from torch import Tensor, nn
 
 from asr.model.attention import (
     AdditiveAttention,
+    AttentionMemory,
+    Blocks,
     LocationAwareAttention,
-    Memory,
-    Segments,
-    cut,
-    look_across,
+    attend_across,
+    cut_blocks,
     neighbours,
     split_heads,
 )
 from asr.model.lstm import gates_last, step_forward
-from asr.model.quantized import Int8Product, Product
+from asr.model.quantized import Float32Linear, Int8Linear
 from asr.model.speller import Speller
 
 COVERED = 0.5
@@ -56,7 +56,7 @@ class StepWeights:
 
     @torch.no_grad()
     def __init__(self, speller: Speller, precision: str = "float32") -> None:
-        product = Int8Product if precision == "int8" else Product
+        product = Int8Linear if precision == "int8" else Float32Linear
         cells = [cell for cell in speller.cells if isinstance(cell, nn.LSTMCell)]
         attention, size = speller.attention, cells[0].hidden_size
         embedded = speller.embedding.embedding_dim
@@ -79,8 +79,11 @@ class StepWeights:
         self.v = self.filters = self.location = None
         if isinstance(attention, AdditiveAttention):
             self.v = attention.energy.weight[0].clone()
-            self.activation, self.segment = attention.activation, attention.segment
-            if attention.segment:
+            self.activation, self.block_size = (
+                attention.activation,
+                attention.block_size,
+            )
+            if attention.block_size:
                 self.across = attention.across.weight[0].clone()
         if isinstance(attention, LocationAwareAttention):
             self.filters = attention.filters.t().contiguous()  # (R, filters)
@@ -114,12 +117,12 @@ class StepsState(NamedTuple):
     """(R, J) alpha_i."""
     attended: Tensor | None
     """(R, J) attention summed over the characters so far, if it counts."""
-    memory: Memory
+    memory: AttentionMemory
     """Its h holds (B, N * J, 5 * S) shares of the gates and of the MLP in place of h_j,
     one head's after the other's."""
     padding: Tensor
     """(B, 1, 1, J) bool, True on padding."""
-    segments: Segments | None
+    blocks: Blocks | None
     """Of a hierarchical attention."""
 
 
@@ -136,7 +139,11 @@ class LASSteps:
 
     @torch.no_grad()
     def __init__(
-        self, weights: StepWeights, memory: Memory, start: Tensor, coverage: float
+        self,
+        weights: StepWeights,
+        memory: AttentionMemory,
+        start: Tensor,
+        coverage: float,
     ) -> None:
         self.weights, self.coverage = weights, coverage
         self._buffer = memory.h.new_empty(0)
@@ -148,7 +155,7 @@ class LASSteps:
             attended=torch.zeros_like(start) if coverage else None,
             memory=memory._replace(h=shares),
             padding=~memory.valid[:, None, None],
-            segments=self._cut(memory),
+            blocks=self._cut_blocks(memory),
         )
 
     def start(self) -> StepsState:
@@ -175,8 +182,8 @@ class LASSteps:
         query = model.query(s).view(batch, -1, model.query.size)
         previous = state.weights.view(batch, -1, state.weights.size(1))
         energies = self.energies(query, memory, previous)
-        if state.segments:
-            energies = self._across(energies, query, state.segments)
+        if state.blocks:
+            energies = self._across(energies, query, state.blocks)
         weights = energies.masked_fill_(state.padding, -torch.inf).softmax(dim=-1)
         shares = torch.bmm(weights.flatten(2), memory.h).flatten(0, 1)  # (R, 5 * S)
         new[:, :share] = shares[:, :share]
@@ -192,7 +199,9 @@ class LASSteps:
         state = state._replace(kept=new, weights=weights, attended=attended)
         return scores, state
 
-    def energies(self, query: Tensor, memory: Memory, previous: Tensor) -> Tensor:
+    def energies(
+        self, query: Tensor, memory: AttentionMemory, previous: Tensor
+    ) -> Tensor:
         """(B, K, A) W s_i, (B, K, J) previous weights -> (B, K, N, J) e_i.
 
         Of a hierarchical attention queries and keys hold 2 * A numbers; the first half
@@ -229,19 +238,21 @@ class LASSteps:
                 torch.matmul(active, model.v, out=out)
         return found[:, :, None]
 
-    def _cut(self, memory: Memory) -> Segments | None:
+    def _cut_blocks(self, memory: AttentionMemory) -> Blocks | None:
         model = self.weights
-        if model.v is None or not model.segment:
+        if model.v is None or not model.block_size:
             return None
-        return cut(memory.keys[:, :, len(model.v) :], memory.valid, model.segment)
+        return cut_blocks(
+            memory.keys[:, :, len(model.v) :], memory.valid, model.block_size
+        )
 
-    def _across(self, energies: Tensor, query: Tensor, segments: Segments) -> Tensor:
+    def _across(self, energies: Tensor, query: Tensor, blocks: Blocks) -> Tensor:
         """(B, K, 1, J) e_i inside -> (B, K, 1, J) log(alpha_i beta_i)."""
         model = self.weights
         assert model.v is not None
         query = query[:, :, len(model.v) :]
-        looked = look_across(
-            energies[:, :, 0], query, segments, model.across, model.activation
+        looked = attend_across(
+            energies[:, :, 0], query, blocks, model.across, model.activation
         )
         return looked.log_weights[:, :, None]
 
@@ -254,11 +265,11 @@ class LASSteps:
     def select(self, state: StepsState, rows: Tensor) -> StepsState:
         """Keep the rows (B', K') of the B' utterances that they belong to."""
         batch = len(state.memory.h)
-        memory, padding, segments = state.memory, state.padding, state.segments
+        memory, padding, blocks = state.memory, state.padding, state.blocks
         if len(rows) != batch:
             utterances = rows[:, 0] // (len(state.kept) // batch)
             memory, padding = memory.select(utterances), padding[utterances]
-            segments = segments.select(utterances) if segments else None
+            blocks = blocks.select(utterances) if blocks else None
         rows = rows.flatten()
         return StepsState(
             state.kept.index_select(0, rows),
@@ -266,7 +277,7 @@ class LASSteps:
             None if state.attended is None else state.attended.index_select(0, rows),
             memory,
             padding,
-            segments,
+            blocks,
         )
 
 

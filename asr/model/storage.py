@@ -35,8 +35,10 @@ from asr.tensor_files import (
 )
 from asr.text import CharTokenizer, Tokenizer
 
-FORMAT = 2
-"""Raised when a model of an older format could no longer be read, or be trusted."""
+FORMAT = 3
+"""Raised when an older version could no longer read a new model, or trust it."""
+_CHECKED = 2
+"""The format of version 0.1: `facts` in place of `metadata`, blocks called segments."""
 _UNCHECKED = 1
 """The format before: without checksums. It is read, and its files are not checked."""
 BUNDLED = "las_mini"
@@ -49,7 +51,7 @@ class Model(NamedTuple):
 
     las: LAS
     tokenizer: CharTokenizer
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     """Where the model is from: step, WER on dev, and the like."""
 
 
@@ -83,7 +85,7 @@ def save_model(
     folder: Path,
     las: LAS,
     tokenizer: Tokenizer,
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     *,
     weights: Mapping[str, Tensor] | None = None,
     half: bool = False,
@@ -95,7 +97,7 @@ def save_model(
         folder: is made where it is missing.
         las: the network.
         tokenizer: of its tokens.
-        facts: where the model is from, as JSON can hold it.
+        metadata: where the model is from, as JSON can hold it.
         weights: in place of the network's own (averaged ones, say).
         half: write float16: half the size.
         further: contents of files that belong to the model, too, by their names.
@@ -117,7 +119,7 @@ def save_model(
         "format": FORMAT,
         "las": asdict(las.config),
         "tokenizer": tokenizer.to_dict(),
-        "facts": dict(facts),
+        "metadata": dict(metadata),
         "files": checksums(files),
     }
     write_files(folder, {**files, DESCRIPTION: _as_json(description)})
@@ -134,7 +136,8 @@ def load_model(folder: Path) -> Model:
     try:
         config = las_config(description["las"])
         tokenizer = CharTokenizer.from_dict(description["tokenizer"])
-        facts = dict(description["facts"])
+        before = description.get("facts")  # the key of format 2
+        metadata = dict(description["metadata"] if before is None else before)
     except (KeyError, TypeError, ValueError, CheckpointError) as error:
         raise _no_model(place, error) from error
     weights, _ = read_tensors(path)
@@ -154,7 +157,7 @@ def load_model(folder: Path) -> Model:
             f"{path}: does not fit {DESCRIPTION} "
             f"({' '.join(str(error).split()).partition(': ')[2]})"
         ) from error
-    return Model(las.eval(), tokenizer, facts)
+    return Model(las.eval(), tokenizer, metadata)
 
 
 def _check_sizes(
@@ -241,10 +244,10 @@ def _description(folder: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _no_model(place, error) from error
     inside(folder, DESCRIPTION, place)
-    if type(number) is not int or number not in (_UNCHECKED, FORMAT):
+    if type(number) is not int or number not in (_UNCHECKED, _CHECKED, FORMAT):
         raise CheckpointError(
             f"{place}: is a model of format {number!r:.40}, this version reads formats "
-            f"{_UNCHECKED} and {FORMAT} (update asr, or train the model again)"
+            f"{_UNCHECKED} to {FORMAT} (update asr, or train the model again)"
         )
     if number == _UNCHECKED:
         description["files"] = {}
@@ -276,8 +279,11 @@ def las_config(tree: Mapping[str, Any]) -> LASConfig:
     Raises:
         KeyError, TypeError, ValueError: they are not such settings.
     """
+    attention = dict(tree["attention"])
+    if "segment" in attention:  # the name of format 2
+        attention["block_size"] = attention.pop("segment")
     return LASConfig(
         listener=ListenerConfig(**tree["listener"]),
-        attention=AttentionConfig(**tree["attention"]),
+        attention=AttentionConfig(**attention),
         speller=SpellerConfig(**tree["speller"]),
     )

@@ -15,7 +15,7 @@ Shapes: B utterances, I tokens, J listener steps, H listener size, S speller siz
         A attention size, R steps that each of F location filters spans, D input size of
         a layer, N heads. In the loop a head of an utterance is an utterance of its own:
         B * N of them with H / N and A / N numbers a step. A hierarchical attention has
-        M segments of G steps and queries and keys of 2 * A.
+        M blocks of G steps and queries and keys of 2 * A.
 """
 
 import math
@@ -29,11 +29,11 @@ from asr.model.attention import (
     Across,
     AdditiveAttention,
     Attention,
+    AttentionMemory,
     DotAttention,
     LocationAwareAttention,
-    Memory,
-    cut,
-    look_across,
+    attend_across,
+    cut_blocks,
     neighbours,
     split_heads,
 )
@@ -52,7 +52,10 @@ class Spelled(NamedTuple):
 
 
 def spell_loop(
-    gates: Tensor, cells: Sequence[nn.LSTMCell], attention: Attention, memory: Memory
+    gates: Tensor,
+    cells: Sequence[nn.LSTMCell],
+    attention: Attention,
+    memory: AttentionMemory,
 ) -> Spelled:
     """Run the speller over a whole target.
 
@@ -74,7 +77,7 @@ def spell_loop(
     v, across, filters, location, activation = None, None, None, None, "dot"
     if isinstance(attention, AdditiveAttention):
         v, activation = attention.energy.weight[0], attention.activation
-        across = attention.across.weight[0] if attention.segment else None
+        across = attention.across.weight[0] if attention.block_size else None
     if isinstance(attention, LocationAwareAttention):
         filters, location = attention.filters, attention.location.weight
     if not isinstance(attention, AdditiveAttention | DotAttention):
@@ -83,7 +86,7 @@ def spell_loop(
     h, keys = (split_heads(x, heads).flatten(0, 1) for x in (memory.h, memory.keys))
     states, contexts, weights = _Loop.apply(  # type: ignore[no-untyped-call]
         activation,
-        attention.segment,
+        attention.block_size,
         len(cells),
         memory.valid.repeat_interleave(heads, dim=0),
         attention.start(memory).repeat_interleave(heads, dim=0),
@@ -217,7 +220,7 @@ def _given_back(given: Tensor, steps: int) -> Tensor:
 
 
 class _Hierarchical:
-    """log(alpha beta) of `look_across`; inside it is additive or location-aware."""
+    """log(alpha beta) of `attend_across`; inside it is additive or location-aware."""
 
     def __init__(
         self,
@@ -225,11 +228,11 @@ class _Hierarchical:
         valid: Tensor,
         keys: Tensor,
         v: Tensor,
-        segment: int,
+        block_size: int,
         activation: str,
     ) -> None:
         self.inside, self.v, self.activation = inside, v, activation
-        self.segments = cut(keys, valid, segment)
+        self.blocks = cut_blocks(keys, valid, block_size)
         self.d_across = torch.zeros_like(v)
         self.d_v, self.d_filters = inside.d_v, inside.d_filters
         self.d_location = inside.d_location
@@ -256,16 +259,16 @@ class _Hierarchical:
         compared = self.inside.compare(query_inside, previous)
         looked = self._look(compared.active @ self.inside.v, query_across)
         inside, active = looked.inside[:, 0], looked.active[:, 0]  # no axis K
-        batch, segments, size = inside.shape
-        behind = segments * size - d_energies.size(1)
-        d = nn.functional.pad(d_energies, (0, behind)).view(batch, segments, size)
+        batch, blocks, size = inside.shape
+        behind = blocks * size - d_energies.size(1)
+        d = nn.functional.pad(d_energies, (0, behind)).view(batch, blocks, size)
         d_across = d.sum(dim=2)  # (B, M) of log beta; all d of an utterance sum to 0
         self.d_across += d_across.flatten() @ active.flatten(0, 1)
         slope = 1 - active.square() if self.activation == "tanh" else active > 0
         d_context = d_across[:, :, None] * self.v * slope  # (B, M, A) of U' c_im
         self._alphas.append(inside)
         self._d_contexts.append(d_context)
-        d_alpha = (self.segments.keys @ d_context[..., None])[..., 0]  # (B, M, G)
+        d_alpha = (self.blocks.keys @ d_context[..., None])[..., 0]  # (B, M, G)
         d_inside = inside * d_alpha
         d_inside -= inside * (d_inside.sum(dim=2) + d_across)[:, :, None]
         d_inside = (d_inside + d).view(batch, -1)[:, : d_energies.size(1)]
@@ -273,8 +276,8 @@ class _Hierarchical:
         return torch.cat((d_query, d_context.sum(dim=1)), dim=1), d_previous
 
     def _look(self, energies: Tensor, query: Tensor) -> Across:
-        return look_across(
-            energies[:, None], query[:, None], self.segments, self.v, self.activation
+        return attend_across(
+            energies[:, None], query[:, None], self.blocks, self.v, self.activation
         )
 
 
@@ -306,7 +309,7 @@ class _Loop(torch.autograd.Function):
     def forward(
         ctx: Any,
         activation: str,
-        segment: int,
+        block_size: int,
         num_layers: int,
         valid: Tensor,
         start: Tensor,
@@ -324,7 +327,9 @@ class _Loop(torch.autograd.Function):
         num_tokens, batch, _ = gates.shape
         size, query_size = query_weight.size(1), query_weight.size(0)
         rows = len(h)  # B * N
-        energy = _energy(activation, segment, valid, keys, v, across, filters, location)
+        energy = _energy(
+            activation, block_size, valid, keys, v, across, filters, location
+        )
         padding = ~valid
 
         inputs = [gates.new_empty(num_tokens, batch, w.size(1)) for w in recurrent]
@@ -356,7 +361,7 @@ class _Loop(torch.autograd.Function):
             *(h, keys, query_weight, v, across, filters, location),
             *(weights, queries, *recurrent),
         )
-        ctx.energy = activation, segment, valid
+        ctx.energy = activation, block_size, valid
         ctx.buffers = inputs, acts, hidden, cell
         return hidden[-1][1:], contexts[1:], weights[1:]
 
@@ -369,8 +374,10 @@ class _Loop(torch.autograd.Function):
         inputs, acts, hidden, cell = ctx.buffers
         num_tokens, batch, context_size = d_contexts.shape
         size, rows = query_weight.size(1), len(h)
-        activation, segment, valid = ctx.energy
-        energy = _energy(activation, segment, valid, keys, v, across, filters, location)
+        activation, block_size, valid = ctx.energy
+        energy = _energy(
+            activation, block_size, valid, keys, v, across, filters, location
+        )
         h_transposed = h.transpose(1, 2)
 
         d_gates = [torch.empty_like(act) for act in acts]
@@ -435,7 +442,7 @@ class _Loop(torch.autograd.Function):
 
 def _energy(
     activation: str,
-    segment: int,
+    block_size: int,
     valid: Tensor,
     keys: Tensor,
     v: Tensor | None,
@@ -449,4 +456,4 @@ def _energy(
         return _Additive(keys, v, filters, location, activation)
     keys, keys_across = keys.chunk(2, dim=2)
     inside = _Additive(keys.contiguous(), v, filters, location, activation)
-    return _Hierarchical(inside, valid, keys_across, across, segment, activation)
+    return _Hierarchical(inside, valid, keys_across, across, block_size, activation)

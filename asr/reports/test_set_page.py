@@ -138,16 +138,16 @@ def _hours(seconds: float) -> str:
 def _decoding(path: Path) -> dict[str, object]:
     """Show what `asr decode` wrote down about model and settings, where it is there."""
     try:
-        facts = json.loads(path.read_bytes())
-        settings = dict[str, Any](facts.pop("decoding", {}))
-        faults = list[object](facts.pop("faults", []))
+        metadata = json.loads(path.read_bytes())
+        settings = dict[str, Any](metadata.pop("decoding", {}))
+        faults = list[object](metadata.pop("faults", []))
     except FileNotFoundError:
         nothing = Html("<p>No decode.json lies beside the hypotheses.</p>")
         return {"model": "", "decoding": nothing, "faults": ""}
     except (OSError, ValueError, TypeError, AttributeError):
         nothing = Html("<p>The decode.json beside the hypotheses cannot be read.</p>")
         return {"model": "", "decoding": nothing, "faults": ""}
-    rows = [(name.replace("_", " "), value) for name, value in facts.items()]
+    rows = [(name.replace("_", " "), value) for name, value in metadata.items()]
     rows += [(f"decoding.{name}", value) for name, value in settings.items()]
     warning = markup(
         "<p class='warning'>Recordings that could not be read, so nothing was heard "
@@ -156,10 +156,10 @@ def _decoding(path: Path) -> dict[str, object]:
     )
     model = markup(
         "Written by the model <b>{}</b>, the best of {} hypotheses followed at a time.",
-        *(Path(str(facts.get("model"))).name, settings.get("beam_size", "several")),
+        *(Path(str(metadata.get("model"))).name, settings.get("beam_size", "several")),
     )
     return {
-        "model": model if "model" in facts else "",
+        "model": model if "model" in metadata else "",
         "decoding": table(("what", "value"), rows),
         "faults": warning if faults else "",
     }

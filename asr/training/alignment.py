@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from asr.data.batching import Batch
-from asr.decoding.ctc_alignment import spikes
+from asr.decoding.ctc_alignment import align
 
 
 @torch.no_grad()
@@ -39,6 +39,6 @@ def character_steps(
         zip(num_steps.tolist(), batch.num_tokens.tolist(), strict=True)
     ):
         tokens = batch.tokens[row, :count].cpu()
-        steps[row, :count] = spikes(log_probs[row, :length], tokens, blank).begins
+        steps[row, :count] = align(log_probs[row, :length], tokens, blank).begins
         steps[row, count] = length - 1
     return steps

@@ -69,9 +69,9 @@ def load_checkpoint(
     Raises:
         CheckpointError: it is missing, damaged, or of another network.
     """
-    tensors, facts = read_tensors(path)
+    tensors, metadata = read_tensors(path)
     try:
-        place = Place(**facts["place"])
+        place = Place(**metadata["place"])
         model.load_state_dict(_part(tensors, "model."))
         for name, value in _part(tensors, "average.").items():
             average[name].copy_(value)

@@ -5,7 +5,7 @@
 CE      cross entropy of each character, with label smoothing
 CTC     -log P(all characters) by the CTC head
 guide   -log sum_j alpha_ij exp(-(j - t_i)^2 / (2 s^2))
-        attention far from t_i, where the CTC head heard character i; only for a while
+        attention far from t_i, where the CTC head finds character i; only for a while
 
 All are sums over the characters of a batch, divided by their number.
 
@@ -122,8 +122,8 @@ def losses(
         sampling: chance of an input to be the speller's own guess.
     """
     inputs, targets = teacher_inputs(batch, tokenizer)
-    spelling, ctc_log_probs, heard = las(
-        batch.features, batch.num_frames, inputs, sampling, apart=guide > 0
+    spelling, ctc_log_probs, listened = las(
+        batch.features, batch.num_frames, inputs, sampling, detach_keys=guide > 0
     )
     num_characters = int(batch.num_tokens.sum()) + len(batch.ids)
     spelled = nn.functional.cross_entropy(
@@ -136,7 +136,7 @@ def losses(
     ctc = nn.functional.ctc_loss(
         ctc_log_probs.transpose(0, 1),  # (B, J', V) -> (J', B, V)
         batch.tokens,
-        heard.num_ctc_steps,
+        listened.num_ctc_steps,
         batch.num_tokens,
         blank=tokenizer.pad,
         reduction="sum",
@@ -145,7 +145,7 @@ def losses(
     astray = spelling.weights.new_zeros(())
     if guide:
         steps = character_steps(
-            ctc_log_probs.detach(), heard.num_ctc_steps, batch, tokenizer.pad
+            ctc_log_probs.detach(), listened.num_ctc_steps, batch, tokenizer.pad
         )
         steps = steps * (las.listener.ctc_reduction / las.listener.reduction)
         astray = off_path(spelling.weights, steps, batch.num_tokens + 1)

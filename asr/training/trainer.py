@@ -423,14 +423,14 @@ class Trainer:
         self.draw(path, spelling.weights[0].cpu(), text)
 
     def _keep(self, found: Validation) -> None:
-        facts = {
+        metadata = {
             "step": self.place.step,
             "epoch": self.place.epoch,
             "minutes": round(self.place.seconds / 60, 1),
             **{name: round(value, 4) for name, value in found.metrics().items()},
         }
         model = self.folder / MODEL
-        save_model(model, self.las, self.tokenizer, facts, weights=self.average)
+        save_model(model, self.las, self.tokenizer, metadata, weights=self.average)
 
     def _save(self) -> None:
         save_checkpoint(

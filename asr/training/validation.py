@@ -19,7 +19,7 @@ from asr.decoding.config import length_limits
 from asr.decoding.search import greedy_search
 from asr.features import FRAMES_PER_SECOND
 from asr.model.las import LAS
-from asr.model.listener import Heard
+from asr.model.listener import ListenerOutput
 from asr.scoring import ErrorRate, char_error_rate, word_error_rate
 from asr.text import Tokenizer, collapse_ctc
 from asr.training.loss import LossConfig, losses
@@ -88,9 +88,9 @@ def validate(
         batch = batch.to(device)
         sums = _measure(las, batch, tokenizer, config)
         totals, characters = totals + sums.values, characters + sums.characters
-        heard = las.listen(batch.features, batch.num_frames)
-        spelled |= _spell(las, heard, batch, tokenizer)
-        ctc_spelled |= _ctc_spell(las, heard, batch, tokenizer)
+        listened = las.listen(batch.features, batch.num_frames)
+        spelled |= _spell(las, listened, batch, tokenizer)
+        ctc_spelled |= _ctc_spell(las, listened, batch, tokenizer)
     references = [texts[id] for id in spelled]
     hypotheses = list(spelled.values())
     loss, spelling, ctc, focus, monotony, reach = (totals / characters).tolist()
@@ -135,11 +135,11 @@ def attention_habits(alpha: Tensor) -> Tensor:
 
 
 def _spell(
-    las: LAS, heard: Heard, batch: Batch, tokenizer: Tokenizer
+    las: LAS, listened: ListenerOutput, batch: Batch, tokenizer: Tokenizer
 ) -> dict[str, str]:
     seconds = batch.num_frames / FRAMES_PER_SECOND
     found = greedy_search(
-        las.steps(heard),
+        las.steps(listened),
         sos=tokenizer.sos,
         eos=tokenizer.eos,
         max_lengths=length_limits(seconds).to(batch.features.device),
@@ -149,10 +149,10 @@ def _spell(
 
 
 def _ctc_spell(
-    las: LAS, heard: Heard, batch: Batch, tokenizer: Tokenizer
+    las: LAS, listened: ListenerOutput, batch: Batch, tokenizer: Tokenizer
 ) -> dict[str, str]:
-    best = las.ctc_log_probs(heard).argmax(dim=-1).cpu()
-    rows = zip(batch.ids, best.tolist(), heard.num_ctc_steps.tolist(), strict=True)
+    best = las.ctc_log_probs(listened).argmax(dim=-1).cpu()
+    rows = zip(batch.ids, best.tolist(), listened.num_ctc_steps.tolist(), strict=True)
     return {
         id: tokenizer.decode(collapse_ctc(row[:length], tokenizer.pad))
         for id, row, length in rows

@@ -141,11 +141,11 @@ def _judge_batch(model: Path, utterances: Sequence[Utterance]) -> list[Judged]:
     return [
         Judged(
             utterance.speaker,
-            finding.features,
-            torch.tensor(_right(utterance.text, finding.texts[0]), dtype=torch.bool),
-            finding.clear,
+            result.features,
+            torch.tensor(_right(utterance.text, result.texts[0]), dtype=torch.bool),
+            result.clear,
         )
-        for utterance, finding in zip(utterances, found, strict=True)
+        for utterance, result in zip(utterances, found, strict=True)
     ]
 
 

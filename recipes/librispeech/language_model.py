@@ -77,8 +77,8 @@ def _run(options: argparse.Namespace) -> None:
         raise ConfigError("--vocabulary: must be at least 1")
     texts = [read_text(path) for path in options.texts]
     model = estimate(texts, times, options.vocabulary, options.order, options.least)
-    facts = {"texts": [path.name for path in options.texts], "times": times}
-    model.save(options.output, {**facts, "least": options.least})
+    metadata = {"texts": [path.name for path in options.texts], "times": times}
+    model.save(options.output, {**metadata, "least": options.least})
     size = (options.output / FILE).stat().st_size / 1e6
     grams = ", ".join(f"{len(level.keys)}" for level in model.levels)
     print(f"{options.output}: {size:.1f} MB, n-grams by order: {grams}")

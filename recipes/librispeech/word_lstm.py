@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace) -> None:
     texts = [read_text(path) for path in options.texts]
     torch.set_num_threads(options.threads)
     torch.manual_seed(1)
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "texts": [path.name for path in options.texts],
         **{"times": times, "minutes": options.minutes},
     }
@@ -105,8 +105,8 @@ def _run(options: argparse.Namespace) -> None:
     if ngram.lstm:
         best = measure(ngram, said)[0]
         print(f"{folder}: perplexity {best:.1f}", flush=True)
-        facts["before"] = read_tensors(folder / FILE)[1]
-        trainings = 1 + _depth(facts["before"])
+        metadata["before"] = read_tensors(folder / FILE)[1]
+        trainings = 1 + _depth(metadata["before"])
     try:
         model, sentences = prepare(
             ngram, texts, times, ngram.lstm or (options.embedding_size, options.size)
@@ -124,7 +124,7 @@ def _run(options: argparse.Namespace) -> None:
         )
         if perplexity < best:
             best = perplexity
-            model.save(folder, ngram.words, facts)
+            model.save(folder, ngram.words, metadata)
     mixed = WordNGram.load(folder)  # as bytes it is a little worse
     size = (folder / FILE).stat().st_size / 1e6
     ngram.mix_in(None)
@@ -136,9 +136,9 @@ def _run(options: argparse.Namespace) -> None:
     )
 
 
-def _depth(facts: Mapping[str, Any]) -> int:
-    """Count the trainings before the one that facts tell of."""
-    before = facts.get("before")
+def _depth(metadata: Mapping[str, Any]) -> int:
+    """Count the trainings before the one that metadata tell of."""
+    before = metadata.get("before")
     return 1 + _depth(before) if isinstance(before, dict) else 0
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.data.batching import Batch, BatchSampler, collate, load
-from asr.data.dataset import Dataset, Disturbance, Example
+from asr.data.dataset import Augmentation, Dataset, Example
 from asr.data.manifest import Utterance
 from asr.errors import AudioError
 from asr.features import AugmentConfig
@@ -186,7 +186,7 @@ class Slow(Dataset):
     def __init__(self, count: int, broken: int | None = None) -> None:
         utterances = [Utterance(f"{i}", "none.wav", 1.0, "GO") for i in range(count)]
         speeds = AugmentConfig(speeds=[0.5, 2.0])
-        super().__init__(utterances, CharTokenizer(), Disturbance(speeds, seed=1))
+        super().__init__(utterances, CharTokenizer(), Augmentation(speeds, seed=1))
         self.broken, self.made = broken, list[int]()
 
     def example(self, index: int, epoch: int = 0, strength: float = 1.0) -> Example:

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from asr.audio import SAMPLE_RATE, read_waveform
-from asr.data.dataset import Dataset, Disturbance, Example
+from asr.data.dataset import Augmentation, Dataset, Example
 from asr.data.manifest import Utterance
 from asr.errors import AudioError, ManifestError
 from asr.features import AugmentConfig, log_mel
@@ -33,14 +33,14 @@ def utterances(tmp_path: Path) -> list[Utterance]:
     return utterances
 
 
-def disturbed(
+def augmented(
     utterances: list[Utterance],
     config: AugmentConfig | None = None,
     seed: int = 1,
     cache_hours: float = 0.0,
 ) -> Dataset:
     config = config or AugmentConfig(speeds=SPEEDS)
-    return Dataset(utterances, TOKENIZER, Disturbance(config, seed), cache_hours)
+    return Dataset(utterances, TOKENIZER, Augmentation(config, seed), cache_hours)
 
 
 def assert_same(one: Example, other: Example) -> None:
@@ -73,9 +73,9 @@ def test_an_example_is_a_function_of_seed_epoch_and_place(
     utterances: list[Utterance],
 ) -> None:
     places = [(index, epoch) for epoch in range(4) for index in range(3)]
-    forwards = {place: disturbed(utterances).example(*place) for place in places}
+    forwards = {place: augmented(utterances).example(*place) for place in places}
 
-    other = disturbed(utterances)
+    other = augmented(utterances)
     random.seed(5)
     torch.manual_seed(5)
 
@@ -86,7 +86,7 @@ def test_an_example_is_a_function_of_seed_epoch_and_place(
 def test_a_dataset_draws_no_chance_of_others(utterances: list[Utterance]) -> None:
     before, torch_before = random.getstate(), torch.get_rng_state()
 
-    disturbed(utterances).example(0)
+    augmented(utterances).example(0)
 
     assert random.getstate() == before
     assert torch.equal(torch.get_rng_state(), torch_before)
@@ -97,8 +97,8 @@ def test_another_seed_epoch_or_place_is_masked_otherwise(
     utterances: list[Utterance], change: str
 ) -> None:
     twice = [utterances[0], replace(utterances[0], id="again")]
-    one = disturbed(twice, MASKS)
-    other = disturbed(twice, MASKS, seed=2) if change == "seed" else one
+    one = augmented(twice, MASKS)
+    other = augmented(twice, MASKS, seed=2) if change == "seed" else one
     index, epoch = int(change == "place"), int(change == "epoch")
 
     assert not torch.equal(
@@ -110,7 +110,7 @@ def test_another_seed_epoch_or_place_is_masked_otherwise(
 def test_another_seed_epoch_or_place_is_played_at_other_speeds(
     utterances: list[Utterance], change: str
 ) -> None:
-    one = Disturbance(AugmentConfig(speeds=SPEEDS), seed=1)
+    one = Augmentation(AugmentConfig(speeds=SPEEDS), seed=1)
     other = replace(one, seed=2) if change == "seed" else one
     place, epoch = int(change == "place"), int(change == "epoch")
 
@@ -122,7 +122,7 @@ def test_another_seed_epoch_or_place_is_played_at_other_speeds(
 
 
 def test_an_utterance_is_as_long_as_it_is_played(utterances: list[Utterance]) -> None:
-    dataset = disturbed(utterances)
+    dataset = augmented(utterances)
     lengths = set()
     for epoch in range(9):
         example, seconds = dataset.example(1, epoch), dataset.duration(1, epoch)
@@ -132,7 +132,7 @@ def test_an_utterance_is_as_long_as_it_is_played(utterances: list[Utterance]) ->
 
 
 def test_masks_of_no_strength_hide_nothing(utterances: list[Utterance]) -> None:
-    plain, masked = Dataset(utterances, TOKENIZER), disturbed(utterances, MASKS)
+    plain, masked = Dataset(utterances, TOKENIZER), augmented(utterances, MASKS)
     assert_same(masked.example(0, strength=0.0), plain.example(0))
     assert not torch.equal(masked.example(0).features, plain.example(0).features)
 
@@ -141,8 +141,8 @@ def test_masks_of_no_strength_hide_nothing(utterances: list[Utterance]) -> None:
 
 
 def test_a_cache_changes_nothing(utterances: list[Utterance]) -> None:
-    plain = disturbed(utterances)
-    cached = disturbed(utterances, cache_hours=1.0)
+    plain = augmented(utterances)
+    cached = augmented(utterances, cache_hours=1.0)
     for epoch in range(3):
         for index in range(3):
             assert_same(cached.example(index, epoch), plain.example(index, epoch))
@@ -170,8 +170,8 @@ def test_nothing_is_kept_without_a_cache(utterances: list[Utterance]) -> None:
 
 
 def test_several_threads_may_ask_at_once(utterances: list[Utterance]) -> None:
-    plain = disturbed(utterances)
-    cached = disturbed(utterances, cache_hours=1.2 / 3600)
+    plain = augmented(utterances)
+    cached = augmented(utterances, cache_hours=1.2 / 3600)
     indexes = [0, 1, 2] * 8
 
     with ThreadPoolExecutor(4) as pool:

@@ -4,7 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr.decoding.ctc_alignment import EARLY, Spikes, spikes, word_places, word_spans
+from asr.decoding.ctc_alignment import (
+    EARLY,
+    CTCAlignment,
+    align,
+    word_places,
+    word_spans,
+)
 
 BLANK, A, B = 0, 3, 4
 
@@ -17,7 +23,7 @@ def heard(*labels: int) -> Tensor:
 
 
 def test_a_spike_lasts_as_long_as_the_head_says_the_same() -> None:
-    found = spikes(heard(BLANK, A, A, BLANK, A, B), torch.tensor([A, A, B]), BLANK)
+    found = align(heard(BLANK, A, A, BLANK, A, B), torch.tensor([A, A, B]), BLANK)
 
     assert found.begins.tolist() == [1.0, 4.0, 5.0]
     assert found.ends.tolist() == [3.0, 5.0, 6.0]
@@ -28,13 +34,13 @@ def test_a_spike_is_as_likely_as_its_best_step() -> None:
     log_probs[1, A] = -3.0
     sure = float(log_probs[2, A])
 
-    found = spikes(log_probs, torch.tensor([A]), BLANK)
+    found = align(log_probs, torch.tensor([A]), BLANK)
 
     assert found.log_probs.tolist() == [pytest.approx(sure)]
 
 
 def test_what_was_not_heard_is_unlikely() -> None:
-    found = spikes(heard(A, BLANK, BLANK), torch.tensor([A, B]), BLANK)
+    found = align(heard(A, BLANK, BLANK), torch.tensor([A, B]), BLANK)
 
     assert found.log_probs[0] > -0.1
     assert found.log_probs[1] < -4.0
@@ -42,7 +48,7 @@ def test_what_was_not_heard_is_unlikely() -> None:
 
 @pytest.mark.parametrize("tokens", [[A, A, A], [A, B, A, B]])
 def test_too_dense_a_text_is_spread_evenly_and_was_not_heard(tokens: list[int]) -> None:
-    found = spikes(heard(A, A, A), torch.tensor(tokens), BLANK)
+    found = align(heard(A, A, A), torch.tensor(tokens), BLANK)
 
     assert len(found.begins) == len(tokens)
     assert found.begins[0] == 0.0
@@ -52,7 +58,7 @@ def test_too_dense_a_text_is_spread_evenly_and_was_not_heard(tokens: list[int]) 
 
 
 def test_no_text_has_no_spikes() -> None:
-    found = spikes(heard(BLANK, BLANK), torch.tensor([]).long(), BLANK)
+    found = align(heard(BLANK, BLANK), torch.tensor([]).long(), BLANK)
 
     assert len(found.begins) == len(found.ends) == len(found.log_probs) == 0
 
@@ -62,7 +68,7 @@ def test_the_same_word_twice_has_two_places() -> None:
 
 
 def test_a_word_lasts_from_its_first_spike_to_its_last_one() -> None:
-    found = Spikes(
+    found = CTCAlignment(
         torch.tensor([10.0, 12.0, 13.0, 15.0]),
         torch.tensor([11.0, 13.0, 14.0, 17.0]),
         torch.zeros(4),
@@ -88,7 +94,7 @@ def test_times_are_in_order_inside_the_recording_and_do_not_overlap(
     )
     steps = sorted(data.draw(numbers))
     begins = torch.tensor(steps).float()
-    found = Spikes(begins, begins + 1, torch.zeros(len(text)))
+    found = CTCAlignment(begins, begins + 1, torch.zeros(len(text)))
     duration = 100 * seconds_per_step
 
     spans = word_spans(found, word_places(text), seconds_per_step, duration)

@@ -44,8 +44,8 @@ def test_hypotheses_come_in_the_order_of_the_manifest(
     assert [u.text for u in heard] == [u.text for u in decoded.hypotheses]
     assert (tmp_path / "out/ref.trn").read_text().startswith("GO (s1-u0)\nGO (s1-u1)\n")
     assert len((tmp_path / "out/hyp.trn").read_text().split("\n")) == 12
-    facts = json.loads((tmp_path / "out/decode.json").read_text())
-    assert facts["decoding"]["beam_size"] == 2
+    metadata = json.loads((tmp_path / "out/decode.json").read_text())
+    assert metadata["decoding"]["beam_size"] == 2
 
 
 @pytest.mark.slow

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from asr.decoding.config import DecodingConfig
-from asr.decoding.ctc_alignment import Spikes
+from asr.decoding.ctc_alignment import CTCAlignment
 from asr.decoding.search import Hypothesis
 from asr.errors import AudioError, CheckpointError, ConfigError
 from asr.inference.confidence import FEATURES, Calibration
 from asr.inference.recognizer import CALIBRATION, CAUTION, Recognizer
-from asr.inference.search_result import Finding
+from asr.inference.search_result import SearchResult
 from asr.lm.ngram import Level, WordNGram
 from asr.model.storage import Model, add_further, find_model, save_model
 from asr.text import ALPHABET, CharTokenizer
@@ -320,23 +320,23 @@ class Answers:
 
     def __call__(
         self, waveforms: Sequence[Tensor], ctc_weight: float = 0.0
-    ) -> list[Finding]:
+    ) -> list[SearchResult]:
         self.weights += [ctc_weight] * len(waveforms)
         text = self.careful if ctc_weight else self.usual
         finished = self.finished or ctc_weight > 0
         steps = torch.arange(float(len(text)))
         hypothesis = Hypothesis(tuple(range(len(text))), -1.0, finished=finished)
-        finding = Finding(
+        result = SearchResult(
             hypotheses=[hypothesis],
             texts=[text],
-            heard=Spikes(steps, steps + 1, torch.zeros(len(text))),
+            alignment=CTCAlignment(steps, steps + 1, torch.zeros(len(text))),
             log_probs=torch.zeros(len(text) + 1),
             weights=torch.zeros(len(text) + 1, 9),
             seconds_per_ctc_step=0.04,
             seconds_per_step=0.04,
             duration=1.0,
         )
-        return [finding] * len(waveforms)
+        return [result] * len(waveforms)
 
 
 LOOP = "AND " * 9

@@ -4,24 +4,24 @@ from dataclasses import replace
 import pytest
 import torch
 
-from asr.decoding.ctc_alignment import EARLY, Spikes
+from asr.decoding.ctc_alignment import EARLY, CTCAlignment
 from asr.decoding.search import Hypothesis
 from asr.inference.confidence import FEATURES, Calibration
-from asr.inference.search_result import END, Finding
+from asr.inference.search_result import END, SearchResult
 from asr.transcript import Alternative, Flag
 
 
-def found(*texts: str, heard: float = -0.1, finished: bool = True) -> Finding:
-    """A finding whose characters were heard at steps 0, 1, 2, ... of 0.04 s."""
+def found(*texts: str, heard: float = -0.1, finished: bool = True) -> SearchResult:
+    """A result whose characters were heard at steps 0, 1, 2, ... of 0.04 s."""
     length = len(texts[0])
     begins = torch.arange(float(length))
-    return Finding(
+    return SearchResult(
         hypotheses=[
             Hypothesis(tuple(range(len(text))), -1.0 - rank, finished=finished)
             for rank, text in enumerate(texts)
         ],
         texts=texts,
-        heard=Spikes(begins, begins + 1, torch.full((length,), heard)),
+        alignment=CTCAlignment(begins, begins + 1, torch.full((length,), heard)),
         log_probs=torch.full((length + 1,), -0.2),
         weights=torch.eye(length + 1, 30),
         seconds_per_ctc_step=0.04,
@@ -70,25 +70,25 @@ STRICT = Calibration((0.0,) * len(FEATURES), 0.0, speech=0.3)
 
 
 def test_what_the_head_did_not_hear_is_noise() -> None:
-    finding = found("WHO WOULD HAVE", heard=-2.0)
+    result = found("WHO WOULD HAVE", heard=-2.0)
 
-    segment = finding.segment(STRICT)
+    segment = result.segment(STRICT)
 
     assert segment.flags == (Flag.NOISE,)
     assert segment.text == ""
     assert len(segment.words) == len(segment.nbest) == 0
     assert segment.alignment is None
-    assert finding.segment(None).text == "WHO WOULD HAVE"  # the head may know nothing
+    assert result.segment(None).text == "WHO WOULD HAVE"  # the head may know nothing
 
 
 @pytest.mark.parametrize(("num_clear", "expected"), [(2, ""), (4, "ABCDEFGHIJ")])
 def test_some_of_the_characters_make_it_speech(num_clear: int, expected: str) -> None:
-    finding = found("ABCDEFGHIJ")
+    result = found("ABCDEFGHIJ")
     log_probs = torch.where(torch.arange(10) < num_clear, -0.1, -3.0)
 
-    heard = finding.heard._replace(log_probs=log_probs)
+    heard = result.alignment._replace(log_probs=log_probs)
 
-    assert replace(finding, heard=heard).segment(STRICT).text == expected
+    assert replace(result, heard=heard).segment(STRICT).text == expected
 
 
 def test_nothing_said_is_not_noise() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
-from asr.inference.segmentation import LONGEST, OVERLAP, Piece, join, pieces
+from asr.inference.segmentation import LONGEST, OVERLAP, Piece, merge_segments, pieces
 from asr.transcript import Alignment, Segment, Word
 
 
@@ -197,7 +197,7 @@ def test_two_segments_meet_behind_a_word_that_both_heard() -> None:
     before = segment(0.0, 15.0, "GO ON AND STO", 12.0, 13.2, 14.0, 14.6)
     after = segment(13.0, 20.0, "OWN AND STOP NOW", 13.1, 14.05, 14.6, 16.0)
 
-    left, right = join(before, after)
+    left, right = merge_segments(before, after)
 
     assert (left.text, right.text) == ("GO ON AND", "STOP NOW")
     assert left.end == right.start == pytest.approx(14.4)
@@ -210,7 +210,7 @@ def test_of_several_such_words_the_middle_one_counts() -> None:
     before = segment(0.0, 15.0, "A B C D", 13.0, 13.5, 14.0, 14.5)
     after = segment(13.0, 20.0, "A B C D", 13.0, 13.5, 14.0, 14.5)
 
-    left, right = join(before, after)
+    left, right = merge_segments(before, after)
 
     assert (left.text, right.text) in [("A B", "C D"), ("A B C", "D")]
 
@@ -219,7 +219,7 @@ def test_without_a_common_word_they_meet_in_the_middle() -> None:
     before = segment(0.0, 15.0, "GO ON AND", 12.0, 13.2, 14.4)
     after = segment(13.0, 20.0, "HE STOPPED", 13.3, 14.4)
 
-    left, right = join(before, after)
+    left, right = merge_segments(before, after)
 
     assert (left.text, right.text) == ("GO ON", "STOPPED")
     assert left.end == right.start == pytest.approx(14.0)
@@ -229,7 +229,7 @@ def test_the_same_word_at_another_time_is_another_word() -> None:
     before = segment(0.0, 15.0, "GO AND", 12.0, 13.1)
     after = segment(13.0, 20.0, "ON AND", 13.9, 14.5)
 
-    left, right = join(before, after)
+    left, right = merge_segments(before, after)
 
     assert (left.text, right.text) == ("GO AND", "ON AND")
 
@@ -238,7 +238,7 @@ def test_words_that_are_dropped_take_their_attention_with_them() -> None:
     before = segment(0.0, 15.0, "GO ON AND", 12.0, 13.2, 14.4)
     after = segment(13.0, 20.0, "HE STOPPED", 13.3, 14.4)
 
-    left, right = join(before, after)
+    left, right = merge_segments(before, after)
 
     assert left.alignment is not None
     assert left.alignment.characters == "GO ON"
@@ -253,8 +253,10 @@ def test_a_segment_without_words_joins_any_other() -> None:
     before = segment(0.0, 15.0, "GO AND", 12.0, 14.4)
     silent = Segment(13.0, 20.0, "", (), 0.0, (), (), None)
 
-    left, right = join(before, silent)
-    nothing, whole = join(replace(silent, start=0.0, end=15.0), segment(13.0, 20.0, ""))
+    left, right = merge_segments(before, silent)
+    nothing, whole = merge_segments(
+        replace(silent, start=0.0, end=15.0), segment(13.0, 20.0, "")
+    )
 
     assert (left.text, right.text) == ("GO", "")
     assert (nothing.text, whole.text) == ("", "")
@@ -265,7 +267,7 @@ def test_times_stay_inside_the_segments() -> None:
     before = segment(0.0, 15.0, "GO ON", 12.0, 13.7)
     after = segment(13.0, 20.0, "AT LAST", 13.85, 15.0)
 
-    left, right = join(before, after)
+    left, right = merge_segments(before, after)
 
     assert [word.end for word in left.words] == pytest.approx([12.4, 14.0])
     assert [word.start for word in right.words] == pytest.approx([14.0, 15.0])

@@ -210,8 +210,8 @@ def test_what_is_no_language_model_is_refused(tmp_path: Path) -> None:
 )
 def test_a_table_that_does_not_match_is_refused(part: str, tmp_path: Path) -> None:
     make().save(tmp_path, {})
-    tensors, facts = read_tensors(tmp_path / FILE)
-    write_tensors(tmp_path / FILE, {**tensors, part: tensors[part][:-4]}, facts)
+    tensors, metadata = read_tensors(tmp_path / FILE)
+    write_tensors(tmp_path / FILE, {**tensors, part: tensors[part][:-4]}, metadata)
     with pytest.raises(CheckpointError, match="is damaged"):
         WordNGram.load(tmp_path)
     (tmp_path / DESCRIPTION).unlink()
@@ -222,8 +222,8 @@ def test_a_table_that_does_not_match_is_refused(part: str, tmp_path: Path) -> No
 def altered(folder: Path, part: str, tensor: Tensor) -> None:
     make().save(folder, {})
     (folder / DESCRIPTION).unlink()
-    tensors, facts = read_tensors(folder / FILE)
-    write_tensors(folder / FILE, {**tensors, part: tensor}, facts)
+    tensors, metadata = read_tensors(folder / FILE)
+    write_tensors(folder / FILE, {**tensors, part: tensor}, metadata)
 
 
 @pytest.mark.parametrize(

@@ -220,8 +220,8 @@ def test_facts_that_do_not_fit_are_refused(
     fact: dict[str, object], tmp_path: Path
 ) -> None:
     folder = saved(tmp_path)
-    tensors, facts = read_tensors(folder / FILE)
-    write_tensors(folder / FILE, tensors, {**facts, **fact})
+    tensors, metadata = read_tensors(folder / FILE)
+    write_tensors(folder / FILE, tensors, {**metadata, **fact})
     vouch(folder)
     with pytest.raises(CheckpointError, match=rf"{FILE}: is "):
         WordNGram.load(folder)
@@ -308,8 +308,8 @@ def test_the_recipe_learns_what_a_trigram_cannot_see(
     assert main([text_file, *options, "--go-on"]) == 0
     after, _ = measure(WordNGram.load(tmp_path / "lm"), text[500:])
     assert after < before
-    _, facts = read_tensors(tmp_path / "lm" / FILE)
-    assert facts["before"]["minutes"] == 0.07
+    _, metadata = read_tensors(tmp_path / "lm" / FILE)
+    assert metadata["before"]["minutes"] == 0.07
 
     content = (tmp_path / "lm" / FILE).read_bytes()
     options += ["--learning-rate", "1000"]

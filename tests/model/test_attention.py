@@ -11,10 +11,10 @@ from asr.model.attention import (
     AdditiveAttention,
     Attention,
     AttentionConfig,
+    AttentionMemory,
+    AttentionOutput,
     DotAttention,
-    Glance,
     LocationAwareAttention,
-    Memory,
     build_attention,
     neighbours,
 )
@@ -27,13 +27,15 @@ def build(kind: str, activation: str = "tanh") -> Attention:
     return build_attention(config, listener_size=H, speller_size=S)
 
 
-def look(attention: Attention, s: Tensor, memory: Memory, previous: Tensor) -> Glance:
-    glance: Glance = attention(s, memory, previous)
-    return glance
+def look(
+    attention: Attention, s: Tensor, memory: AttentionMemory, previous: Tensor
+) -> AttentionOutput:
+    output: AttentionOutput = attention(s, memory, previous)
+    return output
 
 
-def memory_of(attention: Attention, *num_steps: int) -> Memory:
-    return attention.remember(torch.randn(len(num_steps), J, H), _lens(*num_steps))
+def memory_of(attention: Attention, *num_steps: int) -> AttentionMemory:
+    return attention.precompute(torch.randn(len(num_steps), J, H), _lens(*num_steps))
 
 
 def distributions(*size: int) -> Tensor:
@@ -58,7 +60,7 @@ def test_additive_weights_and_context_worked_by_hand() -> None:
     attention = AdditiveAttention(AttentionConfig("additive", size=1), 1, 1)
     for layer in (attention.query, attention.key, attention.energy):
         _fill(layer, 1.0)
-    memory = attention.remember(torch.tensor([[[0.0], [1.0]]]), _lens(2))
+    memory = attention.precompute(torch.tensor([[[0.0], [1.0]]]), _lens(2))
 
     context, weights = look(attention, torch.zeros(1, 1), memory, torch.zeros(1, 2))
 
@@ -74,7 +76,7 @@ def test_location_aware_weights_and_context_worked_by_hand() -> None:
         _fill(layer, 1.0)
     with torch.no_grad():
         attention.filters.copy_(torch.tensor([[2.0, 0.0, -1.0]]))
-    memory = attention.remember(torch.tensor([[[1.0], [1.0], [0.0]]]), _lens(3))
+    memory = attention.precompute(torch.tensor([[[1.0], [1.0], [0.0]]]), _lens(3))
     previous = torch.tensor([[0.0, 1.0, 0.0]])
 
     context, weights = look(attention, torch.zeros(1, 1), memory, previous)
@@ -99,7 +101,7 @@ def test_dot_weights_and_context_worked_by_hand() -> None:
     attention = DotAttention(AttentionConfig("dot", size=4), 1, 1)
     for layer in (attention.query, attention.key):
         _fill(layer, 1.0, 1.0, 1.0, 1.0)
-    memory = attention.remember(torch.tensor([[[0.0], [math.log(3)]]]), _lens(2))
+    memory = attention.precompute(torch.tensor([[[0.0], [math.log(3)]]]), _lens(2))
 
     context, weights = look(
         attention, torch.full((1, 1), 0.5), memory, torch.ones(1, 2)
@@ -116,7 +118,7 @@ def test_two_heads_look_apart_and_bring_what_is_theirs_worked_by_hand() -> None:
     _fill(attention.key, 1.0, 0.0, 0.0, 1.0)  # each head compares what it takes
     _fill(attention.value, 0.0, 1.0, 2.0, 0.0)  # or the other number; twice the first
     h = torch.tensor([[[0.0, 0.0], [math.log(3), math.log(4)]]])
-    memory = attention.remember(h, _lens(2))
+    memory = attention.precompute(h, _lens(2))
 
     context, weights = look(attention, torch.ones(1, 1), memory, torch.ones(1, 2))
 
@@ -126,15 +128,15 @@ def test_two_heads_look_apart_and_bring_what_is_theirs_worked_by_hand() -> None:
     assert weights[0].tolist() == pytest.approx([0.525, 0.475])
 
 
-def test_looks_inside_segments_and_across_them_worked_by_hand() -> None:
-    config = AttentionConfig("additive", 1, "relu", segment=2)
+def test_looks_inside_blocks_and_across_them_worked_by_hand() -> None:
+    config = AttentionConfig("additive", 1, "relu", block_size=2)
     attention = AdditiveAttention(config, 1, 1)
     _fill(attention.query, 0.0, 0.0)
     _fill(attention.key, 1.0, 2.0)  # inside by h, across by 2 h
     _fill(attention.energy, 1.0)
     _fill(attention.across, 1.0)
     h = torch.tensor([[[0.0], [math.log(3)], [math.log(2)]]])
-    memory = attention.remember(h, _lens(3))
+    memory = attention.precompute(h, _lens(3))
 
     context, weights = look(attention, torch.zeros(1, 1), memory, torch.zeros(1, 3))
 
@@ -158,7 +160,7 @@ def test_agrees_with_the_formula(kind: str, activation: str) -> None:
     h, s, num_steps = torch.randn(B, J, H), torch.randn(B, S), (7, 4, 1)
     previous = distributions(B, J)
 
-    memory = attention.remember(h, _lens(*num_steps))
+    memory = attention.precompute(h, _lens(*num_steps))
     context, weights = look(attention, s, memory, previous)
 
     for b in range(B):
@@ -194,16 +196,16 @@ def _energy(
     return energy
 
 
-@pytest.mark.parametrize("segment", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize("block_size", [1, 2, 3, 7, 20])
 @pytest.mark.parametrize("kind", ["additive", "location"])
-def test_segments_agree_with_the_formula(kind: str, segment: int) -> None:
-    config = AttentionConfig(kind, A, filters=2, reach=2, segment=segment)
+def test_blocks_agree_with_the_formula(kind: str, block_size: int) -> None:
+    config = AttentionConfig(kind, A, filters=2, reach=2, block_size=block_size)
     attention = build_attention(config, H, S)
     assert isinstance(attention, AdditiveAttention)
     h, s, num_steps = torch.randn(B, J, H), torch.randn(B, S), (7, 4, 1)
     previous = distributions(B, J)
 
-    memory = attention.remember(h, _lens(*num_steps))
+    memory = attention.precompute(h, _lens(*num_steps))
     context, weights = look(attention, s, memory, previous)
 
     flat = build_attention(AttentionConfig(kind, A, filters=2, reach=2), H, S)
@@ -213,8 +215,8 @@ def test_segments_agree_with_the_formula(kind: str, segment: int) -> None:
     )
     for b in range(B):
         contexts, energies, inside = [], [], []
-        for first in range(0, num_steps[b], segment):
-            steps = range(first, min(first + segment, num_steps[b]))
+        for first in range(0, num_steps[b], block_size):
+            steps = range(first, min(first + block_size, num_steps[b]))
             e = torch.stack(
                 [_energy(flat, s[b], h[b, j], previous[b], j) for j in steps]
             )
@@ -233,15 +235,15 @@ def test_segments_agree_with_the_formula(kind: str, segment: int) -> None:
         )
 
 
-@pytest.mark.parametrize("segment", [2, 3])
-def test_segments_of_padding_change_nothing(segment: int) -> None:
-    config = AttentionConfig("location", A, filters=2, reach=2, segment=segment)
+@pytest.mark.parametrize("block_size", [2, 3])
+def test_blocks_of_padding_change_nothing(block_size: int) -> None:
+    config = AttentionConfig("location", A, filters=2, reach=2, block_size=block_size)
     attention = build_attention(config, H, S)
     h, s, previous = torch.randn(1, 4, H), torch.randn(1, S), distributions(1, 4)
     noise = torch.full((1, 5, H), 1e4)
 
-    alone = look(attention, s, attention.remember(h, _lens(4)), previous)
-    padded = attention.remember(torch.cat([h, noise], dim=1), _lens(4))
+    alone = look(attention, s, attention.precompute(h, _lens(4)), previous)
+    padded = attention.precompute(torch.cat([h, noise], dim=1), _lens(4))
     beside = look(attention, s, padded, nn.functional.pad(previous, (0, 5)))
 
     torch.testing.assert_close(beside.context, alone.context)
@@ -256,7 +258,7 @@ def test_a_product_with_state_and_step_side_by_side_is_the_same_energy() -> None
     m = torch.cat([attention.query.weight, attention.key.weight], dim=1)  # M = [W U]
     v, b = attention.energy.weight[0], attention.key.bias
 
-    memory = attention.remember(h, _lens(7, 7, 7))
+    memory = attention.precompute(h, _lens(7, 7, 7))
     weights = look(attention, s, memory, distributions(B, J)).weights
 
     both = torch.cat([s[:, None].expand(B, J, S), h], dim=-1)  # [s_i ; h_j]
@@ -297,7 +299,7 @@ def test_content_alone_does_not_see_the_previous_weights(kind: str) -> None:
 def test_where_it_looked_before_moves_where_it_looks_now() -> None:
     attention = build("location")
     s, h = torch.randn(1, S), torch.randn(1, 1, H).expand(1, J, H)  # all steps alike
-    memory = attention.remember(h, _lens(J))
+    memory = attention.precompute(h, _lens(J))
     here, next_ = torch.eye(J)[2:3], torch.eye(J)[3:4]
 
     weights = look(attention, s, memory, here).weights[0]
@@ -325,11 +327,11 @@ def test_padding_changes_nothing(kind: str) -> None:
     h, s, previous = torch.randn(1, 4, H), torch.randn(1, S), distributions(1, 4)
     noise = torch.full((1, 3, H), 1e4)
 
-    alone = look(attention, s, attention.remember(h, _lens(4)), previous)
+    alone = look(attention, s, attention.precompute(h, _lens(4)), previous)
     padded = look(
         attention,
         s,
-        attention.remember(torch.cat([h, noise], dim=1), _lens(4)),
+        attention.precompute(torch.cat([h, noise], dim=1), _lens(4)),
         nn.functional.pad(previous, (0, 3)),
     )
 
@@ -377,9 +379,9 @@ def test_learns_to_find_the_marked_step(kind: str) -> None:
     for _ in range(60):
         h, marked = torch.randn(16, J, H), torch.randint(J, (16,))
         h[rows, marked, 0] = 8.0
-        memory = attention.remember(h, _lens(*[J] * 16))
-        glance = look(attention, torch.ones(16, S), memory, attention.start(memory))
-        loss = -glance.weights[rows, marked].log().mean()
+        memory = attention.precompute(h, _lens(*[J] * 16))
+        output = look(attention, torch.ones(16, S), memory, attention.start(memory))
+        loss = -output.weights[rows, marked].log().mean()
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -392,9 +394,9 @@ def test_location_aware_learns_to_go_on_by_one_step() -> None:
     optimizer = torch.optim.Adam(attention.parameters(), lr=0.05)
     places = torch.eye(J)
     for _ in range(100):
-        memory = attention.remember(torch.ones(J - 1, J, H), _lens(*[J] * (J - 1)))
-        glance = look(attention, torch.ones(J - 1, S), memory, places[:-1])
-        loss = -(glance.weights.log() * places[1:]).sum(dim=1).mean()
+        memory = attention.precompute(torch.ones(J - 1, J, H), _lens(*[J] * (J - 1)))
+        output = look(attention, torch.ones(J - 1, S), memory, places[:-1])
+        loss = -(output.weights.log() * places[1:]).sum(dim=1).mean()
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -447,10 +449,10 @@ def test_the_sizes_that_were_asked_for_are_built() -> None:
         ({"size": 0}, r"attention\.size must be at least 1, not 0"),
         ({"filters": 0}, r"attention\.filters must be at least 1, not 0"),
         ({"reach": -1}, r"attention\.reach must be at least 0, not -1"),
-        ({"segment": -1}, r"attention\.segment must be at least 0, not -1"),
+        ({"block_size": -1}, r"attention\.block_size must be at least 0, not -1"),
         (
-            {"kind": "dot", "segment": 9},
-            r"attention\.segment must be 0 where kind is dot",
+            {"kind": "dot", "block_size": 9},
+            r"attention\.block_size must be 0 where kind is dot",
         ),
         ({"heads": 0}, r"attention\.heads must be at least 1, not 0"),
         ({"heads": 2}, r"attention\.heads must be 1 where kind is location"),
@@ -471,28 +473,28 @@ def test_the_smallest_settings_work() -> None:
     for kind, activation in itertools.product(KINDS, ACTIVATIONS):
         config = AttentionConfig(kind, 1, activation, filters=1, reach=0)
         attention = build_attention(config, 1, 1)
-        memory = attention.remember(torch.randn(1, 1, 1), _lens(1))
+        memory = attention.precompute(torch.randn(1, 1, 1), _lens(1))
 
-        glance = look(attention, torch.randn(1, 1), memory, torch.ones(1, 1))
+        output = look(attention, torch.randn(1, 1), memory, torch.ones(1, 1))
 
-        assert glance.weights.tolist() == [[1.0]]
+        assert output.weights.tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("detach_keys", [False, True])
 def test_keys_that_stand_apart_teach_what_was_heard_nothing(
-    kind: str, apart: bool
+    kind: str, detach_keys: bool
 ) -> None:
     attention = build(kind)
     h = torch.randn(B, J, H, requires_grad=True)
 
-    memory = attention.remember(h, _lens(7, 4, 1), apart=apart)
+    memory = attention.precompute(h, _lens(7, 4, 1), detach_keys=detach_keys)
 
     assert memory.h is h
     torch.autograd.backward(memory.keys.sum() + 0 * h.sum())
     assert attention.key.weight.grad is not None
     assert h.grad is not None
-    assert bool(h.grad.any()) is not apart
+    assert bool(h.grad.any()) is not detach_keys
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -512,8 +514,8 @@ def test_attention_as_such_has_no_energies() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_runs_on_the_gpu(kind: str) -> None:
     attention = build(kind).cuda()
-    memory = attention.remember(torch.randn(B, J, H).cuda(), _lens(7, 4, 1))
+    memory = attention.precompute(torch.randn(B, J, H).cuda(), _lens(7, 4, 1))
 
-    glance = look(attention, torch.randn(B, S).cuda(), memory, attention.start(memory))
+    output = look(attention, torch.randn(B, S).cuda(), memory, attention.start(memory))
 
-    assert glance.context.shape == (B, H)
+    assert output.context.shape == (B, H)

@@ -19,13 +19,13 @@ from asr.model.storage import (
 )
 from asr.train import CONFIG
 
-FACTS = {"step": 7, "minutes": 90.0, "dev/wer": 0.4567, "dev/cer": 0.2}
+METADATA = {"step": 7, "minutes": 90.0, "dev/wer": 0.4567, "dev/cer": 0.2}
 
 
 @pytest.fixture
 def run(model: Model, tmp_path: Path) -> Path:
     """A run with a model."""
-    save_model(tmp_path / "run" / "model", model.las, model.tokenizer, FACTS)
+    save_model(tmp_path / "run" / "model", model.las, model.tokenizer, METADATA)
     (tmp_path / "run" / RUN_SETTINGS).write_text("training:\n  seed: 1\n")
     return tmp_path / "run"
 
@@ -44,7 +44,7 @@ def test_a_run_becomes_a_model_of_half_size_with_a_card(
     assert names(exported.folder) == {WEIGHTS, DESCRIPTION, CARD}
     assert names(tmp_path / "a") == {"mine"}
     loaded = load_model(exported.folder)
-    assert loaded.facts == FACTS
+    assert loaded.metadata == METADATA
     for name, weight in model.las.state_dict().items():
         assert torch.equal(loaded.las.state_dict()[name], weight.half().float()), name
 
@@ -142,7 +142,7 @@ def test_an_empty_folder_and_a_damaged_model_are_replaced(
 
     export(run, folder)
 
-    assert load_model(folder).facts == FACTS
+    assert load_model(folder).metadata == METADATA
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_the_old_model_comes_back_when_the_new_one_cannot_take_its_place(
     with pytest.raises(CheckpointError, match=r"cannot be replaced \(No space left"):
         export(run, folder)
 
-    assert load_model(folder).facts == FACTS
+    assert load_model(folder).metadata == METADATA
     assert names(tmp_path) == {"run", "mine"}
 
 

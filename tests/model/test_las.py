@@ -9,7 +9,7 @@ from asr.decoding import Hypothesis, SearchConfig, beam_search, greedy_search
 from asr.features import NUM_MELS
 from asr.model.attention import KINDS, AttentionConfig
 from asr.model.las import LAS, LASConfig
-from asr.model.listener import Heard, Listener, ListenerConfig
+from asr.model.listener import Listener, ListenerConfig, ListenerOutput
 from asr.model.speller import SpellerConfig, Spelling
 
 V, SOS, EOS = 7, 1, 2
@@ -36,8 +36,8 @@ def features_of(num_utterances: int, num_frames: int) -> Tensor:
 
 def run(
     las: LAS, features: Tensor, num_frames: Sequence[int], inputs: Tensor
-) -> tuple[Spelling, Tensor, Heard]:
-    said: tuple[Spelling, Tensor, Heard]
+) -> tuple[Spelling, Tensor, ListenerOutput]:
+    said: tuple[Spelling, Tensor, ListenerOutput]
     said = las(features, torch.tensor(num_frames), inputs)
     return said
 
@@ -140,13 +140,13 @@ def test_every_weight_is_trained() -> None:
 class HalfListener(Listener):
     """A listener that hears the same in whatever it is told, in half precision."""
 
-    def __init__(self, heard: Heard) -> None:
+    def __init__(self, heard: ListenerOutput) -> None:
         super().__init__(ListenerConfig(size=4), NUM_MELS)
         self.heard = heard
 
-    def forward(self, x: Tensor, num_frames: Tensor) -> Heard:
+    def forward(self, x: Tensor, num_frames: Tensor) -> ListenerOutput:
         h, num_steps, ctc_h, num_ctc_steps = self.heard
-        return Heard(h.bfloat16(), num_steps, ctc_h.bfloat16(), num_ctc_steps)
+        return ListenerOutput(h.bfloat16(), num_steps, ctc_h.bfloat16(), num_ctc_steps)
 
 
 def test_the_speller_works_in_full_precision_under_autocast() -> None:
@@ -155,7 +155,7 @@ def test_the_speller_works_in_full_precision_under_autocast() -> None:
     heard = las.listen(features, torch.tensor([30, 9]))
     heard = heard._replace(h=heard.h.bfloat16().float())
     las.listener = HalfListener(heard)  # in bfloat16, as under autocast on a GPU
-    expected = las.speller.spell(las.remember(heard), inputs).logits
+    expected = las.speller.spell(las.precompute(heard), inputs).logits
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         spelling, ctc_log_probs, _ = run(las, features, [30, 9], inputs)
@@ -176,7 +176,7 @@ def test_reordered_hypotheses_score_as_their_spelling_does(
     las = build(kind)
     num_frames = [24, 5, 17]
     heard = las.listen(features_of(3, 24), torch.tensor(num_frames))
-    memory, steps = las.remember(heard), las.steps(heard)
+    memory, steps = las.precompute(heard), las.steps(heard)
     state = steps.start()
     groups = [[(utterance, [SOS])] for utterance in range(3)]
 
@@ -213,7 +213,7 @@ def test_what_is_no_longer_searched_is_no_longer_kept() -> None:
     state = steps.select(state, torch.tensor([[2, 2]]))
 
     assert len(state.memory.h) == 1
-    assert torch.equal(state.memory.keys[0], las.remember(heard).keys[2])
+    assert torch.equal(state.memory.keys[0], las.precompute(heard).keys[2])
     assert len(state.kept) == len(state.weights) == 2
 
 
@@ -230,7 +230,7 @@ def test_scores_are_log_probabilities() -> None:
 # Searched
 
 
-def search(las: LAS, heard: Heard, beam_size: int) -> list[list[Hypothesis]]:
+def search(las: LAS, heard: ListenerOutput, beam_size: int) -> list[list[Hypothesis]]:
     config = SearchConfig(beam_size, length_norm=0.0)
     limits = torch.full_like(heard.num_steps, 6)
     return beam_search(las.steps(heard), config, sos=SOS, eos=EOS, max_lengths=limits)
@@ -241,7 +241,7 @@ def search(las: LAS, heard: Heard, beam_size: int) -> list[list[Hypothesis]]:
 def test_hypotheses_carry_the_probability_of_their_spelling(kind: str) -> None:
     las = build(kind)
     heard = las.listen(features_of(2, 24), torch.tensor([24, 9]))
-    memory = las.remember(heard)
+    memory = las.precompute(heard)
 
     found = search(las, heard, beam_size=4)
 

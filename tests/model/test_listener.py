@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from asr.model.listener import Heard, Listener, ListenerConfig, in_bytes, join
+from asr.model.listener import (
+    Listener,
+    ListenerConfig,
+    ListenerOutput,
+    quantize_int8,
+    stack_frames,
+)
 from asr.model.lstm import BidirectionalLSTM
 
 F, SIZE = 4, 3
@@ -15,8 +21,8 @@ def build(*reductions: int, dropout: float = 0.0) -> Listener:
     return Listener(config, num_features=F)
 
 
-def listen(listener: Listener, x: Tensor, *num_frames: int) -> Heard:
-    heard: Heard = listener(x, torch.tensor(num_frames))
+def listen(listener: Listener, x: Tensor, *num_frames: int) -> ListenerOutput:
+    heard: ListenerOutput = listener(x, torch.tensor(num_frames))
     return heard
 
 
@@ -37,7 +43,7 @@ def test_neighbours_are_joined_and_zeros_fill_the_last(
 ) -> None:
     x = torch.arange(1.0, 9.0).view(1, 4, 2)
 
-    assert join(x, reduction).tolist() == [expected]
+    assert stack_frames(x, reduction).tolist() == [expected]
 
 
 # One layer: parity with torch's packed sequences
@@ -92,7 +98,7 @@ def test_the_pyramid_is_its_layers_one_after_the_other() -> None:
 
     h, ctc_h = x, x
     for index, reduction in enumerate((2, 1, 3)):
-        h = join(h, reduction)
+        h = stack_frames(h, reduction)
         lstm = listener.layers[index]
         assert isinstance(lstm, BidirectionalLSTM)
         backwards = lstm.backwards(h.flip(1))[0].flip(1)
@@ -274,7 +280,7 @@ def test_a_listener_in_bytes_hears_nearly_the_same() -> None:
     x = torch.randn(2, 20, F)
     before = listen(listener, x, 20, 11).h
 
-    heard = listen(in_bytes(listener), x, 20, 11)
+    heard = listen(quantize_int8(listener), x, 20, 11)
 
     difference = (heard.h - before).abs().max()
     assert 0 < float(difference) < 0.2

@@ -2,14 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from asr.model.quantized import Int8LSTM, Int8Product, Product
+from asr.model.quantized import Float32Linear, Int8Linear, Int8LSTM
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
 def test_a_product_is_that_of_the_layer(bias: bool) -> None:
     layer, x = nn.Linear(7, 5, bias=bias), torch.randn(3, 7)
-    product = Product(layer.weight, layer.bias)
+    product = Float32Linear(layer.weight, layer.bias)
 
     torch.testing.assert_close(product(x), layer(x))
     assert product.size == 5
@@ -19,16 +19,16 @@ def test_a_product_is_that_of_the_layer(bias: bool) -> None:
 def test_a_product_in_bytes_is_within_a_hundredth() -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(64, 48), torch.randn(8, 64)
-    product = Int8Product(layer.weight, layer.bias)
+    product = Int8Linear(layer.weight, layer.bias)
 
     error = (product(x) - layer(x)).norm() / layer(x).norm()
 
     assert 0 < float(error) < 0.02
 
 
-@pytest.mark.parametrize("kind", [Product, Int8Product])
+@pytest.mark.parametrize("kind", [Float32Linear, Int8Linear])
 @torch.no_grad()
-def test_a_product_can_be_added_to_sums(kind: type[Product | Int8Product]) -> None:
+def test_a_product_can_be_added_to_sums(kind: type[Float32Linear | Int8Linear]) -> None:
     layer, x = nn.Linear(7, 5), torch.randn(3, 7)
     product, sums = kind(layer.weight, None), torch.ones(3, 5)
 
@@ -41,7 +41,7 @@ def test_a_product_can_be_added_to_sums(kind: type[Product | Int8Product]) -> No
 def test_a_small_row_keeps_its_own_scale() -> None:
     weight = torch.tensor([[100.0, -50.0], [0.001, 0.0005], [0.0, 0.0]])
 
-    y = Int8Product(weight, None)(torch.tensor([[1.0, 0.0]]))
+    y = Int8Linear(weight, None)(torch.tensor([[1.0, 0.0]]))
 
     torch.testing.assert_close(y[0], weight[:, 0], rtol=0.02, atol=1e-6)
 

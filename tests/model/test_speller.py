@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.model.attention import KINDS, AttentionConfig, Memory
+from asr.model.attention import KINDS, AttentionConfig, AttentionMemory
 from asr.model.speller import Speller, SpellerConfig, SpellerState, Spelling
 
 J, H, V, SOS = 6, 4, 7, 1
@@ -19,9 +19,9 @@ def build(kind: str = "location", layers: int = 2, dropout: float = 0.0) -> Spel
     )
 
 
-def memory_of(speller: Speller, *num_steps: int) -> Memory:
+def memory_of(speller: Speller, *num_steps: int) -> AttentionMemory:
     h = torch.randn(len(num_steps), J, H)
-    return speller.attention.remember(h, torch.tensor(num_steps))
+    return speller.attention.precompute(h, torch.tensor(num_steps))
 
 
 def targets(num_utterances: int, num_tokens: int) -> Tensor:
@@ -62,12 +62,14 @@ def test_single_steps_spell_what_the_whole_does(kind: str, layers: int) -> None:
 def test_an_utterance_is_spelled_alone_as_in_a_batch(kind: str) -> None:
     speller = build(kind)
     h, inputs, num_steps = torch.randn(3, J, H), targets(3, 4), torch.tensor([6, 2, 4])
-    memory = speller.attention.remember(h, num_steps)
+    memory = speller.attention.precompute(h, num_steps)
 
     together = speller.spell(memory, inputs)
 
     for b, length in enumerate(num_steps.tolist()):
-        memory = speller.attention.remember(h[b : b + 1, :length], num_steps[b : b + 1])
+        memory = speller.attention.precompute(
+            h[b : b + 1, :length], num_steps[b : b + 1]
+        )
         alone = speller.spell(memory, inputs[b : b + 1])
         torch.testing.assert_close(together.logits[b], alone.logits[0])
         torch.testing.assert_close(together.weights[b, :, :length], alone.weights[0])
@@ -167,7 +169,7 @@ class Fake(Speller):
         self.said: Tensor | None = None
         """(V,) logits in place of one more than each input."""
 
-    def spell(self, memory: Memory, inputs: Tensor) -> Spelling:
+    def spell(self, memory: AttentionMemory, inputs: Tensor) -> Spelling:
         self.fed.append(inputs)
         self.graphs.append(torch.is_grad_enabled())
         logits = 1e4 * torch.nn.functional.one_hot(inputs + 1, 100).float()

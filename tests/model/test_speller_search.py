@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
-from asr.model.attention import ACTIVATIONS, KINDS, AttentionConfig, Memory
+from asr.model.attention import ACTIVATIONS, KINDS, AttentionConfig, AttentionMemory
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import Speller, SpellerConfig, SpellerState
@@ -13,8 +13,8 @@ from asr.model.speller_search import LASSteps, StepWeights
 
 V, SOS, EOS, H = 9, 1, 2, 6
 HEADS = [("dot", heads, 0) for heads in (2, 3, 6)]
-SEGMENTS = [("location", 1, segment) for segment in (1, 2, 7, 9)]
-SEGMENTS += [("additive", 1, 3)]
+BLOCKS = [("location", 1, block_size) for block_size in (1, 2, 7, 9)]
+BLOCKS += [("additive", 1, 3)]
 
 
 def build(
@@ -22,10 +22,10 @@ def build(
     layers: int = 1,
     activation: str = "tanh",
     heads: int = 1,
-    segment: int = 0,
+    block_size: int = 0,
 ) -> Speller:
     torch.manual_seed(0)
-    attention = AttentionConfig(kind, 5 * heads, activation, 2, 2, heads, segment)
+    attention = AttentionConfig(kind, 5 * heads, activation, 2, 2, heads, block_size)
     speller = Speller(SpellerConfig(4, layers, 3), attention, H, V).eval()
     with torch.no_grad():  # sharper, so that hypotheses differ
         for parameter in speller.parameters():
@@ -33,13 +33,16 @@ def build(
     return speller
 
 
-def memory_of(speller: Speller, *num_steps: int) -> Memory:
+def memory_of(speller: Speller, *num_steps: int) -> AttentionMemory:
     h = torch.randn(len(num_steps), max(num_steps), H)
-    return speller.attention.remember(h, torch.tensor(num_steps))
+    return speller.attention.precompute(h, torch.tensor(num_steps))
 
 
 def steps_of(
-    speller: Speller, memory: Memory, coverage: float = 0.0, precision: str = "float32"
+    speller: Speller,
+    memory: AttentionMemory,
+    coverage: float = 0.0,
+    precision: str = "float32",
 ) -> LASSteps:
     weights = StepWeights(speller, precision)
     return LASSteps(weights, memory, speller.attention.start(memory), coverage)
@@ -48,21 +51,21 @@ def steps_of(
 class Plain:
     """The plain formula as a step model."""
 
-    def __init__(self, speller: Speller, memory: Memory) -> None:
+    def __init__(self, speller: Speller, memory: AttentionMemory) -> None:
         self.speller, self.memory = speller, memory
 
-    def start(self) -> tuple[SpellerState, Memory]:
+    def start(self) -> tuple[SpellerState, AttentionMemory]:
         return self.speller.start(self.memory), self.memory
 
     def step(
-        self, tokens: Tensor, state: tuple[SpellerState, Memory]
-    ) -> tuple[Tensor, tuple[SpellerState, Memory]]:
+        self, tokens: Tensor, state: tuple[SpellerState, AttentionMemory]
+    ) -> tuple[Tensor, tuple[SpellerState, AttentionMemory]]:
         logits, speller = self.speller.step(tokens, *state)
         return logits.log_softmax(dim=-1), (speller, state[1])
 
     def select(
-        self, state: tuple[SpellerState, Memory], rows: Tensor
-    ) -> tuple[SpellerState, Memory]:
+        self, state: tuple[SpellerState, AttentionMemory], rows: Tensor
+    ) -> tuple[SpellerState, AttentionMemory]:
         speller, memory = state
         hypotheses = len(speller.context) // len(memory.h)
         return speller.select(rows.flatten()), memory.select(rows[:, 0] // hypotheses)
@@ -80,14 +83,14 @@ def search(model: StepModel[Any], count: int) -> list[list[Hypothesis]]:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize(
-    ("kind", "heads", "segment"),
-    [*((kind, 1, 0) for kind in KINDS), *HEADS, *SEGMENTS],
+    ("kind", "heads", "block_size"),
+    [*((kind, 1, 0) for kind in KINDS), *HEADS, *BLOCKS],
 )
 @torch.no_grad()
 def test_a_search_finds_what_it_finds_by_the_plain_formula(
-    kind: str, heads: int, segment: int, layers: int, activation: str
+    kind: str, heads: int, block_size: int, layers: int, activation: str
 ) -> None:
-    speller = build(kind, layers, activation, heads, segment)
+    speller = build(kind, layers, activation, heads, block_size)
     memory = memory_of(speller, 7, 3, 5)
 
     fast = search(steps_of(speller, memory), 3)
@@ -100,12 +103,12 @@ def test_a_search_finds_what_it_finds_by_the_plain_formula(
         )
 
 
-@pytest.mark.parametrize(("kind", "heads", "segment"), [*HEADS, *SEGMENTS])
+@pytest.mark.parametrize(("kind", "heads", "block_size"), [*HEADS, *BLOCKS])
 @torch.no_grad()
 def test_each_step_is_that_of_the_plain_formula(
-    kind: str, heads: int, segment: int
+    kind: str, heads: int, block_size: int
 ) -> None:
-    speller = build(kind, heads=heads, segment=segment)
+    speller = build(kind, heads=heads, block_size=block_size)
     memory = memory_of(speller, 7, 3, 5)
     fast, plain = steps_of(speller, memory), Plain(speller, memory)
     state, plain_state = fast.start(), plain.start()
@@ -128,12 +131,12 @@ def test_a_step_leaves_weights_and_state_as_they_were(layers: int) -> None:
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("segment", [0, 3])
+@pytest.mark.parametrize("block_size", [0, 3])
 @pytest.mark.parametrize("rows", [1, 3, 4, 8])
 def test_what_is_beyond_the_cache_is_looked_at_in_pieces(
-    rows: int, segment: int, monkeypatch: pytest.MonkeyPatch
+    rows: int, block_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    speller = build(segment=segment)
+    speller = build(block_size=block_size)
     memory = memory_of(speller, 7, 3, 5)
     whole = search(steps_of(speller, memory), 3)
 
@@ -151,13 +154,13 @@ def test_what_is_beyond_the_cache_is_looked_at_in_pieces(
 
 
 @pytest.mark.parametrize(
-    ("kind", "heads", "segment"), [("location", 1, 0), *HEADS[:1], *SEGMENTS[:2]]
+    ("kind", "heads", "block_size"), [("location", 1, 0), *HEADS[:1], *BLOCKS[:2]]
 )
 @pytest.mark.parametrize("layers", [1, 2])
 def test_bytes_are_nearly_as_exact(
-    layers: int, kind: str, heads: int, segment: int
+    layers: int, kind: str, heads: int, block_size: int
 ) -> None:
-    speller = build(kind, layers, heads=heads, segment=segment)
+    speller = build(kind, layers, heads=heads, block_size=block_size)
     memory = memory_of(speller, 7, 3)
     tokens = torch.tensor([SOS, SOS])
     steps, exact = (steps_of(speller, memory, 0.0, p) for p in ("int8", "float32"))
@@ -231,7 +234,7 @@ def test_unheard_the_speller_writes_as_if_all_contexts_were_zero(
         SpellerConfig(4, layers, 3),
     )
     las = LAS(config, V).eval()
-    model, speller = las.unheard(2), las.speller
+    model, speller = las.internal_lm(2), las.speller
     state, tokens = model.start(), torch.full((2,), SOS)
     hidden = [torch.zeros(2, 4) for _ in range(layers)]
     cells = [torch.zeros(2, 4) for _ in range(layers)]

@@ -34,7 +34,7 @@ from asr.tensor_files import read_tensors, write_tensors
 from asr.text import CharTokenizer
 
 TOKENIZER = CharTokenizer(" ABC")
-FACTS = {"step": 7, "wer": {"dev-clean": 0.051}, "from": "tests\u2028é"}
+METADATA = {"step": 7, "wer": {"dev-clean": 0.051}, "from": "tests\u2028é"}
 CONFIG = LASConfig(
     ListenerConfig(size=3, reductions=[2, 1], dropout=0.1),
     AttentionConfig("location", size=4, filters=2, reach=1),
@@ -52,7 +52,7 @@ def network() -> LAS:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A model folder as it should be."""
-    save_model(tmp_path / "model", network(), TOKENIZER, FACTS)
+    save_model(tmp_path / "model", network(), TOKENIZER, METADATA)
     return tmp_path / "model"
 
 
@@ -99,12 +99,12 @@ def refuses(folder: Path, message: str) -> None:
 def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
     las = network()
 
-    save_model(tmp_path / "a" / "model", las, TOKENIZER, FACTS)
+    save_model(tmp_path / "a" / "model", las, TOKENIZER, METADATA)
     model = load_model(tmp_path / "a" / "model")
 
     assert model.las.config == CONFIG
     assert model.tokenizer == TOKENIZER
-    assert model.facts == FACTS
+    assert model.metadata == METADATA
     assert not model.las.training
     for name, weight in las.state_dict().items():
         assert torch.equal(model.las.state_dict()[name], weight), name
@@ -114,8 +114,8 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_a_model_of_half_size_comes_back_nearly_as_it_was(tmp_path: Path) -> None:
     las = network()
 
-    save_model(tmp_path / "half", las, TOKENIZER, FACTS, half=True)
-    save_model(tmp_path / "whole", las, TOKENIZER, FACTS)
+    save_model(tmp_path / "half", las, TOKENIZER, METADATA, half=True)
+    save_model(tmp_path / "whole", las, TOKENIZER, METADATA)
     model = load_model(tmp_path / "half")
 
     stored, _ = read_tensors(tmp_path / "half" / WEIGHTS)
@@ -131,7 +131,7 @@ def test_a_model_of_half_size_comes_back_nearly_as_it_was(tmp_path: Path) -> Non
 def test_other_weights_can_be_written_in_place_of_the_networks(tmp_path: Path) -> None:
     las, other = network(), network()
 
-    save_model(tmp_path, las, TOKENIZER, FACTS, weights=other.state_dict())
+    save_model(tmp_path, las, TOKENIZER, METADATA, weights=other.state_dict())
 
     assert torch.equal(logits_of(load_model(tmp_path).las), logits_of(other))
 
@@ -141,7 +141,7 @@ def test_a_model_is_written_over_an_older_one(folder: Path) -> None:
 
     save_model(folder, las, TOKENIZER, {"step": 8})
 
-    assert load_model(folder).facts == {"step": 8}
+    assert load_model(folder).metadata == {"step": 8}
     assert torch.equal(logits_of(load_model(folder).las), logits_of(las))
     assert {path.name for path in folder.iterdir()} == {WEIGHTS, DESCRIPTION}
 
@@ -150,7 +150,7 @@ def test_the_network_in_training_is_left_as_it_was(tmp_path: Path) -> None:
     las = network().train()
     before = {name: weight.clone() for name, weight in las.state_dict().items()}
 
-    save_model(tmp_path, las, TOKENIZER, FACTS, half=True)
+    save_model(tmp_path, las, TOKENIZER, METADATA, half=True)
 
     assert las.training
     for name, weight in las.state_dict().items():
@@ -158,13 +158,13 @@ def test_the_network_in_training_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_description_written_by_hand_is_read(folder: Path) -> None:
-    change = put("facts", {"from": "Zürich"})
+    change = put("metadata", {"from": "Zürich"})
     description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     change(description)
     text = json.dumps(description, ensure_ascii=False)
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
 
-    assert load_model(folder).facts == {"from": "Zürich"}
+    assert load_model(folder).metadata == {"from": "Zürich"}
 
 
 def test_settings_come_back_out_of_a_tree() -> None:
@@ -209,7 +209,7 @@ def test_what_is_no_description_is_refused(folder: Path, content: bytes) -> None
     refuses(folder, re.escape(f"{folder / DESCRIPTION}: does not describe a model"))
 
 
-@pytest.mark.parametrize("key", ["format", "las", "tokenizer", "facts"])
+@pytest.mark.parametrize("key", ["format", "las", "tokenizer", "metadata"])
 def test_a_description_without_one_of_its_parts_is_refused(
     folder: Path, key: str
 ) -> None:
@@ -232,7 +232,7 @@ def test_a_model_of_another_format_is_refused(folder: Path, number: object) -> N
     refuses(
         folder,
         rf"model\.json: is a model of format {number!r}, this version reads formats 1 "
-        r"and 2 \(update asr, or train the model again\)$",
+        r"to 3 \(update asr, or train the model again\)$",
     )
 
 
@@ -247,8 +247,8 @@ def test_a_model_of_another_format_is_refused(folder: Path, number: object) -> N
         ("las.listener.reductions", [], r"listener\.reductions must be numbers"),
         ("las.attention.kind", "hard", r"attention\.kind must be one of"),
         ("las.speller.dropout", 2, r"speller\.dropout is a share"),
-        ("facts", "text", ""),
-        ("facts", 3, "not iterable"),
+        ("metadata", "text", ""),
+        ("metadata", 3, "not iterable"),
     ],
 )
 def test_an_altered_setting_is_refused(
@@ -362,7 +362,7 @@ def test_a_single_altered_bit_is_told(folder: Path) -> None:
 
 
 def test_weights_of_another_model_of_the_same_sizes_are_told(folder: Path) -> None:
-    save_model(folder.parent / "other", network(), TOKENIZER, FACTS)
+    save_model(folder.parent / "other", network(), TOKENIZER, METADATA)
     (folder.parent / "other" / WEIGHTS).replace(folder / WEIGHTS)
 
     refuses(folder, "its checksum is another")
@@ -374,7 +374,7 @@ def test_a_model_from_before_there_were_checksums_is_read(folder: Path) -> None:
 
     model = load_model(folder)
 
-    assert model.facts == FACTS
+    assert model.metadata == METADATA
     assert torch.equal(logits_of(model.las), logits_of(before.las))
     assert further_files(folder) == []
     assert read_further(folder, "confidence.json") is None
@@ -382,6 +382,22 @@ def test_a_model_from_before_there_were_checksums_is_read(folder: Path) -> None:
     assert further_files(folder) == []
     with pytest.raises(CheckpointError, match="up to date: asr export"):
         add_further(folder, "confidence.json", b"{}")
+
+
+def test_a_model_of_version_0_1_is_read(folder: Path) -> None:
+    def as_before(tree: dict[str, Any]) -> None:
+        tree["format"] = 2
+        tree["facts"] = tree.pop("metadata")
+        attention = tree["las"]["attention"]
+        attention["segment"] = attention.pop("block_size")
+
+    logits = logits_of(load_model(folder).las)
+    alter(folder, as_before)
+
+    model = load_model(folder)
+
+    assert model.metadata == METADATA
+    assert torch.equal(logits_of(model.las), logits)
 
 
 @pytest.mark.parametrize(
@@ -449,7 +465,7 @@ def test_a_link_within_the_folder_and_one_to_the_folder_are_followed(
     (folder / WEIGHTS).symlink_to("weights")
     (folder.parent / "link").symlink_to(folder)
 
-    assert load_model(folder.parent / "link").facts == FACTS
+    assert load_model(folder.parent / "link").metadata == METADATA
 
 
 def test_a_link_to_itself_and_a_folder_are_no_weights(folder: Path) -> None:
@@ -471,7 +487,7 @@ def test_a_further_file_comes_back_and_is_checked(folder: Path) -> None:
 
     assert read_further(folder, "confidence.json") == b"[1, 2]"
     assert further_files(folder) == ["confidence.json"]
-    assert load_model(folder).facts == FACTS
+    assert load_model(folder).metadata == METADATA
     (folder / "confidence.json").write_bytes(b"[1, 3]")
     refuses(folder, r"confidence\.json: is damaged, or not the file")
 
@@ -480,10 +496,12 @@ def test_a_file_of_an_older_model_in_the_folder_is_not_read(folder: Path) -> Non
     assert read_further(folder, "confidence.json") is None
     add_further(folder, "confidence.json", b"[1]")
 
-    save_model(folder, network(), TOKENIZER, FACTS)
+    save_model(folder, network(), TOKENIZER, METADATA)
     assert read_further(folder, "confidence.json") is None
 
-    save_model(folder, network(), TOKENIZER, FACTS, further={"confidence.json": b"[2]"})
+    save_model(
+        folder, network(), TOKENIZER, METADATA, further={"confidence.json": b"[2]"}
+    )
     assert read_further(folder, "confidence.json") == b"[2]"
 
 
@@ -555,7 +573,7 @@ def test_whatever_is_altered_a_model_comes_or_a_checkpoint_error(
     refusals = list[str]()
     for seed in seeds:
         folder = tmp_path / str(seed)
-        save_model(folder, network(), TOKENIZER, FACTS)
+        save_model(folder, network(), TOKENIZER, METADATA)
         damage(folder, seed)
         try:
             model = load_model(folder)
@@ -577,14 +595,14 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
     message = re.escape(f"{folder}: cannot be made (Not a directory)")
     with pytest.raises(CheckpointError, match=message):
-        save_model(folder, network(), TOKENIZER, FACTS)
+        save_model(folder, network(), TOKENIZER, METADATA)
 
 
 def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("a file")
 
     with pytest.raises(CheckpointError, match=r"model: cannot be made \(File exists\)"):
-        save_model(tmp_path / "model", network(), TOKENIZER, FACTS)
+        save_model(tmp_path / "model", network(), TOKENIZER, METADATA)
 
 
 class Trap:

@@ -23,7 +23,7 @@ COMPARISONS = [
     ("additive 4", "tanh"),
     ("additive 2", "relu"),
 ]
-"""Kind, with the heads of a dot or the steps of others' segments, and activation."""
+"""Kind, with the heads of a dot or the steps of others' blocks, and activation."""
 
 
 def attention_of(
@@ -31,9 +31,9 @@ def attention_of(
 ) -> AttentionConfig:
     kind, _, number = kind.partition(" ")
     n = int(number or 1)
-    heads, segment = (n, 0) if kind == "dot" else (1, n if number else 0)
+    heads, block_size = (n, 0) if kind == "dot" else (1, n if number else 0)
     return AttentionConfig(
-        kind, heads * size, activation, filters, reach, heads, segment
+        kind, heads * size, activation, filters, reach, heads, block_size
     )
 
 
@@ -68,7 +68,7 @@ class Case:
         self.inputs = torch.randint(V, (batch, tokens))
 
     def spell(self, *, by_steps: bool = False) -> Spelling:
-        memory = self.speller.attention.remember(self.h, self.num_steps)
+        memory = self.speller.attention.precompute(self.h, self.num_steps)
         if by_steps:
             return self.speller.spell_by_steps(memory, self.inputs)
         return self.speller.spell(memory, self.inputs)
@@ -153,7 +153,7 @@ class Whole(nn.Module):
         self.speller, self.case = case.speller, case
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        memory = self.speller.attention.remember(h, self.case.num_steps)
+        memory = self.speller.attention.precompute(h, self.case.num_steps)
         logits, weights = self.speller.spell(memory, self.case.inputs)
         return logits, weights
 
@@ -222,7 +222,7 @@ def test_values_are_the_same_without_gradients() -> None:
 def test_the_gates_that_are_handed_in_are_left_as_they_were() -> None:
     case = Case()
     cells = [cell for cell in case.speller.cells if isinstance(cell, nn.LSTMCell)]
-    memory = case.speller.attention.remember(case.h, case.num_steps)
+    memory = case.speller.attention.precompute(case.h, case.num_steps)
     gates = torch.randn(3, len(case.h), 4 * cells[0].hidden_size, dtype=torch.float64)
     before = gates.clone()
 

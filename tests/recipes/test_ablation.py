@@ -71,8 +71,8 @@ def finish(folder: Path, config: Config, epochs: int | None = None) -> None:
         epoch=config.training.epochs if epochs is None else epochs,
         validations=config.training.validations,
     )
-    facts = {"place": asdict(place), "config": asdict(config)}
-    write_tensors(folder / "checkpoint.safetensors", {}, facts)
+    metadata = {"place": asdict(place), "config": asdict(config)}
+    write_tensors(folder / "checkpoint.safetensors", {}, metadata)
 
 
 def history(rate: float) -> str:

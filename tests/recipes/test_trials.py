@@ -13,10 +13,10 @@ import torch
 from asr.audio import SAMPLE_RATE, read_waveform
 from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.config import DecodingConfig
-from asr.decoding.ctc_alignment import Spikes
+from asr.decoding.ctc_alignment import CTCAlignment
 from asr.decoding.search import Hypothesis
 from asr.inference.recognizer import CALIBRATION, Recognizer
-from asr.inference.search_result import Finding
+from asr.inference.search_result import SearchResult
 from asr.model.storage import Model, load_model
 from recipes.librispeech import calibrate, long, robustness
 
@@ -44,22 +44,22 @@ def manifest(utterances: list[Utterance], tmp_path: Path) -> Path:
     return tmp_path / "dev.jsonl"
 
 
-def heard(waveforms: list[torch.Tensor]) -> list[Finding]:
+def heard(waveforms: list[torch.Tensor]) -> list[SearchResult]:
     """A, B and C with good reasons, X with none, whatever is said."""
     text = "A B C X"
     log_probs = torch.tensor([-0.1, -0.1, -0.1, -0.1, -0.1, -0.1, -9.0])
     steps = torch.arange(7.0)
-    finding = Finding(
+    result = SearchResult(
         hypotheses=[Hypothesis(tuple(range(7)), -1.0)],
         texts=[text],
-        heard=Spikes(steps, steps + 1, log_probs),
+        alignment=CTCAlignment(steps, steps + 1, log_probs),
         log_probs=torch.cat((log_probs, torch.zeros(1))),
         weights=torch.zeros(8, 9),
         seconds_per_ctc_step=0.04,
         seconds_per_step=0.04,
         duration=1.0,
     )
-    return [finding] * len(waveforms)
+    return [result] * len(waveforms)
 
 
 def test_calibration_learns_which_words_are_right(

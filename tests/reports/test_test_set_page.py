@@ -255,8 +255,8 @@ def test_without_errors_there_is_no_worst(write: Write) -> None:
 
 def test_what_is_said_cannot_break_the_page(write: Write, tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script> & <img src=x> \" ' $style {}"
-    facts = {"model": f"/m/{evil}", "decoding": {evil: evil}, "faults": [evil]}
-    (tmp_path / "decode.json").write_text(json.dumps(facts))
+    metadata = {"model": f"/m/{evil}", "decoding": {evil: evil}, "faults": [evil]}
+    (tmp_path / "decode.json").write_text(json.dumps(metadata))
 
     content = write([evil, evil], ["A", evil + " B"], [evil, "1"])
 
@@ -292,13 +292,13 @@ def test_each_entry_of_the_contents_leads_somewhere(write: Write, run: Path) -> 
 
 
 def test_model_and_settings_are_those_of_decode(write: Write, tmp_path: Path) -> None:
-    facts = {
+    metadata = {
         "model": "/models/las_mini",
         "decoding": {"beam_size": 8},
         "seconds": 4.1,
         "faults": ["u1.flac: is broken"],
     }
-    (tmp_path / "decode.json").write_text(json.dumps(facts))
+    (tmp_path / "decode.json").write_text(json.dumps(metadata))
 
     page = Page(write())
 

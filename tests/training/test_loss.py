@@ -13,7 +13,7 @@ from asr.data.dataset import Example
 from asr.features import NUM_MELS
 from asr.model.attention import AttentionConfig
 from asr.model.las import LAS, LASConfig
-from asr.model.listener import Heard, ListenerConfig
+from asr.model.listener import ListenerConfig, ListenerOutput
 from asr.model.speller import SpellerConfig, Spelling
 from asr.text import CharTokenizer, collapse_ctc
 from asr.training.loss import (
@@ -56,10 +56,12 @@ class Told:
         self, logits: Tensor, weights: Tensor, ctc: Tensor, num_ctc_steps: list[int]
     ) -> None:
         steps, nothing = torch.tensor(num_ctc_steps), torch.empty(0)
-        heard = Heard(nothing, (steps + 1) // 2, nothing, steps)
+        heard = ListenerOutput(nothing, (steps + 1) // 2, nothing, steps)
         self.said = Spelling(logits, weights), ctc, heard
 
-    def __call__(self, *_: object, apart: bool) -> tuple[Spelling, Tensor, Heard]:
+    def __call__(
+        self, *_: object, detach_keys: bool
+    ) -> tuple[Spelling, Tensor, ListenerOutput]:
         return self.said
 
 

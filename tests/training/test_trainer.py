@@ -138,8 +138,8 @@ def checkpoint(folder: Path) -> dict[str, Tensor]:
 
 
 def place(folder: Path) -> dict[str, Any]:
-    facts = read_tensors(folder / "checkpoint.safetensors")[1]
-    return dict(facts["place"])
+    metadata = read_tensors(folder / "checkpoint.safetensors")[1]
+    return dict(metadata["place"])
 
 
 def part(folder: Path, prefix: str) -> dict[str, Tensor]:
@@ -356,10 +356,10 @@ def test_the_settings_are_in_the_folder_and_in_the_checkpoint(
     corpus: Path, whole: Path
 ) -> None:
     config = settings(corpus)
-    facts = read_tensors(whole / "checkpoint.safetensors")[1]
+    metadata = read_tensors(whole / "checkpoint.safetensors")[1]
 
     assert load_config(whole / "config.yaml") == config
-    written = facts["config"]
+    written = metadata["config"]
     assert written.pop("tokenizer") == CharTokenizer().to_dict()
     assert written == json.loads(json.dumps(asdict(config)))
     assert place(whole)["epoch"] == 3
@@ -423,9 +423,9 @@ def test_the_model_holds_the_averaged_weights(corpus: Path, tmp_path: Path) -> N
     own, average = part(tmp_path, "model."), part(tmp_path, "average.")
     assert_same(dict(model.las.state_dict()), average)
     assert not torch.equal(own["ctc.weight"], average["ctc.weight"])
-    assert model.facts["step"] == 4
+    assert model.metadata["step"] == 4
     (found,) = metrics(tmp_path, "dev/cer")
-    assert model.facts["dev/cer"] == round(found["dev/cer"], 4)
+    assert model.metadata["dev/cer"] == round(found["dev/cer"], 4)
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ def test_the_best_model_on_dev_is_kept(
     monkeypatch.setattr("asr.training.trainer.validate", validate_with)
     train(settings(corpus, validations=4), tmp_path)
 
-    assert load_model(tmp_path / "model").facts["step"] == best
+    assert load_model(tmp_path / "model").metadata["step"] == best
     assert place(tmp_path)["best_loss"] == min(losses)
 
 
@@ -924,14 +924,14 @@ def test_a_checkpoint_of_another_network_is_told(
     corpus: Path, tmp_path: Path, whole: Path, fault: str
 ) -> None:
     path, config = tmp_path / "checkpoint.safetensors", settings(corpus)
-    tensors, facts = read_tensors(whole / "checkpoint.safetensors")
+    tensors, metadata = read_tensors(whole / "checkpoint.safetensors")
     if fault == "another size":
         config = replace(config, speller=SpellerConfig(size=5, embedding_size=3))
     elif fault == "no place":
-        del facts["place"]
+        del metadata["place"]
     else:
-        facts["place"]["verse"] = 7
-    write_tensors(path, tensors, facts)
+        metadata["place"]["verse"] = 7
+    write_tensors(path, tensors, metadata)
 
     message = r"checkpoint\.safetensors: is of another network \(.+\)$"
     with pytest.raises(CheckpointError, match=message):
