@@ -82,8 +82,8 @@ def examine() -> Iterator[Check]:
                     name, f"cannot be imported ({_told(error)})", _install(name)
                 )
     for topic, check, needs in _CHECKS:
-        if faulty := broken & set(needs):
-            yield Check(topic, f"not examined, for want of {', '.join(sorted(faulty))}")
+        if wrong := broken & set(needs):
+            yield Check(topic, f"not examined, for want of {', '.join(sorted(wrong))}")
         else:
             yield from _carried_out(topic, check)
 
@@ -182,28 +182,28 @@ def _namesakes() -> Iterator[Check]:
 
 def _packages() -> Iterator[Check]:
     """Compare the versions that are installed with those required."""
-    found, faults = dict[str, str](), dict[str, str]()
+    found, errors = dict[str, str](), dict[str, str]()
     for name, requirement in _requirements().items():
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            faults[name] = "is not installed"
+            errors[name] = "is not installed"
             continue
         if not _fits(found[name], requirement):
-            faults[name] = f"{found[name]} is not {requirement}"
-    yield from _pair(found, faults)
-    well = [f"{n} {v}" for n, v in found.items() if n not in {*faults, *PAIR}]
+            errors[name] = f"{found[name]} is not {requirement}"
+    yield from _pair(found, errors)
+    well = [f"{n} {v}" for n, v in found.items() if n not in {*errors, *PAIR}]
     yield Check("packages", ", ".join(well))
-    for name in faults.keys() - set(PAIR):
-        yield Check(name, faults[name], _install(name))
+    for name in errors.keys() - set(PAIR):
+        yield Check(name, errors[name], _install(name))
 
 
-def _pair(found: Mapping[str, str], faults: Mapping[str, str]) -> Iterator[Check]:
+def _pair(found: Mapping[str, str], errors: Mapping[str, str]) -> Iterator[Check]:
     """Tell whether torch and torchaudio fit together, without importing them."""
     told = " and ".join(f"{n} {found.get(n, 'is not installed')}" for n in PAIR)
     made_for = {".".join(found.get(name, name).split(".")[:2]) for name in PAIR}
-    if faulty := [f"{name} {faults[name]}" for name in PAIR if name in faults]:
-        yield Check("torch", "; ".join(faulty), _install(*PAIR))
+    if wrong := [f"{name} {errors[name]}" for name in PAIR if name in errors]:
+        yield Check("torch", "; ".join(wrong), _install(*PAIR))
     elif len(made_for) > 1:
         yield Check("torch", f"{told} do not fit together", _install(*PAIR))
     else:
@@ -367,7 +367,7 @@ def _self_test() -> Iterator[Check]:
     use_one_thread()
     try:
         start = time.perf_counter()
-        text = recognizer.transcribe(waveform, rate=SAMPLE_RATE).text
+        text = recognizer.transcribe(waveform, sample_rate=SAMPLE_RATE).text
         factor = (time.perf_counter() - start) / SELF_TEST
     finally:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""The faults that a user of this package can cause, and mend.
+"""The errors that a user of this package can cause and correct.
 
 AsrError
 ├── AudioError       an audio file cannot be read, or holds no usable samples
@@ -9,7 +9,7 @@ AsrError
 ├── CheckpointError  a checkpoint or model is missing, damaged, or another's
 └── TrainingError    training cannot start, or cannot go on
 
-A fault of the *programmer* (a wrong shape, an impossible argument) is a ValueError
+An error of the *programmer* (a wrong shape, an impossible argument) is a ValueError
 or a TypeError instead: it is never caught.
 """
 

@@ -55,7 +55,7 @@ def train(config: Config, folder: Path, tokenizer: Tokenizer = _CHARACTERS) -> N
             again, to transcribe.
 
     Raises:
-        AsrError: a manifest, recording, setting or checkpoint is at fault.
+        AsrError: a manifest, recording, setting or checkpoint is at error.
     """
     keep_freed_memory()
     datasets = _datasets(config, tokenizer)
@@ -67,20 +67,20 @@ def train(config: Config, folder: Path, tokenizer: Tokenizer = _CHARACTERS) -> N
 
 
 def _train_together(config: Config, folder: Path, tokenizer: Tokenizer) -> None:
-    """Train in several processes; the first fault of any of them is raised here."""
+    """Train in several processes; the first error of any of them is raised here."""
     size = config.training.processes
-    faults = get_context("spawn").SimpleQueue()
+    errors = get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as temporary:
         meeting_point = str(Path(temporary) / "meeting-point")
         try:
             spawn(  # type: ignore[no-untyped-call]
                 _work,
-                (size, meeting_point, config, folder, tokenizer, faults),
+                (size, meeting_point, config, folder, tokenizer, errors),
                 nprocs=size,
             )
         except ProcessException as error:  # maybe of one that missed another
-            if not faults.empty():
-                raise TrainingError(faults.get()) from error
+            if not errors.empty():
+                raise TrainingError(errors.get()) from error
             if isinstance(error, ProcessExitedException):
                 raise TrainingError(
                     f"{folder}: a process of the training died ({error})"
@@ -95,7 +95,7 @@ def _work(
     config: Config,
     folder: Path,
     tokenizer: Tokenizer,
-    faults: Any,
+    errors: Any,
 ) -> None:
     """Be one of the processes."""
     _end_with_parent()
@@ -105,7 +105,7 @@ def _work(
         team = join_team(rank, size, meeting_point)
         _trainer(config, folder, tokenizer, _datasets(config, tokenizer), team).run()
     except AsrError as error:
-        faults.put(str(error))
+        errors.put(str(error))
         sys.exit(1)
 
 

@@ -20,7 +20,9 @@ ASSETS = MODEL.parent
 @pytest.fixture(scope="module")
 def segment() -> Segment:
     recognizer = Recognizer.load()
-    (segment,) = recognizer.transcribe(ASSETS / "sample.opus", alignment=True).segments
+    (segment,) = recognizer.transcribe(
+        ASSETS / "sample.opus", return_alignment=True
+    ).segments
     return segment
 
 

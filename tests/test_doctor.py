@@ -89,7 +89,7 @@ def test_a_table_is_printed_and_the_status_tells_of_problems(
     assert [topic for topic in wanted if topic not in topics] == []
     assert "torch 2.11" in "".join(lines)
     assert "wav, flac, ogg vorbis, opus, mp3 can be read" in "".join(lines)
-    assert lines[-2:] == ["problems: none", ""]
+    assert lines[-2:] == ["failed checks: none", ""]
     assert torch.get_num_threads() == 1  # as the tests have it
 
 
@@ -105,7 +105,7 @@ def test_a_problem_is_one_line_with_its_remedy_and_the_status_is_1(
     assert len(first) == 3
     assert all(len(line) <= 88 for line in first)
     assert second == "! b           " + "y " * 99 + "y (mend it)"
-    assert last == "problems: 1"
+    assert last == "failed checks: 1"
 
 
 # What is installed

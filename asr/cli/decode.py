@@ -39,7 +39,7 @@ def _decode(args: argparse.Namespace) -> int:
         processes=args.processes,
         language_model=args.language_model,
     )
-    for fault in decoded.faults:
-        print(one_line(f"asr: {fault}"), file=sys.stderr)
+    for error in decoded.errors:
+        print(one_line(f"asr: {error}"), file=sys.stderr)
     print(decoded)
-    return 1 if decoded.faults else 0
+    return 1 if decoded.errors else 0

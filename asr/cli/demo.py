@@ -31,7 +31,7 @@ def _demo(args: argparse.Namespace) -> None:
     assets = Path(str(files("asr") / "assets"))
     sample = json.loads((assets / "sample.json").read_text(encoding="utf-8"))
     recognizer = Recognizer.load()
-    transcript = recognizer.transcribe(assets / "sample.opus", alignment=True)
+    transcript = recognizer.transcribe(assets / "sample.opus", return_alignment=True)
     print(f"recording   {assets / 'sample.opus'} ({transcript.duration:.1f} s)")
     print(f"            {sample['source']}")
     print(f"transcript  {transcript.text}")

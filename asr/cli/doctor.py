@@ -18,9 +18,9 @@ def add(commands: Any) -> None:
 def _doctor(args: argparse.Namespace) -> int:
     from asr.doctor import examine
 
-    problems = 0
+    failed = 0
     for check in examine():
         print(check, flush=True)
-        problems += bool(check.remedy)
-    print(f"problems: {problems or 'none'}")
-    return 1 if problems else 0
+        failed += bool(check.remedy)
+    print(f"failed checks: {failed or 'none'}")
+    return 1 if failed else 0

@@ -36,6 +36,6 @@ def _explain(args: argparse.Namespace) -> None:
 
     page = args.output or Path(args.audio.with_suffix(".html").name)
     refuse_overwriting(page, args.audio)
-    transcript = load_recognizer(args).transcribe(args.audio, alignment=True)
+    transcript = load_recognizer(args).transcribe(args.audio, return_alignment=True)
     write_page(page, args.audio, transcript)
     print(f"asr: wrote {page}", file=sys.stderr)

@@ -96,11 +96,11 @@ def _transcribe(args: argparse.Namespace) -> int:
         if "-" in args.paths:
             path = stack.enter_context(spooled(sys.stdin.buffer))
             sources.append(Source(path, STANDARD_INPUT))
-        faults = [source for source in sources if isinstance(source, AsrError)]
+        errors = [source for source in sources if isinstance(source, AsrError)]
         wanted = [source for source in sources if isinstance(source, Source)]
-        for fault in faults:
-            print(one_line(f"asr: {fault}"), file=sys.stderr)
-        return _transcribe_all(wanted, len(faults), args)
+        for error in errors:
+            print(one_line(f"asr: {error}"), file=sys.stderr)
+        return _transcribe_all(wanted, len(errors), args)
 
 
 def _transcribe_all(

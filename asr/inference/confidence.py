@@ -22,20 +22,27 @@ who take the posterior of a lattice; expected calibration error: Guo et al. (201
 arXiv:1706.04599, section 3.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from asr.errors import CheckpointError
+from asr.model.storage import read_further
 
 FEATURES = (
     *("ctc", "ctc_worst", "speller", "speller_worst"),
     *("support", "support_squared", "characters"),
 )
 """The D features, in their order."""
+CALIBRATION = "confidence.json"
+"""The file of a model's folder with its `Calibration`."""
 _SUPPORT = FEATURES.index("support")
 _FLOOR = -10.0  # least log P: what is impossible is not worse than very unlikely
 _RIDGE = 1e-3
@@ -79,6 +86,21 @@ class Calibration:
             return cls(weights, float(tree["bias"]), float(tree["speech"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"is no calibration ({error!r})") from error
+
+
+def load_calibration(folder: Path) -> Calibration | None:
+    """Read the calibration of a model folder, if it has one.
+
+    Raises:
+        CheckpointError: it is damaged, or of other features.
+    """
+    content = read_further(folder, CALIBRATION)
+    if content is None:
+        return None
+    try:
+        return Calibration.from_dict(json.loads(content))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{folder / CALIBRATION}: {error}") from error
 
 
 def word_features(

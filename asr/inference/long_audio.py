@@ -28,7 +28,7 @@ Clip = tuple[float, float | None]
 """From which second to which; None for the end."""
 Progress = Callable[[float], object]
 """Is told how many seconds more are done."""
-Answer = Callable[[Iterator[list[Tensor]]], Iterable[list[Segment]]]
+Recognize = Callable[[Iterator[list[Tensor]]], Iterable[list[Segment]]]
 """Takes batches of waveforms (N,), perhaps some of them ahead, and gives the segments
 of each batch, in the order of the batches."""
 
@@ -75,7 +75,7 @@ class _Read(NamedTuple):
     piece: Piece | None
     duration: float = 0.0
     """Seconds, at the end."""
-    fault: AsrError | None = None
+    error: AsrError | None = None
     """What is wrong with the recording, at its end."""
 
     @property
@@ -86,7 +86,7 @@ class _Read(NamedTuple):
 
 def transcripts(
     recordings: Iterable[Recording],
-    answer: Answer,
+    recognize: Recognize,
     *,
     batch_size: int = BATCH,
     progress: Progress | None = None,
@@ -95,7 +95,7 @@ def transcripts(
 
     Args:
         recordings: one after the other.
-        answer: recognises.
+        recognize: turns batches of waveforms into segments.
         batch_size: most pieces in a batch, of one recording or of several.
         progress: is told about each piece.
 
@@ -105,14 +105,14 @@ def transcripts(
     waiting = deque[list[_Read]]()
     batches = _batches(recordings, batch_size, waiting)
     said = list[Segment]()
-    for segments in answer(batches):
-        answers = iter(segments)
+    for segments in recognize(batches):
+        found = iter(segments)
         for read in waiting.popleft():
             if read.piece is None:
-                yield read.fault or _transcript(read, said)
+                yield read.error or _transcript(read, said)
                 said = []
                 continue
-            segment = next(answers) if read.is_heard else silence(read.piece.seconds)
+            segment = next(found) if read.is_heard else silence(read.piece.seconds)
             start = read.recording.start + read.piece.start / SAMPLE_RATE
             said.append(moved(segment, start))
             if read.piece.overlap:
@@ -146,7 +146,7 @@ def _read(recording: Recording) -> Iterator[_Read]:
             end = piece.end
             yield _Read(recording, piece)
     except AsrError as error:
-        yield _Read(recording, None, fault=error)
+        yield _Read(recording, None, error=error)
     else:
         yield _Read(recording, None, end / SAMPLE_RATE)
 

@@ -57,7 +57,7 @@ class Decoded:
 
     hypotheses: list[Utterance]
     """In the manifest's order; `text` is what was heard."""
-    faults: list[str]
+    errors: list[str]
     """One line for each recording that could not be read; its text is empty."""
     hours: float
     """Audio that was decoded."""
@@ -113,18 +113,18 @@ def decode(
     started = time.perf_counter()
     batches = _batches(utterances)
     found = dict[str, str]()
-    faults = list[str]()
+    errors = list[str]()
     hours = sum(u.duration for u in utterances) / 3600
     with progress_bar(round(hours * 3600), "decode", "s of audio") as bar:
-        for ids, texts, problems in _in_processes(
+        for ids, texts, found_errors in _in_processes(
             settings, batches, processes or os.cpu_count() or 1
         ):
             found |= dict(zip(ids, texts, strict=True))
-            faults += problems
+            errors += found_errors
             bar.update(sum(u.duration for u in utterances if u.id in set(ids)))
     decoded = Decoded(
         [replace(u, text=found[u.id]) for u in utterances],
-        sorted(faults),
+        sorted(errors),
         hours,
         time.perf_counter() - started,
     )
@@ -179,18 +179,18 @@ def transcribe_files(
     share = seconds / processes / LONGEST
     batch_size = BATCH if share > BATCH else max(1, round(share))
     with contextlib.ExitStack() as stack:
-        answer = _answers
+        recognize = _recognize_batches
         if processes > 1:
             pool = stack.enter_context(_pool(processes, settings))
-            answer = partial(_ahead, pool, 2 * processes)
+            recognize = partial(_ahead, pool, 2 * processes)
         found = transcripts(
-            recordings, answer, batch_size=batch_size, progress=progress
+            recordings, recognize, batch_size=batch_size, progress=progress
         )
         for one in found:
-            yield one if isinstance(one, AsrError) else _recognizer.signed(one)
+            yield one if isinstance(one, AsrError) else _recognizer.labelled(one)
 
 
-def _answers(batches: Iterator[list[Tensor]]) -> Iterator[list[Segment]]:
+def _recognize_batches(batches: Iterator[list[Tensor]]) -> Iterator[list[Segment]]:
     return map(_recognizer.recognize, batches)
 
 
@@ -220,7 +220,7 @@ def _batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
     return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
 
 
-_Answer = tuple[list[str], list[str], list[str]]  # ids, texts, faults
+_Decoded = tuple[list[str], list[str], list[str]]  # ids, texts, errors
 
 
 _Settings = tuple[str | Path | None, DecodingConfig, str, str | Path | None]
@@ -231,7 +231,7 @@ def _in_processes(
     settings: _Settings,
     batches: list[list[Utterance]],
     processes: int,
-) -> Iterator[_Answer]:
+) -> Iterator[_Decoded]:
     if processes == 1:
         _begin(*settings)
         yield from map(_decode_batch, batches)
@@ -291,17 +291,17 @@ def _begin(
     )
 
 
-def _decode_batch(batch: list[Utterance]) -> _Answer:
-    texts, faults, waveforms = dict[str, str](), list[str](), dict[str, torch.Tensor]()
+def _decode_batch(batch: list[Utterance]) -> _Decoded:
+    texts, errors, waveforms = dict[str, str](), list[str](), dict[str, torch.Tensor]()
     for utterance in batch:
         try:
             waveforms[utterance.id] = read_waveform(utterance.audio)
         except AsrError as error:
-            faults.append(str(error))
+            errors.append(str(error))
             texts[utterance.id] = ""
     segments = _recognizer.recognize(list(waveforms.values()))
     texts |= {id: s.text for id, s in zip(waveforms, segments, strict=True)}
-    return list(texts), list(texts.values()), faults
+    return list(texts), list(texts.values()), errors
 
 
 def _write(
@@ -321,7 +321,7 @@ def _write(
         "precision": precision,
         "hours": round(decoded.hours, 4),
         "seconds": round(decoded.seconds, 1),
-        "faults": decoded.faults,
+        "errors": decoded.errors,
     }
     write_bytes(
         folder / "decode.json", (json.dumps(metadata, indent=2) + "\n").encode()

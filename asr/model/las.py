@@ -11,6 +11,7 @@ Source: Chan et al. (2015), arXiv:1508.01211; the CTC head: Watanabe et al. (201
 IEEE JSTSP 11(8), "Hybrid CTC/attention architecture".
 """
 
+from copy import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from asr.features import NUM_MELS, FeatureNorm
 from asr.model.attention import AttentionConfig, AttentionMemory
-from asr.model.listener import Listener, ListenerConfig, ListenerOutput
+from asr.model.listener import Listener, ListenerConfig, ListenerOutput, quantize_int8
 from asr.model.speller import Speller, SpellerConfig, Spelling
 from asr.model.speller_search import LASSteps, StepWeights
 
@@ -106,6 +107,12 @@ class LAS(nn.Module):
             memory = self.precompute(listened, detach_keys=detach_keys)
             spelling = self.speller.spell_sampled(memory, inputs, sampling)
         return spelling, ctc_log_probs, listened
+
+    def with_int8_listener(self) -> "LAS":
+        """Return this network with a quantized listener; all else is shared."""
+        other = copy(self)
+        other._modules = {**self._modules, "listener": quantize_int8(self.listener)}
+        return other
 
     @torch.no_grad()
     def steps(

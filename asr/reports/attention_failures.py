@@ -1,4 +1,4 @@
-"""Two faults of a search that an error rate does not tell apart from honest mistakes.
+"""Two failures of a search that an error rate does not tell from honest mistakes.
 
 A *loop*: attention does not move on, and the speller writes the same words again and
 again. An *early stop*: the speller ends the utterance long before the speaker does.

@@ -140,19 +140,19 @@ def _decoding(path: Path) -> dict[str, object]:
     try:
         metadata = json.loads(path.read_bytes())
         settings = dict[str, Any](metadata.pop("decoding", {}))
-        faults = list[object](metadata.pop("faults", []))
+        errors = list[object](metadata.pop("errors", metadata.pop("faults", [])))
     except FileNotFoundError:
         nothing = Html("<p>No decode.json lies beside the hypotheses.</p>")
-        return {"model": "", "decoding": nothing, "faults": ""}
+        return {"model": "", "decoding": nothing, "errors": ""}
     except (OSError, ValueError, TypeError, AttributeError):
         nothing = Html("<p>The decode.json beside the hypotheses cannot be read.</p>")
-        return {"model": "", "decoding": nothing, "faults": ""}
+        return {"model": "", "decoding": nothing, "errors": ""}
     rows = [(name.replace("_", " "), value) for name, value in metadata.items()]
     rows += [(f"decoding.{name}", value) for name, value in settings.items()]
     warning = markup(
         "<p class='warning'>Recordings that could not be read, so nothing was heard "
         "of them: {}. The first: {}</p>",
-        *(len(faults), faults[0] if faults else ""),
+        *(len(errors), errors[0] if errors else ""),
     )
     model = markup(
         "Written by the model <b>{}</b>, the best of {} hypotheses followed at a time.",
@@ -161,7 +161,7 @@ def _decoding(path: Path) -> dict[str, object]:
     return {
         "model": model if "model" in metadata else "",
         "decoding": table(("what", "value"), rows),
-        "faults": warning if faults else "",
+        "errors": warning if errors else "",
     }
 
 

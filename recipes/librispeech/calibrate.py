@@ -26,6 +26,7 @@ from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest
 from asr.errors import AsrError, ManifestError
 from asr.inference.confidence import (
+    CALIBRATION,
     area_under_curve,
     calibration_error,
     confidence,
@@ -33,7 +34,7 @@ from asr.inference.confidence import (
     reliability,
 )
 from asr.inference.long_audio import BATCH
-from asr.inference.recognizer import CALIBRATION, Recognizer
+from asr.inference.recognizer import Recognizer
 from asr.model.storage import add_further, find_model
 from asr.progress import progress_bar
 from asr.runtime import use_one_thread
@@ -137,7 +138,7 @@ def _recognizer(model: Path) -> Recognizer:
 
 def _judge_batch(model: Path, utterances: Sequence[Utterance]) -> list[Judged]:
     waveforms = [read_waveform(utterance.audio) for utterance in utterances]
-    found = _recognizer(model).find(waveforms)
+    found = _recognizer(model).search(waveforms)
     return [
         Judged(
             utterance.speaker,

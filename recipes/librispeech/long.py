@@ -122,7 +122,7 @@ def report(joined: Joined, path: Path, recognizer: Recognizer) -> str:
     for start in range(0, len(order), BATCH):
         some = order[start : start + BATCH]
         waveforms = [joined.waveforms[i] for i in some]
-        segments = recognizer.recognize(waveforms, alignment=True)
+        segments = recognizer.recognize(waveforms, return_alignment=True)
         apart |= dict(zip(some, segments, strict=True))
     said = [utterance.text for utterance in joined.utterances]
     alone = [apart[i] for i in range(len(said))]

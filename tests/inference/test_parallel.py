@@ -65,8 +65,8 @@ def test_a_recording_that_cannot_be_read_is_told_and_the_rest_goes_on(
 
     decoded = decode(model_folder, manifest, tmp_path / "out", QUICK, processes=1)
 
-    assert len(decoded.faults) == 1
-    assert "3.wav" in decoded.faults[0]
+    assert len(decoded.errors) == 1
+    assert "3.wav" in decoded.errors[0]
     assert decoded.hypotheses[3].text == ""
     assert len(decoded.hypotheses) == 11
 

@@ -14,8 +14,9 @@ from asr.decoding.config import DecodingConfig
 from asr.decoding.ctc_alignment import CTCAlignment
 from asr.decoding.search import Hypothesis
 from asr.errors import AudioError, CheckpointError, ConfigError
-from asr.inference.confidence import FEATURES, Calibration
-from asr.inference.recognizer import CALIBRATION, CAUTION, Recognizer
+from asr.inference.confidence import CALIBRATION, FEATURES, Calibration
+from asr.inference.recognizer import Recognizer
+from asr.inference.retry import RETRY_CTC_WEIGHT
 from asr.inference.search_result import SearchResult
 from asr.lm.ngram import Level, WordNGram
 from asr.model.storage import Model, add_further, find_model, save_model
@@ -40,7 +41,7 @@ def test_a_file_its_samples_and_a_list_give_the_same_text(
     soundfile.write(path, samples, 16_000, subtype="FLOAT")
 
     from_file = recognizer.transcribe(path)
-    from_samples = recognizer.transcribe(samples, rate=16_000)
+    from_samples = recognizer.transcribe(samples, sample_rate=16_000)
     from_list = recognizer.transcribe([str(path), path])
 
     assert from_file.segments == from_samples.segments
@@ -53,13 +54,13 @@ def test_a_file_its_samples_and_a_list_give_the_same_text(
 def test_a_moment_is_too_short_for_words(
     recognizer: Recognizer, num_samples: int
 ) -> None:
-    transcript = recognizer.transcribe(torch.ones(num_samples), rate=16_000)
+    transcript = recognizer.transcribe(torch.ones(num_samples), sample_rate=16_000)
 
     assert transcript.segments[0].flags == (Flag.SILENCE,)
 
 
 def test_the_rate_of_samples_is_heeded(recognizer: Recognizer) -> None:
-    transcript = recognizer.transcribe(np.zeros(44_100) + 0.1, rate=44_100)
+    transcript = recognizer.transcribe(np.zeros(44_100) + 0.1, sample_rate=44_100)
 
     assert transcript.duration == pytest.approx(1.0, abs=1e-3)
 
@@ -70,7 +71,7 @@ def test_samples_without_a_rate_are_refused(recognizer: Recognizer) -> None:
 
 
 def test_silence_has_no_words(recognizer: Recognizer) -> None:
-    transcript = recognizer.transcribe(torch.zeros(16_000), rate=16_000)
+    transcript = recognizer.transcribe(torch.zeros(16_000), sample_rate=16_000)
 
     assert transcript.text == ""
     assert transcript.segments[0].flags == (Flag.SILENCE,)
@@ -97,7 +98,9 @@ def test_a_silent_one_keeps_its_place_in_a_batch(recognizer: Recognizer) -> None
 def test_an_alignment_has_a_row_for_each_character_and_the_end(
     recognizer: Recognizer,
 ) -> None:
-    transcript = recognizer.transcribe(noise(1.0), rate=16_000, alignment=True)
+    transcript = recognizer.transcribe(
+        noise(1.0), sample_rate=16_000, return_alignment=True
+    )
 
     (segment,) = transcript.segments
     assert segment.alignment is not None
@@ -111,7 +114,7 @@ def test_an_alignment_has_a_row_for_each_character_and_the_end(
 
 
 def test_a_long_recording_is_cut_into_segments_in_order(recognizer: Recognizer) -> None:
-    transcript = recognizer.transcribe(noise(31.0), rate=16_000)
+    transcript = recognizer.transcribe(noise(31.0), sample_rate=16_000)
 
     ends = [segment.end for segment in transcript.segments]
     starts = [segment.start for segment in transcript.segments]
@@ -123,7 +126,7 @@ def test_a_long_recording_is_cut_into_segments_in_order(recognizer: Recognizer) 
 
 
 def test_nbest_is_ranked_and_begins_with_the_text(recognizer: Recognizer) -> None:
-    (segment,) = recognizer.transcribe(noise(1.0), rate=16_000).segments
+    (segment,) = recognizer.transcribe(noise(1.0), sample_rate=16_000).segments
 
     scores = [alternative.score for alternative in segment.nbest]
     assert scores == sorted(scores, reverse=True)
@@ -138,8 +141,8 @@ def test_the_ctc_head_has_its_say(model: Model) -> None:
     without = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.0))
     with_ctc = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.9))
 
-    assert without.find([waveform])[0].texts[0] != ""
-    assert with_ctc.find([waveform])[0].texts[0] == ""
+    assert without.search([waveform])[0].texts[0] != ""
+    assert with_ctc.search([waveform])[0].texts[0] == ""
 
 
 def words(characters: str = ALPHABET) -> WordNGram:
@@ -176,7 +179,7 @@ def test_the_speller_s_own_language_model_is_taken_off_beside_another(
     def score(weight: float, language_model: WordNGram | None) -> float:
         decoding = DecodingConfig(beam_size=1, ilm_weight=weight)
         recognizer = Recognizer(model, decoding, language_model=language_model)
-        return recognizer.find([waveform])[0].hypotheses[0].log_prob
+        return recognizer.search([waveform])[0].hypotheses[0].log_prob
 
     assert score(0.5, words()) > score(0.0, words())  # what is taken off is negative
     assert score(0.5, None) == score(0.0, None)
@@ -204,7 +207,7 @@ def test_several_threads_get_the_same_answers(model: Model, precision: str) -> N
     waveforms = [noise(0.3 + 0.2 * i) for i in range(8)]
 
     def hear(i: int) -> Transcript:
-        return recognizer.transcribe(waveforms[i], rate=16_000)
+        return recognizer.transcribe(waveforms[i], sample_rate=16_000)
 
     alone = [hear(i) for i in range(8)]
     with ThreadPoolExecutor(4) as pool:
@@ -301,7 +304,7 @@ def test_a_model_that_never_ends_is_stopped_by_each_length(model: Model) -> None
         model.las.speller.output.bias[model.tokenizer.eos] = -100.0
     recognizer = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.0))
 
-    short, long = recognizer.find([noise(0.4), noise(2.0)])
+    short, long = recognizer.search([noise(0.4), noise(2.0)])
 
     assert len(short.texts[0]) == 15  # 25 a second, and 5
     assert len(long.texts[0]) == 55
@@ -361,13 +364,13 @@ def test_a_text_that_is_no_good_is_searched_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers = Answers(usual, careful, finished)
-    monkeypatch.setattr(recognizer, "find", answers)
+    monkeypatch.setattr(recognizer, "search", answers)
 
     (segment,) = recognizer.recognize([noise(1.0)])
 
     assert (segment.text, segment.flags) == (text, flags)
     again = usual == LOOP or not finished
-    assert answers.weights == ([0.0, CAUTION] if again else [0.0])
+    assert answers.weights == ([0.0, RETRY_CTC_WEIGHT] if again else [0.0])
 
 
 def test_the_second_search_gives_the_ctc_head_more_weight(model: Model) -> None:
@@ -375,8 +378,8 @@ def test_the_second_search_gives_the_ctc_head_more_weight(model: Model) -> None:
         model.las.ctc.bias[model.tokenizer.pad] = 100.0
     recognizer = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.0))
 
-    assert recognizer.find([noise(1.0)])[0].texts[0] != ""
-    assert recognizer.find([noise(1.0)], CAUTION)[0].texts[0] == ""
+    assert recognizer.search([noise(1.0)])[0].texts[0] != ""
+    assert recognizer.search([noise(1.0)], RETRY_CTC_WEIGHT)[0].texts[0] == ""
 
 
 # Confidence
@@ -389,7 +392,7 @@ def test_a_model_folder_tells_how_sure_its_words_are(model_folder: Path) -> None
     recognizer = Recognizer.load(model_folder, decoding=DecodingConfig(beam_size=2))
 
     assert recognizer.calibration == calibration
-    words = recognizer.transcribe(noise(1.0), rate=16_000).words
+    words = recognizer.transcribe(noise(1.0), sample_rate=16_000).words
     assert {word.confidence for word in words} == {0.5}
 
 
@@ -419,7 +422,7 @@ def test_a_long_recording_is_told_piece_by_piece(recognizer: Recognizer) -> None
     waveform = torch.cat((noise(6.0), torch.zeros(3 * 16_000), noise(6.0)))
     done = list[float]()
 
-    found = recognizer.transcribe(waveform, rate=16_000, progress=done.append)
+    found = recognizer.transcribe(waveform, sample_rate=16_000, progress=done.append)
 
     assert [Flag.SILENCE in segment.flags for segment in found.segments] == [
         *(False, True, False),
@@ -454,7 +457,7 @@ def test_a_transcript_says_how_it_was_made(model_folder: Path) -> None:
         model_folder, decoding=DecodingConfig(beam_size=2), precision="int8"
     )
 
-    found = recognizer.transcribe(noise(0.5), rate=16_000)
+    found = recognizer.transcribe(noise(0.5), sample_rate=16_000)
 
     assert found.model == str(model_folder)
     assert found.settings["beam_size"] == 2
@@ -490,3 +493,21 @@ def test_a_precision_that_is_not_to_be_had_is_told(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         Recognizer(model, device=device, precision=precision)
+
+
+# Names of version 0.1
+
+
+def test_arguments_of_version_0_1_are_accepted_with_a_warning(
+    recognizer: Recognizer,
+) -> None:
+    with pytest.warns(FutureWarning) as warned:
+        transcript = recognizer.transcribe(  # type: ignore[call-overload]
+            noise(1.0), rate=16_000, alignment=True
+        )
+
+    assert transcript.segments[0].alignment is not None
+    assert {str(one.message).partition(" now")[0] for one in warned} == {
+        "transcribe: rate is called sample_rate",
+        "transcribe: alignment is called return_alignment",
+    }

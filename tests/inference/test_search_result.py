@@ -88,7 +88,7 @@ def test_some_of_the_characters_make_it_speech(num_clear: int, expected: str) ->
 
     heard = result.alignment._replace(log_probs=log_probs)
 
-    assert replace(result, heard=heard).segment(STRICT).text == expected
+    assert replace(result, alignment=heard).segment(STRICT).text == expected
 
 
 def test_nothing_said_is_not_noise() -> None:

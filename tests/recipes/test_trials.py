@@ -15,7 +15,8 @@ from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.config import DecodingConfig
 from asr.decoding.ctc_alignment import CTCAlignment
 from asr.decoding.search import Hypothesis
-from asr.inference.recognizer import CALIBRATION, Recognizer
+from asr.inference.confidence import CALIBRATION
+from asr.inference.recognizer import Recognizer
 from asr.inference.search_result import SearchResult
 from asr.model.storage import Model, load_model
 from recipes.librispeech import calibrate, long, robustness
@@ -68,7 +69,7 @@ def test_calibration_learns_which_words_are_right(
     capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Recognizer, "find", lambda self, waveforms: heard(waveforms))
+    monkeypatch.setattr(Recognizer, "search", lambda self, waveforms: heard(waveforms))
     monkeypatch.setattr(calibrate, "LEAST", 24)
 
     arguments = [str(manifest), str(model_folder), "--processes", "1"]

@@ -1,0 +1,143 @@
+"""The search for the texts of short waveforms, with all models that have a say in it.
+
+Speller, CTC head and language model are combined into one `StepModel`; what the beam
+search finds comes back with the evidence for it, as `SearchResult`s.
+
+Shapes: B utterances, N samples, T frames, F mel bands, I tokens, J listener steps.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asr.audio import SAMPLE_RATE
+from asr.decoding.config import DecodingConfig, length_limits
+from asr.decoding.ctc import CTCPrefix
+from asr.decoding.ctc_alignment import align
+from asr.decoding.fusion import Fusion
+from asr.decoding.search import StepModel, beam_search
+from asr.features import FRAMES_PER_SECOND, log_mel
+from asr.inference.search_result import SearchResult
+from asr.lm.ngram import WordNGram
+from asr.model.las import LAS
+from asr.model.listener import ListenerOutput
+from asr.model.speller_search import StepWeights
+from asr.padding import pad_rows
+from asr.text import CharTokenizer
+
+
+class SpeechSearch:
+    """A network, a tokenizer and a language model, ready to search.
+
+    Nothing is kept between calls; it may be used from several threads.
+
+    Args:
+        las: the network, in evaluation mode, on its device; not changed afterwards.
+        tokenizer: of its tokens.
+        language_model: of words, if one is to be used.
+        precision: of the speller's weights: float32 or int8.
+    """
+
+    def __init__(
+        self,
+        las: LAS,
+        tokenizer: CharTokenizer,
+        language_model: WordNGram | None,
+        precision: str,
+    ) -> None:
+        self.las, self.tokenizer = las, tokenizer
+        self.language_model = language_model
+        self.device = las.ctc.weight.device
+        self._weights = StepWeights(las.speller, precision)
+
+    @torch.inference_mode()
+    def search(
+        self, waveforms: Sequence[Tensor], decoding: DecodingConfig
+    ) -> list[SearchResult]:
+        """Search for the texts of short waveforms, and collect the evidence for them.
+
+        Args:
+            waveforms: (N,) float32 at 16 kHz each, not silent.
+            decoding: settings of the search.
+        """
+        if not waveforms:
+            return []
+        features, num_frames = pad_rows([log_mel(waveform) for waveform in waveforms])
+        output = self.las.listen(features.to(self.device), num_frames)
+        ctc_log_probs = self.las.ctc_log_probs(output)
+        most = length_limits(num_frames / FRAMES_PER_SECOND)
+        found = beam_search(
+            self._step_model(output, ctc_log_probs, decoding),
+            decoding,
+            sos=self.tokenizer.sos,
+            eos=self.tokenizer.eos,
+            max_lengths=most.to(self.device),
+        )
+        tokens = [torch.tensor(one[0].tokens, dtype=torch.int64) for one in found]
+        log_probs, weights = self._score_texts(output, tokens)
+        ctc_log_probs, blank = ctc_log_probs.cpu(), self.tokenizer.pad
+        return [
+            SearchResult(
+                hypotheses=hypotheses,
+                texts=[self.tokenizer.decode(one.tokens) for one in hypotheses],
+                alignment=align(ctc_log_probs[row, :num_ctc_steps], tokens[row], blank),
+                log_probs=log_probs[row, : len(tokens[row]) + 1],
+                weights=weights[row, : len(tokens[row]) + 1, :num_steps].clone(),
+                seconds_per_ctc_step=(
+                    self.las.listener.ctc_reduction / FRAMES_PER_SECOND
+                ),
+                seconds_per_step=self.las.listener.reduction / FRAMES_PER_SECOND,
+                duration=len(waveforms[row]) / SAMPLE_RATE,
+            )
+            for row, (hypotheses, num_steps, num_ctc_steps) in enumerate(
+                zip(
+                    found,
+                    output.num_steps.tolist(),
+                    output.num_ctc_steps.tolist(),
+                    strict=True,
+                )
+            )
+        ]
+
+    def _score_texts(
+        self, output: ListenerOutput, texts: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Feed (B,) texts to the speller: (B, I) log P, (B, I, J) alpha."""
+        sos, eos = (
+            torch.tensor([token]) for token in (self.tokenizer.sos, self.tokenizer.eos)
+        )
+        inputs = pad_rows([torch.cat((sos, text)) for text in texts])[0]
+        targets = pad_rows([torch.cat((text, eos)) for text in texts])[0]
+        memory = self.las.precompute(output)
+        spelling = self.las.speller.spell(memory, inputs.to(self.device))
+        log_probs = spelling.logits.float().log_softmax(dim=-1)
+        log_probs = log_probs.gather(2, targets.to(self.device)[:, :, None])[:, :, 0]
+        return log_probs.cpu(), spelling.weights.float().cpu()
+
+    def _step_model(
+        self, output: ListenerOutput, ctc_log_probs: Tensor, decoding: DecodingConfig
+    ) -> StepModel[Any]:
+        """Combine the speller, the CTC head and the language model."""
+        num_utterances, share = output.h.size(0), decoding.ctc_weight
+        las = self.las.steps(output, decoding.coverage, self._weights)
+        models: list[StepModel[Any]] = [las]
+        weights = [1 - share]
+        if share:
+            ctc = CTCPrefix(
+                ctc_log_probs,
+                output.num_ctc_steps,
+                blank=self.tokenizer.pad,
+                eos=self.tokenizer.eos,
+                sos=self.tokenizer.sos,
+            )
+            models, weights = [*models, ctc], [*weights, share]
+        if self.language_model and decoding.lm_weight:
+            weight = decoding.lm_weight
+            bonus = decoding.word_bonus / weight  # the weight is taken of it, too
+            words = self.language_model.steps(num_utterances, bonus)
+            internal_lm = self.las.internal_lm(num_utterances, self._weights)
+            models += [words, internal_lm]
+            weights += [weight, -decoding.ilm_weight]
+        return Fusion(models, weights) if len(models) > 1 else las
