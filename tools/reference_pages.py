@@ -58,8 +58,9 @@ def _page(title: str, modules: list[str], about: str = "") -> str:
 def _index() -> str:
     """List what `from asr import …` offers, with the first lines of its docstrings."""
     rows = []
-    for node in ast.walk(_tree("asr")):
-        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("asr."):
+    (for_type_checkers,) = (n for n in _tree("asr").body if isinstance(n, ast.If))
+    for node in for_type_checkers.body:
+        if isinstance(node, ast.ImportFrom):
             tree = _tree(str(node.module))
             for alias in node.names:
                 about = _first_line(tree, alias.name)
