@@ -70,7 +70,7 @@ def _index() -> str:
     head = (
         "# Public names\n\n`from asr import …` offers these; their modules have more."
     )
-    return "\n".join([head, "", "| | |", "|---|---|", *sorted(rows)])
+    return "\n".join([head, "", "| name | |", "|---|---|", *sorted(rows)])
 
 
 def _first_line(tree: ast.Module, name: str) -> str:
