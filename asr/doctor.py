@@ -353,24 +353,18 @@ def _language_model() -> Iterator[Check]:
 
 def _self_test() -> Iterator[Check]:
     """Transcribe the beginning of the bundled recording."""
-    import torch
-
     from asr.audio import SAMPLE_RATE, read_waveform
     from asr.inference.recognizer import Recognizer
-    from asr.runtime import use_one_thread
+    from asr.runtime import one_thread
     from asr.scoring import char_error_rate
 
     said = json.loads((ASSETS / "sample.json").read_text(encoding="utf-8"))["text"]
     waveform = read_waveform(ASSETS / "sample.opus")[: round(SELF_TEST * SAMPLE_RATE)]
     recognizer = Recognizer.load()
-    threads = torch.get_num_threads()
-    use_one_thread()
-    try:
+    with one_thread():
         start = time.perf_counter()
         text = recognizer.transcribe(waveform, sample_rate=SAMPLE_RATE).text
         factor = (time.perf_counter() - start) / SELF_TEST
-    finally:
-        torch.set_num_threads(threads)
     words = said.split()
     beginnings = [" ".join(words[: n + 1]) for n in range(len(words))]
     wrong = min(char_error_rate([one], [text]).rate for one in beginnings)

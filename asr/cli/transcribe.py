@@ -16,6 +16,7 @@ from asr.cli.options import (
     load_recognizer,
     number,
     one_line,
+    own_process,
 )
 from asr.errors import AsrError, ConfigError
 
@@ -32,7 +33,7 @@ PARTIAL = 3
 def add(commands: Any) -> None:
     """Add `asr transcribe`."""
     parser = add_command(
-        *(commands, "transcribe", _transcribe),
+        *(commands, "transcribe", run),
         "write down what is said in recordings of any length",
         "asr transcribe talk.mp3 interviews/ --output-dir out --output-format txt,srt",
     )
@@ -87,7 +88,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
 
 
-def _transcribe(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Transcribe what the command line asks for; return the exit status."""
     from asr.audio import STANDARD_INPUT, spooled
     from asr.cli.inputs import Source, find_sources
 
@@ -249,6 +251,7 @@ def _transcripts(
 
     device, decoding = device_of(args.device), decoding_of(args)
     if device.type == "cpu":
+        own_process()
         yield from transcribe_files(
             args.model,
             recordings,

@@ -384,6 +384,16 @@ def test_a_model_from_before_there_were_checksums_is_read(folder: Path) -> None:
         add_further(folder, "confidence.json", b"{}")
 
 
+def test_loading_draws_nothing(folder: Path) -> None:
+    state = torch.get_rng_state()
+
+    las = load_model(folder).las
+
+    assert torch.get_rng_state().equal(state)
+    assert {tensor.device.type for tensor in las.state_dict().values()} == {"cpu"}
+    assert all(parameter.requires_grad for parameter in las.parameters())
+
+
 def test_a_model_of_version_0_1_is_read(folder: Path) -> None:
     def as_before(tree: dict[str, Any]) -> None:
         tree["format"] = 2
