@@ -22,6 +22,7 @@ from textwrap import fill
 from typing import NamedTuple
 
 from asr.errors import AsrError, AudioError
+from asr.version import DISTRIBUTION, version
 
 ASSETS = Path(__file__).parent / "assets"
 PAIR = ("torch", "torchaudio")
@@ -67,6 +68,7 @@ class Check(NamedTuple):
 def examine() -> Iterator[Check]:
     """Look at one thing after the other."""
     yield from _carried_out("asr", _project_and_python)
+    yield from _carried_out("asr", _namesakes)
     yield from _carried_out("packages", _packages)
     broken = set[str]()
     for name in ON_THE_WAY:
@@ -118,10 +120,11 @@ def _project() -> _Project:
     with suppress(OSError, ValueError, KeyError):
         text = (ASSETS.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
         project = tomllib.loads(text)["project"]
-        if project["name"] == "asr":
+        if project["name"] == DISTRIBUTION:
             return _Project(project["requires-python"], tuple(project["dependencies"]))
-    known = metadata.metadata("asr")
-    needed = (one for one in metadata.requires("asr") or () if "extra ==" not in one)
+    known = metadata.metadata(DISTRIBUTION)
+    required = metadata.requires(DISTRIBUTION) or ()
+    needed = (one for one in required if "extra ==" not in one)
     return _Project(known["Requires-Python"], tuple(needed))
 
 
@@ -153,14 +156,27 @@ def _is_installed(name: str) -> bool:
 def _project_and_python() -> Iterator[Check]:
     from packaging.specifiers import SpecifierSet
 
-    with suppress(metadata.PackageNotFoundError):
-        yield Check("asr", f"{metadata.version('asr')} in {ASSETS.parent}")
+    yield Check("asr", f"{version()} in {ASSETS.parent}")
     python, wanted = platform.python_version(), _project().python
     if SpecifierSet(wanted).contains(python, prereleases=True):
         yield Check("python", f"{python} in {sys.prefix}")
     else:
         yield Check(
             "python", f"{python} is not {wanted}", f"install asr in Python {wanted}"
+        )
+
+
+def _namesakes() -> Iterator[Check]:
+    """Find other projects' packages whose files go into the same folder `asr`."""
+    for other in metadata.distributions(name="asr"):
+        commands = other.entry_points.select(group="console_scripts")
+        if any(command.value.startswith("asr.cli:") for command in commands):
+            continue  # this project's, from before it was called listen-attend-spell
+        yield Check(
+            "asr",
+            f"the package asr {other.version} of another project is installed, too, "
+            "and one overwrites files of the other",
+            f"pip uninstall asr, then {_AGAIN}",
         )
 
 

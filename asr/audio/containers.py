@@ -1,7 +1,7 @@
 """M4a, mp4, webm, mka, aac, wma and amr: what FFmpeg reads and libsndfile does not.
 
-FFmpeg comes with PyAV, the optional extra: `pip install "asr[av]"`. What a file
-is, is decided by its signature, so that nothing but these formats is ever tried: no
+FFmpeg comes with PyAV, the optional extra: `pip install "listen-attend-spell[av]"`. A
+file is recognised by its signature, so that nothing but these formats is ever tried: no
 playlist that names other files, and no device.
 
 FFmpeg takes a file that was cut short for a shorter one. Here, the bytes and the
@@ -25,6 +25,7 @@ from asr.audio.errors import cut_short, damaged, no_samples
 from asr.audio.sizes import boxes_end, segment_end
 from asr.audio.waveforms import Samples, scaled
 from asr.errors import AudioError
+from asr.version import DISTRIBUTION
 
 _TOLERANCE = Fraction(1, 10)  # seconds: lengths are rounded
 
@@ -63,7 +64,7 @@ def recognized(head: bytes) -> Kind | None:
 
 
 class Container:
-    """An open file, of which the first audio stream is read.
+    """An open file, of which the first audio stream is heard.
 
     Args:
         path: the file.
@@ -79,8 +80,8 @@ class Container:
             import av
         except ImportError as error:
             raise AudioError(
-                f'{place}: is {kind.name} (pip install "asr[av]" reads it, or convert '
-                "it to wav or flac)"
+                f'{place}: is {kind.name} (pip install "{DISTRIBUTION}[av]" reads it, '
+                "or convert it to wav or flac)"
             ) from error
         self._place, self._demuxer = place, kind.demuxer
         _check_size(path, kind, place)
@@ -106,7 +107,7 @@ class Container:
         self._opened.close()
 
     def duration(self) -> float:
-        """Return the length in seconds: by the header, or by all packets."""
+        """Return the length in seconds: as the header tells it, or of all packets."""
         with _telling(self._place):
             if (promised := self._promised_to_the_stream()) is not None:
                 return float(promised)
@@ -117,7 +118,7 @@ class Container:
     def blocks(self, start: int, stop: int | None, size: int) -> Iterator[Samples]:
         """Read a stretch, once: what lies before it is decoded too.
 
-        Not all formats give the exact sample where a packet lies, so nothing is sought.
+        Not all formats tell to the sample where a packet lies, so nothing is sought.
 
         Args:
             start: its first sample.
@@ -128,7 +129,7 @@ class Container:
             (N, channels) each.
 
         Raises:
-            AudioError: it is damaged, or shorter than its header promises.
+            AudioError: it is damaged, or ends before its header says.
         """
         there, num_waiting = 0, 0
         waiting: list[Samples] = []
@@ -202,9 +203,9 @@ class Container:
             raise cut_short(self._place, there, whole, "seconds")
 
     def _promised_to_the_stream(self) -> Fraction | None:
-        """Return the seconds of the audio stream, by the format, not by FFmpeg.
+        """Return the seconds of the audio stream, where the format tells, not FFmpeg.
 
-        FFmpeg guesses from the bit rate where a format has no length.
+        FFmpeg guesses from the bit rate where a format does not tell.
         """
         if self._demuxer not in ("mov", "asf") or not self._stream.duration:
             return None
@@ -225,7 +226,7 @@ def _check_size(path: Path, kind: Kind, place: str) -> None:
 
 @contextmanager
 def _telling(place: str) -> Iterator[None]:
-    """Turn all of PyAV's many errors into an AudioError."""
+    """Tell whatever goes wrong in PyAV, with its many errors, as an AudioError."""
     try:
         yield
     except AudioError:

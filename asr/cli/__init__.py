@@ -23,7 +23,8 @@ from asr.cli import (
     train,
     transcribe,
 )
-from asr.cli.options import one_line
+from asr.cli.completion import add_completion
+from asr.cli.options import add_version, one_line
 from asr.cli.transcribe import PARTIAL
 from asr.errors import AsrError
 
@@ -86,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Listen, Attend and Spell: speech recognition from audio to text.",
         epilog="`asr COMMAND --help` shows an example of each command.",
     )
+    add_version(parser)
+    add_completion(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add(commands)

@@ -29,6 +29,25 @@ def add_command(
     return parser
 
 
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Add `--version`."""
+    parser.add_argument(
+        "--version", action=_ShowVersion, nargs=0, help="print the version and exit"
+    )
+
+
+class _ShowVersion(argparse.Action):
+    """Print the version; it is looked up only here, as that takes 20 ms."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, *given: Any, **others: Any
+    ) -> None:
+        from asr.version import version
+
+        print(f"{parser.prog} {version()}")
+        parser.exit()
+
+
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the options of models and of the search."""
     parser.add_argument(

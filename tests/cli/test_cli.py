@@ -11,7 +11,9 @@ import pytest
 import soundfile
 import torch
 
+import asr
 from asr.cli import PARTIAL, main
+from asr.cli.completion import SHELLS
 from asr.cli.options import add_search
 from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.config import DecodingConfig
@@ -512,3 +514,52 @@ def test_the_help_names_the_default_of_the_search(option: str, default: float) -
 
     assert named
     assert float(named[1]) == default
+
+
+# What the whole command prints of itself
+
+
+def test_the_version_is_printed(capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+
+    assert capsys.readouterr().out == f"asr {asr.__version__}\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_gets_a_script_that_knows_the_commands(
+    capsys: Capture, shell: str
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--print-completion", shell])
+
+    script = capsys.readouterr().out
+    assert {"transcribe", "explain", "train", "doctor"} <= set(
+        re.findall(r"\w+", script)
+    )
+    assert "beam" in script
+
+
+def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
+    (tmp_path / "talk.flac").touch()
+    with_script = (
+        'source <("$0" -m asr --print-completion bash); cd "$1"; shift; '
+        'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_asr; '
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+
+    def completed(*words: str) -> set[str]:
+        line = ["bash", "-c", with_script, sys.executable, str(tmp_path), *words]
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+        return set(done.stdout.split())
+
+    assert {"transcribe", "train"} <= completed("asr", "tra")
+    assert completed("asr", "transcribe", "--bea") == {"--beam"}
+    assert "talk.flac" in completed("asr", "transcribe", "ta")
+
+
+def test_another_shell_is_refused(capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--print-completion", "powershell"])
+
+    assert "invalid choice: 'powershell'" in capsys.readouterr().err
