@@ -31,6 +31,7 @@ from asr.inference.recognizer import Recognizer
 from asr.model.attention import Attention, LocationAwareAttention
 from asr.model.storage import Model, find_model, load_model
 from asr.reports.attention_plot import paint_attention, row_names
+from asr.runtime import use_one_thread
 from asr.training.validation import attention_habits
 
 END = "\u220e"
@@ -40,8 +41,8 @@ WIDTH = 9.0
 DPI = 100
 CLIP = ("BUT SOMETHING HAD TO BE DONE", 2.75)
 """What is said in the first seconds of the bundled recording."""
-LOOP_SHOWN = 40
-"""Characters."""
+ROWS_SHOWN = 40
+"""Characters of the loop."""
 KINDS = {
     "additive": "additive",
     "location": "location-aware",
@@ -76,9 +77,9 @@ class Reading:
         return self.text + END
 
     @property
-    def times(self) -> Tensor:
-        """(J,) the middle of each listener step, in seconds."""
-        return (torch.arange(len(self.h)) + 0.5) * self.seconds_per_step
+    def times(self) -> list[float]:
+        """The middle of each of the J listener steps, in seconds."""
+        return [(j + 0.5) * self.seconds_per_step for j in range(len(self.h))]
 
 
 @torch.inference_mode()
@@ -154,11 +155,13 @@ def draw_one_character(path: Path, reading: Reading, i: int) -> None:
     _spectrogram(top, reading.waveform)
     top.set_title(_which(reading, i), fontsize=10, loc="left")
     times = reading.times
-    middle.plot(times, reading.energies[i, 0], color=BLUE, marker=".", markersize=4)
+    middle.plot(
+        times, reading.energies[i, 0].tolist(), color=BLUE, marker=".", markersize=4
+    )
     middle.set_ylabel("energy $e_{ij}$")
     middle.grid(alpha=0.3)
     bars = reading.seconds_per_step * 0.9
-    bottom.bar(times, reading.weights[i], width=bars, color=ORANGE)
+    bottom.bar(times, reading.weights[i].tolist(), width=bars, color=ORANGE)
     bottom.set_ylabel(r"weight $\alpha_{ij}$")
     bottom.set_xlabel("time [s]")
     bottom.grid(alpha=0.3)
@@ -175,7 +178,7 @@ def draw_context(path: Path, reading: Reading, i: int) -> None:
     (top, nothing), (left, right) = axes
     nothing.axis("off")
     places = range(shown.start, shown.stop)
-    top.bar(places, weights, color=ORANGE, width=0.9)
+    top.bar(places, weights.tolist(), color=ORANGE, width=0.9)
     for place, weight in zip(places, weights.tolist(), strict=True):
         top.text(place, weight, f"{weight:.2f}", ha="center", va="bottom", fontsize=8)
     top.set(ylabel=r"$\alpha_{ij}$", xlim=(shown.start - 0.5, shown.stop - 0.5))
@@ -189,12 +192,11 @@ def draw_context(path: Path, reading: Reading, i: int) -> None:
     )
     colours: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
     limits = (shown.start - 0.5, shown.stop - 0.5, numbers - 0.5, -0.5)
-    left.imshow(steps.t(), aspect="auto", extent=limits, **colours)
+    left.imshow(steps.t().numpy(), aspect="auto", extent=limits, **colours)
     left.set_xticks(list(places))
     left.set(xlabel="listener step j", ylabel=f"first {numbers} numbers of $h_j$")
-    image = right.imshow(
-        reading.contexts[i, :numbers, None], aspect="auto", **colours
-    )
+    context = reading.contexts[i, :numbers, None].numpy()  # one column
+    image = right.imshow(context, aspect="auto", **colours)
     right.set_title(r"$c_i=\sum_j\alpha_{ij}h_j$", fontsize=9)
     right.set(xticks=[], yticks=[])
     figure.colorbar(image, ax=right, label="value", fraction=0.5)
@@ -223,23 +225,23 @@ def draw_location(path: Path, model: Model, reading: Reading, i: int) -> None:
     times, previous = reading.times, reading.weights[i - 1]
     without = _weights(attention, reading, i, torch.zeros_like(previous))
     bars = reading.seconds_per_step * 0.9
-    top.bar(times, previous, width=bars, color=GREY)
+    top.bar(times, previous.tolist(), width=bars, color=GREY)
     top.set_ylabel(r"$\alpha_{i-1,j}$")
-    top.set_title(
-        f"before: {_which(reading, i - 1)}", fontsize=10, loc="left"
+    top.set_title(f"before: {_which(reading, i - 1)}", fontsize=10, loc="left")
+    middle.plot(
+        times, without.tolist(), color=BLUE, label="previous weights set to zero"
     )
-    middle.plot(times, without, color=BLUE, label="previous weights set to zero")
-    middle.plot(times, reading.weights[i], color=ORANGE, label="as it is")
+    middle.plot(times, reading.weights[i].tolist(), color=ORANGE, label="as it is")
     middle.set_ylabel(r"$\alpha_{ij}$")
     middle.set_title(f"now: {_which(reading, i)}", fontsize=10, loc="left")
     middle.legend(fontsize=8, frameon=False)
     for axes in (top, middle):
-        axes.set(xlabel="time [s]", xlim=(0, float(times[-1])))
+        axes.set(xlabel="time [s]", xlim=(0, times[-1]))
         axes.grid(alpha=0.3)
-    filters = attention.filters
+    filters = attention.filters.detach()
     reach, limit = filters.size(1) // 2, float(filters.abs().max())
     image = bottom.imshow(
-        filters,
+        filters.numpy(),
         aspect="auto",
         cmap="RdBu_r",
         vmin=-limit,
@@ -253,7 +255,7 @@ def draw_location(path: Path, model: Model, reading: Reading, i: int) -> None:
 
 
 def draw_faults(path: Path, model: Model, waveform: Tensor, text: str) -> None:
-    """Draw the marks of what can go wrong, and of a pause, which is nothing wrong.
+    """Draw the marks of what can go wrong.
 
     Args:
         path: the picture.
@@ -261,24 +263,20 @@ def draw_faults(path: Path, model: Model, waveform: Tensor, text: str) -> None:
         waveform: (N,) a few seconds of speech.
         text: what is said in it.
     """
-    words, middle = text.split(), len(waveform) // 2
-    skipped = " ".join([*words[:2], *words[-1:]])
-    noise = swelling_noise(len(waveform))
+    words, noise = text.split(), swelling_noise(8 * SAMPLE_RATE)
     loop = greedy_text(model, noise)
-    quiet = torch.zeros(SAMPLE_RATE)
-    paused = torch.cat((waveform[:middle], quiet, waveform[middle:]))
     parts = (
-        ("a loop: noise, searched greedily", noise, loop[:LOOP_SHOWN]),
+        (f"a loop: the first {ROWS_SHOWN} of {len(loop)} characters", noise, loop),
         ("an early stop: the text cut short", waveform, " ".join(words[:3])),
-        ("a jump: words left out of the text", waveform, skipped),
-        ("a pause: a second of silence inside", paused, text),
+        ("words left out", waveform, " ".join([*words[:2], *words[-1:]])),
+        ("no speech: the text read in white noise", white_noise(len(waveform)), text),
     )
     figure = _figure(8.2)
     places = figure.subplots(2, 2).flat
     for axes, (name, sound, reads) in zip(places, parts, strict=True):
         reading = read(model, sound, reads)
         focus, monotony, reach = attention_habits(reading.weights).tolist()
-        _alpha(axes, reading, reading.weights)
+        _alpha(axes, reading, reading.weights[:ROWS_SHOWN])
         axes.set_title(
             f"{name}\nfocus {focus:.2f}, monotony {monotony:.2f}, reach {reach:.2f}",
             fontsize=9,
@@ -286,11 +284,17 @@ def draw_faults(path: Path, model: Model, waveform: Tensor, text: str) -> None:
     _save(figure, path)
 
 
+def white_noise(num_samples: int) -> Tensor:
+    """(N,) white noise, always the same, 20 dB below full scale."""
+    generator = torch.Generator().manual_seed(0)
+    return 0.1 * torch.randn(num_samples, generator=generator)
+
+
 def swelling_noise(num_samples: int) -> Tensor:
-    """(N,) white noise that swells four times a second, always the same."""
+    """(N,) white noise that swells four times a second."""
     time = torch.arange(num_samples) / SAMPLE_RATE
-    noise = torch.randn(num_samples, generator=torch.Generator().manual_seed(0))
-    return 0.1 * noise * (0.55 + 0.45 * torch.sin(2 * torch.pi * 4 * time))
+    swell = 0.55 + 0.45 * torch.sin(2 * torch.pi * 4 * time)
+    return white_noise(num_samples) * swell
 
 
 def greedy_text(model: Model, waveform: Tensor) -> str:
@@ -308,7 +312,9 @@ def draw_kinds(path: Path, readings: Sequence[tuple[str, Reading]]) -> None:
     """Draw the weights of several models on one recording, side by side."""
     figure = _figure(8.4)
     columns = (len(readings) + 1) // 2
-    axes = figure.subplots(3, columns, sharex=True, height_ratios=[1, 2.4, 2.4])
+    axes = figure.subplots(
+        3, columns, squeeze=False, sharex=True, height_ratios=[1, 2.4, 2.4]
+    )
     for top in axes[0]:
         _spectrogram(top, readings[0][1].waveform)
     for place, (name, reading) in zip(axes[1:].flat, readings, strict=False):
@@ -389,7 +395,7 @@ def _spectrogram(axes: Any, waveform: Tensor) -> None:
 
 
 def _alpha(axes: Any, reading: Reading, weights: Tensor) -> None:
-    rows = row_names(reading.characters)
+    rows = row_names(reading.characters)[: len(weights)]
     paint_attention(axes, weights, rows, reading.seconds_per_step)
 
 
@@ -414,6 +420,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the pictures go")
     parser.add_argument("--runs", type=Path, help="folder of the toy corpus's runs")
     args = parser.parse_args()
+    use_one_thread()
     draw_bundled(args.folder)
     if args.runs:
         draw_toy(args.folder, args.runs)
