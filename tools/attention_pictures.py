@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, read_waveform
@@ -41,6 +40,8 @@ WIDTH = 9.0
 DPI = 100
 CLIP = ("BUT SOMETHING HAD TO BE DONE", 2.75)
 """What is said in the first seconds of the bundled recording."""
+TOY = "test-0006"
+"""The recording of the toy corpus: 'MAY YA'YC TBEA, with Y three times."""
 ROWS_SHOWN = 40
 """Characters of the loop."""
 KINDS = {
@@ -326,17 +327,17 @@ def draw_kinds(path: Path, readings: Sequence[tuple[str, Reading]]) -> None:
 def draw_heads(path: Path, reading: Reading) -> None:
     """Draw what each head of a dot attention looks at, and their mean."""
     heads = reading.energies.softmax(dim=2)  # (I, N, J)
+    parts = [(f"head {n + 1}", heads[:, n]) for n in range(heads.size(1))]
+    parts.append(("mean", reading.weights))
     figure = _figure(6.6)
-    columns = (heads.size(1) + 2) // 2
-    places = figure.subplots(2, columns, sharex=True, sharey=True).flat
-    for number in range(heads.size(1)):
-        axes = next(places)
-        _alpha(axes, reading, heads[:, number])
-        axes.set_title(f"head {number + 1}", fontsize=10)
-    axes = next(places)
-    _alpha(axes, reading, reading.weights)
-    axes.set_title("mean", fontsize=10)
-    for axes in places:
+    places = list(figure.subplots(2, (len(parts) + 1) // 2, sharey=True).flat)
+    for axes, (name, weights) in zip(places, parts, strict=False):
+        _alpha(axes, reading, weights)
+        axes.set_title(name, fontsize=10)
+        axes.label_outer(remove_inner_ticks=False)
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("time [s]")
+    for axes in places[len(parts) :]:
         axes.axis("off")
     _save(figure, path)
 
@@ -351,26 +352,27 @@ def draw_blocks(path: Path, reading: Reading, block_size: int) -> None:
         (r"product: $\beta_{im}\alpha_{ij}$", reading.weights),
     )
     figure = _figure(4.2)
-    for axes, (name, weights) in zip(
-        figure.subplots(1, 3, sharey=True), parts, strict=True
-    ):
+    places = figure.subplots(1, 3, sharey=True)
+    for axes, (name, weights) in zip(places, parts, strict=True):
         _alpha(axes, reading, weights)
         axes.set_title(name, fontsize=10)
+        axes.label_outer()
         for m in range(1, beta.size(1)):
-            axes.axvline(
-                m * block_size * reading.seconds_per_step, color=GREY, linewidth=0.5
-            )
+            seconds = m * block_size * reading.seconds_per_step
+            axes.axvline(seconds, color=GREY, linewidth=0.5)
     _save(figure, path)
 
 
 # Parts of pictures
 
 
-def _figure(height: float) -> Figure:
+def _figure(height: float) -> Any:
+    from matplotlib.figure import Figure  # with pyplot, all figures would be kept
+
     return Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
@@ -445,12 +447,14 @@ def draw_bundled(folder: Path) -> None:
 
 def draw_toy(folder: Path, runs: Path) -> None:
     """Draw what models of the toy corpus looked at in one of its recordings."""
-    utterance = read_manifest(runs / "data" / "test.jsonl")[1]
+    utterances = read_manifest(runs / "data" / "test.jsonl")
+    utterance = next(one for one in utterances if one.id == TOY)
     waveform = read_waveform(utterance.audio)
     readings, sizes = dict[str, Reading](), dict[str, int]()
     for kind in (*KINDS, "heads"):
         model = load_model(find_model(runs / kind))
         readings[kind] = read(model, waveform, utterance.text)
+        print(f"{kind}: writes {greedy_text(model, waveform)}")
         sizes[kind] = model.las.config.attention.block_size
     names = [
         (name.format(block_size=sizes[kind]), readings[kind])
