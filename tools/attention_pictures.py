@@ -27,7 +27,7 @@ from asr.data.manifest import read_manifest
 from asr.decoding.config import DecodingConfig
 from asr.features import FRAMES_PER_SECOND, HOP, log_mel, mel_spectrogram
 from asr.inference.recognizer import Recognizer
-from asr.model.attention import Attention, LocationAwareAttention
+from asr.model.attention import Attention, AttentionOutput, LocationAwareAttention
 from asr.model.storage import Model, find_model, load_model
 from asr.reports.attention_plot import paint_attention, row_names
 from asr.runtime import use_one_thread
@@ -413,7 +413,8 @@ def _weights(
 ) -> Tensor:
     """(J,) alpha_i, had the previous weights (J,) been others."""
     memory = attention.precompute(reading.h[None], torch.tensor([len(reading.h)]))
-    return attention(reading.states[i, None], memory, previous[None]).weights[0]
+    output: AttentionOutput = attention(reading.states[i, None], memory, previous[None])
+    return output.weights[0]
 
 
 def main() -> None:
