@@ -13,22 +13,28 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from asr.cli import (
+    calibrate,
     decode,
     demo,
     doctor,
+    evaluate,
     explain,
     export,
     report,
     score,
     train,
     transcribe,
+    tune,
 )
-from asr.cli.options import one_line
+from asr.cli.options import Parser, one_line
 from asr.cli.transcribe import PARTIAL
 from asr.errors import AsrError
 
 __all__ = ["PARTIAL", "main", "run"]
-_COMMANDS = (transcribe, explain, train, decode, score, report, export, demo, doctor)
+_COMMANDS = (
+    *(transcribe, explain, train, decode, score, report),
+    *(tune, calibrate, evaluate, export, demo, doctor),
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -72,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="asr",
         description="Listen, Attend and Spell: speech recognition from audio to text.",
         epilog="`asr COMMAND --help` shows an example of each command.",

@@ -1,30 +1,27 @@
-"""Find out how sure a model is, and let it tell so: confidence of words.
+"""Fit the confidence of words to a model: how often is it right when it is so sure?
 
-    python recipes/librispeech/calibrate.py DEV MODEL
+A manifest is transcribed, its words are compared with what was said, and the weights of
+`asr.inference.confidence` are fitted to them and written into the model's folder. The
+figures that come back are of words that the weights were not fitted to: those of each
+half of the speakers are judged by weights fitted to the other half. The manifest must
+be one that the model did not learn from.
 
-transcribes a manifest, looks which words are right, fits the weights of
-`asr.inference.confidence` to them and writes them into the model's folder. What is
-printed is honest: each word is judged by weights that were fitted to the other half of
-the speakers. The manifest must be none that the model learned from.
+Shapes: W words, D features.
 """
 
-import argparse
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from functools import cache, partial
-from multiprocessing import get_context
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest
-from asr.errors import AsrError, ManifestError
+from asr.errors import ManifestError
+from asr.evaluation.processes import batches, number_of_processes, recognizer_map
 from asr.inference.confidence import (
     CALIBRATION,
     area_under_curve,
@@ -33,17 +30,15 @@ from asr.inference.confidence import (
     fit,
     reliability,
 )
-from asr.inference.long_audio import BATCH
 from asr.inference.recognizer import Recognizer
 from asr.model.storage import add_further, find_model
 from asr.progress import progress_bar
-from asr.runtime import use_one_thread
 from asr.scoring import align
 
-LOST = 0.002
+NOISE = 0.002
 """Share of the utterances that may be taken for noise."""
-LEAST = 100
-"""Words that there must be: fewer say nothing."""
+MIN_WORDS = 100
+"""With fewer, the figures would be chance."""
 
 
 class Judged(NamedTuple):
@@ -55,58 +50,57 @@ class Judged(NamedTuple):
     right: Tensor
     """(W,) bool."""
     clear: float
-    """Share of its characters that the CTC head heard."""
+    """Share of its characters that the CTC head finds, too."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 1 after telling what to mend."""
-    parser = argparse.ArgumentParser(prog="calibrate", description="Fit confidence.")
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("model", type=Path, help="folder of the model; is added to")
-    parser.add_argument("--processes", type=int, default=2)
-    args = parser.parse_args(argv)
-    try:
-        print(calibrate(args.manifest, args.model, args.processes))
-    except AsrError as error:
-        print(f"calibrate: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def calibrate(manifest: Path, model: Path, processes: int = 1) -> str:
-    """Fit, write, and tell how well promises are kept.
+def calibrate(
+    manifest: Path,
+    model: str | Path,
+    *,
+    language_model: str | Path | None = None,
+    processes: int | None = None,
+) -> str:
+    """Fit the confidence of words, and write it into the model's folder.
 
     Args:
         manifest: what the model is tried on.
-        model: its folder.
-        processes: one thread each.
+        model: a model's or a run's folder, or the name of a bundled model.
+        language_model: folder of a word n-gram; None for the bundled one.
+        processes: one thread each; None for one a core.
+
+    Returns:
+        A table in Markdown: how often words are right, by their confidence.
 
     Raises:
         AsrError: manifest, model or a recording cannot be read, there are too few
             words, or the model's folder cannot be written to.
     """
     folder = find_model(model)
-    judged = list(_judge(read_manifest(manifest), folder, processes))
+    utterances = read_manifest(manifest)
+    load = partial(Recognizer.load, folder, language_model=language_model)
+    judged = _judge(utterances, load, number_of_processes(processes))
     features = torch.cat([one.features for one in judged])
     right = torch.cat([one.right for one in judged])
-    if len(right) < LEAST:
-        raise ManifestError(f"{manifest}: {len(right)} words were heard, too few")
-    first = _half(judged)
-    promised = torch.empty(len(right))
+    if len(right) < MIN_WORDS:
+        raise ManifestError(
+            f"{manifest}: only {len(right)} words were found in its recordings (at "
+            f"least {MIN_WORDS} are needed)"
+        )
+    first = _of_first_half(judged)
+    predicted = torch.empty(len(right))
     for half in (first, ~first):
         found = fit(features[~half], right[~half])
-        promised[half] = torch.tensor(confidence(features[half], found))
+        predicted[half] = torch.tensor(confidence(features[half], found))
     clear = torch.tensor([one.clear for one in judged])
-    speech = round(float(clear.quantile(LOST)), 3)
-    tree = fit(features, right, speech).to_dict()
-    text = json.dumps(tree, indent=2) + "\n"
+    speech = round(float(clear.quantile(NOISE)), 3)
+    text = json.dumps(fit(features, right, speech).to_dict(), indent=2) + "\n"
     add_further(folder, CALIBRATION, text.encode())
     raw = torch.tensor(confidence(features, None))
-    return _table(promised.tolist(), raw.tolist(), right.tolist())
+    return _table(predicted.tolist(), raw.tolist(), right.tolist())
 
 
-def _half(judged: Sequence[Judged]) -> Tensor:
-    """Tell which words are of the first half of the speakers."""
+def _of_first_half(judged: Sequence[Judged]) -> Tensor:
+    """(W,) whether a word is of the first half of the speakers."""
     speakers = sorted({one.speaker for one in judged})
     chosen = set(speakers[::2])
     return torch.cat(
@@ -115,30 +109,24 @@ def _half(judged: Sequence[Judged]) -> Tensor:
 
 
 def _judge(
-    utterances: Sequence[Utterance], model: Path, processes: int
-) -> Iterator[Judged]:
-    order = sorted(utterances, key=lambda utterance: -utterance.duration)
-    batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
-    with ExitStack() as stack:
-        bar = stack.enter_context(progress_bar(len(order), "calibrate", "utterances"))
-        run: Any = map
-        if processes > 1:
-            pool = ProcessPoolExecutor(processes, get_context("spawn"))
-            run = stack.enter_context(pool).map
-        for judged in run(partial(_judge_batch, model), batches):
+    utterances: Sequence[Utterance], load: "partial[Recognizer]", processes: int
+) -> list[Judged]:
+    found = list[Judged]()
+    with (
+        progress_bar(len(utterances), "calibrate", "utterances") as bar,
+        recognizer_map(load, processes) as run,
+    ):
+        for judged in run(_judge_batch, batches(utterances)):
             bar.update(len(judged))
-            yield from judged
+            found += judged
+    return found
 
 
-@cache
-def _recognizer(model: Path) -> Recognizer:
-    use_one_thread()
-    return Recognizer.load(model)
-
-
-def _judge_batch(model: Path, utterances: Sequence[Utterance]) -> list[Judged]:
+def _judge_batch(
+    recognizer: Recognizer, utterances: Sequence[Utterance]
+) -> list[Judged]:
     waveforms = [read_waveform(utterance.audio) for utterance in utterances]
-    found = _recognizer(model).search(waveforms)
+    found = recognizer.search(waveforms)
     return [
         Judged(
             utterance.speaker,
@@ -151,7 +139,7 @@ def _judge_batch(model: Path, utterances: Sequence[Utterance]) -> list[Judged]:
 
 
 def _right(reference: str, hypothesis: str) -> list[bool]:
-    """Tell of each word of a hypothesis whether it was said.
+    """Find out which words of a hypothesis were said.
 
     >>> _right("GO ON NOW", "GO IN NOW THEN")
     [True, False, True, False]
@@ -161,22 +149,21 @@ def _right(reference: str, hypothesis: str) -> list[bool]:
 
 
 def _table(
-    promised: Sequence[float], raw: Sequence[float], right: Sequence[bool]
+    predicted: Sequence[float], raw: Sequence[float], right: Sequence[bool]
 ) -> str:
-    """Say in Markdown how promises are kept."""
-    bins = reliability(promised, right)
+    """Compare confidence and truth, in Markdown."""
+    bins = reliability(predicted, right)
     rows = [
         f"| {one.confidence:.2f} | {one.right:.2f} | {one.num_words} |" for one in bins
     ]
+    error, raw_error = (
+        calibration_error(some) for some in (bins, reliability(raw, right))
+    )
+    area, raw_area = (area_under_curve(some, right) for some in (predicted, raw))
     summary = (
         f"{len(right)} words, {100 * sum(right) / len(right):.1f} % right. Expected "
-        f"calibration error {calibration_error(bins):.3f} (the n-best list alone "
-        f"{calibration_error(reliability(raw, right)):.3f}), area under the curve "
-        f"{area_under_curve(promised, right):.3f} ({area_under_curve(raw, right):.3f})."
+        f"calibration error {error:.3f} (the n-best list alone {raw_error:.3f}), area "
+        f"under the curve {area:.3f} ({raw_area:.3f})."
     )
     head = ["| confidence | right | words |", "|---|---|---|"]
     return "\n".join([*head, *rows, "", summary])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -37,8 +37,9 @@ from asr.decoding.config import DecodingConfig
 from asr.errors import AsrError, ConfigError, ManifestError
 from asr.inference.long_audio import BATCH, Progress, Recording, transcripts
 from asr.inference.recognizer import Recognizer
+from asr.inference.search_settings import Decoding
 from asr.inference.segmentation import LONGEST
-from asr.lm.ngram import WordNGram, find_language_model
+from asr.lm.ngram import find_language_model
 from asr.model.storage import find_model
 from asr.output import trn_line
 from asr.progress import progress_bar
@@ -77,7 +78,7 @@ def decode(
     model: str | Path | None,
     manifest: Path,
     folder: Path,
-    decoding: DecodingConfig | None = None,
+    decoding: Decoding = None,
     *,
     precision: str = "float32",
     processes: int | None = None,
@@ -89,7 +90,7 @@ def decode(
         model: a model's or a run's folder; None for the bundled model.
         manifest: what to decode.
         folder: is made where it is missing.
-        decoding: settings of the search.
+        decoding: settings of the search; see `Recognizer.load`.
         precision: of the weights, float32 or int8.
         processes: one thread each; None for one a core.
         language_model: folder of a word n-gram; None for the bundled one.
@@ -97,14 +98,13 @@ def decode(
     Raises:
         AsrError: model or manifest cannot be read, or the folder not be written.
     """
-    decoding = decoding or DecodingConfig()
     _checked(processes)
     if _is_same(folder / HYPOTHESES, manifest):
         raise ManifestError(f"{manifest}: would be overwritten (name another folder)")
-    find_model(model)  # fail here, not in each process
-    if decoding.lm_weight:
-        WordNGram.load(find_language_model(language_model))
-    settings: _Settings = model, decoding, precision, language_model
+    recognizer = Recognizer.load(  # fail here, not in each process
+        model, decoding=decoding, precision=precision, language_model=language_model
+    )
+    settings: _Settings = model, recognizer.decoding, precision, language_model
     utterances = read_manifest(manifest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def decode(
         hours,
         time.perf_counter() - started,
     )
-    _write(folder, settings, utterances, decoded)
+    _write(folder, settings, recognizer.decoding, utterances, decoded)
     return decoded
 
 
@@ -144,7 +144,7 @@ def _is_same(path: Path, other: Path) -> bool:
 def transcribe_files(
     model: str | Path | None,
     recordings: Sequence[Recording],
-    decoding: DecodingConfig | None = None,
+    decoding: Decoding = None,
     *,
     precision: str = "float32",
     processes: int | None = None,
@@ -157,7 +157,7 @@ def transcribe_files(
     Args:
         model: a model's name or folder, or a run's; None for the bundled model.
         recordings: what to transcribe.
-        decoding: settings of the search.
+        decoding: settings of the search; see `Recognizer.load`.
         precision: of the weights, float32 or int8.
         processes: None for one a core, but one only where there is little to do.
         language_model: folder of a word n-gram; None for the bundled one.
@@ -170,7 +170,6 @@ def transcribe_files(
     Raises:
         AsrError: the model cannot be read, or a setting is impossible.
     """
-    decoding = decoding or DecodingConfig()
     settings: _Settings = model, decoding, precision, language_model
     _checked(processes)
     if processes is None:
@@ -223,7 +222,7 @@ def _batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
 _Decoded = tuple[list[str], list[str], list[str]]  # ids, texts, errors
 
 
-_Settings = tuple[str | Path | None, DecodingConfig, str, str | Path | None]
+_Settings = tuple[str | Path | None, Decoding, str, str | Path | None]
 """Model, search, precision and language model."""
 
 
@@ -279,7 +278,7 @@ _recognizer: Recognizer
 
 def _begin(
     model: str | Path | None,
-    decoding: DecodingConfig,
+    decoding: Decoding,
     precision: str,
     language_model: str | Path | None,
 ) -> None:
@@ -307,16 +306,18 @@ def _decode_batch(batch: list[Utterance]) -> _Decoded:
 def _write(
     folder: Path,
     settings: _Settings,
+    decoding: DecodingConfig,
     utterances: Sequence[Utterance],
     decoded: Decoded,
 ) -> None:
-    model, decoding, precision, language_model = settings
+    model, _, precision, language_model = settings
+    words = find_language_model(language_model) if decoding.lm_weight else None
     write_manifest(folder / HYPOTHESES, decoded.hypotheses)
     write_bytes(folder / "ref.trn", _trn(utterances).encode())
     write_bytes(folder / "hyp.trn", _trn(decoded.hypotheses).encode())
     metadata = {
         "model": str(find_model(model)),
-        "language_model": str(find_language_model(language_model)),
+        "language_model": str(words) if words else None,
         "decoding": asdict(decoding),
         "precision": precision,
         "hours": round(decoded.hours, 4),

@@ -15,13 +15,11 @@ from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.config import DecodingConfig
 from asr.decoding.ctc_alignment import CTCAlignment
 from asr.decoding.search import Hypothesis
-from asr.evaluation import calibration as calibrate
-from asr.evaluation import long_recordings as long
-from asr.evaluation import robustness
 from asr.inference.confidence import CALIBRATION
 from asr.inference.recognizer import Recognizer
 from asr.inference.search_result import SearchResult
 from asr.model.storage import Model, load_model
+from recipes.librispeech import calibrate, long, robustness
 
 Capture = pytest.CaptureFixture[str]
 
