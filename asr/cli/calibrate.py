@@ -1,4 +1,4 @@
-"""`asr calibrate`: let the confidence of words mean what it says."""
+"""`asr calibrate`: fit the confidence of words to a model."""
 
 import argparse
 from pathlib import Path

@@ -23,7 +23,8 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> argparse.Namespace:
         """Parse arguments; argparse itself leaves over what comes behind an option."""
-        found, left = self.parse_known_args(args, namespace)
+        parsed, left = self.parse_known_args(args, namespace)
+        found: argparse.Namespace = parsed
         if "settings" in found:
             late = [one for one in left if is_setting(one)]
             found.settings = [*found.settings, *late]

@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
         "--write",
         action="store_true",
         help="write the best into the model's decoding.json, from where all commands "
-        "take it (default: only print it)",
+        "take it; run `asr calibrate` afterwards (default: only print it)",
     )
     parser.add_argument("--table", type=Path, metavar="FILE", help="JSON for all rows")
     parser.add_argument(

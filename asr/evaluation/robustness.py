@@ -2,7 +2,7 @@
 
 `under_conditions` decodes utterances as they are and changed as recordings are: the
 band of a telephone, a codec, noise, a room, other speeds and loudness. `without_speech`
-lets the model listen to sounds in which nobody speaks, where it should write nothing.
+gives the model sounds in which nobody speaks, for which it should write nothing.
 
 Shapes: N samples.
 """

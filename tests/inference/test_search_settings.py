@@ -32,7 +32,7 @@ each_situation = pytest.mark.parametrize("situation", Situation)
 
 @pytest.fixture
 def tuned_folder(model_folder: Path) -> Path:
-    """A model whose beam tells the situation: 2, 3 or 4."""
+    """A model with a beam of its own in each situation: 2, 3 and 4."""
     for size, situation in enumerate(Situation, start=2):
         save_decoding(model_folder, situation, DecodingConfig(beam_size=size))
     return model_folder
