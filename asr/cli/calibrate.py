@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from asr.cli.options import add_command, number
+from asr.cli.options import add_command, number, own_process
 
 
 def add(commands: Any) -> None:
@@ -35,9 +35,8 @@ def add(commands: Any) -> None:
 
 def _calibrate(args: argparse.Namespace) -> None:
     from asr.evaluation.calibration import calibrate
-    from asr.runtime import use_one_thread
 
-    use_one_thread()
+    own_process()
     print(
         calibrate(
             args.manifest,

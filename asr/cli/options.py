@@ -78,6 +78,25 @@ def add_settings(parser: argparse.ArgumentParser, about: str) -> None:
     )
 
 
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Add `--version`."""
+    parser.add_argument(
+        "--version", action=_ShowVersion, nargs=0, help="print the version and exit"
+    )
+
+
+class _ShowVersion(argparse.Action):
+    """Print the version; it is looked up only here, as that takes 20 ms."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, *given: Any, **others: Any
+    ) -> None:
+        from asr.version import version
+
+        print(f"{parser.prog} {version()}")
+        parser.exit()
+
+
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the options of models and of the search."""
     parser.add_argument(
@@ -119,12 +138,19 @@ def number(default: int | None, about: str) -> dict[str, Any]:
     return {"type": int, "default": default, "metavar": "N", "help": about}
 
 
+def own_process() -> None:
+    """Set threads and memory of this process, which belongs to the command alone."""
+    from asr.runtime import keep_freed_memory, use_one_thread
+
+    use_one_thread()
+    keep_freed_memory()
+
+
 def load_recognizer(args: argparse.Namespace) -> "Recognizer":
     """Load what the options of the search name."""
     from asr.inference.recognizer import Recognizer
-    from asr.runtime import use_one_thread
 
-    use_one_thread()
+    own_process()
     return Recognizer.load(
         args.model,
         decoding=decoding_of(args),

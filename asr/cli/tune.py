@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr.cli.options import add_command, add_settings, number
+from asr.cli.options import add_command, add_settings, number, own_process
 
 if TYPE_CHECKING:
     from asr.evaluation.tuning import Plan, Trial
@@ -55,9 +55,8 @@ def add(commands: Any) -> None:
 def _tune(args: argparse.Namespace) -> None:
     from asr.evaluation.tuning import best, plan_trials, trials
     from asr.inference.search_settings import DECODING, save_decoding
-    from asr.runtime import use_one_thread
 
-    use_one_thread()
+    own_process()
     plan = plan_trials(
         args.manifest,
         args.model,

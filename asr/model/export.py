@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from asr.model.storage import (
     save_model,
 )
 from asr.tensor_files import inside, sync_folder, write_bytes
+from asr.version import DISTRIBUTION, version
 
 RUN_SETTINGS = "config.yaml"
 """Name of the settings in a run's folder, as `asr.train` writes them."""
@@ -164,7 +164,7 @@ def _new_card(model: Model, name: str, settings: str) -> str:
         f"{num_weights / 1e6:.1f} M parameters, float16",
         "Training": _training(metadata),
         "Dev": _dev(metadata),
-        "Made by": f"asr {_version()}",
+        "Made by": f"{DISTRIBUTION} {version()}",
         "Data": "TO BE FILLED IN: which recordings and texts, and their licences",
         "Licence": "TO BE FILLED IN: under which others may use this model",
     }
@@ -193,10 +193,3 @@ def _dev(metadata: dict[str, Any]) -> str:
         if isinstance(metadata.get(f"dev/{name}"), int | float)
     ]
     return f"{', '.join(told)} (greedy)" if told else "unknown"
-
-
-def _version() -> str:
-    try:
-        return version("asr")
-    except PackageNotFoundError:
-        return "(not installed)"

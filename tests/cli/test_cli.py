@@ -11,7 +11,9 @@ import pytest
 import soundfile
 import torch
 
+import asr
 from asr.cli import PARTIAL, main
+from asr.cli.completion import SHELLS
 from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.config import DecodingConfig
 from asr.inference.search_settings import Situation, save_decoding
@@ -35,29 +37,36 @@ def test_help_answers_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("status", [0, 3])
-def test_a_command_ends_as_it_should_without_taking_all_to_pieces(status: int) -> None:
+@pytest.mark.parametrize(
+    ("command", "status", "pieces"),
+    [("transcribe x", 0, []), ("transcribe x", 3, ["to pieces"]),
+     ("doctor", 0, ["to pieces"])],
+)  # fmt: skip
+def test_transcribe_leaves_at_once_where_all_went_well(
+    command: str, status: int, pieces: list[str]
+) -> None:
     code = (
         "import atexit, asr.cli\n"
         "class Slow:\n"
         "    def __del__(self): print('to pieces')\n"
         "slow = Slow()\n"
         "atexit.register(print, 'at the end')\n"
-        f"asr.cli.main = lambda: print('text') or {status}\n"
+        f"asr.cli._status = lambda args: print('text') or {status}\n"
         "asr.cli.run()\n"
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    program = [sys.executable, "-c", code, *command.split()]
+    done = subprocess.run(program, capture_output=True, text=True)
 
     assert done.returncode == status
-    expected = ["text", "at the end"] + (["to pieces"] if status else [])
-    assert done.stdout.split("\n")[:-1] == expected
+    assert done.stdout.split("\n")[:-1] == ["text", "at the end", *pieces]
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_closed_stream_is_no_fault(closed: str) -> None:
-    code = "import asr.cli; asr.cli.main = lambda: 0; asr.cli.run()"
-    done = subprocess.run(["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code])
+    code = "import asr.cli; asr.cli._status = lambda args: 0; asr.cli.run()"
+    run = f'"$0" -c "$1" transcribe x {closed}'
+    done = subprocess.run(["sh", "-c", run, sys.executable, code])
     assert done.returncode == 0
 
 
@@ -285,7 +294,7 @@ def test_silence_is_told(model_folder: Path, tmp_path: Path, capsys: Capture) ->
 
     printed = capsys.readouterr()
     assert printed.out == "\n"
-    assert printed.err == f"asr: {path}: nothing was heard\n"
+    assert printed.err == f"asr: {path}: silence, no text\n"
 
 
 @pytest.mark.parametrize(
@@ -585,3 +594,52 @@ def test_what_is_left_over_is_refused(capsys: Capture) -> None:
         main(["decode", "a", "b", "--beam", "2", "decoding.beam_size=1", "more"])
 
     assert "unrecognized arguments: more" in capsys.readouterr().err
+
+
+# What the whole command prints of itself
+
+
+def test_the_version_is_printed(capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+
+    assert capsys.readouterr().out == f"asr {asr.__version__}\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_gets_a_script_that_knows_the_commands(
+    capsys: Capture, shell: str
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--print-completion", shell])
+
+    script = capsys.readouterr().out
+    assert {"transcribe", "explain", "train", "doctor"} <= set(
+        re.findall(r"\w+", script)
+    )
+    assert "beam" in script
+
+
+def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
+    (tmp_path / "talk.flac").touch()
+    with_script = (
+        'source <("$0" -m asr --print-completion bash); cd "$1"; shift; '
+        'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_asr; '
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+
+    def completed(*words: str) -> set[str]:
+        line = ["bash", "-c", with_script, sys.executable, str(tmp_path), *words]
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+        return set(done.stdout.split())
+
+    assert {"transcribe", "train"} <= completed("asr", "tra")
+    assert completed("asr", "transcribe", "--bea") == {"--beam"}
+    assert "talk.flac" in completed("asr", "transcribe", "ta")
+
+
+def test_another_shell_is_refused(capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--print-completion", "powershell"])
+
+    assert "invalid choice: 'powershell'" in capsys.readouterr().err
