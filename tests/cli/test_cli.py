@@ -634,7 +634,7 @@ def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
         return set(done.stdout.split())
 
     assert {"transcribe", "train"} <= completed("asr", "tra")
-    assert completed("asr", "transcribe", "--bea") == {"--beam"}
+    assert completed("asr", "transcribe", "--bea") == {"--beam-size"}
     assert "talk.flac" in completed("asr", "transcribe", "ta")
 
 
