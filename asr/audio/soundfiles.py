@@ -195,16 +195,20 @@ def _hushed(head: bytes) -> Iterator[None]:
             os.close(stderr)
 
 
-def encode(waveform: Tensor, kind: str) -> bytes:
+def encode(waveform: Tensor, kind: str, compression: float | None = None) -> bytes:
     """Pack a waveform as a file, to be played or kept.
 
     Args:
         waveform: (N,) float32 at `SAMPLE_RATE`; what is over full scale is clipped.
         kind: one of `KINDS`.
+        compression: from 0 to 1, the smallest file; None for libsndfile's own choice.
     """
     packed, (format, subtype) = BytesIO(), KINDS[kind]
     with soundfile.SoundFile(
-        packed, "w", SAMPLE_RATE, 1, format=format, subtype=subtype
+        *(packed, "w", SAMPLE_RATE, 1),
+        format=format,
+        subtype=subtype,
+        compression_level=compression,
     ) as sound:
         # Second by second: libsndfile overruns its stack on millions at once.
         samples = waveform.clamp(-1, 1).numpy()

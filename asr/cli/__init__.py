@@ -13,23 +13,29 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from asr.cli import (
+    calibrate,
     decode,
     demo,
     doctor,
+    evaluate,
     explain,
     export,
     report,
     score,
     train,
     transcribe,
+    tune,
 )
 from asr.cli.completion import add_completion
-from asr.cli.options import add_version, one_line
+from asr.cli.options import Parser, add_version, one_line
 from asr.cli.transcribe import PARTIAL
 from asr.errors import AsrError
 
 __all__ = ["PARTIAL", "main", "run"]
-_COMMANDS = (transcribe, explain, train, decode, score, report, export, demo, doctor)
+_COMMANDS = (
+    *(transcribe, explain, train, decode, score, report),
+    *(tune, calibrate, evaluate, export, demo, doctor),
+)
 _LEAVE_AT_ONCE = (transcribe.run,)
 """Commands that people wait for, and that keep nothing open when they are done."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -82,7 +88,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="asr",
         description="Listen, Attend and Spell: speech recognition from audio to text.",
         epilog="`asr COMMAND --help` shows an example of each command.",

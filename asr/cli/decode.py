@@ -8,6 +8,7 @@ from typing import Any
 from asr.cli.options import (
     add_command,
     add_search,
+    add_settings,
     decoding_of,
     number,
     one_line,
@@ -24,6 +25,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("manifest", type=Path)
     parser.add_argument("folder", type=Path, help="for the hypotheses")
+    add_settings(parser, "settings of the search, in place of the model's")
     add_search(parser)
     parser.add_argument("--processes", **number(None, "default: one a core"))
 

@@ -8,6 +8,7 @@ from typing import Any
 from asr.cli.options import (
     add_command,
     add_search,
+    add_settings,
     load_recognizer,
     refuse_overwriting,
 )
@@ -21,6 +22,7 @@ def add(commands: Any) -> None:
         "asr explain talk.flac --output talk.html",
     )
     parser.add_argument("audio", type=Path, metavar="FILE")
+    add_settings(parser, "settings of the search, in place of the model's")
     parser.add_argument(
         *("--output", "-o"),
         type=Path,

@@ -13,6 +13,7 @@ from asr.cli.options import (
     checked,
     decoding_of,
     device_of,
+    is_setting,
     load_recognizer,
     number,
     one_line,
@@ -42,8 +43,10 @@ def add(commands: Any) -> None:
         nargs="+",
         metavar="PATH",
         help="a file, a folder, a pattern such as 'talks/*.mp3', or - for what comes "
-        "on standard input",
+        "on standard input; decoding.key=value is a setting of the search (a file of "
+        "such a name: ./decoding.key=value)",
     )
+    parser.set_defaults(settings=[])
     parser.add_argument(
         *("--output-dir", "-o"),
         type=Path,
@@ -93,6 +96,11 @@ def run(args: argparse.Namespace) -> int:
     from asr.audio import STANDARD_INPUT, spooled
     from asr.cli.inputs import Source, find_sources
 
+    settings = [path for path in args.paths if is_setting(path)]
+    args.settings = [*settings, *args.settings]
+    args.paths = [path for path in args.paths if not is_setting(path)]
+    if not args.paths:
+        raise ConfigError("no recording is given (asr transcribe PATH …)")
     with ExitStack() as stack:
         sources = find_sources([path for path in args.paths if path != "-"])
         if "-" in args.paths:

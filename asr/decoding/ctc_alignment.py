@@ -6,7 +6,7 @@ the head was of it. The paths can only go forward, so that the times are in orde
 
 A CTC head marks a character by a spike of a step or two somewhere in its sound, and has
 blanks between the spikes. A head on a listener that reads both ways has them a little
-early. (Attention gives less exact times: `recipes/librispeech/long.py`.)
+early. (Attention gives less exact times: `asr evaluate long-recordings`.)
 
 Shapes: I tokens, J' steps of the CTC head, V vocabulary size.
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from torchaudio.functional import forced_align
 
 EARLY = 0.05
-"""Seconds by which spikes come before their sound; as `recipes/librispeech/long.py` has
+"""Seconds by which spikes come before their sound, as `asr evaluate long-recordings`
 measured it."""
 
 

@@ -11,7 +11,7 @@ support_squared         its square
 characters              log of how many it has
 
 The few weights are fitted to words of which is known whether they are right
-(`recipes/librispeech/calibrate.py`), and are kept in the model's folder: they belong to
+(`asr calibrate`), and are kept in the model's folder: they belong to
 the model and the search that they were fitted to. Without them the
 confidence is the support alone, which is far too sure of itself.
 

@@ -38,8 +38,9 @@ from asr.decoding.config import DecodingConfig
 from asr.errors import AsrError, ConfigError, ManifestError
 from asr.inference.long_audio import BATCH, Progress, Recording, transcripts
 from asr.inference.recognizer import Recognizer
+from asr.inference.search_settings import Decoding
 from asr.inference.segmentation import LONGEST
-from asr.lm.ngram import WordNGram, find_language_model
+from asr.lm.ngram import find_language_model
 from asr.model.storage import find_model
 from asr.output import trn_line
 from asr.progress import progress_bar
@@ -57,7 +58,7 @@ class RecognizerSettings(NamedTuple):
 
     model: str | Path | None
     """Its name or folder, or that of a run; None for the bundled model."""
-    decoding: DecodingConfig
+    decoding: Decoding
     precision: str
     language_model: str | Path | None
     """Folder of a word n-gram; None for the bundled one."""
@@ -98,7 +99,7 @@ def decode(
     model: str | Path | None,
     manifest: Path,
     folder: Path,
-    decoding: DecodingConfig | None = None,
+    decoding: Decoding = None,
     *,
     precision: str = "float32",
     processes: int | None = None,
@@ -110,7 +111,7 @@ def decode(
         model: a model's or a run's folder; None for the bundled model.
         manifest: what to decode.
         folder: is made where it is missing.
-        decoding: settings of the search.
+        decoding: settings of the search; see `Recognizer.load`.
         precision: of the weights, float32 or int8.
         processes: one thread each; None for one a core.
         language_model: folder of a word n-gram; None for the bundled one.
@@ -118,14 +119,14 @@ def decode(
     Raises:
         AsrError: model or manifest cannot be read, or the folder not be written.
     """
-    decoding = decoding or DecodingConfig()
     _checked(processes)
     if _is_same(folder / HYPOTHESES, manifest):
         raise ManifestError(f"{manifest}: would be overwritten (name another folder)")
-    find_model(model)  # fail here, not in each process
-    if decoding.lm_weight:
-        WordNGram.load(find_language_model(language_model))
-    settings = RecognizerSettings(model, decoding, precision, language_model)
+    recognizer = Recognizer.load(  # fail here, not in each process
+        model, decoding=decoding, precision=precision, language_model=language_model
+    )
+    used = recognizer.decoding
+    settings = RecognizerSettings(model, used, precision, language_model)
     utterances = read_manifest(manifest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +151,7 @@ def decode(
         hours,
         time.perf_counter() - started,
     )
-    _write(folder, settings, utterances, decoded)
+    _write(folder, settings, used, utterances, decoded)
     return decoded
 
 
@@ -166,7 +167,7 @@ def _is_same(path: Path, other: Path) -> bool:
 def transcribe_files(
     model: str | Path | None,
     recordings: Sequence[Recording],
-    decoding: DecodingConfig | None = None,
+    decoding: Decoding = None,
     *,
     precision: str = "float32",
     processes: int | None = None,
@@ -179,7 +180,7 @@ def transcribe_files(
     Args:
         model: a model's name or folder, or a run's; None for the bundled model.
         recordings: what to transcribe.
-        decoding: settings of the search.
+        decoding: settings of the search; see `Recognizer.load`.
         precision: of the weights, float32 or int8.
         processes: None for one a core, but one only where there is little to do.
         language_model: folder of a word n-gram; None for the bundled one.
@@ -192,7 +193,6 @@ def transcribe_files(
     Raises:
         AsrError: the model cannot be read, or a setting is impossible.
     """
-    decoding = decoding or DecodingConfig()
     settings = RecognizerSettings(model, decoding, precision, language_model)
     _checked(processes)
     if processes is None:
@@ -338,16 +338,19 @@ def _decode_in_worker(batch: list[Utterance]) -> _Decoded:
 def _write(
     folder: Path,
     settings: RecognizerSettings,
+    decoding: DecodingConfig,
     utterances: Sequence[Utterance],
     decoded: Decoded,
 ) -> None:
+    words = settings.language_model
+    language_model = str(find_language_model(words)) if decoding.lm_weight else None
     write_manifest(folder / HYPOTHESES, decoded.hypotheses)
     write_bytes(folder / "ref.trn", _trn(utterances).encode())
     write_bytes(folder / "hyp.trn", _trn(decoded.hypotheses).encode())
     metadata = {
         "model": str(find_model(settings.model)),
-        "language_model": str(find_language_model(settings.language_model)),
-        "decoding": asdict(settings.decoding),
+        "language_model": language_model,
+        "decoding": asdict(decoding),
         "precision": settings.precision,
         "hours": round(decoded.hours, 4),
         "seconds": round(decoded.seconds, 1),
