@@ -49,19 +49,19 @@ from recipes.toy.make import sing
 
 
 class SharpenedDot(Attention):
-    """A dot product whose sharpness is learned: e_ij = k (W s_i) . (U h_j + b)."""
+    """e_ij = k (W s_i) . (U h_j + b) / sqrt(A), with a sharpness k that is learned."""
 
     def __init__(
         self, config: AttentionConfig, listener_size: int, speller_size: int
     ) -> None:
-        super().__init__(config, listener_size, speller_size)
-        self.log_sharpness = nn.Parameter(torch.zeros(()))  # log(k sqrt(A))
+        super().__init__(config, listener_size, speller_size)  # W, U and b
+        self.log_sharpness = nn.Parameter(torch.zeros(()))  # log k
 
     def energies(self, s: Tensor, memory: AttentionMemory, previous: Tensor) -> Tensor:
-        """(B, K, S) states, (B, K, J) previous weights -> (B, 1, K, J) e_i."""
-        queries, keys = self.query(s)[:, None], memory.keys[:, None]
-        sharpness = self.log_sharpness.exp() / math.sqrt(keys.size(-1))
-        return sharpness * queries @ keys.transpose(2, 3)
+        queries: Tensor = self.query(s)  # (B, K, S) -> (B, K, A)
+        products = queries @ memory.keys.transpose(1, 2)  # (B, K, J)
+        found = self.log_sharpness.exp() * products / math.sqrt(queries.size(-1))
+        return found[:, None]  # (B, N, K, J), here with one head
 
 
 class Contrary(AdditiveAttention):
@@ -187,9 +187,12 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_two_processes_train_it_together(corpus: Path, tmp_path: Path) -> None:
+def test_two_processes_train_it_together(
+    corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     train(settings(corpus, processes=2), tmp_path, attention=SharpenedDot)
 
+    assert capfd.readouterr().err.count("has no fast path") == 1
     assert len(losses_of(tmp_path)) == 5  # an update is one batch of each
     las = load_model(tmp_path / "model", SharpenedDot).las
     assert isinstance(las.speller.attention, SharpenedDot)

@@ -7,6 +7,7 @@ from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
 from asr.model.attention import ACTIVATIONS, KINDS, AttentionConfig, AttentionMemory
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
+from asr.model.plain_steps import PlainSteps
 from asr.model.speller import Speller, SpellerConfig
 from asr.model.speller_search import LASSteps, StepWeights
 
