@@ -1,8 +1,8 @@
 """M4a, mp4, webm, mka, aac, wma and amr: what FFmpeg reads and libsndfile does not.
 
-FFmpeg comes with PyAV, the optional extra: `pip install "asr[av]"`. It is told by the
-signature what a file is, so that nothing but these formats is ever tried: no playlist
-that names other files, and no device.
+FFmpeg comes with PyAV, the optional extra: `pip install "asr[av]"`. What a file
+is, is decided by its signature, so that nothing but these formats is ever tried: no
+playlist that names other files, and no device.
 
 FFmpeg takes a file that was cut short for a shorter one. Here, the bytes and the
 seconds that the header promises are compared with what is there. AAC and AMR streams
@@ -63,7 +63,7 @@ def recognized(head: bytes) -> Kind | None:
 
 
 class Container:
-    """An open file, of which the first audio stream is heard.
+    """An open file, of which the first audio stream is read.
 
     Args:
         path: the file.
@@ -106,7 +106,7 @@ class Container:
         self._opened.close()
 
     def duration(self) -> float:
-        """Return the length in seconds: as the header tells it, or of all packets."""
+        """Return the length in seconds: by the header, or by all packets."""
         with _telling(self._place):
             if (promised := self._promised_to_the_stream()) is not None:
                 return float(promised)
@@ -117,7 +117,7 @@ class Container:
     def blocks(self, start: int, stop: int | None, size: int) -> Iterator[Samples]:
         """Read a stretch, once: what lies before it is decoded too.
 
-        Not all formats tell to the sample where a packet lies, so nothing is sought.
+        Not all formats give the exact sample where a packet lies, so nothing is sought.
 
         Args:
             start: its first sample.
@@ -128,7 +128,7 @@ class Container:
             (N, channels) each.
 
         Raises:
-            AudioError: it is damaged, or ends before its header says.
+            AudioError: it is damaged, or shorter than its header promises.
         """
         there, num_waiting = 0, 0
         waiting: list[Samples] = []
@@ -202,9 +202,9 @@ class Container:
             raise cut_short(self._place, there, whole, "seconds")
 
     def _promised_to_the_stream(self) -> Fraction | None:
-        """Return the seconds of the audio stream, where the format tells, not FFmpeg.
+        """Return the seconds of the audio stream, by the format, not by FFmpeg.
 
-        FFmpeg guesses from the bit rate where a format does not tell.
+        FFmpeg guesses from the bit rate where a format has no length.
         """
         if self._demuxer not in ("mov", "asf") or not self._stream.duration:
             return None
@@ -225,7 +225,7 @@ def _check_size(path: Path, kind: Kind, place: str) -> None:
 
 @contextmanager
 def _telling(place: str) -> Iterator[None]:
-    """Tell whatever goes wrong in PyAV, with its many errors, as an AudioError."""
+    """Turn all of PyAV's many errors into an AudioError."""
     try:
         yield
     except AudioError:

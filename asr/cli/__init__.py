@@ -29,17 +29,27 @@ from asr.errors import AsrError
 
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (transcribe, explain, train, decode, score, report, export, demo, doctor)
+_LEAVE_AT_ONCE = (transcribe.run,)
+"""Commands that people wait for, and that keep nothing open when they are done."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run() -> NoReturn:
-    """Be the `asr` command, and leave at once where all went well.
+    """Be the `asr` command."""
+    args = _parser().parse_args()
+    status = _status(args)
+    if status == 0 and args.run in _LEAVE_AT_ONCE:
+        _leave()
+    sys.exit(status)
 
-    Python would take torch to pieces first, for 0.3 s and 120 MB.
-    """
-    status = main()
-    if status:
-        sys.exit(status)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    return _status(_parser().parse_args(argv))
+
+
+def _leave() -> NoReturn:
+    """End this process without Python's taking torch to pieces: 0.3 s and 120 MB."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream:  # a closed one is None
@@ -47,9 +57,8 @@ def run() -> NoReturn:
     os._exit(0)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, or 1 after telling the user what to mend."""
-    args = _parser().parse_args(argv)
+def _status(args: argparse.Namespace) -> int:
+    """Run a command; return 0, or 1 after a line about what went wrong."""
     try:
         status = int(args.run(args) or 0)
         if sys.stdout:  # closed, it is None

@@ -11,6 +11,7 @@ from asr.cli.options import (
     decoding_of,
     number,
     one_line,
+    own_process,
 )
 
 
@@ -30,6 +31,7 @@ def add(commands: Any) -> None:
 def _decode(args: argparse.Namespace) -> int:
     from asr.inference.parallel import decode
 
+    own_process()
     decoded = decode(
         args.model,
         args.manifest,

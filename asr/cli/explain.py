@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     """Add `asr explain`."""
     parser = add_command(
         *(commands, "explain", _explain),
-        "write a page that shows and plays what was heard, how surely, when and where",
+        "write a page with the words, their confidence and times, sound and attention",
         "asr explain talk.flac --output talk.html",
     )
     parser.add_argument("audio", type=Path, metavar="FILE")

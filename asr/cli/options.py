@@ -78,12 +78,19 @@ def number(default: int | None, about: str) -> dict[str, Any]:
     return {"type": int, "default": default, "metavar": "N", "help": about}
 
 
+def own_process() -> None:
+    """Set threads and memory of this process, which belongs to the command alone."""
+    from asr.runtime import keep_freed_memory, use_one_thread
+
+    use_one_thread()
+    keep_freed_memory()
+
+
 def load_recognizer(args: argparse.Namespace) -> "Recognizer":
     """Load what the options of the search name."""
     from asr.inference.recognizer import Recognizer
-    from asr.runtime import use_one_thread
 
-    use_one_thread()
+    own_process()
     return Recognizer.load(
         args.model,
         decoding=decoding_of(args),

@@ -1,4 +1,4 @@
-"""The search for the texts of short waveforms, with all models that have a say in it.
+"""The search for the texts of short waveforms, with all models that score them.
 
 Speller, CTC head and language model are combined into one `StepModel`; what the beam
 search finds comes back with the evidence for it, as `SearchResult`s.

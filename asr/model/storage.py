@@ -27,7 +27,6 @@ from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.tensor_files import (
-    Undrawn,
     as_bytes,
     check_files,
     checksums,
@@ -192,8 +191,7 @@ def load_model(folder: Path, attention: type[Attention] | None = None) -> Model:
     check_attention(place, stored, attention)
     try:
         _check_sizes(stored)
-        with Undrawn():
-            las = LAS(stored.config, tokenizer.size, attention)
+        las = _build(stored, attention)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise _no_model(place, error) from error
     if strange := [n for n, w in weights.items() if not w.is_floating_point()]:
@@ -207,6 +205,20 @@ def load_model(folder: Path, attention: type[Attention] | None = None) -> Model:
             f"({' '.join(str(error).split()).partition(': ')[2]})"
         ) from error
     return Model(las.eval(), tokenizer, stored.metadata)
+
+
+def _build(stored: StoredModel, attention: type[Attention] | None) -> LAS:
+    """Build the network; its weights come from the file, so they are not drawn.
+
+    A class of the user's own is built with memory of its own all the same: it may have
+    tensors that are in no file.
+    """
+    size = stored.tokenizer.size
+    if attention is None:
+        with torch.device("meta"):
+            return LAS(stored.config, size)
+    with torch.random.fork_rng(devices=()):
+        return LAS(stored.config, size, attention)
 
 
 def check_attention(

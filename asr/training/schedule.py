@@ -53,7 +53,7 @@ class ScheduleConfig:
 
 
 def learning_rate(config: ScheduleConfig, step: int, progress: float) -> float:
-    """Tell the learning rate of a step (counted from 0).
+    """Return the learning rate of a step (counted from 0).
 
     >>> config = ScheduleConfig(learning_rate=1.0, warmup_steps=4, final_rate=0.0)
     >>> [learning_rate(config, s, p) for s, p in [(0, 0.0), (9, 0.5), (9, 0.75)]]
@@ -65,12 +65,12 @@ def learning_rate(config: ScheduleConfig, step: int, progress: float) -> float:
 
 
 def augment_strength(config: ScheduleConfig, progress: float) -> float:
-    """Tell how wide SpecAugment's stripes may be: 0 to 1 of their full width."""
+    """Return how wide SpecAugment's stripes may be: 0 to 1 of their full width."""
     return _ramp(progress, config.augment_from, config.augment_full)
 
 
 def sampling_chance(config: ScheduleConfig, progress: float) -> float:
-    """Tell the chance of an input character to be the speller's own guess."""
+    """Return the chance of an input character to be the speller's own guess."""
     return config.sampling * _ramp(progress, config.sampling_from, 1.0)
 
 

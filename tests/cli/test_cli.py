@@ -35,29 +35,36 @@ def test_help_answers_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("status", [0, 3])
-def test_a_command_ends_as_it_should_without_taking_all_to_pieces(status: int) -> None:
+@pytest.mark.parametrize(
+    ("command", "status", "pieces"),
+    [("transcribe x", 0, []), ("transcribe x", 3, ["to pieces"]),
+     ("doctor", 0, ["to pieces"])],
+)  # fmt: skip
+def test_transcribe_leaves_at_once_where_all_went_well(
+    command: str, status: int, pieces: list[str]
+) -> None:
     code = (
         "import atexit, asr.cli\n"
         "class Slow:\n"
         "    def __del__(self): print('to pieces')\n"
         "slow = Slow()\n"
         "atexit.register(print, 'at the end')\n"
-        f"asr.cli.main = lambda: print('text') or {status}\n"
+        f"asr.cli._status = lambda args: print('text') or {status}\n"
         "asr.cli.run()\n"
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    program = [sys.executable, "-c", code, *command.split()]
+    done = subprocess.run(program, capture_output=True, text=True)
 
     assert done.returncode == status
-    expected = ["text", "at the end"] + (["to pieces"] if status else [])
-    assert done.stdout.split("\n")[:-1] == expected
+    assert done.stdout.split("\n")[:-1] == ["text", "at the end", *pieces]
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_closed_stream_is_no_fault(closed: str) -> None:
-    code = "import asr.cli; asr.cli.main = lambda: 0; asr.cli.run()"
-    done = subprocess.run(["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code])
+    code = "import asr.cli; asr.cli._status = lambda args: 0; asr.cli.run()"
+    run = f'"$0" -c "$1" transcribe x {closed}'
+    done = subprocess.run(["sh", "-c", run, sys.executable, code])
     assert done.returncode == 0
 
 
@@ -280,7 +287,7 @@ def test_silence_is_told(model_folder: Path, tmp_path: Path, capsys: Capture) ->
 
     printed = capsys.readouterr()
     assert printed.out == "\n"
-    assert printed.err == f"asr: {path}: nothing was heard\n"
+    assert printed.err == f"asr: {path}: silence, no text\n"
 
 
 @pytest.mark.parametrize(

@@ -306,6 +306,35 @@ def test_settings_that_it_does_not_read_may_be_anything(
     assert all(torch.equal(loaded[name], w) for name, w in las.state_dict().items())
 
 
+class Near(DotAttention):
+    """Prefers near steps, by a slope that is in no file."""
+
+    def __init__(
+        self, config: AttentionConfig, listener_size: int, speller_size: int
+    ) -> None:
+        super().__init__(config, listener_size, speller_size)
+        self.register_buffer("slope", torch.tensor(-0.1), persistent=False)
+
+    def energies(self, s: Tensor, memory: AttentionMemory, previous: Tensor) -> Tensor:
+        steps = torch.arange(previous.size(-1))
+        return super().energies(s, memory, previous) + self.slope * steps
+
+
+def test_loading_keeps_what_is_in_no_file_and_draws_nothing(
+    model: Model, tmp_path: Path
+) -> None:
+    config = replace(model.las.config, attention=AttentionConfig("dot", size=8))
+    las = LAS(config, model.tokenizer.size, Near)
+    save_model(tmp_path, las, model.tokenizer, {})
+    before = torch.get_rng_state()
+
+    loaded = load_model(tmp_path, Near).las
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert loaded.speller.attention.slope == las.speller.attention.slope
+    assert not any(tensor.is_meta for tensor in loaded.buffers())
+
+
 def test_an_exported_model_still_knows_its_class(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
