@@ -72,10 +72,10 @@ class PlainSteps:
     def step(self, tokens: Tensor, state: PlainState) -> tuple[Tensor, PlainState]:
         """(R,) last tokens -> (R, V) log P of the next, and the new state."""
         logits, speller = self.speller.step(tokens, state.speller, state.memory)
-        scores, attended = logits.log_softmax(dim=-1), state.attended
+        scores, attended = logits.log_softmax(dim=-1), state.attended + speller.weights
         if self.coverage:
-            scores = scores + self.coverage * newly_covered(attended, speller.weights)
-        return scores, PlainState(speller, attended + speller.weights, state.memory)
+            scores = scores + self.coverage * newly_covered(state.attended, attended)
+        return scores, PlainState(speller, attended, state.memory)
 
     def select(self, state: PlainState, rows: Tensor) -> PlainState:
         """Keep the rows (B', K') of the B' utterances that they belong to."""
@@ -88,15 +88,15 @@ class PlainSteps:
         )
 
 
-def newly_covered(attended: Tensor, weights: Tensor) -> Tensor:
-    """Count the listener steps that are covered by one more character.
+def newly_covered(before: Tensor, after: Tensor) -> Tensor:
+    """Count the listener steps that a character covers.
 
     Args:
-        attended: (R, J) attention summed over the characters before.
-        weights: (R, J) alpha_i.
+        before: (R, J) attention summed over the characters before it.
+        after: (R, J) the same with its own.
 
     Returns:
         (R, 1) int64.
     """
-    newly = (attended + weights > COVERED) & (attended <= COVERED)
+    newly = (after > COVERED) & (before <= COVERED)
     return newly.sum(dim=-1, keepdim=True)

@@ -196,8 +196,9 @@ class LASSteps:
         weights = weights[:, :, 0] if model.heads == 1 else weights.mean(dim=2)
         weights, attended = weights.flatten(0, 1), state.attended
         if attended is not None:
-            scores = scores + self.coverage * newly_covered(attended, weights)
-            attended = attended + weights
+            after = attended + weights
+            scores = scores + self.coverage * newly_covered(attended, after)
+            attended = after
         state = state._replace(kept=new, weights=weights, attended=attended)
         return scores, state
 

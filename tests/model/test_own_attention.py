@@ -246,7 +246,7 @@ def test_a_run_goes_on_with_its_own_attention_only(
 # A model keeps the name of the class, and nothing that could be imported
 
 
-def test_a_model_says_in_one_word_which_class_it_needs(
+def test_a_model_keeps_the_name_of_the_class_that_it_needs(
     run: Path, model_folder: Path
 ) -> None:
     own = json.loads((run / "model" / "model.json").read_text())
@@ -308,6 +308,8 @@ def test_settings_that_it_does_not_read_may_be_anything(
 
 class Near(DotAttention):
     """Prefers near steps, by a slope that is in no file."""
+
+    slope: Tensor
 
     def __init__(
         self, config: AttentionConfig, listener_size: int, speller_size: int
@@ -420,7 +422,7 @@ def memory_of(speller: Speller, *num_steps: int) -> AttentionMemory:
 
 
 def search(model: StepModel[Any], count: int) -> list[list[Hypothesis]]:
-    config, limits = SearchConfig(4, length_norm=0.0), torch.full((count,), 12)
+    config, limits = SearchConfig(4, length_norm=0.0), 3 + 4 * torch.arange(count)
     return beam_search(model, config, sos=SOS, eos=EOS, max_lengths=limits)
 
 
@@ -496,10 +498,10 @@ def assert_same_weights(one: Speller, other: Speller) -> None:
     assert all(torch.equal(names[name], w) for name, w in other.state_dict().items())
 
 
-# That it is slower is said once
+# That it is slower is printed once
 
 
-def test_training_says_once_that_it_is_slower(
+def test_training_prints_once_that_it_is_slower(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(settings(corpus), tmp_path, attention=SharpenedDot)
@@ -507,7 +509,7 @@ def test_training_says_once_that_it_is_slower(
     assert capsys.readouterr().err.count("attention SharpenedDot has no fast path") == 1
 
 
-def test_a_recognizer_says_once_that_it_is_slower(
+def test_a_recognizer_prints_once_that_it_is_slower(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recognizer = Recognizer.load(run, decoding=EAGER, attention=SharpenedDot)
@@ -527,11 +529,11 @@ def test_a_built_in_attention_needs_no_such_line(
     assert capsys.readouterr().err == ""
 
 
-# Commands cannot take a class, and say what can
+# Commands cannot take a class, and report what can
 
 
 @pytest.mark.parametrize("command", [["transcribe"], ["explain"]])
-def test_commands_say_that_python_takes_the_class(
+def test_commands_report_that_python_takes_the_class(
     command: list[str], run: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recording = str(corpus / "dev-0.wav")
@@ -543,7 +545,7 @@ def test_commands_say_that_python_takes_the_class(
     assert "in Python: attention=SharpenedDot)" in error
 
 
-def test_asr_train_says_that_python_goes_on_with_the_run(
+def test_asr_train_reports_that_python_goes_on_with_the_run(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", str(run / "config.yaml"), str(run), "training.epochs=2"]) == 1
