@@ -165,6 +165,7 @@ def _trainer(
     team: Team,
 ) -> Trainer:
     train_set, dev_set = datasets
+    own = own_attention_name(attention)
     torch.manual_seed(config.training.seed)
     las_config = LASConfig(config.listener, config.attention, config.speller)
     las = LAS(las_config, tokenizer.size, attention)
@@ -186,7 +187,7 @@ def _trainer(
         run_config={
             **asdict(config),
             "tokenizer": tokenizer.to_dict(),
-            "attention_class": own_attention_name(attention),
+            **({"attention_class": own} if own else {}),
         },
         draw=draw_attention,
         team=team,
