@@ -41,6 +41,7 @@ from asr.inference.recognizer import Recognizer
 from asr.inference.search_settings import Decoding
 from asr.inference.segmentation import LONGEST
 from asr.lm.ngram import find_language_model
+from asr.model.attention import Attention
 from asr.model.storage import find_model
 from asr.output import trn_line
 from asr.progress import progress_bar
@@ -62,6 +63,8 @@ class RecognizerSettings(NamedTuple):
     precision: str
     language_model: str | Path | None
     """Folder of a word n-gram; None for the bundled one."""
+    attention: type[Attention] | None = None
+    """The class that the model was trained with, if it is not built in."""
 
     def load(self) -> Recognizer:
         """Load the recognizer."""
@@ -70,6 +73,7 @@ class RecognizerSettings(NamedTuple):
             decoding=self.decoding,
             precision=self.precision,
             language_model=self.language_model,
+            attention=self.attention,
         )
 
 
@@ -104,6 +108,7 @@ def decode(
     precision: str = "float32",
     processes: int | None = None,
     language_model: str | Path | None = None,
+    attention: type[Attention] | None = None,
 ) -> Decoded:
     """Decode a manifest into a folder.
 
@@ -115,6 +120,8 @@ def decode(
         precision: of the weights, float32 or int8.
         processes: one thread each; None for one a core.
         language_model: folder of a word n-gram; None for the bundled one.
+        attention: the class that the model was trained with, if it is not built in;
+            other processes import it by its name.
 
     Raises:
         AsrError: model or manifest cannot be read, or the folder not be written.
@@ -122,11 +129,8 @@ def decode(
     _checked(processes)
     if _is_same(folder / HYPOTHESES, manifest):
         raise ManifestError(f"{manifest}: would be overwritten (name another folder)")
-    recognizer = Recognizer.load(  # fail here, not in each process
-        model, decoding=decoding, precision=precision, language_model=language_model
-    )
-    used = recognizer.decoding
-    settings = RecognizerSettings(model, used, precision, language_model)
+    settings = RecognizerSettings(model, decoding, precision, language_model, attention)
+    recognizer = settings.load()  # fail here, not in each process
     utterances = read_manifest(manifest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +144,7 @@ def decode(
     hours = sum(durations.values()) / 3600
     with progress_bar(round(hours * 3600), "decode", "s of audio") as bar:
         for ids, texts, found_errors in _in_processes(
-            settings, batches, processes or os.cpu_count() or 1
+            recognizer, settings, batches, processes or os.cpu_count() or 1
         ):
             found |= dict(zip(ids, texts, strict=True))
             errors += found_errors
@@ -151,7 +155,7 @@ def decode(
         hours,
         time.perf_counter() - started,
     )
-    _write(folder, settings, used, utterances, decoded)
+    _write(folder, settings, recognizer.decoding, utterances, decoded)
     return decoded
 
 
@@ -172,6 +176,7 @@ def transcribe_files(
     precision: str = "float32",
     processes: int | None = None,
     language_model: str | Path | None = None,
+    attention: type[Attention] | None = None,
     seconds: float = inf,
     progress: Progress | None = None,
 ) -> Iterator[Transcript | AsrError]:
@@ -184,6 +189,8 @@ def transcribe_files(
         precision: of the weights, float32 or int8.
         processes: None for one a core, but one only where there is little to do.
         language_model: folder of a word n-gram; None for the bundled one.
+        attention: the class that the model was trained with, if it is not built in;
+            other processes import it by its name.
         seconds: of all recordings, as far as it is known.
         progress: called now and then with the seconds that were done since.
 
@@ -193,7 +200,7 @@ def transcribe_files(
     Raises:
         AsrError: the model cannot be read, or a setting is impossible.
     """
-    settings = RecognizerSettings(model, decoding, precision, language_model)
+    settings = RecognizerSettings(model, decoding, precision, language_model, attention)
     _checked(processes)
     if processes is None:
         processes = (os.cpu_count() or 1) if seconds > _MUCH else 1
@@ -247,12 +254,12 @@ _Decoded = tuple[list[str], list[str], list[str]]  # ids, texts, errors
 
 
 def _in_processes(
+    recognizer: Recognizer,
     settings: RecognizerSettings,
     batches: list[list[Utterance]],
     processes: int,
 ) -> Iterator[_Decoded]:
     if processes == 1:
-        recognizer = settings.load()
         for batch in batches:
             with one_thread():
                 decoded = _decode_batch(recognizer, batch)

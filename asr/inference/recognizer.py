@@ -36,6 +36,7 @@ from asr.inference.search_settings import (
 from asr.inference.silence import may_be_speech
 from asr.inference.speech_search import SpeechSearch
 from asr.lm.ngram import WordNGram, find_language_model
+from asr.model.attention import Attention, note_plain_path
 from asr.model.quantized import PRECISIONS
 from asr.model.storage import Model, find_model, load_model
 from asr.transcript import Segment, Transcript, silence
@@ -81,7 +82,8 @@ class Recognizer:
         name: of the model.
 
     Raises:
-        ConfigError: the precision is not known, or not to be had on the device.
+        ConfigError: the precision is not known, or not to be had on the device or with
+            the model's attention.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Recognizer:
             raise CheckpointError("the language model has another alphabet")
         self.language_model = language_model
         self.calibration, self.name = calibration, name
+        note_plain_path(type(las.speller.attention))
         self._search = SpeechSearch(self.las, self.tokenizer, language_model, precision)
 
     @classmethod
@@ -116,6 +119,7 @@ class Recognizer:
         device: str | torch.device = "cpu",
         precision: str = "float32",
         language_model: str | Path | None = None,
+        attention: type[Attention] | None = None,
     ) -> "Recognizer":
         """Load a model.
 
@@ -130,14 +134,16 @@ class Recognizer:
             precision: float32; or int8 for weights as bytes, which is faster on a CPU.
             language_model: folder of a word n-gram, an LSTM beside it or not; None for
                 the bundled one. A `lm_weight` of 0 does without.
+            attention: the class that the model was trained with, if it is not built in.
 
         Raises:
-            CheckpointError: there is no model, or it is damaged.
+            CheckpointError: there is no model, or it is damaged, or it was trained with
+                another class of attention.
             ConfigError: a setting is unknown or impossible; or the precision is not
-                known, or not to be had on the device.
+                known, or not to be had on the device or with the model's attention.
         """
         place = find_model(folder)
-        model = load_model(place)
+        model = load_model(place, attention)
         words = None
         if wants_language_model(decoding):
             words = WordNGram.load(find_language_model(language_model))

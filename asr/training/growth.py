@@ -57,6 +57,9 @@ def grow(las: LAS, old: LAS) -> None:
     targets = las.state_dict()
     for name, source in old.state_dict().items():
         target = targets[name]
+        if not source.shape:  # a single number of an attention of the user's own
+            target.copy_(source)
+            continue
         if ".layers." in name:
             candidate = target.view(4, after, *target.shape[1:])[_CANDIDATE]
             candidate[before:] = 0
