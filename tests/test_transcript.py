@@ -23,7 +23,7 @@ def transcript() -> Transcript:
         confidence=0.5,
         flags=(Flag.RETRIED, Flag.LOOP),
         nbest=(Alternative("GO ON", -0.25), Alternative("GO", -0.5)),
-        alignment=Alignment("GO ON\u220e", torch.eye(6), 0.04, start=0.5),
+        alignment=Alignment(tuple("GO ON\u220e"), torch.eye(6), 0.04, start=0.5),
     )
     silent = Segment(2.0, 3.0, "", (), 0.0, (Flag.SILENCE,), (), None)
     last = replace(spoken, start=3.0, end=4.0, text="STOP", words=(), alignment=None)
@@ -68,7 +68,7 @@ def test_the_names_in_json_stay() -> None:  # programs of others rely on them
         "confidence": 0.75,
     }
     assert list(segment["alignment"]) == [
-        *("characters", "start", "seconds_per_step", "weights"),
+        *("tokens", "characters", "start", "seconds_per_step", "weights"),
     ]
 
 

@@ -79,17 +79,26 @@ def _evenly(num_tokens: int, num_steps: int) -> CTCAlignment:
     return CTCAlignment(begins, ends, torch.full((num_tokens,), -torch.inf))
 
 
-def word_places(text: str) -> list[slice]:
-    """Tell where the words of a text are, in characters.
+def word_places(pieces: Sequence[str]) -> list[slice]:
+    """Return where the words of a text are, in tokens.
+
+    Args:
+        pieces: what each token writes: a character of the text, or several of a word,
+            with the space before them.
 
     >>> word_places("GO  ON")
     [slice(0, 2, None), slice(4, 6, None)]
+    >>> word_places([" GO", "ES", " ", "ON"])
+    [slice(0, 2, None), slice(3, 4, None)]
     """
+    token_of = [token for token, piece in enumerate(pieces) for _ in piece]
+    text = "".join(pieces)
     places, start = list[slice](), 0
     for word in text.split():
         start = text.index(word, start)
-        places.append(slice(start, start + len(word)))
-        start += len(word)
+        end = start + len(word)
+        places.append(slice(token_of[start], token_of[end - 1] + 1))
+        start = end
     return places
 
 
@@ -102,8 +111,8 @@ def word_spans(
     """Tell when the words of a text were said.
 
     Args:
-        found: where all of its characters are.
-        places: of the words among the characters.
+        found: where all of its tokens are.
+        places: of the words among the tokens.
         seconds_per_step: of the CTC head.
         duration: of the recording, in seconds.
 

@@ -38,8 +38,8 @@ from asr.errors import AsrError, ConfigError, ManifestError
 from asr.inference.long_audio import BATCH, Progress, Recording, transcripts
 from asr.inference.recognizer import Recognizer
 from asr.inference.segmentation import LONGEST
-from asr.lm.ngram import WordNGram, find_language_model
-from asr.model.storage import find_model
+from asr.lm.ngram import find_language_model, load_language_model
+from asr.model.storage import find_model, load_tokenizer
 from asr.output import trn_line
 from asr.progress import progress_bar
 from asr.runtime import keep_freed_memory, use_one_thread
@@ -101,9 +101,12 @@ def decode(
     _checked(processes)
     if _is_same(folder / HYPOTHESES, manifest):
         raise ManifestError(f"{manifest}: would be overwritten (name another folder)")
-    find_model(model)  # fail here, not in each process
-    if decoding.lm_weight:
-        WordNGram.load(find_language_model(language_model))
+    place = find_model(model)  # fail here, not in each process
+    words = None
+    if decoding.lm_weight and load_language_model(
+        language_model, load_tokenizer(place)
+    ):
+        words = str(find_language_model(language_model))
     settings: _Settings = model, decoding, precision, language_model
     utterances = read_manifest(manifest)
     try:
@@ -128,7 +131,7 @@ def decode(
         hours,
         time.perf_counter() - started,
     )
-    _write(folder, settings, utterances, decoded)
+    _write(folder, settings, utterances, decoded, words)
     return decoded
 
 
@@ -309,14 +312,15 @@ def _write(
     settings: _Settings,
     utterances: Sequence[Utterance],
     decoded: Decoded,
+    words: str | None,
 ) -> None:
-    model, decoding, precision, language_model = settings
+    model, decoding, precision, _ = settings
     write_manifest(folder / HYPOTHESES, decoded.hypotheses)
     write_bytes(folder / "ref.trn", _trn(utterances).encode())
     write_bytes(folder / "hyp.trn", _trn(decoded.hypotheses).encode())
     metadata = {
         "model": str(find_model(model)),
-        "language_model": str(find_language_model(language_model)),
+        "language_model": words,
         "decoding": asdict(decoding),
         "precision": precision,
         "hours": round(decoded.hours, 4),

@@ -29,7 +29,7 @@ from asr.inference.retry import RETRY_CTC_WEIGHT, better, is_lost
 from asr.inference.search_result import SearchResult
 from asr.inference.silence import may_be_speech
 from asr.inference.speech_search import SpeechSearch
-from asr.lm.ngram import WordNGram, find_language_model
+from asr.lm.ngram import WordNGram, load_language_model
 from asr.model.quantized import PRECISIONS
 from asr.model.storage import Model, find_model, load_model
 from asr.transcript import Segment, Transcript, silence
@@ -96,7 +96,9 @@ class Recognizer:
         self.tokenizer, self.metadata = model.tokenizer, model.metadata
         self.decoding = decoding or DecodingConfig()
         if language_model and language_model.tokenizer != self.tokenizer:
-            raise CheckpointError("the language model has another alphabet")
+            raise CheckpointError(
+                "the language model has another alphabet than the model"
+            )
         self.language_model = language_model
         self.calibration, self.name = calibration, name
         self._search = SpeechSearch(self.las, self.tokenizer, language_model, precision)
@@ -121,7 +123,8 @@ class Recognizer:
             device: where the network runs.
             precision: float32; or int8 for weights as bytes, which is faster on a CPU.
             language_model: folder of a word n-gram, an LSTM beside it or not; None for
-                the bundled one. A `lm_weight` of 0 does without.
+                the bundled one, which is left out, with a notice, beside a model that
+                writes other characters, or subwords. A `lm_weight` of 0 does without.
 
         Raises:
             CheckpointError: there is no model, or it is damaged.
@@ -132,9 +135,7 @@ class Recognizer:
         decoding = decoding or DecodingConfig()
         words = None
         if decoding.lm_weight:
-            words = WordNGram.load(find_language_model(language_model))
-            if language_model is None and words.tokenizer != model.tokenizer:
-                words = None  # the bundled one speaks for its own alphabet only
+            words = load_language_model(language_model, model.tokenizer)
         calibration = load_calibration(place)
         name = str(folder or place.name)
         return cls(model, decoding, device, precision, words, calibration, name)
@@ -184,7 +185,7 @@ class Recognizer:
             sample_rate: Hz; needed for samples, not used for paths.
             channel: of a file: mix for the mean of all, left or right.
             clip: of a file: from which second to which; None for its end.
-            return_alignment: keep where the model looked for each character.
+            return_alignment: keep where the model looked for each token.
             progress: called now and then with the seconds that were done since.
 
         Raises:
@@ -213,7 +214,7 @@ class Recognizer:
 
         Args:
             recordings: what to transcribe.
-            return_alignment: keep where the model looked for each character.
+            return_alignment: keep where the model looked for each token.
             progress: called now and then with the seconds that were done since.
 
         Yields:
@@ -252,7 +253,7 @@ class Recognizer:
 
         Args:
             waveforms: (N,) float32 at 16 kHz each, of at most about 16 s.
-            return_alignment: keep where the model looked for each character.
+            return_alignment: keep where the model looked for each token.
         """
         segments = [silence(len(waveform) / SAMPLE_RATE) for waveform in waveforms]
         loud = [i for i, waveform in enumerate(waveforms) if may_be_speech(waveform)]

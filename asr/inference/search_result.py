@@ -1,16 +1,17 @@
 """What a search found in one piece of a recording, and what speaks for it.
 
 The search gives texts with scores. Three witnesses are then heard on the best one: the
-CTC head, which tells when each character was said; the speller, which reads the text
+CTC head, which tells when each token was said; the speller, which reads the text
 once more and tells where it looked and how it would have gone on; and the other texts
 of the n-best list. Out of that come the words, their times and confidence, and the
 flags of the segment.
 
-Shapes: I characters with the end, J listener steps, W words, D features of each.
+Shapes: I tokens with the end, J listener steps, W words, D features of each.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log
 
 import torch
@@ -41,10 +42,12 @@ class SearchResult:
     """Best first, at least one."""
     texts: Sequence[str]
     """What they spell."""
+    pieces: Sequence[str]
+    """What each token of the best text writes; joined, the words of that text."""
     alignment: CTCAlignment
-    """Where the CTC head finds the characters of the best text."""
+    """Where the CTC head finds the tokens of the best text."""
     log_probs: Tensor
-    """(I,) log P of each character of the best text by the speller."""
+    """(I,) log P of each token of the best text by the speller."""
     weights: Tensor
     """(I, J) alpha, where the speller looked when it read that text."""
     seconds_per_ctc_step: float
@@ -57,7 +60,7 @@ class SearchResult:
     def features(self) -> Tensor:
         """(W, D) what is known of each word of the best text; see `confidence`."""
         return word_features(
-            word_places(self.texts[0]),
+            word_places(self.pieces),
             self.alignment.log_probs,
             self.log_probs[:-1],
             support(self.texts, [one.log_prob for one in self.hypotheses]),
@@ -65,7 +68,7 @@ class SearchResult:
 
     @property
     def clear(self) -> float:
-        """Share of the best text's characters that the CTC head heard; 1 for none."""
+        """Share of the best text's tokens that the CTC head is sure of; 1 for none."""
         heard = self.alignment.log_probs > log(0.5)
         return float(heard.float().mean()) if len(heard) else 1.0
 
@@ -77,13 +80,13 @@ class SearchResult:
         """
         if calibration and self.clear < calibration.speech:
             return Segment(0.0, self.duration, "", (), 0.0, (Flag.NOISE,), (), None)
-        text, places = self.texts[0], word_places(self.texts[0])
+        places = word_places(self.pieces)
         spans = word_spans(
             self.alignment, places, self.seconds_per_ctc_step, self.duration
         )
         sure = confidence(self.features, calibration)
         words = tuple(
-            Word(text[place], span.start, span.end, share)
+            Word(_spelled(self.pieces[place]), span.start, span.end, share)
             for place, span, share in zip(places, spans, sure, strict=True)
         )
         return Segment(
@@ -102,13 +105,16 @@ class SearchResult:
 
     def _alignment(self) -> Alignment:
         """Leave the rows of superfluous spaces out."""
-        text = self.texts[0]
-        places = word_places(text)
-        gaps = [slice(place.stop, place.stop + 1) for place in places[:-1]]
-        end = slice(len(text), len(text) + 1)
+        places = word_places(self.pieces)
+        gaps = [
+            slice(place.stop, min(place.stop + 1, after.start))
+            for place, after in pairwise(places)
+        ]
+        end = slice(len(self.pieces), len(self.pieces) + 1)
         kept = sorted([*places, *gaps, end], key=lambda place: place.start)
+        tokens = (*self.pieces, END)
         return Alignment(
-            "".join((text + END)[place] for place in kept),
+            tuple(token for place in kept for token in tokens[place]),
             torch.cat([self.weights[place] for place in kept]),
             self.seconds_per_step,
         )
@@ -120,3 +126,8 @@ class SearchResult:
         if goes_in_circles(self.texts[0]):
             flags.append(Flag.LOOP)
         return tuple(flags)
+
+
+def _spelled(pieces: Sequence[str]) -> str:
+    """Return the word that some pieces write."""
+    return "".join(pieces).strip()

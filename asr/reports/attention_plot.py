@@ -1,6 +1,6 @@
 """Pictures of what a model looked at.
 
-The attention weights alpha as a heat map: characters from top to bottom, time from left
+The attention weights alpha as a heat map: tokens from top to bottom, time from left
 to right. A healthy model draws a diagonal: it reads the recording from its beginning to
 its end. The page of a whole recording is in `asr.reports.recording_page`.
 """
@@ -22,15 +22,15 @@ _SPACE, _END = "\u00b7", "\u220e"
 _DPI = 130
 
 
-def draw_attention(path: Path, weights: Tensor, text: str) -> None:
-    """Draw where the speller looked for each character, over steps, as a PNG.
+def draw_attention(path: Path, weights: Tensor, tokens: Sequence[str]) -> None:
+    """Draw where the speller looked for each token, over steps, as a PNG.
 
     Args:
         path: the picture; one that stood there is replaced.
         weights: (I, J) alpha; a last row for <eos> may be missing.
-        text: the characters that the rows are of.
+        tokens: what each of the rows writes: a character, or several.
     """
-    rows = _row_names(text + _END)[: len(weights)]
+    rows = _row_names([*tokens, _END])[: len(weights)]
     figure = Figure(figsize=(9, _height(rows)), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     _heat_map(figure.add_subplot(), weights, rows)
@@ -39,9 +39,9 @@ def draw_attention(path: Path, weights: Tensor, text: str) -> None:
     write_bytes(path, picture.getvalue())
 
 
-def _row_names(characters: str) -> list[str]:
-    """One name a row: the character, or a dot for a space."""
-    return [_SPACE if character == " " else character for character in characters]
+def _row_names(tokens: Sequence[str]) -> list[str]:
+    """One name a row: what the token writes, with a dot for a space."""
+    return [token.replace(" ", _SPACE) for token in tokens]
 
 
 def _height(rows: Sequence[str]) -> float:
@@ -62,5 +62,5 @@ def _heat_map(axes: Any, weights: Tensor, rows: Sequence[str]) -> None:
     )
     axes.set_yticks(range(len(rows)), rows, fontsize=6.5, fontfamily="DejaVu Sans Mono")
     axes.tick_params(axis="y", length=0)
-    axes.set_ylabel("character written")
+    axes.set_ylabel("token written")
     axes.set_xlabel("listener step j")

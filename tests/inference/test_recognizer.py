@@ -17,7 +17,7 @@ from asr.errors import AudioError, CheckpointError, ConfigError
 from asr.inference.confidence import CALIBRATION, FEATURES, Calibration
 from asr.inference.recognizer import Recognizer
 from asr.inference.retry import RETRY_CTC_WEIGHT
-from asr.inference.search_result import SearchResult
+from asr.inference.search_result import END, SearchResult
 from asr.lm.ngram import Level, WordNGram
 from asr.model.storage import Model, add_further, find_model, save_model
 from asr.text import ALPHABET, CharTokenizer
@@ -105,7 +105,8 @@ def test_an_alignment_has_a_row_for_each_character_and_the_end(
     (segment,) = transcript.segments
     assert segment.alignment is not None
     rows, steps = segment.alignment.weights.shape
-    assert rows == len(segment.text) + 1 == len(segment.alignment.characters)
+    assert rows == len(segment.text) + 1 == len(segment.alignment.tokens)
+    assert segment.alignment.characters == segment.text + END
     assert steps == 26  # 101 frames, joined by fours
     assert segment.alignment.seconds_per_step == 0.04
     torch.testing.assert_close(
@@ -332,6 +333,7 @@ class Answers:
         result = SearchResult(
             hypotheses=[hypothesis],
             texts=[text],
+            pieces=text,
             alignment=CTCAlignment(steps, steps + 1, torch.zeros(len(text))),
             log_probs=torch.zeros(len(text) + 1),
             weights=torch.zeros(len(text) + 1, 9),

@@ -21,6 +21,7 @@ def found(*texts: str, heard: float = -0.1, finished: bool = True) -> SearchResu
             for rank, text in enumerate(texts)
         ],
         texts=texts,
+        pieces=texts[0],
         alignment=CTCAlignment(begins, begins + 1, torch.full((length,), heard)),
         log_probs=torch.full((length + 1,), -0.2),
         weights=torch.eye(length + 1, 30),

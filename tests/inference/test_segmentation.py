@@ -189,7 +189,7 @@ def segment(start: float, end: float, text: str, *times: float) -> Segment:
         for word, time in zip(text.split(), times, strict=True)
     )
     weights = torch.arange(float(len(text) + 1))[:, None]
-    alignment = Alignment(text + "$", weights, 0.04, start)
+    alignment = Alignment(tuple(text + "$"), weights, 0.04, start)
     return Segment(start, end, text, words, 0.5, (), (), alignment)
 
 

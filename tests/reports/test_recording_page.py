@@ -42,7 +42,7 @@ def segment(text: str = "GO ON") -> Segment:
         confidence=0.65,
         flags=(Flag.UNFINISHED,),
         nbest=(Alternative(text, -0.5), Alternative("GO IN", -0.75)),
-        alignment=Alignment(text + "\u220e", weights, 0.04),
+        alignment=Alignment(tuple(text + "\u220e"), weights, 0.04),
     )
 
 
@@ -154,7 +154,7 @@ def test_the_attention_is_the_root_of_the_weights_in_bytes() -> None:
     (given,) = page_data(tone(), "a.wav", transcript(one))["segments"]
 
     attention = given["attention"]
-    assert attention["characters"] == "GO ON\u220e"
+    assert attention["tokens"] == tuple("GO ON\u220e")
     assert attention["seconds_per_column"] == 0.04
     weights = (matrix(attention) / 255).square()
     torch.testing.assert_close(weights, one.alignment.weights, atol=0.003, rtol=0)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -113,9 +113,9 @@ def calm(config: Config) -> Config:
     )
 
 
-def draw_nothing(path: Path, weights: Tensor, text: str) -> None:
+def draw_nothing(path: Path, weights: Tensor, tokens: Sequence[str]) -> None:
     """Pictures cost more than the rest of such a training."""
-    path.write_text(f"{tuple(weights.shape)} {text}")
+    path.write_text(f"{tuple(weights.shape)} {''.join(tokens)}")
 
 
 @pytest.fixture(autouse=True)
@@ -767,7 +767,7 @@ def test_a_start_from_another_alphabet_is_refused(corpus: Path, tmp_path: Path) 
     other = CharTokenizer(tokenizer.characters[::-1])
     las = LAS(LASConfig(config.listener, config.attention, config.speller), other.size)
     save_model(tmp_path / "start", las, other, {})
-    with pytest.raises(ConfigError, match=r"training\.start: .* another alphabet"):
+    with pytest.raises(ConfigError, match=r"training\.start: .* has another tokenizer"):
         train(config, tmp_path / "run")
 
 
@@ -847,7 +847,7 @@ def test_a_run_with_other_tokens_is_refused(
 ) -> None:
     folder = shutil.copytree(whole, tmp_path / "run")
     other = CharTokenizer("".join(reversed(ALPHABET)))
-    with pytest.raises(ConfigError, match="other settings of tokens"):
+    with pytest.raises(ConfigError, match="other settings of tokenizer"):
         train(settings(corpus), folder, other)
 
 
