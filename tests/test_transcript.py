@@ -97,3 +97,25 @@ def test_what_is_no_transcript_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Transcript.from_dict(transcript().to_dict() | change)
+
+
+def test_a_transcript_of_0_1_without_tokens_is_read() -> None:
+    tree = transcript().to_dict()
+    del tree["segments"][0]["alignment"]["tokens"]
+
+    assert Transcript.from_dict(tree).to_dict() == transcript().to_dict()
+
+
+def test_rows_of_subwords_are_a_list_of_tokens() -> None:
+    tokens = (" GO", "ES", " ON", "\u220e")
+    alignment = Alignment(tokens, torch.eye(4), 0.04)
+    segment = replace(transcript().segments[0], alignment=alignment)
+
+    tree = json.loads(json.dumps(replace(transcript(), segments=(segment,)).to_dict()))
+
+    written = tree["segments"][0]["alignment"]
+    assert written["tokens"] == list(tokens)
+    assert written["characters"] is None  # no string has one a row
+    back = Transcript.from_dict(tree).segments[0].alignment
+    assert back is not None
+    assert back.tokens == tokens

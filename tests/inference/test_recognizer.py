@@ -10,6 +10,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+import asr.lm.ngram
 from asr.decoding.config import DecodingConfig
 from asr.decoding.ctc_alignment import CTCAlignment
 from asr.decoding.search import Hypothesis
@@ -18,7 +19,7 @@ from asr.inference.confidence import CALIBRATION, FEATURES, Calibration
 from asr.inference.recognizer import Recognizer
 from asr.inference.retry import RETRY_CTC_WEIGHT
 from asr.inference.search_result import END, SearchResult
-from asr.lm.ngram import Level, WordNGram
+from asr.lm.ngram import Level, WordNGram, find_language_model
 from asr.model.storage import Model, add_further, find_model, save_model
 from asr.text import ALPHABET, CharTokenizer
 from asr.transcript import Flag, Transcript
@@ -189,6 +190,86 @@ def test_the_speller_s_own_language_model_is_taken_off_beside_another(
 def test_a_language_model_of_another_alphabet_is_refused(model: Model) -> None:
     with pytest.raises(CheckpointError, match="has another alphabet"):
         Recognizer(model, language_model=words(" ABC"))
+
+
+@pytest.fixture
+def _first_notice() -> None:
+    asr.lm.ngram._leave_out.cache_clear()
+
+
+@pytest.mark.usefixtures("_first_notice")
+def test_the_language_model_of_words_is_left_out_beside_subwords(
+    subword_model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_model(tmp_path, *subword_model)
+
+    recognizers = [Recognizer.load(tmp_path) for _ in range(2)]
+
+    assert [one.language_model for one in recognizers] == [None, None]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the word language model is for characters only, this model writes subwords: "
+        "it is left out"
+    ]
+    assert recognizers[0].settings["language_model"] is False
+
+
+@pytest.mark.usefixtures("_first_notice")
+def test_nothing_is_left_out_where_none_was_asked_for(
+    subword_model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_model(tmp_path, *subword_model)
+
+    Recognizer.load(tmp_path, decoding=DecodingConfig(lm_weight=0))
+
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("_first_notice")
+def test_the_bundled_language_model_is_left_out_beside_another_alphabet(
+    model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = CharTokenizer(ALPHABET[::-1])
+    save_model(tmp_path, model.las, other, {})
+
+    assert Recognizer.load(tmp_path).language_model is None
+    assert "has another alphabet: it is left out" in caplog.text
+
+
+def test_a_language_model_that_was_asked_for_is_not_left_out(
+    subword_model: Model, model: Model, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "subwords", *subword_model)
+    save_model(tmp_path / "other", model.las, CharTokenizer(ALPHABET[::-1]), {})
+    folder = find_language_model(None)
+
+    with pytest.raises(CheckpointError, match="for characters only, this model writes"):
+        Recognizer.load(tmp_path / "subwords", language_model=folder)
+    with pytest.raises(CheckpointError, match="language model has another alphabet"):
+        Recognizer.load(tmp_path / "other", language_model=folder)
+
+
+def test_a_model_of_subwords_transcribes_with_times_and_all_else(
+    subword_model: Model,
+) -> None:
+    recognizer = Recognizer(subword_model, DecodingConfig(beam_size=4))
+
+    transcript = recognizer.transcribe(
+        noise(20.0), sample_rate=16_000, return_alignment=True
+    )
+
+    assert len(transcript.segments) >= 2
+    assert [word.text for word in transcript.words] == transcript.text.split() != []
+    times = [time for word in transcript.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert all(0 <= word.confidence <= 1 for word in transcript.words)
+    for segment in transcript.segments:
+        assert segment.nbest[0].text.split()
+        if segment.alignment:
+            rows = segment.alignment.tokens
+            assert len(rows) == len(segment.alignment.weights)
+            assert "".join(rows).rstrip(END).split() == segment.text.split()
+    again = Transcript.from_dict(transcript.to_dict())
+    assert again.to_dict() == transcript.to_dict()
 
 
 def test_a_missing_language_model_is_told_by_its_path(

@@ -54,3 +54,12 @@ def test_weights_without_the_end_have_no_row_for_it(
     draw_attention(tmp_path / "alpha.png", torch.eye(2, 9), "GO")
 
     assert names_of_rows(drawn[0].axes[0]) == ["G", "O"]
+
+
+def test_subwords_are_named_with_a_dot_where_a_word_begins(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    draw_attention(tmp_path / "alpha.png", torch.eye(4, 9), [" GO", "ES", " ON"])
+
+    names = names_of_rows(drawn[0].axes[0])
+    assert names == ["\u00b7GO", "ES", "\u00b7ON", "\u220e"]

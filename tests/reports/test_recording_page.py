@@ -160,6 +160,20 @@ def test_the_attention_is_the_root_of_the_weights_in_bytes() -> None:
     torch.testing.assert_close(weights, one.alignment.weights, atol=0.003, rtol=0)
 
 
+def test_a_word_of_subwords_has_the_rows_of_all_of_them() -> None:
+    one = segment()
+    tokens = (" ", "GO", " O", "N", "\u220e")
+    alignment = Alignment(tokens, torch.eye(5, 9), 0.04)
+
+    (given,) = page_data(
+        tone(), "a.wav", transcript(replace(one, alignment=alignment))
+    )["segments"]
+
+    assert given["attention"]["tokens"] == tokens
+    assert given["attention"]["rows"] == 5
+    assert [word["rows"] for word in given["words"]] == [(1, 2), (2, 4)]
+
+
 def test_the_waveform_is_its_extremes() -> None:
     waveform = torch.zeros(170)  # columns of 80 samples: two, and ten samples more
     waveform[3], waveform[90], waveform[165] = 0.5, -0.25, 0.1
