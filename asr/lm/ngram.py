@@ -89,14 +89,14 @@ def load_language_model(
     path = find_language_model(folder)
     if isinstance(tokenizer, CharTokenizer):
         words = WordNGram.load(path)
-        reason = "has another alphabet"
+        reason = "has another alphabet than this model"
         if words.tokenizer == tokenizer:
             return words
     else:
-        reason = "is for characters only, this model writes subwords"
+        reason = "is for characters only, and this model writes subwords"
     if folder is not None:
         raise CheckpointError(f"{path}: the word language model {reason}")
-    _leave_out(f"the word language model {reason}: it is left out")
+    _leave_out(f"asr: the word language model is left out: it {reason}")
     return None
 
 

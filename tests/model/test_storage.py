@@ -695,10 +695,15 @@ def test_a_damaged_vocabulary_is_reported(subword_folder: Path) -> None:
 
 def test_a_vocabulary_of_another_model_is_refused(subword_folder: Path) -> None:
     other = Subwords.make(["A CAT SAT", "ON THE MAT"], 15).model
+    own = (subword_folder / SUBWORDS).read_bytes()
+
     (subword_folder / SUBWORDS).write_bytes(other)
 
     refuses(subword_folder, r"subwords\.model: is damaged, or not the file that model")
+
+    (subword_folder / SUBWORDS).write_bytes(own)
     add_further(subword_folder, SUBWORDS, other)  # with its own checksum
+
     message = r"model\.json: subwords\.model: is not the vocabulary of this model"
     refuses(subword_folder, message)
     with pytest.raises(CheckpointError, match=message):
