@@ -1,15 +1,24 @@
 import io
 import json
 import pickle
+import random
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sentencepiece
+import soundfile
 
+from asr.audio import SAMPLE_RATE
+from asr.cli import main
+from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.errors import CheckpointError, ConfigError
+from asr.model.storage import load_model
+from asr.scoring import word_error_rate
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import (
     MOST_BYTES,
@@ -18,6 +27,8 @@ from asr.tokenizers import (
     TokenizerConfig,
     read_tokenizer,
 )
+from asr.transcript import Transcript
+from recipes.toy.make import sing
 
 TEXTS = [
     "THE CAT SAT ON THE MAT",
@@ -245,3 +256,82 @@ def test_without_sentencepiece_the_errors_name_the_extra(
     with pytest.raises(CheckpointError, match=rf"subwords\.model: .*{extra}"):
         Subwords.read(tmp_path / SUBWORDS)
     assert read_back(CharTokenizer()) == CharTokenizer()
+
+
+# From the texts to a transcript
+
+WORDS = ["ONTO", "INTO", "ONE", "TEN", "NINE", "NOTE", "TONE", "TINT", "IN", "ON"]
+
+
+@pytest.fixture
+def tones(tmp_path: Path) -> Path:
+    """Words of which each letter is a tone, as manifests."""
+    for subset, size in {"train": 160, "dev": 16, "test": 16}.items():
+        rng, utterances = random.Random(subset), list[Utterance]()
+        for number in range(size):
+            text = " ".join(rng.choices(WORDS, k=rng.randint(1, 3)))
+            samples = sing(text, rng)
+            path = tmp_path / f"{subset}-{number}.wav"
+            soundfile.write(path, samples, SAMPLE_RATE)
+            seconds = len(samples) / SAMPLE_RATE
+            utterances.append(Utterance(path.stem, str(path), seconds, text))
+        write_manifest(tmp_path / f"{subset}.jsonl", utterances)
+    return tmp_path
+
+
+def sounding(path: str) -> list[tuple[float, float]]:
+    """Find the words of such a recording by the pauses between them."""
+    samples, rate = soundfile.read(path)
+    loud = np.flatnonzero(np.abs(samples) > 0.05) / rate
+    cuts = np.flatnonzero(np.diff(loud) > 0.08)
+    starts, ends = [loud[0], *loud[cuts + 1]], [*loud[cuts], loud[-1]]
+    return [(float(s), float(e)) for s, e in zip(starts, ends, strict=True)]
+
+
+@pytest.mark.slow
+def test_subwords_are_trained_exported_decoded_and_transcribed_with_times(
+    tones: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Path(__file__).parents[1] / "recipes" / "toy" / "las.yaml"
+    run, packed, out = tones / "run", tones / "packed", tones / "out"
+    settings = [
+        f"data.train=[{tones / 'train.jsonl'}]",
+        f"data.dev={tones / 'dev.jsonl'}",
+        *("tokenizer.kind=subwords", "tokenizer.size=18"),
+        *("training.epochs=50", "training.validations=1"),
+    ]
+    test = read_manifest(tones / "test.jsonl")
+
+    assert main(["train", str(config), str(run), *settings]) == 0
+    assert main(["export", str(run), str(packed)]) == 0
+    shutil.rmtree(run)
+    search = ["--model", str(packed), "--beam", "8"]
+    decode = ["decode", str(tones / "test.jsonl"), str(out), "--processes", "1"]
+    assert main([*decode, *search]) == 0
+    files = [utterance.audio for utterance in test]
+    formats = ["--output-dir", str(out), "--output-format", "all"]
+    assert main(["transcribe", *files, *formats, *search]) == 0
+    page = str(out / "page.html")
+    assert main(["explain", files[0], "--output", page, *search]) == 0
+
+    tokenizer = load_model(packed).tokenizer
+    assert isinstance(tokenizer, Subwords)
+    assert any(len(piece) > 2 for piece in tokenizer.pieces(range(tokenizer.size)))
+    decoded = read_manifest(out / "hypotheses.jsonl")
+    texts = [utterance.text for utterance in test]
+    assert word_error_rate(texts, [u.text for u in decoded]).rate < 0.3
+    right = 0
+    for utterance in test:
+        tree = json.loads((out / f"{utterance.id}.json").read_text())
+        transcript = Transcript.from_dict(tree)
+        if transcript.text != utterance.text:
+            continue
+        right += 1
+        spans = sounding(utterance.audio)
+        for word, (start, end) in zip(transcript.words, spans, strict=True):
+            assert start - 0.1 < word.start < word.end < end + 0.2  # a spike inside
+        assert transcript.segments[0].nbest[0].text == utterance.text
+        assert all(0 < word.confidence <= 1 for word in transcript.words)
+    assert right > 8
+    assert '"tokens": [" ' in (out / "page.html").read_text()
+    assert capsys.readouterr().out.count("dev loss") == 1

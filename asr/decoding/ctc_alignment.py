@@ -1,12 +1,14 @@
-"""When was each character said, by the CTC head's own account?
+"""When was each token said, by the CTC head's own account?
 
 The most likely path of the CTC head through the listener's steps that spells a given
-text (forced alignment) tells for each character where it begins and ends, and how sure
+text (forced alignment) tells for each token where it begins and ends, and how sure
 the head was of it. The paths can only go forward, so that the times are in order.
 
-A CTC head marks a character by a spike of a step or two somewhere in its sound, and has
-blanks between the spikes. A head on a listener that reads both ways has them a little
-early. (Attention tells the same less well: `recipes/librispeech/long.py`.)
+A CTC head marks a token by a spike of a step or two somewhere in its sound, and has
+blanks between the spikes. A head on a listener that reads both ways has the spikes of
+characters a little early. A subword has one spike for all its characters, so that a
+word which is one subword is that spike alone: its time lies inside the word, and is
+shorter. (Attention tells the same less well: `recipes/librispeech/long.py`.)
 
 Shapes: I tokens, J' steps of the CTC head, V vocabulary size.
 

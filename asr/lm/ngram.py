@@ -93,7 +93,7 @@ def load_language_model(
         if words.tokenizer == tokenizer:
             return words
     else:
-        reason = "is for characters only, and this model writes subwords"
+        reason = "is for characters only, which this model does not write"
     if folder is not None:
         raise CheckpointError(f"{path}: the word language model {reason}")
     _leave_out(f"asr: the word language model is left out: it {reason}")

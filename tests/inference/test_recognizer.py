@@ -207,8 +207,8 @@ def test_the_language_model_of_words_is_left_out_beside_subwords(
 
     assert [one.language_model for one in recognizers] == [None, None]
     assert [record.getMessage() for record in caplog.records] == [
-        "asr: the word language model is left out: it is for characters only, and this "
-        "model writes subwords"
+        "asr: the word language model is left out: it is for characters only, which "
+        "this model does not write"
     ]
     assert recognizers[0].settings["language_model"] is False
 
@@ -242,7 +242,9 @@ def test_a_language_model_that_was_asked_for_is_not_left_out(
     save_model(tmp_path / "other", model.las, CharTokenizer(ALPHABET[::-1]), {})
     folder = find_language_model(None)
 
-    with pytest.raises(CheckpointError, match="is for characters only, and this model"):
+    with pytest.raises(
+        CheckpointError, match="is for characters only, which this model"
+    ):
         Recognizer.load(tmp_path / "subwords", language_model=folder)
     with pytest.raises(CheckpointError, match="language model has another alphabet"):
         Recognizer.load(tmp_path / "other", language_model=folder)

@@ -994,7 +994,7 @@ def test_the_fault_of_one_of_two_processes_is_told(
 # Subwords
 
 
-def in_subwords(config: Config, size: int = 18) -> Config:
+def in_subwords(config: Config, size: int = 17) -> Config:
     return replace(config, tokenizer=TokenizerConfig("subwords", size))
 
 
@@ -1013,11 +1013,11 @@ def test_a_vocabulary_is_made_of_the_training_texts_and_kept(
 ) -> None:
     texts = [utterance.text for utterance in read_manifest(corpus / "train.jsonl")]
 
-    made = Subwords.make(texts, 18)
+    made = Subwords.make(texts, 17)
 
     assert (pieces_run / SUBWORDS).read_bytes() == made.model
     assert load_model(pieces_run / "model").tokenizer == made
-    assert load_config(pieces_run / "config.yaml").tokenizer.size == 18
+    assert load_config(pieces_run / "config.yaml").tokenizer.size == 17
     written = read_metadata(pieces_run / "checkpoint.safetensors")["config"]
     assert written["tokenizer"] == made.to_dict()
 
@@ -1070,7 +1070,7 @@ def test_a_run_whose_vocabulary_was_exchanged_is_refused(
 ) -> None:
     folder = shutil.copytree(pieces_run, tmp_path / "run")
     texts = [utterance.text for utterance in read_manifest(corpus / "train.jsonl")]
-    (folder / SUBWORDS).write_bytes(Subwords.make(texts, 17).model)
+    (folder / SUBWORDS).write_bytes(Subwords.make(texts, 16).model)
 
     with pytest.raises(ConfigError, match="with other settings of tokenizer "):
         train(in_subwords(settings(corpus, epochs=2)), folder)
@@ -1094,7 +1094,7 @@ def test_a_run_does_not_go_on_with_other_units(
     config = settings(corpus, epochs=2)
 
     with pytest.raises(ConfigError, match="with other settings of tokenizer "):
-        train(config if other == "characters" else in_subwords(config, 17), folder)
+        train(config if other == "characters" else in_subwords(config, 16), folder)
 
     assert (folder / SUBWORDS).read_bytes() == (pieces_run / SUBWORDS).read_bytes()
 
@@ -1109,15 +1109,15 @@ def test_a_start_from_a_model_of_subwords_takes_its_vocabulary(
 
     kept = (tmp_path / "run" / SUBWORDS).read_bytes()
     assert kept == (pieces_run / SUBWORDS).read_bytes()
-    with pytest.raises(ConfigError, match=r"other tokenizer .*\(18 tokens, subwords\)"):
-        train(in_subwords(config, 17), tmp_path / "smaller")
-    with pytest.raises(ConfigError, match=r"other tokenizer .*\(18 tokens, subwords\)"):
+    with pytest.raises(ConfigError, match=r"other tokenizer .*\(17 tokens, subwords\)"):
+        train(in_subwords(config, 16), tmp_path / "smaller")
+    with pytest.raises(ConfigError, match=r"other tokenizer .*\(17 tokens, subwords\)"):
         train(replace(config, tokenizer=TokenizerConfig()), tmp_path / "characters")
 
 
 def test_a_vocabulary_may_be_handed_over(corpus: Path, tmp_path: Path) -> None:
     texts = [utterance.text for utterance in read_manifest(corpus / "train.jsonl")]
-    own = Subwords.make([*texts, "SEE"], 17)
+    own = Subwords.make([*texts, "SEE"], 16)
     config = settings(corpus, epochs=1)
 
     train(config, tmp_path, own)
