@@ -21,6 +21,7 @@ from asr.model.attention import AttentionConfig
 from asr.model.las import LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
+from asr.tokenizers import TokenizerConfig
 from asr.training.loss import LossConfig
 from asr.training.schedule import ScheduleConfig
 from asr.training.trainer import TrainingConfig
@@ -58,6 +59,7 @@ class Config:
     """All settings of one experiment."""
 
     data: DataConfig
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     listener: ListenerConfig = field(default_factory=ListenerConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     speller: SpellerConfig = field(default_factory=SpellerConfig)

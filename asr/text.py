@@ -4,9 +4,8 @@ The alphabet is A to Z, the apostrophe and the space. `normalize` brings any tex
 it, so that references of different make are spelled alike; `CharTokenizer` numbers the
 characters, for networks that speak in numbers.
 
-Training asks no more of a tokenizer than `Tokenizer` says, so that other units can be
-compared (`recipes/librispeech/subwords.py`); what hears and writes is made for
-characters.
+Nobody asks more of a tokenizer than `Tokenizer` has; `asr.tokenizers` has the other
+kinds.
 """
 
 import re
@@ -131,8 +130,17 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Sequence[int]) -> str:
         """Spell tokens out; the special ones are skipped."""
 
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """Return what each token writes, nothing for the special ones.
+
+        Joined they have the words of `decode`. No piece has a space between letters.
+        """
+
     def to_dict(self) -> dict[str, Any]:
-        """Tell what it is, ready for JSON."""
+        """Return what it is, ready for JSON; equal for tokenizers that are equal."""
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files that go with `to_dict`: contents by their names."""
 
 
 @dataclass(frozen=True)
@@ -188,17 +196,26 @@ class CharTokenizer:
         Raises:
             ValueError: a token is none of the `size` tokens.
         """
+        return "".join(self.pieces(tokens))
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """Return the character of each token, nothing for the special ones.
+
+        Raises:
+            ValueError: a token is none of the `size` tokens.
+        """
         if strangers := [token for token in tokens if not 0 <= token < self.size]:
             raise ValueError(f"tokens are 0 to {self.size - 1}, got {strangers[0]}")
-        return "".join(
-            self.characters[token - self.num_special]
-            for token in tokens
-            if token >= self.num_special
-        )
+        first = self.num_special
+        return [self.characters[t - first] if t >= first else "" for t in tokens]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` reads, ready for JSON."""
         return {"kind": "characters", "characters": self.characters}
+
+    def files(self) -> dict[str, bytes]:
+        """Return no file: `to_dict` has it all."""
+        return {}
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> "CharTokenizer":

@@ -24,19 +24,19 @@ from asr.data.manifest import Utterance, read_manifest
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
 from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
-from asr.model.storage import find_model, load_model
+from asr.model.storage import find_model, load_model, load_tokenizer
 from asr.reports.attention_plot import draw_attention
 from asr.runtime import keep_freed_memory, use_one_thread
-from asr.tensor_files import read_metadata, write_bytes
+from asr.tensor_files import read_metadata, write_files
 from asr.text import CharTokenizer, Tokenizer
+from asr.tokenizers import SUBWORDS, Subwords
 from asr.training.distributed import Team, join_team
 from asr.training.growth import grow
 from asr.training.trainer import CHECKPOINT, Trainer
 
 CONFIG = "config.yaml"
-_CHARACTERS = CharTokenizer()
 _FIXED = (
-    *("data", "listener", "attention", "speller", "augment"),
+    *("data", "tokenizer", "listener", "attention", "speller", "augment"),
     *("training.seed", "training.start", "training.batch_seconds"),
     *("training.batch_size", "training.short_first"),
 )
@@ -48,7 +48,7 @@ _MEASURED = 300
 def train(
     config: Config,
     folder: Path,
-    tokenizer: Tokenizer = _CHARACTERS,
+    tokenizer: Tokenizer | None = None,
     *,
     attention: type[Attention] | None = None,
 ) -> None:
@@ -59,8 +59,8 @@ def train(
         folder: of the run. A folder with a run of another corpus or network, or of
             another order of the data, is refused; how long and how fast to learn may
             change, and how to validate.
-        tokenizer: what the speller writes; only a model of characters can be loaded
-            again, to transcribe.
+        tokenizer: what the speller writes, in place of what the settings say; None for
+            them. A kind that is not in `asr.tokenizers` trains, and cannot be loaded.
         attention: a class of the user's own, in place of the built-in attention that
             the settings name. The run keeps its name; the class has to be handed over
             again wherever the run goes on or its model is loaded.
@@ -69,6 +69,7 @@ def train(
         AsrError: a manifest, recording, setting or checkpoint is at error.
     """
     keep_freed_memory()
+    tokenizer = tokenizer or _tokenizer(config, folder)
     datasets = _datasets(config, tokenizer)
     _claim(folder, config, tokenizer, own_attention_name(attention))
     note_plain_path(attention)
@@ -194,6 +195,24 @@ def _trainer(
     )
 
 
+def _tokenizer(config: Config, folder: Path) -> Tokenizer:
+    """Return the tokenizer of a run; a vocabulary is made as the run begins.
+
+    A run goes on with the vocabulary in its folder, whatever became of the texts, and
+    one that starts from another model takes that model's.
+    """
+    settings, kept = config.tokenizer, folder / SUBWORDS
+    if settings.kind != "subwords":
+        return settings.make(())
+    if kept.exists() and (folder / CHECKPOINT).exists():
+        return Subwords.read(kept)
+    if config.training.start:
+        found = load_tokenizer(find_model(config.training.start))
+        if isinstance(found, Subwords) and found.size == settings.size:
+            return found
+    return settings.make(utterance.text for utterance in chosen(config.data))
+
+
 def _start_from(
     folder: Path, las: LAS, tokenizer: Tokenizer, attention: type[Attention] | None
 ) -> None:
@@ -201,12 +220,15 @@ def _start_from(
 
     Raises:
         CheckpointError: it is damaged, or has another class of attention.
-        ConfigError: it is another network, not one with a narrower listener, or has
-            another alphabet.
+        ConfigError: it is another network, not one with a narrower listener, or writes
+            other tokens.
     """
     model = load_model(folder, attention)
-    if model.tokenizer != tokenizer:
-        raise ConfigError(f"training.start: {folder} has another alphabet")
+    if model.tokenizer.to_dict() != tokenizer.to_dict():
+        raise ConfigError(
+            f"training.start: {folder} has another tokenizer than these settings "
+            f"({model.tokenizer.size} tokens, {model.tokenizer.to_dict()['kind']})"
+        )
     try:
         grow(las, model.las)
     except ValueError as error:
@@ -301,8 +323,9 @@ def _claim(
         before = load_config(path)
         changed = [n for n in _FIXED if attrgetter(n)(before) != attrgetter(n)(config)]
         written = read_metadata(folder / CHECKPOINT).get("config", {})
-        if written.get("tokenizer", _CHARACTERS.to_dict()) != tokenizer.to_dict():
-            changed.append("tokens")
+        tokens = written.get("tokenizer", CharTokenizer().to_dict())
+        if tokens != tokenizer.to_dict() and "tokenizer" not in changed:
+            changed.append("tokenizer")
         _check_class(folder, written.get("attention_class"), attention)
         if changed:
             raise ConfigError(
@@ -313,7 +336,7 @@ def _claim(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
-    write_bytes(path, to_yaml(config).encode())
+    write_files(folder, {**tokenizer.files(), CONFIG: to_yaml(config).encode()})
 
 
 def _check_class(folder: Path, before: str | None, now: str | None) -> None:

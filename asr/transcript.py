@@ -12,7 +12,7 @@ whole, under a version of its own:
 
 All times are seconds on the clock of the recording as it was given.
 
-Shapes: I characters with the end, J listener steps.
+Shapes: I tokens with the end, J listener steps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,21 +61,29 @@ class Alternative:
 
     text: str
     score: float
-    """log P per character: the nearer to 0, the surer."""
+    """log P per token: the nearer to 0, the surer."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where the model looked for each character of a segment."""
+    """Where the model looked for each token of a segment."""
 
-    characters: str
-    """The text, with a last character for its end if it has one: one a row."""
+    tokens: tuple[str, ...]
+    """What each row writes: a character; or a subword, with a space where a word
+    begins. A last character stands for the end of the text, if it has one."""
     weights: Tensor
     """(I, J) alpha."""
     seconds_per_step: float
     """Length of a listener step."""
     start: float = 0.0
     """Seconds: column j begins at start + j * seconds_per_step."""
+
+    @property
+    def characters(self) -> str | None:
+        """The tokens in one string, one a row; None where one is longer."""
+        if any(len(token) != 1 for token in self.tokens):
+            return None
+        return "".join(self.tokens)
 
 
 @dataclass(frozen=True)
@@ -200,6 +208,7 @@ def _segment_to_dict(segment: Segment) -> dict[str, Any]:
         "nbest": [asdict(alternative) for alternative in segment.nbest],
         "alignment": alignment
         and {
+            "tokens": list(alignment.tokens),
             "characters": alignment.characters,
             "start": round(alignment.start, _DIGITS),
             "seconds_per_step": alignment.seconds_per_step,
@@ -221,6 +230,15 @@ def _segment_from_dict(tree: Mapping[str, Any]) -> Segment:
         confidence=float(tree["confidence"]),
         flags=tuple(map(Flag, tree["flags"])),
         nbest=tuple(Alternative(**alternative) for alternative in tree["nbest"]),
-        alignment=alignment
-        and Alignment(**{**alignment, "weights": torch.tensor(alignment["weights"])}),
+        alignment=alignment and _alignment_from_dict(alignment),
+    )
+
+
+def _alignment_from_dict(tree: Mapping[str, Any]) -> Alignment:
+    tokens = tree["tokens"] if "tokens" in tree else tree["characters"]  # of 0.1
+    return Alignment(
+        tuple(tokens),
+        torch.tensor(tree["weights"]),
+        tree["seconds_per_step"],
+        tree["start"],
     )

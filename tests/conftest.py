@@ -10,7 +10,8 @@ from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.model.storage import Model, save_model
-from asr.text import CharTokenizer
+from asr.text import CharTokenizer, Tokenizer
+from asr.tokenizers import Subwords
 
 torch.set_num_threads(1)
 
@@ -23,7 +24,17 @@ def _seed() -> None:
 @pytest.fixture
 def model() -> Model:
     """A network that knows nothing, small enough to be asked at once."""
-    tokenizer = CharTokenizer()
+    return _model(CharTokenizer())
+
+
+@pytest.fixture
+def subword_model() -> Model:
+    """Another that writes subwords."""
+    texts = ["THE CAT SAT ON THE MAT", "A DOG SAT ON THE CAT", "A MAT IS NOT A HAT"]
+    return _model(Subwords.make(texts, 20))
+
+
+def _model(tokenizer: Tokenizer) -> Model:
     config = LASConfig(
         ListenerConfig(size=8, reductions=[2, 2], dropout=0.0),
         AttentionConfig(size=8),

@@ -35,6 +35,7 @@ DOOR = {  # only this module may import that library
     "packaging": "asr.doctor",
     "safetensors": "asr.tensor_files",
     "shtab": "asr.cli.completion",
+    "sentencepiece": "asr.tokenizers",
     "soundfile": "asr.audio.soundfiles",
     "soxr": "asr.audio.waveforms",
     "torch.distributed": "asr.training.distributed",

@@ -23,7 +23,7 @@ def transcript() -> Transcript:
         confidence=0.5,
         flags=(Flag.RETRIED, Flag.LOOP),
         nbest=(Alternative("GO ON", -0.25), Alternative("GO", -0.5)),
-        alignment=Alignment("GO ON\u220e", torch.eye(6), 0.04, start=0.5),
+        alignment=Alignment(tuple("GO ON\u220e"), torch.eye(6), 0.04, start=0.5),
     )
     silent = Segment(2.0, 3.0, "", (), 0.0, (Flag.SILENCE,), (), None)
     last = replace(spoken, start=3.0, end=4.0, text="STOP", words=(), alignment=None)
@@ -68,7 +68,7 @@ def test_the_names_in_json_stay() -> None:  # programs of others rely on them
         "confidence": 0.75,
     }
     assert list(segment["alignment"]) == [
-        *("characters", "start", "seconds_per_step", "weights"),
+        *("tokens", "characters", "start", "seconds_per_step", "weights"),
     ]
 
 
@@ -97,3 +97,25 @@ def test_what_is_no_transcript_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Transcript.from_dict(transcript().to_dict() | change)
+
+
+def test_a_transcript_of_0_1_without_tokens_is_read() -> None:
+    tree = transcript().to_dict()
+    del tree["segments"][0]["alignment"]["tokens"]
+
+    assert Transcript.from_dict(tree).to_dict() == transcript().to_dict()
+
+
+def test_rows_of_subwords_are_a_list_of_tokens() -> None:
+    tokens = (" GO", "ES", " ON", "\u220e")
+    alignment = Alignment(tokens, torch.eye(4), 0.04)
+    segment = replace(transcript().segments[0], alignment=alignment)
+
+    tree = json.loads(json.dumps(replace(transcript(), segments=(segment,)).to_dict()))
+
+    written = tree["segments"][0]["alignment"]
+    assert written["tokens"] == list(tokens)
+    assert written["characters"] is None  # no string has one a row
+    back = Transcript.from_dict(tree).segments[0].alignment
+    assert back is not None
+    assert back.tokens == tokens

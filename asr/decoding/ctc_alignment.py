@@ -1,12 +1,14 @@
-"""When was each character said, by the CTC head's own account?
+"""When was each token said, by the CTC head's own account?
 
 The most likely path of the CTC head through the listener's steps that spells a given
-text (forced alignment) gives for each character where it begins and ends, and how sure
+text (forced alignment) gives for each token where it begins and ends, and how sure
 the head was of it. The paths can only go forward, so that the times are in order.
 
-A CTC head marks a character by a spike of a step or two somewhere in its sound, and has
-blanks between the spikes. A head on a listener that reads both ways has them a little
-early. (Attention gives less exact times: `asr evaluate long-recordings`.)
+A CTC head marks a token by a spike of a step or two somewhere in its sound, and has
+blanks between the spikes. A head on a listener that reads both ways has the spikes of
+characters a little early. A subword has one spike for all its characters, so that a
+word which is one subword is that spike alone: its time lies inside the word, and is
+shorter. (Attention gives less exact times: `asr evaluate long-recordings`.)
 
 Shapes: I tokens, J' steps of the CTC head, V vocabulary size.
 
@@ -79,17 +81,26 @@ def _evenly(num_tokens: int, num_steps: int) -> CTCAlignment:
     return CTCAlignment(begins, ends, torch.full((num_tokens,), -torch.inf))
 
 
-def word_places(text: str) -> list[slice]:
-    """Return the places of the words of a text, in characters.
+def word_places(pieces: Sequence[str]) -> list[slice]:
+    """Return where the words of a text are, in tokens.
+
+    Args:
+        pieces: what each token writes: a character of the text, or several of a word,
+            with the space before them.
 
     >>> word_places("GO  ON")
     [slice(0, 2, None), slice(4, 6, None)]
+    >>> word_places([" GO", "ES", " ", "ON"])
+    [slice(0, 2, None), slice(3, 4, None)]
     """
+    token_of = [token for token, piece in enumerate(pieces) for _ in piece]
+    text = "".join(pieces)
     places, start = list[slice](), 0
     for word in text.split():
         start = text.index(word, start)
-        places.append(slice(start, start + len(word)))
-        start += len(word)
+        end = start + len(word)
+        places.append(slice(token_of[start], token_of[end - 1] + 1))
+        start = end
     return places
 
 
@@ -102,8 +113,8 @@ def word_spans(
     """Return when the words of a text were said.
 
     Args:
-        found: where all of its characters are.
-        places: of the words among the characters.
+        found: where all of its tokens are.
+        places: of the words among the tokens.
         seconds_per_step: of the CTC head.
         duration: of the recording, in seconds.
 

@@ -4,18 +4,18 @@
 
 with what is known of the word once a whole text is found:
 
-ctc, ctc_worst          log P of its characters by the CTC head, mean and least
-speller, speller_worst  log P of its characters by the speller, mean and least
+ctc, ctc_worst          log P of its tokens by the CTC head, mean and least
+speller, speller_worst  log P of its tokens by the speller, mean and least
 support                 share of the n-best list, by P, that has the word in this place
 support_squared         its square
-characters              log of how many it has
+characters              log of how many tokens it has (characters, in most models)
 
 The few weights are fitted to words of which is known whether they are right
 (`asr calibrate`), and are kept in the model's folder: they belong to
 the model and the search that they were fitted to. Without them the
 confidence is the support alone, which is far too sure of itself.
 
-Shapes: W words, I characters, D = 7 features.
+Shapes: W words, I tokens, D = 7 features.
 
 Source: logistic regression over decoder features: Evermann and Woodland (2000), ICASSP,
 who take the posterior of a lattice; expected calibration error: Guo et al. (2017),
@@ -56,7 +56,7 @@ class Calibration:
     """(D,)."""
     bias: float
     speech: float
-    """Least share of the characters of a text that the CTC head must have found: in
+    """Least share of the tokens of a text that the CTC head must have found: in
     noise the speller and a language model still find words, the head does not."""
 
     def __post_init__(self) -> None:
@@ -112,8 +112,8 @@ def word_features(
     """Gather what is known of the words of a text.
 
     Args:
-        places: of the words among the I characters.
-        ctc: (I,) log P of each character by the CTC head.
+        places: of the words among the I tokens.
+        ctc: (I,) log P of each token by the CTC head.
         speller: (I,) the same by the speller.
         support: (W,) see `support`.
 

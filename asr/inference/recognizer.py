@@ -35,7 +35,7 @@ from asr.inference.search_settings import (
 )
 from asr.inference.silence import may_be_speech
 from asr.inference.speech_search import SpeechSearch
-from asr.lm.ngram import WordNGram, find_language_model
+from asr.lm.ngram import WordNGram, load_language_model
 from asr.model.attention import Attention, note_plain_path
 from asr.model.quantized import PRECISIONS
 from asr.model.storage import Model, find_model, load_model
@@ -104,7 +104,9 @@ class Recognizer:
         self.tokenizer, self.metadata = model.tokenizer, model.metadata
         self.decoding = decoding or DecodingConfig()
         if language_model and language_model.tokenizer != self.tokenizer:
-            raise CheckpointError("the language model has another alphabet")
+            raise CheckpointError(
+                "the language model has another alphabet than the model"
+            )
         self.language_model = language_model
         self.calibration, self.name = calibration, name
         note_plain_path(type(las.speller.attention))
@@ -133,7 +135,8 @@ class Recognizer:
             device: where the network runs.
             precision: float32; or int8 for weights as bytes, which is faster on a CPU.
             language_model: folder of a word n-gram, an LSTM beside it or not; None for
-                the bundled one. A `lm_weight` of 0 does without.
+                the bundled one, which is left out, with a notice, beside a model that
+                writes other characters, or subwords. A `lm_weight` of 0 does without.
             attention: the class that the model was trained with, if it is not built in.
 
         Raises:
@@ -146,9 +149,7 @@ class Recognizer:
         model = load_model(place, attention)
         words = None
         if wants_language_model(decoding):
-            words = WordNGram.load(find_language_model(language_model))
-            if language_model is None and words.tokenizer != model.tokenizer:
-                words = None  # the bundled one speaks for its own alphabet only
+            words = load_language_model(language_model, model.tokenizer)
         situation = Situation.of(language_model, words is not None)
         settings = search_settings(place, situation, decoding)
         calibration = load_calibration(place)
@@ -200,7 +201,7 @@ class Recognizer:
             sample_rate: Hz; needed for samples, not used for paths.
             channel: of a file: mix for the mean of all, left or right.
             clip: of a file: from which second to which; None for its end.
-            return_alignment: keep where the model looked for each character.
+            return_alignment: keep where the model looked for each token.
             progress: called now and then with the seconds that were done since.
 
         Raises:
@@ -229,7 +230,7 @@ class Recognizer:
 
         Args:
             recordings: what to transcribe.
-            return_alignment: keep where the model looked for each character.
+            return_alignment: keep where the model looked for each token.
             progress: called now and then with the seconds that were done since.
 
         Yields:
@@ -268,7 +269,7 @@ class Recognizer:
 
         Args:
             waveforms: (N,) float32 at 16 kHz each, of at most about 16 s.
-            return_alignment: keep where the model looked for each character.
+            return_alignment: keep where the model looked for each token.
         """
         segments = [silence(len(waveform) / SAMPLE_RATE) for waveform in waveforms]
         loud = [i for i, waveform in enumerate(waveforms) if may_be_speech(waveform)]

@@ -1,15 +1,16 @@
 """What a search found in one piece of a recording, with the evidence for it.
 
 The search gives texts with scores. For the best one there are three kinds of evidence:
-times and log P of each character by the CTC head; attention weights and log P by the
+times and log P of each token by the CTC head; attention weights and log P by the
 speller, which is fed the text once more; and the other texts of the n-best list. Out of
 that come the words, their times and confidence, and the flags of the segment.
 
-Shapes: I characters with the end, J listener steps, W words, D features of each.
+Shapes: I tokens with the end, J listener steps, W words, D features of each.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log
 
 import torch
@@ -40,10 +41,12 @@ class SearchResult:
     """Best first, at least one."""
     texts: Sequence[str]
     """What they spell."""
+    pieces: Sequence[str]
+    """What each token of the best text writes; joined, the words of that text."""
     alignment: CTCAlignment
-    """Where the CTC head finds the characters of the best text."""
+    """Where the CTC head finds the tokens of the best text."""
     log_probs: Tensor
-    """(I,) log P of each character of the best text by the speller."""
+    """(I,) log P of each token of the best text by the speller."""
     weights: Tensor
     """(I, J) alpha, where the speller looked when it read that text."""
     seconds_per_ctc_step: float
@@ -56,7 +59,7 @@ class SearchResult:
     def features(self) -> Tensor:
         """(W, D) what is known of each word of the best text; see `confidence`."""
         return word_features(
-            word_places(self.texts[0]),
+            word_places(self.pieces),
             self.alignment.log_probs,
             self.log_probs[:-1],
             support(self.texts, [one.log_prob for one in self.hypotheses]),
@@ -64,9 +67,9 @@ class SearchResult:
 
     @property
     def clear(self) -> float:
-        """Share of the best text's characters that the CTC head found; 1 for none."""
-        found = self.alignment.log_probs > log(0.5)
-        return float(found.float().mean()) if len(found) else 1.0
+        """Share of the best text's tokens that the CTC head is sure of; 1 for none."""
+        sure = self.alignment.log_probs > log(0.5)
+        return float(sure.float().mean()) if len(sure) else 1.0
 
     def segment(self, calibration: Calibration | None) -> Segment:
         """Give the segment that starts at 0, with its alignment.
@@ -76,13 +79,13 @@ class SearchResult:
         """
         if calibration and self.clear < calibration.speech:
             return Segment(0.0, self.duration, "", (), 0.0, (Flag.NOISE,), (), None)
-        text, places = self.texts[0], word_places(self.texts[0])
+        places = word_places(self.pieces)
         spans = word_spans(
             self.alignment, places, self.seconds_per_ctc_step, self.duration
         )
         sure = confidence(self.features, calibration)
         words = tuple(
-            Word(text[place], span.start, span.end, share)
+            Word(_spelled(self.pieces[place]), span.start, span.end, share)
             for place, span, share in zip(places, spans, sure, strict=True)
         )
         return Segment(
@@ -101,13 +104,16 @@ class SearchResult:
 
     def _alignment(self) -> Alignment:
         """Leave the rows of superfluous spaces out."""
-        text = self.texts[0]
-        places = word_places(text)
-        gaps = [slice(place.stop, place.stop + 1) for place in places[:-1]]
-        end = slice(len(text), len(text) + 1)
+        places = word_places(self.pieces)
+        gaps = [
+            slice(place.stop, min(place.stop + 1, after.start))
+            for place, after in pairwise(places)
+        ]
+        end = slice(len(self.pieces), len(self.pieces) + 1)
         kept = sorted([*places, *gaps, end], key=lambda place: place.start)
+        tokens = (*self.pieces, END)
         return Alignment(
-            "".join((text + END)[place] for place in kept),
+            tuple(token for place in kept for token in tokens[place]),
             torch.cat([self.weights[place] for place in kept]),
             self.seconds_per_step,
         )
@@ -119,3 +125,8 @@ class SearchResult:
         if repeats_itself(self.texts[0]):
             flags.append(Flag.LOOP)
         return tuple(flags)
+
+
+def _spelled(pieces: Sequence[str]) -> str:
+    """Return the word that some pieces write."""
+    return "".join(pieces).strip()

@@ -197,11 +197,11 @@ def _only(segment: Segment, kept: slice, start: float, end: float) -> Segment:
     words = [replace(word, end=max(word.start, word.end)) for word in words]
     alignment = segment.alignment
     if alignment and len(words) < len(segment.words):
-        places = word_places(alignment.characters)[kept]  # the end is in the last one
+        places = word_places(alignment.tokens)[kept]  # the end is in the last one
         rows = slice(places[0].start, places[-1].stop) if places else slice(0)
         alignment = replace(
             alignment,
-            characters=alignment.characters[rows],
+            tokens=alignment.tokens[rows],
             weights=alignment.weights[rows],
         )
     return replace(

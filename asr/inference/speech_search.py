@@ -24,7 +24,7 @@ from asr.lm.ngram import WordNGram
 from asr.model.las import LAS
 from asr.model.listener import ListenerOutput
 from asr.padding import pad_rows
-from asr.text import CharTokenizer
+from asr.text import Tokenizer
 
 
 class SpeechSearch:
@@ -42,7 +42,7 @@ class SpeechSearch:
     def __init__(
         self,
         las: LAS,
-        tokenizer: CharTokenizer,
+        tokenizer: Tokenizer,
         language_model: WordNGram | None,
         precision: str,
     ) -> None:
@@ -81,6 +81,7 @@ class SpeechSearch:
             SearchResult(
                 hypotheses=hypotheses,
                 texts=[self.tokenizer.decode(one.tokens) for one in hypotheses],
+                pieces=self.tokenizer.pieces(hypotheses[0].tokens),
                 alignment=align(ctc_log_probs[row, :num_ctc_steps], tokens[row], blank),
                 log_probs=log_probs[row, : len(tokens[row]) + 1],
                 weights=weights[row, : len(tokens[row]) + 1, :num_steps].clone(),

@@ -30,10 +30,13 @@ Source: Hori, Watanabe and Hershey (2017), "Multi-level language modeling and de
 for open vocabulary end-to-end speech recognition", doi:10.1109/ASRU.2017.8268948.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from itertools import pairwise
 from math import inf
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +49,7 @@ from asr.errors import CheckpointError
 from asr.lm.look_ahead import Floats, Ints, LookAhead
 from asr.lm.word_lstm import Contexts, WordLSTM
 from asr.tensor_files import as_bytes, checked, inside, read_tensors, write_checked
-from asr.text import CharTokenizer
+from asr.text import CharTokenizer, Tokenizer
 
 FILE = "ngram.safetensors"
 """The file of a language model's folder."""
@@ -67,6 +70,41 @@ def find_language_model(folder: str | Path | None) -> Path:
     if folder is None:
         return Path(str(files("asr") / "assets" / BUNDLED_WORDS))
     return Path(folder)
+
+
+def load_language_model(
+    folder: str | Path | None, tokenizer: Tokenizer
+) -> "WordNGram | None":
+    """Load the language model for a search that writes with a tokenizer.
+
+    Args:
+        folder: of a word n-gram; None for the bundled one, which is left out with a
+            notice where the tokenizer writes anything but its characters.
+        tokenizer: of the model.
+
+    Raises:
+        CheckpointError: there is no language model, or it is damaged; or one was asked
+            for that has other characters, or the tokenizer writes none.
+    """
+    path = find_language_model(folder)
+    if isinstance(tokenizer, CharTokenizer):
+        words = WordNGram.load(path)
+        reason = "has another alphabet than this model"
+        if words.tokenizer == tokenizer:
+            return words
+    else:
+        reason = "is for characters only, which this model does not write"
+    if folder is not None:
+        raise CheckpointError(f"{path}: the word language model {reason}")
+    _leave_out(f"asr: the word language model is left out: it {reason}")
+    return None
+
+
+@cache
+def _leave_out(notice: str) -> None:
+    """Give a notice, once a run: other processes of it need not repeat it."""
+    if parent_process() is None:
+        logging.getLogger(__name__).warning(notice)
 
 
 class Level(NamedTuple):

@@ -3,6 +3,7 @@
 model.safetensors    the weights, and the mean and deviation of the features
 model.json           format, settings of the network, tokenizer, where it is from, and
                      the sizes and checksums of the other files
+subwords.model       the vocabulary, where the model writes subwords
 MODEL_CARD.md        for people; no program reads it
 
 Further files belong to the model when model.json has their checksums. Reading executes
@@ -34,7 +35,8 @@ from asr.tensor_files import (
     read_tensors,
     write_files,
 )
-from asr.text import CharTokenizer, Tokenizer
+from asr.text import Tokenizer
+from asr.tokenizers import read_tokenizer
 
 FORMAT = 3
 """Raised when an older version could no longer read a new model, or trust it."""
@@ -51,7 +53,7 @@ class Model(NamedTuple):
     """A network, its tokenizer, and what is known about it."""
 
     las: LAS
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     metadata: dict[str, Any]
     """Where the model is from: step, WER on dev, and the like."""
 
@@ -138,6 +140,7 @@ def write_model(
     dtype, weights = torch.float16 if half else torch.float32, stored.weights
     files = {
         WEIGHTS: as_bytes({name: w.to(dtype) for name, w in weights.items()}, {}),
+        **stored.tokenizer.files(),
         **(further or {}),
     }
     own = stored.attention_class
@@ -165,7 +168,7 @@ def read_model(folder: Path) -> StoredModel:
         own = description.get("attention_class")
         if not (own is None or (isinstance(own, str) and own.isidentifier())):
             raise ValueError("attention_class is not the name of a class")
-        tokenizer = CharTokenizer.from_dict(description["tokenizer"])
+        tokenizer = _tokenizer(folder, description)
         before = description.get("facts")  # the key of format 2
         metadata = dict(description["metadata"] if before is None else before)
     except (KeyError, TypeError, ValueError, CheckpointError) as error:
@@ -187,7 +190,6 @@ def load_model(folder: Path, attention: type[Attention] | None = None) -> Model:
     stored = read_model(folder)
     place, path, weights = folder / DESCRIPTION, folder / WEIGHTS, stored.weights
     tokenizer = stored.tokenizer
-    assert isinstance(tokenizer, CharTokenizer)
     check_attention(place, stored, attention)
     try:
         _check_sizes(stored)
@@ -205,6 +207,38 @@ def load_model(folder: Path, attention: type[Attention] | None = None) -> Model:
             f"({' '.join(str(error).split()).partition(': ')[2]})"
         ) from error
     return Model(las.eval(), tokenizer, stored.metadata)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Read the tokenizer of a model folder, without its network.
+
+    Raises:
+        CheckpointError: as `load_model`.
+    """
+    description = _description(folder)
+    try:
+        return _tokenizer(folder, description)
+    except (CheckpointError, KeyError) as error:
+        raise _no_model(folder / DESCRIPTION, error) from error
+
+
+def _tokenizer(folder: Path, description: Mapping[str, Any]) -> Tokenizer:
+    """Rebuild the tokenizer; files of its own are among those that were checked."""
+
+    def read(name: str, most: int) -> bytes:
+        size = description["files"].get(name, {"size": 0})["size"]
+        if size > most:
+            raise CheckpointError(
+                f"{name}: has {size} bytes (at most {most} were expected)"
+            )
+        content = _read_listed(folder, name, description)
+        if content is None:
+            raise CheckpointError(
+                f"has no checksum of {name} (copy the whole folder again)"
+            )
+        return content
+
+    return read_tokenizer(description["tokenizer"], read)
 
 
 def _build(stored: StoredModel, attention: type[Attention] | None) -> LAS:
@@ -277,7 +311,12 @@ def read_further(folder: Path, name: str) -> bytes | None:
     Raises:
         CheckpointError: as `load_model`.
     """
-    description = _description(folder)
+    return _read_listed(folder, name, _description(folder))
+
+
+def _read_listed(
+    folder: Path, name: str, description: Mapping[str, Any]
+) -> bytes | None:
     if name not in description["files"]:
         return None
     path = inside(folder, name, folder / DESCRIPTION)

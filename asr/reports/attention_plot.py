@@ -1,6 +1,6 @@
 """Pictures of what a model looked at.
 
-The attention weights alpha as a heat map: characters from top to bottom, time from left
+The attention weights alpha as a heat map: tokens from top to bottom, time from left
 to right. A healthy model draws a diagonal: it reads the recording from its beginning to
 its end. The page of a whole recording is in `asr.reports.recording_page`.
 """
@@ -23,18 +23,21 @@ _DPI = 130
 
 
 def draw_attention(
-    path: Path, weights: Tensor, text: str, seconds_per_step: float | None = None
+    path: Path,
+    weights: Tensor,
+    tokens: Sequence[str],
+    seconds_per_step: float | None = None,
 ) -> None:
-    """Draw where the speller looked for each character, over time, as a PNG.
+    """Draw where the speller looked for each token, over time, as a PNG.
 
     Args:
         path: the picture; one that stood there is replaced.
         weights: (I, J) alpha; a last row for <eos> may be missing.
-        text: the characters that the rows are of.
+        tokens: what each of the rows writes: a character, or several.
         seconds_per_step: length of a listener step, for a time axis in seconds; None
             for one that counts steps.
     """
-    rows = row_names(text + _END)[: len(weights)]
+    rows = row_names([*tokens, _END])[: len(weights)]
     figure = Figure(figsize=(9, _height(rows)), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     paint_attention(figure.add_subplot(), weights, rows, seconds_per_step)
@@ -43,13 +46,13 @@ def draw_attention(
     write_bytes(path, picture.getvalue())
 
 
-def row_names(characters: str) -> list[str]:
-    """Name each row: the character, or a dot for a space.
+def row_names(tokens: Sequence[str]) -> list[str]:
+    """Name each row: what the token writes, with a dot for a space.
 
     >>> row_names("A B")
     ['A', '·', 'B']
     """
-    return [_SPACE if character == " " else character for character in characters]
+    return [token.replace(" ", _SPACE) for token in tokens]
 
 
 def paint_attention(
@@ -78,7 +81,7 @@ def paint_attention(
     )
     axes.set_yticks(range(len(rows)), rows, fontsize=6.5, fontfamily="DejaVu Sans Mono")
     axes.tick_params(axis="y", length=0)
-    axes.set_ylabel("character written")
+    axes.set_ylabel("token written")
     axes.set_xlabel("time [s]" if seconds_per_step else "listener step j")
 
 

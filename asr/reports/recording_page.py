@@ -11,7 +11,7 @@ in `assets/pages/recording` show them:
 All go into the page as base64, the first three of them deflated: a minute of speech
 makes a page of about 1 MB.
 
-Shapes: N samples, T frames, F mel bands, I characters with the end, J listener steps.
+Shapes: N samples, T frames, F mel bands, I tokens with the end, J listener steps.
 """
 
 import base64
@@ -60,7 +60,7 @@ class Instead(NamedTuple):
     text: str
     """Empty where the hypothesis has nothing there."""
     score: float
-    """Of the whole hypothesis: log P per character."""
+    """Of the whole hypothesis: log P per token."""
 
 
 def write_page(path: Path, audio: str | Path, transcript: Transcript) -> None:
@@ -147,22 +147,26 @@ def alternatives(
 
 
 def rows_of_words(
-    words: Sequence[str], characters: str
+    words: Sequence[str], tokens: Sequence[str]
 ) -> list[tuple[int, int] | None]:
     """Find the rows of an alignment that spell each word; None if there are none.
 
     >>> rows_of_words(["GO", "ON"], "GO ON.")
     [(0, 2), (3, 5)]
+    >>> rows_of_words(["GOES", "ON"], [" GO", "ES", " ON", "."])
+    [(0, 2), (2, 3)]
     """
+    token_of = [row for row, token in enumerate(tokens) for _ in token]
+    text = "".join(tokens)
     rows: list[tuple[int, int] | None] = []
     reached = 0
     for word in words:
-        start = characters.find(word, reached)
+        start = text.find(word, reached)
         if start < 0:
             rows.append(None)
         else:
             reached = start + len(word)
-            rows.append((start, reached))
+            rows.append((token_of[start], token_of[reached - 1] + 1))
     return rows
 
 
@@ -194,7 +198,7 @@ def _differences(words: Sequence[str], alternative: Alternative) -> list[Instead
 def _segment(segment: Segment) -> dict[str, Any]:
     texts = [word.text for word in segment.words]
     alignment = segment.alignment
-    rows = rows_of_words(texts, alignment.characters if alignment else "")
+    rows = rows_of_words(texts, alignment.tokens if alignment else ())
     instead = alternatives(texts, segment.nbest)
     return {
         "start": segment.start,
@@ -226,7 +230,7 @@ def _word(
 def _attention(alignment: Alignment) -> dict[str, Any]:
     weights = alignment.weights  # (I, J)
     return {
-        "characters": alignment.characters,
+        "tokens": alignment.tokens,
         "start": alignment.start,
         "seconds_per_column": alignment.seconds_per_step,
         **_bytes(weights.clamp(0, 1).sqrt() * 255),

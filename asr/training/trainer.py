@@ -18,7 +18,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ from asr.training.validation import Validation, validate
 CHECKPOINT, MODEL, ATTENTION = "checkpoint.safetensors", "model", "attention"
 _LAYOUT = "{desc}{percentage:5.1f} % |{bar}| {postfix}"
 
-Draw = Callable[[Path, Tensor, str], None]
-"""Draws (I, J) attention weights and the characters they are of into a file."""
+Draw = Callable[[Path, Tensor, Sequence[str]], None]
+"""Draws (I, J) attention weights into a file, with what the I tokens write."""
 
 
 @dataclass(frozen=True)
@@ -419,8 +419,8 @@ class Trainer:
         folder = self.folder / ATTENTION
         folder.mkdir(exist_ok=True)
         path = folder / f"step-{self.place.step:06d}.png"
-        text = self.dev_set.utterances[index].text
-        self.draw(path, spelling.weights[0].cpu(), text)
+        pieces = self.tokenizer.pieces(self.dev_set.tokens[index].tolist())
+        self.draw(path, spelling.weights[0].cpu(), pieces)
 
     def _keep(self, found: Validation) -> None:
         metadata = {

@@ -1,3 +1,6 @@
+import re
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -103,3 +106,34 @@ def test_times_are_in_order_inside_the_recording_and_do_not_overlap(
     assert times == sorted(times)
     assert times[0] >= 0.0
     assert times[-1] <= duration
+
+
+@given(st.lists(st.text(" AB", max_size=3).filter(lambda piece: " " not in piece[1:])))
+def test_the_words_of_tokens_are_those_of_the_text_that_they_write(
+    pieces: list[str],
+) -> None:
+    places = word_places(pieces)
+
+    found = ["".join(pieces[place]).strip() for place in places]
+    assert found == "".join(pieces).split()
+    assert all(one.stop <= two.start for one, two in pairwise(places))
+
+
+@given(st.text(" AB'"))
+def test_the_words_of_characters_are_those_of_the_text(text: str) -> None:
+    starts = [m.span() for m in re.finditer(r"[^ ]+", text)]
+
+    assert word_places(text) == [slice(*span) for span in starts]
+    assert word_places(list(text)) == word_places(text)
+
+
+def test_a_word_of_several_subwords_lasts_from_the_first_to_the_last() -> None:
+    begins = torch.tensor([5.0, 9, 20])
+    found = CTCAlignment(begins, begins + 1, torch.zeros(3))
+
+    spans = word_spans(found, word_places([" GO", "ES", " ON"]), 0.04, 1.0)
+
+    assert [tuple(span) for span in spans] == [
+        pytest.approx((0.2 + EARLY, 0.4 + EARLY)),
+        pytest.approx((0.8 + EARLY, 0.84 + EARLY)),
+    ]

@@ -22,6 +22,7 @@ def found_in(waveforms: list[torch.Tensor]) -> list[SearchResult]:
     result = SearchResult(
         hypotheses=[Hypothesis(tuple(range(7)), -1.0)],
         texts=[text],
+        pieces=text,
         alignment=CTCAlignment(steps, steps + 1, log_probs),
         log_probs=torch.cat((log_probs, torch.zeros(1))),
         weights=torch.zeros(8, 9),

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +14,11 @@ from asr.decoding.config import DecodingConfig
 from asr.errors import AudioError, CheckpointError, ConfigError, ManifestError
 from asr.inference.long_audio import Recording
 from asr.inference.parallel import decode, transcribe_files
+from asr.lm.ngram import find_language_model
 from asr.model.storage import Model, save_model
 from asr.transcript import Transcript
 
+ROOT = Path(__file__).parents[2]
 QUICK = DecodingConfig(beam_size=2)
 
 
@@ -47,6 +51,48 @@ def test_hypotheses_come_in_the_order_of_the_manifest(
     assert len((tmp_path / "out/hyp.trn").read_text().split("\n")) == 12
     metadata = json.loads((tmp_path / "out/decode.json").read_text())
     assert metadata["decoding"]["beam_size"] == 2
+
+
+@pytest.mark.slow
+def test_what_became_of_the_language_model_is_told_once_and_written_down(
+    subword_model: Model, model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "subwords", *subword_model)
+    arguments = [sys.executable, "-m", "asr", "decode", str(manifest)]
+    arguments += ["--processes", "2", "--beam", "2"]
+
+    printed = [
+        subprocess.run(
+            [*arguments, "--model", str(folder), str(tmp_path / folder.name)],
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            text=True,
+            check=True,
+        ).stderr
+        for folder in (tmp_path / "subwords", model_folder)
+    ]
+
+    notice = "asr: the word language model is left out: it is for characters only"
+    assert [text.count(notice) for text in printed] == [1, 0]
+    used = [
+        json.loads((tmp_path / name / "decode.json").read_text())["language_model"]
+        for name in ("subwords", model_folder.name)
+    ]
+    assert used == [None, str(find_language_model(None))]
+    assert len(read_manifest(tmp_path / "subwords" / "hypotheses.jsonl")) == 11
+
+
+def test_a_language_model_that_does_not_fit_is_refused_before_any_work(
+    subword_model: Model, manifest: Path, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "subwords", *subword_model)
+
+    with pytest.raises(CheckpointError, match="is for characters only"):
+        decode(
+            *(tmp_path / "subwords", manifest, tmp_path / "out", QUICK),
+            language_model=find_language_model(None),
+        )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+import asr.lm.ngram
 from asr.decoding.config import DecodingConfig
 from asr.decoding.ctc_alignment import CTCAlignment
 from asr.decoding.search import Hypothesis
@@ -17,8 +18,8 @@ from asr.errors import AudioError, CheckpointError, ConfigError
 from asr.inference.confidence import CALIBRATION, FEATURES, Calibration
 from asr.inference.recognizer import Recognizer
 from asr.inference.retry import RETRY_CTC_WEIGHT
-from asr.inference.search_result import SearchResult
-from asr.lm.ngram import Level, WordNGram
+from asr.inference.search_result import END, SearchResult
+from asr.lm.ngram import Level, WordNGram, find_language_model
 from asr.model.storage import Model, add_further, find_model, save_model
 from asr.text import ALPHABET, CharTokenizer
 from asr.transcript import Flag, Transcript
@@ -105,7 +106,8 @@ def test_an_alignment_has_a_row_for_each_character_and_the_end(
     (segment,) = transcript.segments
     assert segment.alignment is not None
     rows, steps = segment.alignment.weights.shape
-    assert rows == len(segment.text) + 1 == len(segment.alignment.characters)
+    assert rows == len(segment.text) + 1 == len(segment.alignment.tokens)
+    assert segment.alignment.characters == segment.text + END
     assert steps == 26  # 101 frames, joined by fours
     assert segment.alignment.seconds_per_step == 0.04
     torch.testing.assert_close(
@@ -188,6 +190,88 @@ def test_the_speller_s_own_language_model_is_taken_off_beside_another(
 def test_a_language_model_of_another_alphabet_is_refused(model: Model) -> None:
     with pytest.raises(CheckpointError, match="has another alphabet"):
         Recognizer(model, language_model=words(" ABC"))
+
+
+@pytest.fixture
+def _first_notice() -> None:
+    asr.lm.ngram._leave_out.cache_clear()
+
+
+@pytest.mark.usefixtures("_first_notice")
+def test_the_language_model_of_words_is_left_out_beside_subwords(
+    subword_model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_model(tmp_path, *subword_model)
+
+    recognizers = [Recognizer.load(tmp_path) for _ in range(2)]
+
+    assert [one.language_model for one in recognizers] == [None, None]
+    assert [record.getMessage() for record in caplog.records] == [
+        "asr: the word language model is left out: it is for characters only, which "
+        "this model does not write"
+    ]
+    assert recognizers[0].settings["language_model"] is False
+
+
+@pytest.mark.usefixtures("_first_notice")
+def test_nothing_is_left_out_where_none_was_asked_for(
+    subword_model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_model(tmp_path, *subword_model)
+
+    Recognizer.load(tmp_path, decoding=DecodingConfig(lm_weight=0))
+
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("_first_notice")
+def test_the_bundled_language_model_is_left_out_beside_another_alphabet(
+    model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = CharTokenizer(ALPHABET[::-1])
+    save_model(tmp_path, model.las, other, {})
+
+    assert Recognizer.load(tmp_path).language_model is None
+    assert "is left out: it has another alphabet than this model" in caplog.text
+
+
+def test_a_language_model_that_was_asked_for_is_not_left_out(
+    subword_model: Model, model: Model, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "subwords", *subword_model)
+    save_model(tmp_path / "other", model.las, CharTokenizer(ALPHABET[::-1]), {})
+    folder = find_language_model(None)
+
+    with pytest.raises(
+        CheckpointError, match="is for characters only, which this model"
+    ):
+        Recognizer.load(tmp_path / "subwords", language_model=folder)
+    with pytest.raises(CheckpointError, match="language model has another alphabet"):
+        Recognizer.load(tmp_path / "other", language_model=folder)
+
+
+def test_a_model_of_subwords_transcribes_with_times_and_all_else(
+    subword_model: Model,
+) -> None:
+    recognizer = Recognizer(subword_model, DecodingConfig(beam_size=4))
+
+    transcript = recognizer.transcribe(
+        noise(20.0), sample_rate=16_000, return_alignment=True
+    )
+
+    assert len(transcript.segments) >= 2
+    assert [word.text for word in transcript.words] == transcript.text.split() != []
+    times = [time for word in transcript.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert all(0 <= word.confidence <= 1 for word in transcript.words)
+    for segment in transcript.segments:
+        assert segment.nbest[0].text.split()
+        if segment.alignment:
+            rows = segment.alignment.tokens
+            assert len(rows) == len(segment.alignment.weights)
+            assert "".join(rows).rstrip(END).split() == segment.text.split()
+    again = Transcript.from_dict(transcript.to_dict())
+    assert again.to_dict() == transcript.to_dict()
 
 
 def test_a_missing_language_model_is_told_by_its_path(
@@ -332,6 +416,7 @@ class Answers:
         result = SearchResult(
             hypotheses=[hypothesis],
             texts=[text],
+            pieces=text,
             alignment=CTCAlignment(steps, steps + 1, torch.zeros(len(text))),
             log_probs=torch.zeros(len(text) + 1),
             weights=torch.zeros(len(text) + 1, 9),

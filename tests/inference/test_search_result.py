@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,9 +12,18 @@ from asr.inference.search_result import END, SearchResult
 from asr.transcript import Alternative, Flag
 
 
-def found(*texts: str, heard: float = -0.1, finished: bool = True) -> SearchResult:
-    """A result whose characters were heard at steps 0, 1, 2, ... of 0.04 s."""
-    length = len(texts[0])
+def found(
+    *texts: str,
+    heard: float = -0.1,
+    finished: bool = True,
+    pieces: Sequence[str] | None = None,
+) -> SearchResult:
+    """A result whose tokens, characters by default, were said at steps 0, 1, 2, ...
+
+    A step is of 0.04 s.
+    """
+    pieces = list(texts[0]) if pieces is None else pieces
+    length = len(pieces)
     begins = torch.arange(float(length))
     return SearchResult(
         hypotheses=[
@@ -21,6 +31,7 @@ def found(*texts: str, heard: float = -0.1, finished: bool = True) -> SearchResu
             for rank, text in enumerate(texts)
         ],
         texts=texts,
+        pieces=pieces,
         alignment=CTCAlignment(begins, begins + 1, torch.full((length,), heard)),
         log_probs=torch.full((length + 1,), -0.2),
         weights=torch.eye(length + 1, 30),
@@ -64,6 +75,42 @@ def test_superfluous_spaces_are_no_words() -> None:
     assert segment.alignment.characters == "GO ON" + END
     looked = segment.alignment.weights.argmax(dim=1)  # row i of what was found: step i
     assert looked.tolist() == [1, 2, 3, 5, 6, 8]
+
+
+def test_words_of_subwords_have_the_times_and_confidence_of_their_tokens() -> None:
+    pieces = [" ", " GO", "ES", " ", "ON", " ", "", " ", "IT"]
+    result = found("GOES ON  IT", "GOES IN IT", pieces=pieces)
+    log_probs = torch.tensor([0.0, -0.1, -0.4, 0.0, -0.2, 0.0, 0.0, 0.0, -0.3])
+    result = replace(result, alignment=result.alignment._replace(log_probs=log_probs))
+
+    segment = result.segment(None)
+
+    assert segment.text == "GOES ON IT"
+    assert [word.text for word in segment.words] == ["GOES", "ON", "IT"]
+    assert [(word.start, word.end) for word in segment.words] == [
+        pytest.approx((0.04 + EARLY, 0.12 + EARLY)),
+        pytest.approx((0.16 + EARLY, 0.20 + EARLY)),
+        pytest.approx((0.32 + EARLY, 0.36 + EARLY)),
+    ]
+    assert [word.confidence for word in segment.words] == [
+        pytest.approx(share) for share in (1.0, 1 / (1 + math.exp(-1)), 1.0)
+    ]
+    ctc, worst = FEATURES.index("ctc"), FEATURES.index("ctc_worst")
+    assert result.features[:, ctc].tolist() == pytest.approx([-0.25, -0.2, -0.3])
+    assert result.features[:, worst].tolist() == pytest.approx([-0.4, -0.2, -0.3])
+    many = result.features[:, FEATURES.index("characters")]
+    assert many.tolist() == pytest.approx([math.log(2), 0.0, 0.0])
+
+
+def test_an_alignment_of_subwords_has_a_row_for_each_of_them() -> None:
+    pieces = [" ", " GO", "ES", " ON", " ", " ", "IT"]
+
+    alignment = found("GOES ON  IT", pieces=pieces).segment(None).alignment
+
+    assert alignment is not None
+    assert alignment.tokens == (" GO", "ES", " ON", " ", "IT", END)
+    assert alignment.weights.argmax(dim=1).tolist() == [1, 2, 3, 4, 6, 7]
+    assert alignment.characters is None
 
 
 STRICT = Calibration((0.0,) * len(FEATURES), 0.0, speech=0.3)

@@ -189,7 +189,7 @@ def segment(start: float, end: float, text: str, *times: float) -> Segment:
         for word, time in zip(text.split(), times, strict=True)
     )
     weights = torch.arange(float(len(text) + 1))[:, None]
-    alignment = Alignment(text + "$", weights, 0.04, start)
+    alignment = Alignment(tuple(text + "$"), weights, 0.04, start)
     return Segment(start, end, text, words, 0.5, (), (), alignment)
 
 
@@ -271,3 +271,24 @@ def test_times_stay_inside_the_segments() -> None:
 
     assert [word.end for word in left.words] == pytest.approx([12.4, 14.0])
     assert [word.start for word in right.words] == pytest.approx([14.0, 15.0])
+
+
+def test_subwords_that_are_dropped_take_their_attention_with_them() -> None:
+    def of_subwords(one: Segment, *tokens: str) -> Segment:
+        weights = torch.arange(float(len(tokens)))[:, None]
+        return replace(one, alignment=Alignment(tokens, weights, 0.04, one.start))
+
+    before = segment(0.0, 15.0, "GOING ON AND", 12.0, 13.2, 14.4)
+    after = segment(13.0, 20.0, "HE STOPPED", 13.3, 14.4)
+
+    left, right = merge_segments(
+        of_subwords(before, " GO", "ING", " ON", " AND", "$"),
+        of_subwords(after, " HE", " STOP", "PED", "$"),
+    )
+
+    assert left.alignment is not None
+    assert left.alignment.tokens == (" GO", "ING", " ON")
+    assert left.alignment.weights[:, 0].tolist() == [0, 1, 2]
+    assert right.alignment is not None
+    assert right.alignment.tokens == (" STOP", "PED", "$")
+    assert right.alignment.weights[:, 0].tolist() == [1, 2, 3]

@@ -17,6 +17,7 @@ from asr.model.storage import (
     read_further,
     save_model,
 )
+from asr.tokenizers import SUBWORDS
 from asr.train import CONFIG
 
 METADATA = {"step": 7, "minutes": 90.0, "dev/wer": 0.4567, "dev/cer": 0.2}
@@ -47,6 +48,18 @@ def test_a_run_becomes_a_model_of_half_size_with_a_card(
     assert loaded.metadata == METADATA
     for name, weight in model.las.state_dict().items():
         assert torch.equal(loaded.las.state_dict()[name], weight.half().float()), name
+
+
+def test_a_vocabulary_of_subwords_goes_with_its_model(
+    subword_model: Model, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "run" / "model", *subword_model)
+
+    exported = export(tmp_path / "run", tmp_path / "mine")
+    export(exported.folder, exported.folder)  # over itself
+
+    assert names(exported.folder) == {WEIGHTS, DESCRIPTION, CARD, SUBWORDS}
+    assert load_model(exported.folder).tokenizer == subword_model.tokenizer
 
 
 def test_the_card_tells_what_is_known_and_what_is_open(

@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,13 @@ from asr.model.storage import (
     further_files,
     las_config,
     load_model,
+    load_tokenizer,
     read_further,
     save_model,
 )
 from asr.tensor_files import read_tensors, write_tensors
 from asr.text import CharTokenizer
+from asr.tokenizers import MOST_BYTES, SUBWORDS, Subwords
 
 TOKENIZER = CharTokenizer(" ABC")
 METADATA = {"step": 7, "wer": {"dev-clean": 0.051}, "from": "tests\u2028é"}
@@ -654,3 +657,88 @@ def test_a_model_is_read_without_drawing_weights(model_folder: Path) -> None:
     assert torch.get_rng_state().equal(state)
     assert all(p.dtype == torch.float32 for p in las.parameters())
     assert all(p.requires_grad for p in las.parameters())
+
+
+# A vocabulary of subwords
+
+
+@pytest.fixture
+def subword_folder(subword_model: Model, tmp_path: Path) -> Path:
+    save_model(tmp_path / "subwords", *subword_model)
+    return tmp_path / "subwords"
+
+
+def test_a_model_of_subwords_comes_back_as_it_was(
+    subword_model: Model, subword_folder: Path
+) -> None:
+    back = load_model(subword_folder)
+
+    assert back.tokenizer == load_tokenizer(subword_folder) == subword_model.tokenizer
+    assert back.metadata == subword_model.metadata
+    assert_same_weights(back.las, subword_model.las)
+    description = json.loads((subword_folder / DESCRIPTION).read_text())
+    assert description["tokenizer"]["kind"] == "subwords"
+    assert description["files"].keys() == {WEIGHTS, SUBWORDS}
+
+
+def assert_same_weights(found: LAS, expected: LAS) -> None:
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], weight), name
+
+
+def test_a_missing_vocabulary_is_reported(subword_folder: Path) -> None:
+    (subword_folder / SUBWORDS).unlink()
+
+    refuses(subword_folder, re.escape(f"{subword_folder / SUBWORDS}: cannot be read"))
+    with pytest.raises(CheckpointError, match=r"subwords\.model: cannot be read"):
+        load_tokenizer(subword_folder)
+
+
+def test_a_damaged_vocabulary_is_reported(subword_folder: Path) -> None:
+    content = (subword_folder / SUBWORDS).read_bytes()
+    (subword_folder / SUBWORDS).write_bytes(content[:-1])
+
+    refuses(
+        subword_folder, re.escape(f"{subword_folder / SUBWORDS}: is damaged, or no")
+    )
+
+
+def test_a_vocabulary_of_another_model_is_refused(subword_folder: Path) -> None:
+    other = Subwords.make(["A CAT SAT", "ON THE MAT"], 15).model
+    own = (subword_folder / SUBWORDS).read_bytes()
+
+    (subword_folder / SUBWORDS).write_bytes(other)
+
+    refuses(subword_folder, r"subwords\.model: is damaged, or not the file that model")
+
+    (subword_folder / SUBWORDS).write_bytes(own)
+    add_further(subword_folder, SUBWORDS, other)  # with its own checksum
+
+    message = r"model\.json: subwords\.model: is not the vocabulary of this model"
+    refuses(subword_folder, message)
+    with pytest.raises(CheckpointError, match=message):
+        load_tokenizer(subword_folder)
+
+
+def test_a_vocabulary_without_checksum_is_not_read(subword_folder: Path) -> None:
+    alter(subword_folder, lambda tree: tree["files"].pop(SUBWORDS))
+
+    refuses(subword_folder, r"model\.json: has no checksum of subwords\.model \(copy")
+
+
+def test_a_vocabulary_larger_than_any_is_not_read(subword_folder: Path) -> None:
+    add_further(subword_folder, SUBWORDS, bytes(MOST_BYTES + 1))
+
+    refuses(
+        subword_folder,
+        rf"subwords\.model: has {MOST_BYTES + 1} bytes \(at most {MOST_BYTES} were",
+    )
+
+
+def test_a_model_of_characters_needs_no_sentencepiece(
+    folder: Path, subword_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+
+    assert load_model(folder).tokenizer == TOKENIZER
+    refuses(subword_folder, r"model\.json: tokenizer: of subwords needs sentencepiece")

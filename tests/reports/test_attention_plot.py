@@ -64,3 +64,12 @@ def test_a_time_axis_is_in_seconds_where_the_step_is_known(
     (axes,) = drawn[0].axes
     assert tuple(axes.images[0].get_extent()) == (0, 4.5, 2.5, -0.5)
     assert axes.get_xlabel() == "time [s]"
+
+
+def test_subwords_are_named_with_a_dot_where_a_word_begins(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    draw_attention(tmp_path / "alpha.png", torch.eye(4, 9), [" GO", "ES", " ON"])
+
+    names = names_of_rows(drawn[0].axes[0])
+    assert names == ["\u00b7GO", "ES", "\u00b7ON", "\u220e"]

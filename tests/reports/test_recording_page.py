@@ -42,7 +42,7 @@ def segment(text: str = "GO ON") -> Segment:
         confidence=0.65,
         flags=(Flag.UNFINISHED,),
         nbest=(Alternative(text, -0.5), Alternative("GO IN", -0.75)),
-        alignment=Alignment(text + "\u220e", weights, 0.04),
+        alignment=Alignment(tuple(text + "\u220e"), weights, 0.04),
     )
 
 
@@ -154,10 +154,24 @@ def test_the_attention_is_the_root_of_the_weights_in_bytes() -> None:
     (given,) = page_data(tone(), "a.wav", transcript(one))["segments"]
 
     attention = given["attention"]
-    assert attention["characters"] == "GO ON\u220e"
+    assert attention["tokens"] == tuple("GO ON\u220e")
     assert attention["seconds_per_column"] == 0.04
     weights = (matrix(attention) / 255).square()
     torch.testing.assert_close(weights, one.alignment.weights, atol=0.003, rtol=0)
+
+
+def test_a_word_of_subwords_has_the_rows_of_all_of_them() -> None:
+    one = segment()
+    tokens = (" ", "GO", " O", "N", "\u220e")
+    alignment = Alignment(tokens, torch.eye(5, 9), 0.04)
+
+    (given,) = page_data(
+        tone(), "a.wav", transcript(replace(one, alignment=alignment))
+    )["segments"]
+
+    assert given["attention"]["tokens"] == tokens
+    assert given["attention"]["rows"] == 5
+    assert [word["rows"] for word in given["words"]] == [(1, 2), (2, 4)]
 
 
 def test_the_waveform_is_its_extremes() -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,9 @@ from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.model.storage import load_model, save_model
-from asr.tensor_files import read_tensors, write_tensors
+from asr.tensor_files import read_metadata, read_tensors, write_tensors
 from asr.text import ALPHABET, CharTokenizer
+from asr.tokenizers import SUBWORDS, Subwords, TokenizerConfig
 from asr.train import is_finished, train
 from asr.training.loss import LossConfig, losses
 from asr.training.schedule import (
@@ -113,9 +114,9 @@ def calm(config: Config) -> Config:
     )
 
 
-def draw_nothing(path: Path, weights: Tensor, text: str) -> None:
+def draw_nothing(path: Path, weights: Tensor, tokens: Sequence[str]) -> None:
     """Pictures cost more than the rest of such a training."""
-    path.write_text(f"{tuple(weights.shape)} {text}")
+    path.write_text(f"{tuple(weights.shape)} {''.join(tokens)}")
 
 
 @pytest.fixture(autouse=True)
@@ -359,9 +360,8 @@ def test_the_settings_are_in_the_folder_and_in_the_checkpoint(
     metadata = read_tensors(whole / "checkpoint.safetensors")[1]
 
     assert load_config(whole / "config.yaml") == config
-    written = metadata["config"]
-    assert written.pop("tokenizer") == CharTokenizer().to_dict()
-    assert written == json.loads(json.dumps(asdict(config)))
+    tokenizer = {"tokenizer": CharTokenizer().to_dict()}
+    assert metadata["config"] == json.loads(json.dumps(asdict(config) | tokenizer))
     assert place(whole)["epoch"] == 3
     assert place(whole)["step"] == place(whole)["updates"] == STEPS
     assert place(whole)["position"] == 0
@@ -767,7 +767,7 @@ def test_a_start_from_another_alphabet_is_refused(corpus: Path, tmp_path: Path) 
     other = CharTokenizer(tokenizer.characters[::-1])
     las = LAS(LASConfig(config.listener, config.attention, config.speller), other.size)
     save_model(tmp_path / "start", las, other, {})
-    with pytest.raises(ConfigError, match=r"training\.start: .* another alphabet"):
+    with pytest.raises(ConfigError, match=r"training\.start: .* has another tokenizer"):
         train(config, tmp_path / "run")
 
 
@@ -847,7 +847,7 @@ def test_a_run_with_other_tokens_is_refused(
 ) -> None:
     folder = shutil.copytree(whole, tmp_path / "run")
     other = CharTokenizer("".join(reversed(ALPHABET)))
-    with pytest.raises(ConfigError, match="other settings of tokens"):
+    with pytest.raises(ConfigError, match="other settings of tokenizer"):
         train(settings(corpus), folder, other)
 
 
@@ -989,3 +989,146 @@ def test_the_fault_of_one_of_two_processes_is_told(
 
     with pytest.raises(TrainingError, match=r"train-5\.wav: cannot be read"):
         train(config, folder)
+
+
+# Subwords
+
+
+def in_subwords(config: Config, size: int = 17) -> Config:
+    return replace(config, tokenizer=TokenizerConfig("subwords", size))
+
+
+@pytest.fixture(scope="module")
+def pieces_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `in_subwords(settings(corpus))`, stopped after its first epoch."""
+    folder = tmp_path_factory.mktemp("subwords")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("asr.train.draw_attention", draw_nothing)
+        train(in_subwords(settings(corpus, epochs=1)), folder)
+    return folder
+
+
+def test_a_vocabulary_is_made_of_the_training_texts_and_kept(
+    corpus: Path, pieces_run: Path
+) -> None:
+    texts = [utterance.text for utterance in read_manifest(corpus / "train.jsonl")]
+
+    made = Subwords.make(texts, 17)
+
+    assert (pieces_run / SUBWORDS).read_bytes() == made.model
+    assert load_model(pieces_run / "model").tokenizer == made
+    assert load_config(pieces_run / "config.yaml").tokenizer.size == 17
+    written = read_metadata(pieces_run / "checkpoint.safetensors")["config"]
+    assert written["tokenizer"] == made.to_dict()
+
+
+def test_the_rows_of_a_picture_are_subwords(corpus: Path, pieces_run: Path) -> None:
+    tokenizer = load_model(pieces_run / "model").tokenizer
+    text = read_manifest(corpus / "dev.jsonl")[1].text
+
+    for picture in (pieces_run / "attention").iterdir():
+        shape, drawn = picture.read_text().split(") ", 1)
+        tokens = tokenizer.encode(text)
+        assert shape.startswith(f"({len(tokens) + 1}, ")
+        assert drawn == "".join(tokenizer.pieces(tokens))
+
+
+def test_a_run_goes_on_with_its_vocabulary_whatever_became_of_the_texts(
+    corpus: Path, pieces_run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(pieces_run, tmp_path / "run")
+    config = in_subwords(settings(corpus, epochs=2))
+    before = (corpus / "train.jsonl").read_bytes()
+    utterances = read_manifest(corpus / "train.jsonl")
+
+    try:
+        changed = [replace(one, text="SEE TEA") for one in utterances]
+        write_manifest(corpus / "train.jsonl", changed)
+        train(config, folder)
+    finally:
+        (corpus / "train.jsonl").write_bytes(before)
+
+    assert place(folder)["epoch"] == 2
+    for path in (folder / SUBWORDS, folder / "model" / SUBWORDS):
+        assert path.read_bytes() == (pieces_run / SUBWORDS).read_bytes()
+
+
+def test_a_run_that_lost_its_vocabulary_makes_the_same_again(
+    corpus: Path, pieces_run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(pieces_run, tmp_path / "run")
+    (folder / SUBWORDS).unlink()
+
+    train(in_subwords(settings(corpus, epochs=2)), folder)
+
+    kept = (folder / SUBWORDS).read_bytes()
+    assert kept == (pieces_run / SUBWORDS).read_bytes()
+
+
+def test_a_run_whose_vocabulary_was_exchanged_is_refused(
+    corpus: Path, pieces_run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(pieces_run, tmp_path / "run")
+    texts = [utterance.text for utterance in read_manifest(corpus / "train.jsonl")]
+    (folder / SUBWORDS).write_bytes(Subwords.make(texts, 16).model)
+
+    with pytest.raises(ConfigError, match="with other settings of tokenizer "):
+        train(in_subwords(settings(corpus, epochs=2)), folder)
+
+
+def test_a_run_whose_vocabulary_was_damaged_is_refused(
+    corpus: Path, pieces_run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(pieces_run, tmp_path / "run")
+    (folder / SUBWORDS).write_bytes(b"damaged")
+
+    with pytest.raises(CheckpointError, match=r"subwords\.model: is no vocabulary of"):
+        train(in_subwords(settings(corpus, epochs=2)), folder)
+
+
+@pytest.mark.parametrize("other", ["characters", "another size"])
+def test_a_run_does_not_go_on_with_other_units(
+    corpus: Path, pieces_run: Path, tmp_path: Path, other: str
+) -> None:
+    folder = shutil.copytree(pieces_run, tmp_path / "run")
+    config = settings(corpus, epochs=2)
+
+    with pytest.raises(ConfigError, match="with other settings of tokenizer "):
+        train(config if other == "characters" else in_subwords(config, 16), folder)
+
+    assert (folder / SUBWORDS).read_bytes() == (pieces_run / SUBWORDS).read_bytes()
+
+
+def test_a_start_from_a_model_of_subwords_takes_its_vocabulary(
+    corpus: Path, pieces_run: Path, tmp_path: Path
+) -> None:
+    config = in_subwords(settings(corpus, epochs=1, start=str(pieces_run)))
+    fewer = replace(config.data, every=2)  # of which another vocabulary would be made
+
+    train(replace(config, data=fewer), tmp_path / "run")
+
+    kept = (tmp_path / "run" / SUBWORDS).read_bytes()
+    assert kept == (pieces_run / SUBWORDS).read_bytes()
+    with pytest.raises(ConfigError, match=r"other tokenizer .*\(17 tokens, subwords\)"):
+        train(in_subwords(config, 16), tmp_path / "smaller")
+    with pytest.raises(ConfigError, match=r"other tokenizer .*\(17 tokens, subwords\)"):
+        train(replace(config, tokenizer=TokenizerConfig()), tmp_path / "characters")
+
+
+def test_a_vocabulary_may_be_handed_over(corpus: Path, tmp_path: Path) -> None:
+    texts = [utterance.text for utterance in read_manifest(corpus / "train.jsonl")]
+    own = Subwords.make([*texts, "SEE"], 16)
+    config = settings(corpus, epochs=1)
+
+    train(config, tmp_path, own)
+    train(replace(config, training=replace(config.training, epochs=2)), tmp_path, own)
+
+    assert load_model(tmp_path / "model").tokenizer == own
+    assert place(tmp_path)["epoch"] == 2
+
+
+def test_too_many_subwords_leave_no_run(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tokenizer\.size: 900: Vocabulary size too"):
+        train(in_subwords(settings(corpus), 900), tmp_path / "run")
+
+    assert not (tmp_path / "run").exists()

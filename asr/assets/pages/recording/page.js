@@ -111,15 +111,15 @@ function writeCard({ word, strip, button }) {
   filled.style.background = getComputedStyle(button).textDecorationColor;
   const length = Math.round(1000 * (word.end - word.start));
   card.replaceChildren(title, meter, make("p", "", `${clockTime(word.start, 2)} – ${clockTime(word.end, 2)}, ${length} ms`));
-  if (word.instead.length) card.append(instead(word));
+  if (word.instead.length) card.append(instead(word, unit(strip.segment)));
   else if (strip.segment.nbest.length > 1)
     card.append(make("p", "", `All ${strip.segment.nbest.length} hypotheses have this word.`));
 }
 
-function instead(word) {
+function instead(word, unit) {
   const table = make("table");
   const caption = table.appendChild(make("caption", "", "Or was it …"));
-  caption.append(make("small", "", "log P per character"));
+  caption.append(make("small", "", `log P per ${unit}`));
   for (const other of word.instead.slice(0, MOST_ALTERNATIVES)) {
     const row = table.appendChild(make("tr"));
     const text = row.appendChild(make("td", "", other.text || "(no word)"));

@@ -4,9 +4,8 @@ const WAVEFORM = 64;
 const SPECTROGRAM = 128;
 const ATTENTION = 620; // wished; more where the rows would be too thin
 const [THINNEST, THICKEST] = [3, 13]; // rows of the attention
-const LEGIBLE = 11; // rows that have room for their character
-const END = "\u220e"; // the character of the row in which the text ends
-const NAMES = /[^ \u220e]+/gu; // of thin rows: words
+const LEGIBLE = 11; // rows that have room for their token
+const END = "\u220e"; // the token of the row in which the text ends
 
 /** Make an element with classes, text and attributes. */
 function make(tag, classes = "", text = "", attributes = {}) {
@@ -91,6 +90,10 @@ const clockTime = (seconds, digits = 0) => {
 };
 const level = (confidence) => (confidence < 0.5 ? "low" : confidence < 0.8 ? "middle" : "high");
 
+/** What the model writes, one after the other: alternatives are scored by it. */
+const unit = ({ attention }) =>
+  (attention?.tokens ?? []).every((token) => Array.from(token).length === 1) ? "character" : "subword";
+
 /** One segment on its time axis: words, waveform, spectrogram, attention. */
 class Strip {
   #fresh = false;
@@ -119,7 +122,7 @@ class Strip {
     this.waveform = this.#track("Waveform", WAVEFORM);
     this.spectrogram = this.#track("Spectrogram", SPECTROGRAM);
     this.axis = this.plot.appendChild(make("div", "track axis", "", { "aria-hidden": "true" }));
-    if (segment.attention) this.looks = this.#track("Where the model looked for each character", 0);
+    if (segment.attention) this.looks = this.#track(`Where the model looked for each ${unit(segment)}`, 0);
     this.span = this.plot.appendChild(make("div", "span"));
     this.rows = this.looks?.parentElement.appendChild(make("div", "rows"));
     this.head = this.plot.appendChild(make("div", "head"));
@@ -151,7 +154,7 @@ class Strip {
     details.append(make("summary", "", nbest.length > 1 ? `All ${nbest.length} hypotheses` : "The only hypothesis"));
     const table = details.appendChild(make("table"));
     const head = table.appendChild(make("tr"));
-    head.append(make("th", "score", "log P per character", { scope: "col" }), make("th", "", "", { "aria-label": "Text" }));
+    head.append(make("th", "score", `log P per ${unit(this.segment)}`, { scope: "col" }), make("th", "", "", { "aria-label": "Text" }));
     for (const { text, score } of nbest) {
       const row = table.appendChild(make("tr"));
       row.append(make("td", "score", score.toFixed(3)), make("td", "", text || "(nothing)"));
@@ -241,18 +244,17 @@ class Strip {
   /** Name each row, or where rows are thin, those of each word together. */
   #layRowNames(put, top) {
     this.rowNames = [];
-    const characters = Array.from(this.segment.attention.characters);
     if (this.rowHeight >= LEGIBLE)
-      characters.forEach((character, row) => {
-        const name = { [END]: "end", " ": "␣" }[character] ?? character;
+      this.segment.attention.tokens.forEach((token, row) => {
+        const name = token === END ? "end" : token.replace(" ", "␣");
         this.rowNames.push({ row, label: put(name, top + (row + 0.5) * this.rowHeight) });
       });
     else
-      for (const { index, 0: name } of this.segment.attention.characters.matchAll(NAMES)) {
-        const row = Array.from(this.segment.attention.characters.slice(0, index)).length;
-        const middle = top + (row + Array.from(name).length / 2) * this.rowHeight;
+      for (const { text, rows } of this.segment.words) {
+        if (!rows) continue;
+        const middle = top + ((rows[0] + rows[1]) / 2) * this.rowHeight;
         if (middle < (this.rowNames.at(-1)?.middle ?? 0) + 11) continue; // no room
-        this.rowNames.push({ row, middle, label: put(name, middle) });
+        this.rowNames.push({ row: rows[0], middle, label: put(text, middle) });
       }
   }
 
@@ -309,8 +311,10 @@ class Strip {
     context.drawImage(picture(matrix, colours), x(matrix.start), 0, x(end) - x(matrix.start), height);
     context.fillStyle = colour("soft");
     context.globalAlpha = 0.16;
-    Array.from(matrix.characters).forEach((character, row) => {
-      if (character === " ") context.fillRect(0, Math.round((row + 0.5) * this.rowHeight), width, 1);
+    matrix.tokens.forEach((token, row) => {
+      if (!token.startsWith(" ")) return;
+      const line = token === " " ? row + 0.5 : row; // a subword begins with its space
+      context.fillRect(0, Math.round(line * this.rowHeight), width, 1);
     });
   }
 
