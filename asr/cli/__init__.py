@@ -6,30 +6,32 @@ What is heavy (torch, and all that stands on it) is imported inside the subcomma
 
 import argparse
 import atexit
-import errno
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from asr.cli import (
+    ablate,
     decode,
     demo,
     doctor,
     explain,
     export,
+    lm,
     report,
     score,
     train,
     transcribe,
 )
-from asr.cli.options import one_line
+from asr.cli.scripts import run_main
 from asr.cli.transcribe import PARTIAL
-from asr.errors import AsrError
 
 __all__ = ["PARTIAL", "main", "run"]
-_COMMANDS = (transcribe, explain, train, decode, score, report, export, demo, doctor)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_COMMANDS = (
+    *(transcribe, explain, train, lm, decode, score, report, ablate, export, demo),
+    doctor,
+)
 
 
 def run() -> NoReturn:
@@ -48,27 +50,9 @@ def run() -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, or 1 after telling the user what to mend."""
+    """Run one command; return 0, or 1 after printing what the user can correct."""
     args = _parser().parse_args(argv)
-    try:
-        status = int(args.run(args) or 0)
-        if sys.stdout:  # closed, it is None
-            sys.stdout.flush()  # a full disk is noticed here at the latest
-        return status
-    except AsrError as error:
-        print(one_line(f"asr: {error}"), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("asr: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader (head, say) has had enough
-        return 1
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        print(f"asr: cannot write what it found: {error.strerror}", file=sys.stderr)
-        return 1
+    return run_main("asr", lambda: args.run(args))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,151 +1,223 @@
-"""Train a word LSTM that is mixed into a word n-gram, for the search.
+"""Train an LSTM that is mixed into a word n-gram.
 
-    python recipes/librispeech/word_lstm.py TEXT.xz... --language-model FOLDER --dev DEV
+The n-gram of a folder (see `estimate`) gives the vocabulary and stays as it is; the
+LSTM is written beside it. No sentence sees the one before. The learning rate rises over
+the first updates and falls along half a cosine; the LSTM's share in the mixture is the
+one with the lowest perplexity on dev. The folder gets
 
-The n-gram of FOLDER (see `language_model.py`) gives the vocabulary and stays as it is;
-the LSTM is written beside it. Each sentence is read for itself. The learning rate rises
-over the first hundredth of the time and falls along half a cosine; the share in the
-mixture is the one with the lowest perplexity on dev.
+lstm.safetensors, lstm.json   the LSTM with the lowest perplexity on dev so far
+checkpoint.safetensors        where training was last; it goes on from there
+metrics.jsonl                 each update and validation, a line each; the same in
+                              tensorboard/
 
-A training that is stopped leaves the LSTM of its best look at dev. With `--go-on` the
-LSTM that is already there learns further, from the sentences in another order, and is
-replaced when dev finds it better.
+On a CPU, `K updates, kill, M updates` gives the weights of `K + M updates` bit for bit
+where the length is given in updates. Where it is given in minutes, the schedule follows
+the clock.
+
+Shapes: B sentences, I words of each.
 """
 
-import argparse
-import itertools
+import hashlib
 import math
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-
-sys.path.append(str(Path(__file__).parents[2]))  # so that it runs as a script, too
+from torch import Tensor, nn
 
 from asr.data.manifest import read_manifest
-from asr.errors import AsrError, ConfigError
+from asr.errors import CheckpointError, ConfigError, TrainingError
+from asr.lm.estimate import check_weights, measure, numbers_of, read_text, scores
 from asr.lm.look_ahead import Ints
 from asr.lm.ngram import WordNGram, mix
 from asr.lm.word_lstm import FILE, WordLSTM
-from asr.tensor_files import read_tensors
-from recipes.librispeech.language_model import (
-    measure,
-    numbers_of,
-    read_text,
-    scores,
-    times_of,
-)
+from asr.progress import PERCENT, progress_bar
+from asr.tensor_files import read_metadata
+from asr.training.checkpoint import Place, load_checkpoint, save_checkpoint
+from asr.training.metrics import MetricsLog
+from asr.training.schedule import ScheduleConfig, learning_rate, validations_due
+from asr.training.stopwatch import Stopwatch
 
+CHECKPOINT = "checkpoint.safetensors"
+KIND = "training of a word LSTM"
+"""Of the checkpoint."""
 SHARES = tuple(share / 20 for share in range(1, 20))
+_SIZES = 128, 512
+_CUTOFFS = (1000, 5000, 20_000)
+_WARMUP_UPDATES, _WARMUP_SHARE = 100, 0.01
+_CLIP_NORM, _BAD_UPDATES = 1.0, 5
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train what the command line asks for; tell a fault in one line."""
-    options = _parse(arguments)
-    try:
-        _run(options)
-    except AsrError as error:
-        print(f"word_lstm: {error}", file=sys.stderr)
-        return 1
-    return 0
+@dataclass(frozen=True)
+class LSTMTrainingConfig:
+    """Settings of a training."""
+
+    minutes: float = 40.0
+    """How long training may take, validation included."""
+    updates: int | None = None
+    """In place of minutes: how many updates."""
+    warm_start: bool = False
+    """Whether to begin with the weights of the LSTM that is in the folder."""
+    embedding_size: int | None = None
+    """E; None for 128, or after a warm start that of the LSTM that is there."""
+    hidden_size: int | None = None
+    """S; None for 512, or after a warm start that of the LSTM that is there."""
+    batch_words: int = 4000
+    """Most words in a batch, padding counted."""
+    learning_rate: float = 3e-3
+    """The highest learning rate."""
+    validations: int = 8
+    """How often, spread evenly, dev is looked at."""
+    checkpoint_minutes: float = 5.0
+    """Time between checkpoints; there is one at each validation too."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would only be noticed after hours of training."""
+        for name in (
+            *("minutes", "updates", "embedding_size", "hidden_size", "batch_words"),
+            *("learning_rate", "validations"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0, not {value}")
+        if not self.checkpoint_minutes >= 0:
+            raise ValueError(
+                f"checkpoint_minutes must be at least 0, not {self.checkpoint_minutes}"
+            )
+        if self.warm_start and (self.embedding_size or self.hidden_size):
+            raise ValueError(
+                "warm_start keeps the sizes of the LSTM that is there (leave "
+                "embedding_size and hidden_size out)"
+            )
+
+    def schedule(self) -> ScheduleConfig:
+        """Return how the learning rate changes."""
+        warmup = _WARMUP_UPDATES
+        if self.updates is not None:
+            warmup = min(warmup, max(1, int(_WARMUP_SHARE * self.updates)))
+        return ScheduleConfig(
+            learning_rate=self.learning_rate,
+            warmup_steps=warmup,
+            decay_from=0.0,
+            final_rate=0.0,
+            decay="cosine",
+        )
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="word_lstm", description="Train an LSTM beside a word n-gram."
-    )
-    add = parser.add_argument
-    add("texts", nargs="+", type=Path, metavar="TEXT", help="one sentence a line")
-    add("--language-model", type=Path, required=True, metavar="FOLDER", help="n-gram")
-    add("--dev", type=Path, required=True, metavar="MANIFEST", help="to choose by")
-    add("--times", type=int, nargs="+", metavar="T", help="read each TEXT T times")
-    add("--go-on", action="store_true", help="train the LSTM of FOLDER further")
-    add("--minutes", type=float, default=40, help="of training (default: 40)")
-    add("--size", type=int, metavar="S", help="of the LSTM (default: 512)")
-    add("--embedding-size", type=int, metavar="E", help="of a word (default: 128)")
-    add("--batch-words", type=int, default=4000, metavar="N", help="in an update")
-    add("--learning-rate", type=float, default=3e-3, metavar="R", help="at its highest")
-    add("--validations", type=int, default=8, metavar="N", help="looks at dev")
-    add("--threads", type=int, default=torch.get_num_threads(), metavar="N")
-    return parser.parse_args(arguments)
+def train(
+    texts: Sequence[Path],
+    folder: Path,
+    dev: Path,
+    config: LSTMTrainingConfig | None = None,
+    weights: Sequence[int] | None = None,
+) -> None:
+    """Train an LSTM beside an n-gram; a training that was stopped goes on.
 
+    Args:
+        texts: one sentence a line, in A-Z, apostrophe and space; plain, .xz or .gz.
+        folder: of the n-gram. One with a training of other texts or sizes is refused;
+            how long and how fast to learn may change, and how to validate.
+        dev: manifest whose texts decide which weights are kept.
+        config: settings.
+        weights: how many times each text is read in an epoch; once each if there are
+            none.
 
-def _run(options: argparse.Namespace) -> None:
-    times = times_of(options)
-    sizes = options.embedding_size, options.size
-    if options.go_on and sizes != (None, None):
-        raise ConfigError("--go-on: the sizes are those of the LSTM that is there")
-    options.embedding_size = sizes[0] if sizes[0] is not None else 128
-    options.size = sizes[1] if sizes[1] is not None else 512
-    for name in ("minutes", "size", "embedding_size", "batch_words", "learning_rate"):
-        if getattr(options, name) <= 0:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be above 0")
-    for name in ("threads", "validations"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name}: must be at least 1")
-    folder = options.language_model
-    ngram = WordNGram.load(folder, alone=not options.go_on)
-    if options.go_on and not ngram.lstm:
-        raise ConfigError(f"--go-on: {folder} holds no {FILE} (train it without)")
-    said = [utterance.text for utterance in read_manifest(options.dev)]
-    dev = [ngram.numbers(text.split()) for text in said]
-    texts = [read_text(path) for path in options.texts]
-    torch.set_num_threads(options.threads)
+    Raises:
+        AsrError: a text, manifest, language model, setting or checkpoint cannot be
+            used, or cannot be written.
+    """
+    config = config or LSTMTrainingConfig()
+    weights = check_weights(weights, len(texts))
+    ngram = WordNGram.load(folder, alone=not config.warm_start)
+    if config.warm_start and not ngram.lstm:
+        raise ConfigError(f"{folder}: holds no {FILE} to start from")
+    dev_texts = [utterance.text for utterance in read_manifest(dev)]
+    sentences = [read_text(path) for path in texts]
+    sizes = config.embedding_size or _SIZES[0], config.hidden_size or _SIZES[1]
     torch.manual_seed(1)
-    metadata: dict[str, Any] = {
-        "texts": [path.name for path in options.texts],
-        **{"times": times, "minutes": options.minutes},
-    }
-    best, trainings = math.inf, 0
-    if ngram.lstm:
-        best = measure(ngram, said)[0]
-        print(f"{folder}: perplexity {best:.1f}", flush=True)
-        metadata["before"] = read_tensors(folder / FILE)[1]
-        trainings = 1 + _depth(metadata["before"])
     try:
-        model, sentences = prepare(
-            ngram, texts, times, ngram.lstm or (options.embedding_size, options.size)
-        )
+        model, ranked = prepare(ngram, sentences, weights, ngram.lstm or sizes)
     except ValueError as error:
-        raise ConfigError(f"--size: {error}") from error
-    words = sum(map(len, sentences)) - len(sentences)
-    print(f"{len(sentences)} sentences, {words} words", flush=True)
-    for told in train(model.train(), sentences, options, 1000 * trainings):
-        ngram.mix_in(model)
-        model.share, perplexity = best_share(ngram, dev)
-        print(
-            f"{told} | dev: perplexity {perplexity:.1f} with share {model.share:.2f}",
-            flush=True,
-        )
-        if perplexity < best:
-            best = perplexity
-            model.save(folder, ngram.words, metadata)
-    mixed = WordNGram.load(folder)  # as bytes it is a little worse
-    size = (folder / FILE).stat().st_size / 1e6
-    ngram.mix_in(None)
-    alone, strangers = measure(ngram, said)
-    print(f"{folder}: {size:.1f} MB")
-    print(
-        f"{options.dev}: perplexity {measure(mixed, said)[0]:.1f} "
-        f"(n-gram alone {alone:.1f}), OOV {100 * strangers:.2f} %"
+        raise ConfigError(f"hidden_size: {error}") from error
+    settings = _settings(config, model, ngram.words, ranked)
+    before = read_metadata(folder / FILE) if config.warm_start else None
+    resumes = _claim(folder, settings)
+    if resumes:
+        before = read_metadata(folder / CHECKPOINT)["config"]["before"]
+    metadata = {
+        "texts": [path.name for path in texts],
+        "weights": weights,
+        **(
+            {"updates": config.updates}
+            if config.updates
+            else {"minutes": config.minutes}
+        ),
+        **({"before": before} if before else {}),
+    }
+    trainer = LSTMTrainer(
+        *(model, ngram, ranked, dev_texts, config),
+        folder=folder,
+        settings={**settings, "before": before},
+        metadata=metadata,
     )
+    if resumes:
+        trainer.resume()
+    elif before:
+        trainer.place.best_loss = math.log(measure(ngram, dev_texts)[0])
+    trainer.run()
 
 
-def _depth(metadata: Mapping[str, Any]) -> int:
-    """Count the trainings before the one that metadata tell of."""
-    before = metadata.get("before")
-    return 1 + _depth(before) if isinstance(before, dict) else 0
+def _settings(
+    config: LSTMTrainingConfig,
+    model: WordLSTM,
+    words: Sequence[str],
+    sentences: Sequence[Ints],
+) -> dict[str, Any]:
+    """Return what a training cannot change midway, for its checkpoint."""
+    content = hashlib.sha256("\n".join(words).encode())
+    content.update(np.concatenate(sentences).tobytes())
+    return {
+        "kind": KIND,
+        "warm_start": config.warm_start,
+        "embedding_size": model.settings["embedding_size"],
+        "hidden_size": model.settings["size"],
+        "batch_words": config.batch_words,
+        "text": content.hexdigest(),
+    }
+
+
+def _claim(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Tell whether the folder holds a training to go on with.
+
+    Raises:
+        ConfigError: it holds one with other settings.
+        CheckpointError: its checkpoint is damaged, or none of such a training.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return False
+    kept = read_metadata(path).get("config", {})
+    if kept.get("kind") != KIND:
+        raise CheckpointError(f"{path}: is no checkpoint of `asr lm train`")
+    if settings["warm_start"] and kept["finished"]:
+        return False  # a new training, from the weights that this one came to
+    changed = [name for name, value in settings.items() if kept[name] != value]
+    if changed:
+        raise ConfigError(
+            f"{folder}: holds a training with other settings of {', '.join(changed)} "
+            f"(repeat its settings to go on with it, or delete {path} to begin anew)"
+        )
+    return True
 
 
 def prepare(
     ngram: WordNGram,
     texts: Sequence[Sequence[str]],
-    times: Sequence[int],
+    weights: Sequence[int],
     model: WordLSTM | tuple[int, int],
 ) -> tuple[WordLSTM, list[Ints]]:
     """Build the network for the words of a text; bring the text to ranks.
@@ -153,7 +225,7 @@ def prepare(
     Args:
         ngram: gives the words.
         texts: sentences.
-        times: how often each text is read in a round.
+        weights: how many times each text is read in an epoch.
         model: that is there already; or embedding size and size of a new one.
 
     Returns:
@@ -166,103 +238,269 @@ def prepare(
         ranks = model.ranks.numpy()
     else:
         counts = np.zeros(count, dtype=np.int64)
-        for stream, weight in zip(streams, times, strict=True):
+        for stream, weight in zip(streams, weights, strict=True):
             counts += weight * np.bincount(stream, minlength=count + 1)[:count]
         ranks = np.empty(count + 1, dtype=np.int64)
         ranks[np.argsort(-counts, kind="stable")] = np.arange(count)
         ranks[count] = count
-        cutoffs = [c for c in (1000, 5000, 20_000) if c < count - 1] or [count // 2]
+        cutoffs = [c for c in _CUTOFFS if c < count - 1] or [count // 2]
         model = WordLSTM(torch.from_numpy(ranks), *model, cutoffs)
     sentences = list[Ints]()
-    for stream, weight in zip(streams, times, strict=True):
+    for stream, weight in zip(streams, weights, strict=True):
         ends = np.flatnonzero(stream == count)
         pieces = np.split(ranks[stream], ends)
         sentences += weight * [piece for piece in pieces if len(piece) > 1]
     return model, sentences
 
 
-def train(
-    model: WordLSTM,
-    sentences: Sequence[Ints],
-    options: argparse.Namespace,
-    first_round: int,
-) -> Iterator[str]:
-    """Train by the clock; stop whenever dev is due, and tell how far it is."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), betas=(0.9, 0.98), weight_decay=1e-3, fused=True
-    )
-    started, due, seen = time.monotonic(), 1, 0
-    recent = list[float]()
-    for batch, padding in batches(sentences, options.batch_words, first_round):
-        progress = (time.monotonic() - started) / (60 * options.minutes)
-        if progress >= due / options.validations or progress >= 1:
-            loss = sum(recent) / max(len(recent), 1)
-            speed = seen / 60 / options.minutes
-            recent.clear()
-            model.eval()
-            yield (
-                f"{100 * min(progress, 1):5.1f} % | {seen / 1e6:.2f} M words, "
-                f"{speed / max(progress, 1e-9):.0f} a second | loss {loss:.3f}"
-            )
-            due = math.floor(progress * options.validations) + 1
-            model.train()
-            if progress >= 1:
-                return
-        rate = options.learning_rate * min(1.0, 1e-3 + 100 * progress)
-        rate *= 0.5 + 0.5 * math.cos(math.pi * min(progress, 1))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        log_probs = model(batch)
-        loss = -log_probs.masked_fill(padding, 0).sum() / (~padding).sum()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        recent.append(loss.item())
-        seen += int((~padding).sum())
+class LSTMTrainer:
+    """One training of a word LSTM.
 
-
-def batches(
-    sentences: Sequence[Ints], batch_words: int, first_round: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches for ever: (B, 1 + I) ranks, and (B, I) what is padding.
-
-    Sentences of a batch are about equally long; the order is drawn anew each round, and
-    a higher first round is another order from the start.
+    Args:
+        model: the network.
+        ngram: that it is mixed into.
+        sentences: what to learn from, as `prepare` returns them.
+        dev_texts: what to validate on.
+        config: settings.
+        folder: of the n-gram.
+        settings: for the checkpoint.
+        metadata: for the file of the LSTM: how it was made.
     """
-    lengths = np.array([len(sentence) for sentence in sentences])
-    for seed in itertools.count(first_round):
-        rng = np.random.default_rng(seed)
-        order = np.argsort(lengths + rng.random(len(lengths)))
-        starts, words = [0], 0
-        for place, index in enumerate(order):
-            words = (place + 1 - starts[-1]) * lengths[index]
-            if words > batch_words and place > starts[-1]:
-                starts.append(place)
-        for i in rng.permutation(len(starts)):
-            stop = starts[i + 1] if i + 1 < len(starts) else len(order)
-            chosen = [sentences[j] for j in order[starts[i] : stop]]
-            width = max(map(len, chosen))
-            batch = np.zeros((len(chosen), width), dtype=np.int64)
-            padding = np.ones((len(chosen), width - 1), dtype=bool)
-            for row, sentence in enumerate(chosen):
-                batch[row, : len(sentence)] = sentence
-                padding[row, : len(sentence) - 1] = False
-            yield torch.from_numpy(batch), torch.from_numpy(padding)
+
+    def __init__(
+        self,
+        model: WordLSTM,
+        ngram: WordNGram,
+        sentences: Sequence[Ints],
+        dev_texts: Sequence[str],
+        config: LSTMTrainingConfig,
+        *,
+        folder: Path,
+        settings: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+    ) -> None:
+        self.model, self.ngram, self.config = model.train(), ngram, config
+        self.sentences = sentences
+        self.dev = [ngram.numbers(text.split()) for text in dev_texts]
+        self.folder, self.settings, self.metadata = folder, settings, metadata
+        self.schedule = config.schedule()
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), betas=(0.9, 0.98), weight_decay=1e-3, fused=True
+        )
+        self.place = Place()
+        self._lengths = np.array([len(sentence) for sentence in sentences])
+        self._first_epoch = 1000 * _depth(metadata)  # another order than before
+        self._losses = list[float]()
+        self._since_save, self._since_tick = Stopwatch(), Stopwatch()
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is over, 0 to 1."""
+        if self.config.updates is not None:
+            return min(1.0, self.place.step / self.config.updates)
+        return min(1.0, self.place.seconds / (60 * self.config.minutes))
+
+    def resume(self) -> None:
+        """Go on from the checkpoint.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        self.place = load_checkpoint(
+            self.folder / CHECKPOINT, self.model, {}, self.optimizer
+        )
+        # A longer training than before: some validations are still to come.
+        self.place.validations = min(self.place.validations, self._due())
+        print(f"{self.folder}: goes on after update {self.place.step}", flush=True)
+
+    def run(self) -> None:
+        """Train to the end.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+            TrainingError: the loss has not been finite for several updates.
+        """
+        num_words = int(self._lengths.sum()) - len(self._lengths)
+        print(f"{len(self.sentences)} sentences, {num_words} words", flush=True)
+        if not self.place.step:
+            self._save()  # from now on a kill leaves no other training's checkpoint
+        self._since_tick.restart()
+        with (
+            MetricsLog(self.folder, self.place.step) as log,
+            progress_bar(100, "train", "%", layout=PERCENT) as bar,
+        ):
+            while self.progress < 1:
+                for metrics in self._epoch():
+                    log.write(self.place.step, metrics)
+                    bar.n = round(100 * self.progress, 1)
+                    bar.set_postfix_str(f"loss {metrics['loss']:.3f}")
+                    self._look_after(log)
+                    if self.progress >= 1:
+                        break
+            if self.place.validations < self.config.validations:
+                self._validate(log)
+            self._save()
+
+    def _epoch(self) -> Iterator[dict[str, float]]:
+        """Train on what is left of an epoch, one update at a time."""
+        order = batches(
+            self._lengths,
+            self.config.batch_words,
+            self._first_epoch + self.place.epoch,
+        )
+        for indices in order[self.place.position :]:
+            before = self.place.seconds
+            metrics = self._update([self.sentences[i] for i in indices])
+            self.place.position += 1
+            if self.place.position == len(order):
+                self.place.epoch, self.place.position = self.place.epoch + 1, 0
+            self._tick()
+            num_words = metrics.pop("words")
+            yield {
+                **metrics,
+                "progress": self.progress,
+                "epoch": self.place.epoch,
+                "seconds": self.place.seconds,
+                "words_per_second": num_words / max(self.place.seconds - before, 1e-9),
+            }
+
+    def _update(self, sentences: Sequence[Ints]) -> dict[str, float]:
+        """Do one update with the gradient of a batch, if it is finite."""
+        batch, padding = pad(sentences)
+        rate = learning_rate(self.schedule, self.place.updates, self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        num_words = int((~padding).sum())
+        loss = -self.model(batch).masked_fill(padding, 0).sum() / num_words
+        torch.autograd.backward(loss)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP_NORM))
+        self.place.step += 1
+        if math.isfinite(loss.item()) and math.isfinite(norm):
+            self.optimizer.step()
+            self.place.updates += 1
+            self.place.bad_steps = 0
+            self._losses.append(loss.item())
+        else:
+            self._skip()
+        return {
+            **{"loss": loss.item(), "gradient_norm": norm},
+            **{"learning_rate": rate, "words": num_words},
+        }
+
+    def _skip(self) -> None:
+        """Leave an update out, and stop after several."""
+        self.place.bad_steps += 1
+        print(f"update {self.place.step} is not finite and left out", flush=True)
+        if self.place.bad_steps >= _BAD_UPDATES:
+            raise TrainingError(
+                f"{self.folder}: {self.place.bad_steps} updates in a row were not "
+                "finite (a lower learning_rate may help)"
+            )
+
+    def _tick(self) -> None:
+        self.place.seconds += self._since_tick.restart()
+
+    def _look_after(self, log: MetricsLog) -> None:
+        """Validate and save when it is time for it."""
+        if self._due() > self.place.validations:
+            self._validate(log)
+            self._save()
+        elif (
+            self.place.bad_steps == 0
+            and self._since_save.seconds >= 60 * self.config.checkpoint_minutes
+        ):
+            self._save()
+
+    def _due(self) -> int:
+        """Return how many validations there should have been by now."""
+        return validations_due(self.progress, self.config.validations)
+
+    def _validate(self, log: MetricsLog) -> None:
+        """Measure the mixture on dev; keep the weights if they are the best."""
+        self.place.validations = max(self._due(), self.place.validations + 1)
+        self.model.eval()
+        self.ngram.mix_in(self.model)
+        self.model.share, loss = best_share(self.ngram, self.dev)
+        self.model.train()
+        perplexity = math.exp(loss)
+        found = {"loss": loss, "perplexity": perplexity, "share": self.model.share}
+        log.write(self.place.step, {f"dev/{n}": value for n, value in found.items()})
+        if self.place.best_loss is None or loss < self.place.best_loss:
+            self.place.best_loss = loss
+            self.model.save(self.folder, self.ngram.words, self.metadata)
+        self._tick()
+        learned = f"loss {fmean(self._losses):.3f} | " if self._losses else ""
+        self._losses.clear()
+        print(
+            f"{100 * self.progress:5.1f} % | update {self.place.step} | epoch "
+            f"{self.place.epoch} | {self.place.seconds / 60:.1f} min | {learned}"
+            f"dev: perplexity {perplexity:.1f} with a share of {self.model.share:.2f}",
+            flush=True,
+        )
+
+    def _save(self) -> None:
+        finished = (
+            self.progress >= 1 and self.place.validations >= self.config.validations
+        )
+        save_checkpoint(
+            self.folder / CHECKPOINT,
+            self.place,
+            self.model,
+            {},
+            self.optimizer,
+            {**self.settings, "finished": finished},
+        )
+        self._since_save.restart()
+
+
+def _depth(metadata: Mapping[str, Any]) -> int:
+    """Count the trainings before the one that metadata is of."""
+    before = metadata.get("before")
+    return 1 + _depth(before) if isinstance(before, dict) else 0
+
+
+def batches(lengths: Ints, batch_words: int, seed: int) -> list[Ints]:
+    """Put the sentences of an epoch, by their indices, into batches.
+
+    Sentences of a batch are about equally long; the order depends on the seed.
+
+    Args:
+        lengths: of the sentences, the start of each included.
+        batch_words: most words in a batch, padding counted.
+        seed: of the order.
+    """
+    rng = np.random.default_rng(seed)
+    order = np.argsort(lengths + rng.random(len(lengths)))
+    starts = [0]
+    for place, length in enumerate(lengths[order]):
+        if (place + 1 - starts[-1]) * length > batch_words and place > starts[-1]:
+            starts.append(place)
+    pieces = np.split(order, starts[1:])
+    return [pieces[i] for i in rng.permutation(len(pieces))]
+
+
+def pad(sentences: Sequence[Ints]) -> tuple[Tensor, Tensor]:
+    """Put sentences into one batch: (B, 1 + I) ranks, and (B, I) what is padding."""
+    width = max(map(len, sentences))
+    batch = np.zeros((len(sentences), width), dtype=np.int64)
+    padding = np.ones((len(sentences), width - 1), dtype=bool)
+    for row, sentence in enumerate(sentences):
+        batch[row, : len(sentence)] = sentence
+        padding[row, : len(sentence) - 1] = False
+    return torch.from_numpy(batch), torch.from_numpy(padding)
 
 
 def best_share(model: WordNGram, sentences: Sequence[Ints]) -> tuple[float, float]:
-    """Return the share in the mixture with the lowest perplexity, and that."""
+    """Return the share in the mixture with the lowest loss on sentences, and that.
+
+    The loss is -log P per word and </s>: the logarithm of the perplexity.
+    """
     (ngram, lstm), ends = scores(model, sentences)
     count = len(ngram) + len(ends)
 
-    def perplexity(share: float) -> float:
-        total = mix(ngram, lstm, share).sum() + ends.sum()
-        return float(np.exp(-total / count))
+    def loss(share: float) -> float:
+        return -float(mix(ngram, lstm, share).sum() + ends.sum()) / count
 
-    share = min(SHARES, key=perplexity)
-    return share, perplexity(share)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    share = min(SHARES, key=loss)
+    return share, loss(share)
