@@ -91,7 +91,10 @@ def _add_train(commands: Any) -> None:
     )
     length.add_argument(
         "--updates",
-        **number(None, "updates to train, in place of --minutes; can be repeated"),
+        **number(
+            None,
+            "updates to train, in place of --minutes: the result can be reproduced",
+        ),
     )
     add(
         "--warm-start",
@@ -112,7 +115,7 @@ def _add_train(commands: Any) -> None:
         help="time between checkpoints, which training goes on from after a stop "
         "(default: 5)",
     )
-    add("--threads", **number(None, "CPU threads (default: one a core)"))
+    add("--threads", **number(None, "CPU threads (default: one for each core)"))
 
 
 def _add_weights(parser: argparse.ArgumentParser, verb: str) -> None:
