@@ -162,7 +162,8 @@ def _train(args: argparse.Namespace) -> None:
     from asr.errors import ConfigError
     from asr.lm.estimate import measure
     from asr.lm.ngram import WordNGram
-    from asr.lm.train import LSTMTrainingConfig, train
+    from asr.lm.train import train
+    from asr.lm.trainer import LSTMTrainingConfig
     from asr.lm.word_lstm import FILE
 
     names = (
