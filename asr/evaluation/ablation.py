@@ -187,10 +187,10 @@ def _train(run: Run) -> str | None:
     if done.returncode == 0:
         print(f"{run.name}: done", file=sys.stderr, flush=True)
         return None
-    error = output.splitlines()[-1] if output else "it printed nothing"
+    reason = output.splitlines()[-1] if output else "it printed nothing"
     if done.returncode < 0:
-        error = f"ended by signal {-done.returncode}"
-    return f"{run.name}: {error} (all that it printed is in {log})"
+        reason = f"ended by signal {-done.returncode}"
+    return f"{run.name}: {reason} (all that it printed is in {log})"
 
 
 def _results(runs: Sequence[Run]) -> Iterator[Result]:

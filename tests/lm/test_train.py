@@ -115,8 +115,12 @@ def test_a_warm_start_goes_on_from_the_weights_that_are_there(
     assert corpus.command(folder, "--warm-start", "--updates", "9") == 1
     assert f"lm: holds no {FILE} to start from" in capsys.readouterr().err
     config = LSTMTrainingConfig(
-        **{"updates": 200, "embedding_size": 8, "hidden_size": 32},
-        **{"batch_words": 150, "learning_rate": 0.02, "validations": 1},
+        updates=200,
+        embedding_size=8,
+        hidden_size=32,
+        batch_words=150,
+        learning_rate=0.02,
+        validations=1,
     )
     corpus.train(folder, config)
     before, _ = measure(WordNGram.load(folder), corpus.dev_texts)
