@@ -18,6 +18,7 @@ from asr.data.manifest import read_manifest
 from asr.errors import CheckpointError, ConfigError
 from asr.lm.estimate import check_weights, measure, read_text
 from asr.lm.look_ahead import Ints
+from asr.lm.ngram import FILE as NGRAM
 from asr.lm.ngram import WordNGram
 from asr.lm.sentences import prepare
 from asr.lm.trainer import CHECKPOINT, LSTMTrainer, LSTMTrainingConfig
@@ -53,6 +54,8 @@ def train(
     """
     config = config or LSTMTrainingConfig()
     weights = check_weights(weights, len(texts))
+    if not (folder / NGRAM).exists():
+        raise ConfigError(f"{folder}: holds no n-gram (asr lm build makes one)")
     ngram = WordNGram.load(folder, alone=not config.warm_start)
     if config.warm_start and not ngram.lstm:
         raise ConfigError(f"{folder}: holds no {FILE} to start from")
@@ -112,7 +115,7 @@ def _settings(
 
 
 def _claim(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Tell whether the folder holds a training to go on with.
+    """Return whether the folder holds a training to go on with.
 
     Raises:
         ConfigError: it holds one with other settings.

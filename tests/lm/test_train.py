@@ -377,7 +377,7 @@ def test_frequent_words_come_first() -> None:
         (["--checkpoint-minutes", "-1"], "checkpoint_minutes must be at least 0"),
         (["--threads", "0"], "threads must be at least 1, not 0"),
         (["--dev", "no.jsonl"], "no.jsonl: cannot be read"),
-        (["--language-model", "nowhere"], "nowhere/ngram.safetensors: cannot be read"),
+        (["--language-model", "nowhere"], "nowhere: holds no n-gram (asr lm build"),
     ],
 )
 def test_errors_are_one_line(
