@@ -25,6 +25,9 @@ if TYPE_CHECKING:
         Word,
     )
 
+__version__: str
+"""As in `asr --version`; looked up when it is first asked for."""
+
 __all__ = [
     "Alignment",
     "Alternative",
@@ -60,6 +63,10 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for: torch costs seconds."""
+    if name == "__version__":
+        from asr.version import version
+
+        return version()
     if name not in _HOME:
         raise AttributeError(f"module 'asr' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from asr.decoding.config import DecodingConfig
 from asr.errors import ConfigError
 from asr.features import AugmentConfig
 from asr.model.attention import AttentionConfig
@@ -30,6 +29,11 @@ Settings = TypeVar("Settings")
 
 RENAMED = {"attention.segment": "attention.block_size"}
 """Settings of version 0.1, and what they are called now; read for one release more."""
+MOVED = {
+    "decoding": "a training never used it: the settings of a search are in the "
+    "model's decoding.json, which `asr tune` writes"
+}
+"""Sections of version 0.1 that are no settings of an experiment any more, and why."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,6 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
     def __post_init__(self) -> None:
         """Refuse parts of a network that do not fit together."""
@@ -99,6 +102,29 @@ def read_settings(
         raise ConfigError(f"{path}: {_reason(error)}") from error
 
 
+def parse_settings(section: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Read settings of one section from a command line; of two the later wins.
+
+    Args:
+        section: such as "decoding".
+        arguments: such as "decoding.beam_size=4".
+
+    Returns:
+        The values by name, as YAML reads them; the names are not checked.
+
+    Raises:
+        ConfigError: an argument is not of this form.
+    """
+    found = dict[str, Any]()
+    for argument in arguments:
+        if not argument.startswith(f"{section}.") or "=" not in argument:
+            raise ConfigError(
+                f"{argument}: is not a setting ({section}.key=value was expected)"
+            )
+        found |= cast(dict[str, Any], OmegaConf.to_container(_parse(argument)))[section]
+    return found
+
+
 def _parse(override: str) -> DictConfig:
     try:
         return OmegaConf.from_dotlist([override])
@@ -109,7 +135,13 @@ def _parse(override: str) -> DictConfig:
 
 
 def _renamed(tree: Any) -> Any:
-    """Move settings with an old name to their new one."""
+    """Move settings with an old name to their new one, and drop those that moved."""
+    for section, reason in MOVED.items() if isinstance(tree, DictConfig) else ():
+        if section in tree:
+            del tree[section]
+            warnings.warn(
+                f"{section}: is ignored ({reason})", FutureWarning, stacklevel=2
+            )
     for old, new in RENAMED.items() if isinstance(tree, DictConfig) else ():
         value = OmegaConf.select(tree, old)
         if value is not None:

@@ -22,6 +22,7 @@ from textwrap import fill
 from typing import NamedTuple
 
 from asr.errors import AsrError, AudioError
+from asr.version import DISTRIBUTION, version
 
 ASSETS = Path(__file__).parent / "assets"
 PAIR = ("torch", "torchaudio")
@@ -67,15 +68,16 @@ class Check(NamedTuple):
 def examine() -> Iterator[Check]:
     """Look at one thing after the other."""
     yield from _carried_out("asr", _project_and_python)
+    yield from _carried_out("asr", _namesakes)
     yield from _carried_out("packages", _packages)
     broken = set[str]()
     for name in ON_THE_WAY:
         try:
             import_module(name)
         except Exception as error:  # an installation can be broken in any way
-            told = name == "torchaudio" and "torch" in broken
+            reported = name == "torchaudio" and "torch" in broken
             broken.add(name)
-            if _is_installed(name) and not told:  # else it was told of before
+            if _is_installed(name) and not reported:
                 yield Check(
                     name, f"cannot be imported ({_told(error)})", _install(name)
                 )
@@ -107,7 +109,7 @@ def _told(error: BaseException) -> str:
 
 
 class _Project(NamedTuple):
-    """What pyproject.toml, or the installed package, says that asr needs."""
+    """What pyproject.toml, or the installed package, names as what asr needs."""
 
     python: str
     requirements: tuple[str, ...]
@@ -118,10 +120,11 @@ def _project() -> _Project:
     with suppress(OSError, ValueError, KeyError):
         text = (ASSETS.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
         project = tomllib.loads(text)["project"]
-        if project["name"] == "asr":
+        if project["name"] == DISTRIBUTION:
             return _Project(project["requires-python"], tuple(project["dependencies"]))
-    known = metadata.metadata("asr")
-    needed = (one for one in metadata.requires("asr") or () if "extra ==" not in one)
+    known = metadata.metadata(DISTRIBUTION)
+    required = metadata.requires(DISTRIBUTION) or ()
+    needed = (one for one in required if "extra ==" not in one)
     return _Project(known["Requires-Python"], tuple(needed))
 
 
@@ -153,14 +156,27 @@ def _is_installed(name: str) -> bool:
 def _project_and_python() -> Iterator[Check]:
     from packaging.specifiers import SpecifierSet
 
-    with suppress(metadata.PackageNotFoundError):
-        yield Check("asr", f"{metadata.version('asr')} in {ASSETS.parent}")
+    yield Check("asr", f"{version()} in {ASSETS.parent}")
     python, wanted = platform.python_version(), _project().python
     if SpecifierSet(wanted).contains(python, prereleases=True):
         yield Check("python", f"{python} in {sys.prefix}")
     else:
         yield Check(
             "python", f"{python} is not {wanted}", f"install asr in Python {wanted}"
+        )
+
+
+def _namesakes() -> Iterator[Check]:
+    """Find other projects' packages whose files go into the same folder `asr`."""
+    for other in metadata.distributions(name="asr"):
+        commands = other.entry_points.select(group="console_scripts")
+        if any(command.value.startswith("asr.cli:") for command in commands):
+            continue  # this project's, from before it was called listen-attend-spell
+        yield Check(
+            "asr",
+            f"the package asr {other.version} of another project is installed, too, "
+            "and one overwrites files of the other",
+            f"pip uninstall asr, then {_AGAIN}",
         )
 
 
@@ -183,15 +199,15 @@ def _packages() -> Iterator[Check]:
 
 
 def _pair(found: Mapping[str, str], errors: Mapping[str, str]) -> Iterator[Check]:
-    """Tell whether torch and torchaudio fit together, without importing them."""
-    told = " and ".join(f"{n} {found.get(n, 'is not installed')}" for n in PAIR)
+    """Check whether torch and torchaudio fit together, without importing them."""
+    line = " and ".join(f"{n} {found.get(n, 'is not installed')}" for n in PAIR)
     made_for = {".".join(found.get(name, name).split(".")[:2]) for name in PAIR}
     if wrong := [f"{name} {errors[name]}" for name in PAIR if name in errors]:
         yield Check("torch", "; ".join(wrong), _install(*PAIR))
     elif len(made_for) > 1:
-        yield Check("torch", f"{told} do not fit together", _install(*PAIR))
+        yield Check("torch", f"{line} do not fit together", _install(*PAIR))
     else:
-        yield Check("torch", f"{told}, a pair that works together")
+        yield Check("torch", f"{line}, a pair that works together")
 
 
 def _fits(version: str, requirement: str) -> bool:
@@ -254,9 +270,9 @@ def _memory() -> Iterator[Check]:
         limit = int((group / "memory.max").read_text())
         used = int((group / "memory.current").read_text())
         total, available = min(total, limit), min(available, limit - used)
-    told = f"{available / 2**30:.1f} of {total / 2**30:.1f} GiB available"
+    line = f"{available / 2**30:.1f} of {total / 2**30:.1f} GiB available"
     enough = available >= LEAST_MEMORY
-    yield Check("memory", told, "" if enough else "close other programs: 1 GiB needed")
+    yield Check("memory", line, "" if enough else "close other programs: 1 GiB needed")
 
 
 def _accelerator() -> Iterator[Check]:
@@ -288,8 +304,8 @@ def _disk() -> Iterator[Check]:
     except OSError as error:
         yield Check("disk", f"no temporary file can be written ({error})", elsewhere)
         return
-    told = f"{free / 2**30:.1f} GiB free for temporary files in {folder}"
-    yield Check("disk", told, "" if free >= LEAST_DISK else elsewhere)
+    line = f"{free / 2**30:.1f} GiB free for temporary files in {folder}"
+    yield Check("disk", line, "" if free >= LEAST_DISK else elsewhere)
 
 
 # What asr does
@@ -323,46 +339,40 @@ def _model() -> Iterator[Check]:
 
     las = load_model(find_model(None)).las
     size = sum(weight.numel() for weight in las.state_dict().values())
-    told = f"{BUNDLED}, {size / 1e6:.1f} M numbers; its files have the right checksums"
-    yield Check("model", told)
+    line = f"{BUNDLED}, {size / 1e6:.1f} M numbers; its files have the right checksums"
+    yield Check("model", line)
 
 
 def _language_model() -> Iterator[Check]:
     from asr.lm.ngram import BUNDLED_WORDS, WordNGram, find_language_model
 
     words = WordNGram.load(find_language_model(None))
-    told = f"{BUNDLED_WORDS}, {len(words.words):,} words, order {len(words.levels)}"
-    yield Check("language", f"{told}; its file has the right checksum")
+    line = f"{BUNDLED_WORDS}, {len(words.words):,} words, order {len(words.levels)}"
+    yield Check("language", f"{line}; its file has the right checksum")
 
 
 def _self_test() -> Iterator[Check]:
     """Transcribe the beginning of the bundled recording."""
-    import torch
-
     from asr.audio import SAMPLE_RATE, read_waveform
     from asr.inference.recognizer import Recognizer
-    from asr.runtime import use_one_thread
+    from asr.runtime import one_thread
     from asr.scoring import char_error_rate
 
     said = json.loads((ASSETS / "sample.json").read_text(encoding="utf-8"))["text"]
     waveform = read_waveform(ASSETS / "sample.opus")[: round(SELF_TEST * SAMPLE_RATE)]
     recognizer = Recognizer.load()
-    threads = torch.get_num_threads()
-    use_one_thread()
-    try:
+    with one_thread():
         start = time.perf_counter()
         text = recognizer.transcribe(waveform, sample_rate=SAMPLE_RATE).text
         factor = (time.perf_counter() - start) / SELF_TEST
-    finally:
-        torch.set_num_threads(threads)
     words = said.split()
     beginnings = [" ".join(words[: n + 1]) for n in range(len(words))]
     wrong = min(char_error_rate([one], [text]).rate for one in beginnings)
-    told = f"{SELF_TEST:.0f} s of speech in {factor:.2f} of real time: {text!r}"
+    line = f"{SELF_TEST:.0f} s of speech in {factor:.2f} of real time: {text!r}"
     if wrong > MOST_ERRORS:
-        yield Check("self-test", f"{told} is not how {said!r} begins", _AGAIN)
+        yield Check("self-test", f"{line} is not how {said!r} begins", _AGAIN)
     else:
-        yield Check("self-test", told)
+        yield Check("self-test", line)
 
 
 _CHECKS: tuple[tuple[str, Callable[[], Iterator[Check]], tuple[str, ...]], ...] = (

@@ -1,4 +1,4 @@
-"""Features: from a waveform to what the listener hears, and how training disturbs it.
+"""Features: from a waveform to the listener's input, and its augmentation in training.
 
     X_t   = |FFT(window * x[160 t - 256 : 160 t + 256])|^2        power spectrum
     m_tf  = max(log(sum_k M_fk X_tk), peak - 80 dB)               log-mel
@@ -131,7 +131,7 @@ class FeatureNorm(nn.Module):
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How training disturbs what the listener hears, so that it does not learn it."""
+    """Settings of the augmentation, which keeps the network from learning by heart."""
 
     speeds: list[float]
     """Speeds to draw from, each as likely; 1.0 is the recording as it is."""
@@ -178,7 +178,7 @@ def spec_augment(
         rng: where chance comes from.
 
     Returns:
-        (T, F) a disturbed copy.
+        (T, F) an augmented copy.
     """
     features = features.clone()
     num_frames, num_bands = features.shape

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def valid_mask(lengths: Tensor, width: int) -> Tensor:
-    """Tell data from padding.
+    """Mark what is data and what is padding.
 
     Args:
         lengths: (B,) how many of the `width` positions each row really has.

@@ -1,7 +1,8 @@
 """Where a network runs, and how the machine is made use of."""
 
 import ctypes
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -65,3 +66,14 @@ def use_one_thread() -> None:
     has other work, each of them waits for it: a transcription of 2 s then takes 15.
     """
     torch.set_num_threads(1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let the operations of a block run on one CPU core; see `use_one_thread`."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

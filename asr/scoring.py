@@ -1,4 +1,4 @@
-"""How far is what was heard from what was said? Error rates, aligned by jiwer.
+"""How far are the hypotheses from the references? Error rates, aligned by jiwer.
 
     rate = (S + D + I) / N
 
@@ -121,11 +121,11 @@ def confidence_interval(
     num_samples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Tell how far the word error rate would move on other utterances of the same kind.
+    """Estimate the interval of the word error rate on other utterances of this kind.
 
     Args:
         references: what was said.
-        hypotheses: what was heard.
+        hypotheses: what was written.
         groups: what draws errors together, such as the speaker of each utterance: with
             them the interval is for other speakers, and wider. Without them each
             utterance is its own group.
@@ -182,7 +182,7 @@ def by_length(
 
     Args:
         references: what was said.
-        hypotheses: what was heard.
+        hypotheses: what was written.
         durations: length of each utterance in seconds.
         edges: where the bins meet, in seconds. An utterance as long as an edge is in
             the bin above it; bins without utterances are left out.
@@ -241,7 +241,7 @@ def by_frequency(
 
     Args:
         references: what was said; words are counted in it.
-        hypotheses: what was heard.
+        hypotheses: what was written.
         edges: where the bins meet. A word that is said as often as an edge is in the
             bin above it; bins without words are left out.
 
@@ -333,13 +333,13 @@ def _edits(
     chunk: jiwer.AlignmentChunk, reference: list[str], hypothesis: list[str]
 ) -> list[Edit]:
     said = reference[chunk.ref_start_idx : chunk.ref_end_idx]
-    heard = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+    written = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
     if chunk.type == "delete":
         return [Edit("D", word, "") for word in said]
     if chunk.type == "insert":
-        return [Edit("I", "", word) for word in heard]
+        return [Edit("I", "", word) for word in written]
     mark = "S" if chunk.type == "substitute" else " "
-    return [Edit(mark, *words) for words in zip(said, heard, strict=True)]
+    return [Edit(mark, *words) for words in zip(said, written, strict=True)]
 
 
 def _count(edits: list[Edit]) -> ErrorRate:

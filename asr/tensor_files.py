@@ -5,8 +5,8 @@ another name, flushed to the disk and only then given its own, so that whatever 
 the program leaves the old file or the new one.
 
 A folder of such files is described by a table of their sizes and checksums (SHA-256),
-which tells a file that was damaged or exchanged. It is no signature: who may change a
-file may change its table, too.
+which shows whether a file was damaged or exchanged. It is no signature: whoever may
+change a file may change its table, too.
 
 The format is safetensors: https://github.com/huggingface/safetensors.
 """
@@ -22,15 +22,12 @@ from typing import Any
 import safetensors
 import safetensors.torch
 from torch import Tensor
-from torch.nn import init
-from torch.overrides import TorchFunctionMode
 
 from asr.errors import CheckpointError
 
 _KEY = "facts"
 """Of the metadata in the header; on disk it keeps the name of version 0.1."""
 _AGAIN = "copy the whole folder again"
-_DRAWS = (init.uniform_, init.normal_, init.kaiming_uniform_)
 
 
 def write_tensors(
@@ -81,7 +78,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
         sync_folder(folder)
     except OSError as error:
         for left in partial.values():
-            with suppress(OSError):  # it may be the folder that is at fault
+            with suppress(OSError):  # the error may be the folder's
                 left.unlink()
         raise CheckpointError(
             f"{path}: cannot be written ({error.strerror})"
@@ -144,28 +141,7 @@ def _read(
     return tensors, metadata
 
 
-class Undrawn(TorchFunctionMode):
-    """Leaves new weights undrawn where they will come from a file: that takes time.
-
-    They hold anything, as `torch.empty` does; the state of chance stays as it is.
-    """
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Call a function of torch, but for those that draw."""
-        del types
-        given = kwargs or {}
-        if function in _DRAWS:
-            return given["tensor"]
-        return function(*args, **given)
-
-
-# The files of a folder, and what tells that they are the right ones
+# The files of a folder, and the checksums that prove they are the right ones
 
 
 def checksums(contents: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
@@ -194,7 +170,7 @@ def check_files(folder: Path, table: object, place: Path) -> None:
         path = inside(folder, name, place)
         if not isinstance(expected, dict) or expected.keys() != {"size", "sha256"}:
             raise CheckpointError(
-                f"{place}: does not tell size and sha256 of {name!r} ({_AGAIN})"
+                f"{place}: has no size and sha256 of {name!r} ({_AGAIN})"
             )
         try:
             with path.open("rb") as file:
@@ -211,7 +187,7 @@ def check_files(folder: Path, table: object, place: Path) -> None:
                 else f"{size} of {expected['size']} bytes are there"
             )
             raise CheckpointError(
-                f"{path}: is damaged, or not the file that {place.name} tells of "
+                f"{path}: is damaged, or not the file that {place.name} lists "
                 f"({reason}; {_AGAIN})"
             )
 
@@ -233,7 +209,7 @@ def checked(folder: Path, name: str, description: str, kind: str) -> Path:
         folder: where it is.
         name: of the file.
         description: name of the file that has its checksum.
-        kind: what it is, to say so where the description tells nothing.
+        kind: what it is, for the message where the description is no table.
 
     Raises:
         CheckpointError: one of them is missing or damaged, or they do not belong

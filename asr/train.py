@@ -1,6 +1,7 @@
 """One experiment: from settings to a trained model in a folder."""
 
 import os
+import pickle
 import sys
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.data.dataset import Augmentation, Dataset
 from asr.data.manifest import Utterance, read_manifest
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
+from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
 from asr.model.storage import find_model, load_model
 from asr.reports.attention_plot import draw_attention
@@ -43,7 +45,13 @@ _MEASURED = 300
 """Utterances of the training set that mean and deviation are measured on."""
 
 
-def train(config: Config, folder: Path, tokenizer: Tokenizer = _CHARACTERS) -> None:
+def train(
+    config: Config,
+    folder: Path,
+    tokenizer: Tokenizer = _CHARACTERS,
+    *,
+    attention: type[Attention] | None = None,
+) -> None:
     """Train a model; a run that was stopped goes on where it was.
 
     Args:
@@ -53,21 +61,31 @@ def train(config: Config, folder: Path, tokenizer: Tokenizer = _CHARACTERS) -> N
             change, and how to validate.
         tokenizer: what the speller writes; only a model of characters can be loaded
             again, to transcribe.
+        attention: a class of the user's own, in place of the built-in attention that
+            the settings name. The run keeps its name; the class has to be handed over
+            again wherever the run goes on or its model is loaded.
 
     Raises:
         AsrError: a manifest, recording, setting or checkpoint is at error.
     """
     keep_freed_memory()
     datasets = _datasets(config, tokenizer)
-    _claim(folder, config, tokenizer)
+    _claim(folder, config, tokenizer, own_attention_name(attention))
+    note_plain_path(attention)
     if config.training.processes > 1:
-        _train_together(config, folder, tokenizer)
+        _train_together(config, folder, tokenizer, attention)
     else:
-        _trainer(config, folder, tokenizer, datasets, Team()).run()
+        _trainer(config, folder, tokenizer, attention, datasets, Team()).run()
 
 
-def _train_together(config: Config, folder: Path, tokenizer: Tokenizer) -> None:
+def _train_together(
+    config: Config,
+    folder: Path,
+    tokenizer: Tokenizer,
+    attention: type[Attention] | None,
+) -> None:
     """Train in several processes; the first error of any of them is raised here."""
+    _check_importable(attention)
     size = config.training.processes
     errors = get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as temporary:
@@ -75,7 +93,7 @@ def _train_together(config: Config, folder: Path, tokenizer: Tokenizer) -> None:
         try:
             spawn(  # type: ignore[no-untyped-call]
                 _work,
-                (size, meeting_point, config, folder, tokenizer, errors),
+                (size, meeting_point, config, folder, tokenizer, attention, errors),
                 nprocs=size,
             )
         except ProcessException as error:  # maybe of one that missed another
@@ -88,6 +106,18 @@ def _train_together(config: Config, folder: Path, tokenizer: Tokenizer) -> None:
             raise
 
 
+def _check_importable(attention: type[Attention] | None) -> None:
+    """Refuse a class that another process could not find by its name."""
+    try:
+        pickle.dumps(attention)
+    except (pickle.PicklingError, AttributeError) as error:
+        name = own_attention_name(attention)
+        raise ConfigError(
+            f"training.processes: other processes cannot import {name} (define the "
+            "class at the top of a module)"
+        ) from error
+
+
 def _work(
     rank: int,
     size: int,
@@ -95,6 +125,7 @@ def _work(
     config: Config,
     folder: Path,
     tokenizer: Tokenizer,
+    attention: type[Attention] | None,
     errors: Any,
 ) -> None:
     """Be one of the processes."""
@@ -103,7 +134,8 @@ def _work(
     use_one_thread()
     try:
         team = join_team(rank, size, meeting_point)
-        _trainer(config, folder, tokenizer, _datasets(config, tokenizer), team).run()
+        datasets = _datasets(config, tokenizer)
+        _trainer(config, folder, tokenizer, attention, datasets, team).run()
     except AsrError as error:
         errors.put(str(error))
         sys.exit(1)
@@ -128,17 +160,19 @@ def _trainer(
     config: Config,
     folder: Path,
     tokenizer: Tokenizer,
+    attention: type[Attention] | None,
     datasets: tuple[Dataset, Dataset],
     team: Team,
 ) -> Trainer:
     train_set, dev_set = datasets
+    own = own_attention_name(attention)
     torch.manual_seed(config.training.seed)
-    las = LAS(
-        LASConfig(config.listener, config.attention, config.speller), tokenizer.size
-    )
+    las_config = LASConfig(config.listener, config.attention, config.speller)
+    las = LAS(las_config, tokenizer.size, attention)
     if not (folder / CHECKPOINT).exists():
         if config.training.start:
-            _start_from(find_model(config.training.start), las, tokenizer)
+            start = find_model(config.training.start)
+            _start_from(start, las, tokenizer, attention)
         else:
             spread = _spread(range(len(train_set)), _MEASURED)
             plain = Dataset(train_set.utterances, tokenizer)
@@ -150,20 +184,27 @@ def _trainer(
         dev_set,
         (config.training, config.loss, config.schedule),
         folder=folder,
-        run_config={**asdict(config), "tokenizer": tokenizer.to_dict()},
+        run_config={
+            **asdict(config),
+            "tokenizer": tokenizer.to_dict(),
+            **({"attention_class": own} if own else {}),
+        },
         draw=draw_attention,
         team=team,
     )
 
 
-def _start_from(folder: Path, las: LAS, tokenizer: Tokenizer) -> None:
+def _start_from(
+    folder: Path, las: LAS, tokenizer: Tokenizer, attention: type[Attention] | None
+) -> None:
     """Take over the weights of a model, and with them its statistics of features.
 
     Raises:
+        CheckpointError: it is damaged, or has another class of attention.
         ConfigError: it is another network, not one with a narrower listener, or has
             another alphabet.
     """
-    model = load_model(folder)
+    model = load_model(folder, attention)
     if model.tokenizer != tokenizer:
         raise ConfigError(f"training.start: {folder} has another alphabet")
     try:
@@ -244,8 +285,17 @@ def is_finished(config: Config, folder: Path) -> bool:
     return bool(trained and place["validations"] >= training.validations)
 
 
-def _claim(folder: Path, config: Config, tokenizer: Tokenizer) -> None:
-    """Write the settings into the run's folder, or compare with those there."""
+def _claim(
+    folder: Path, config: Config, tokenizer: Tokenizer, attention: str | None
+) -> None:
+    """Write the settings into the run's folder, or compare with those there.
+
+    Args:
+        folder: of the run.
+        config: all settings.
+        tokenizer: of this training.
+        attention: name of the attention's class, if it is not built in.
+    """
     path = folder / CONFIG
     if (folder / CHECKPOINT).exists() and path.exists():
         before = load_config(path)
@@ -253,6 +303,7 @@ def _claim(folder: Path, config: Config, tokenizer: Tokenizer) -> None:
         written = read_metadata(folder / CHECKPOINT).get("config", {})
         if written.get("tokenizer", _CHARACTERS.to_dict()) != tokenizer.to_dict():
             changed.append("tokens")
+        _check_class(folder, written.get("attention_class"), attention)
         if changed:
             raise ConfigError(
                 f"{folder}: holds a run with other settings of {', '.join(changed)} "
@@ -263,3 +314,16 @@ def _claim(folder: Path, config: Config, tokenizer: Tokenizer) -> None:
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
     write_bytes(path, to_yaml(config).encode())
+
+
+def _check_class(folder: Path, before: str | None, now: str | None) -> None:
+    """Refuse to go on with another class of attention than a run began with."""
+    if before != now:
+        was, given = (
+            f"the attention {name}" if name else "a built-in attention"
+            for name in (before, now)
+        )
+        raise ConfigError(
+            f"{folder}: holds a run with {was}, not with {given} (in Python, "
+            f"train(config, folder, attention={before}) goes on with it)"
+        )

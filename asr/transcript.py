@@ -32,11 +32,11 @@ class Flag(StrEnum):
     """What a reader should know about a segment before relying on it."""
 
     SILENCE = "silence"
-    """Nothing was to be heard."""
+    """Silence."""
     NOISE = "noise"
-    """Something was to be heard, but no speech; what the search made up was dropped."""
+    """Sound, but no speech; what the search made up was dropped."""
     LOOP = "loop"
-    """The text goes in circles, with other settings too."""
+    """The text repeats itself, with other settings too."""
     UNFINISHED = "unfinished"
     """The search reached its longest text: the end may be invented."""
     RETRIED = "retried"
@@ -158,12 +158,12 @@ class Transcript:
 
 
 def mean_confidence(words: Sequence[Word]) -> float:
-    """Tell the confidence of a segment: the mean of its words', 0 without any."""
+    """Return the confidence of a segment: the mean of its words', 0 without any."""
     return sum(word.confidence for word in words) / max(1, len(words))
 
 
 def silence(duration: float) -> Segment:
-    """Give the segment of a stretch of so many seconds in which nothing is heard."""
+    """Return the segment of so many seconds of silence."""
     return Segment(0.0, duration, "", (), 0.0, (Flag.SILENCE,), (), None)
 
 

@@ -75,7 +75,8 @@ def test_nothing_else_is_bundled() -> None:
 
     assert names == {
         *("las_mini", "sample.opus", "sample.json", "words", "formats", "pages"),
-        *("model.safetensors", "model.json", "confidence.json", "MODEL_CARD.md"),
+        *("model.safetensors", "model.json", "confidence.json", "decoding.json"),
+        "MODEL_CARD.md",
         *("ngram.safetensors", "ngram.json", "lstm.safetensors", "lstm.json"),
     }
 

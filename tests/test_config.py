@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from asr.config import Config, DataConfig, load_config, to_yaml
+from asr.config import Config, DataConfig, load_config, parse_settings, to_yaml
 from asr.errors import ConfigError
 from asr.model.attention import AttentionConfig
 from asr.training.trainer import TrainingConfig
@@ -183,11 +183,6 @@ def test_a_value_of_another_type_is_refused_by_name(
         ("training.processes=0", "training.processes must be above 0, not 0"),
         ("training.weight_decay=-1", "training.weight_decay must be at least 0, not"),
         ("training.average_decay=1", "training.average_decay is a share from 0 to bel"),
-        ("decoding.beam_size=0", "decoding.beam_size must be at least 1, not 0"),
-        ("decoding.length_norm=-1", "decoding.length_norm must be zero or more, not"),
-        ("decoding.eos_threshold=0", "decoding.eos_threshold must be above zero, not"),
-        ("decoding.ctc_weight=2", "decoding.ctc_weight is a share from 0 to 1, not 2"),
-        ("decoding.coverage=-1", "decoding.coverage must be at least 0, not -1"),
     ],
 )
 def test_an_impossible_value_is_refused_by_name(override: str, message: str) -> None:
@@ -257,3 +252,45 @@ def test_a_setting_of_version_0_1_is_read_with_a_warning(tmp_path: Path) -> None
 
     assert from_file.attention.block_size == 50
     assert from_override.attention.block_size == 25
+
+
+# The settings of a search, which are the model's
+
+
+@pytest.mark.parametrize("section", ["decoding: {beam_size: 8}", "decoding:"])
+def test_the_section_of_an_older_file_is_ignored_with_a_warning(
+    section: str, tmp_path: Path, corpus: str
+) -> None:
+    path = write(tmp_path, f"{corpus}{section}\ntraining: {{epochs: 3}}\n")
+
+    with pytest.warns(FutureWarning, match=r"decoding: is ignored .*`asr tune`"):
+        config = load_config(path)
+
+    assert config == load_config(write(tmp_path, corpus), ["training.epochs=3"])
+    assert "decoding" not in to_yaml(config)
+
+
+def test_so_is_an_override_of_it() -> None:
+    with pytest.warns(FutureWarning, match="decoding: is ignored"):
+        assert load_config(TOY, ["decoding.beam_size=4"]) == load_config(TOY)
+
+
+def test_settings_of_a_search_are_read_as_yaml_and_the_later_wins() -> None:
+    given = ["beam_size=4", "length_norm=1e-1", "eos_threshold=null", "beam_size=5"]
+
+    found = parse_settings("decoding", [f"decoding.{one}" for one in given])
+
+    assert found == {"beam_size": 5, "length_norm": 0.1, "eos_threshold": None}
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("beam_size=4", r"beam_size=4: is not a setting \(decoding.key=value was exp"),
+        ("decoding.beam_size", r"decoding.beam_size: is not a setting"),
+        ("decoding.beam_size=[", "is not key=value with a value in YAML"),
+    ],
+)
+def test_an_argument_that_is_no_setting_is_refused(argument: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_settings("decoding", [argument])

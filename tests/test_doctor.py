@@ -45,6 +45,7 @@ def versions(patch: Patch, **others: str | None) -> None:
         PackageNotFoundError=metadata.PackageNotFoundError,
         metadata=metadata.metadata,
         requires=metadata.requires,
+        distributions=metadata.distributions,
     )
     patch.setattr(doctor, "metadata", other)
 
@@ -176,6 +177,35 @@ def test_without_its_source_pip_knows_what_asr_needs(
     assert project.python == ">=3.11"
     assert "torch==2.11.*" in project.requirements
     assert not [one for one in project.requirements if "pytest" in one]
+
+
+def installed_elsewhere(patch: Patch, folder: Path, commands: str) -> None:
+    """Let a package called asr be installed, in a folder that Python looks into."""
+    info = folder / "asr-0.4.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: asr\nVersion: 0.4.1\n")
+    (info / "entry_points.txt").write_text(f"[console_scripts]\n{commands}\n")
+    patch.syspath_prepend(folder)
+
+
+def test_the_package_of_another_project_called_asr_is_a_problem(
+    monkeypatch: Patch, tmp_path: Path
+) -> None:
+    installed_elsewhere(monkeypatch, tmp_path, "asr = asr.core.cli:main")
+
+    assert problems(doctor._namesakes()) == [
+        "! asr         the package asr 0.4.1 of another project is installed, too, and "
+        "one overwrites files of the other (pip uninstall asr, then install asr again: "
+        "pip install --force-reinstall --no-deps .)"
+    ]
+
+
+def test_this_project_under_its_former_name_is_no_problem(
+    monkeypatch: Patch, tmp_path: Path
+) -> None:
+    installed_elsewhere(monkeypatch, tmp_path, "asr = asr.cli:run")
+
+    assert problems(doctor._namesakes()) == []
 
 
 def test_without_packaging_there_is_a_line(monkeypatch: Patch) -> None:

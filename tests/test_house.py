@@ -34,6 +34,7 @@ DOOR = {  # only this module may import that library
     "omegaconf": "asr.config",
     "packaging": "asr.doctor",
     "safetensors": "asr.tensor_files",
+    "shtab": "asr.cli.completion",
     "soundfile": "asr.audio.soundfiles",
     "soxr": "asr.audio.waveforms",
     "torch.distributed": "asr.training.distributed",

@@ -1,8 +1,8 @@
 """M4a, mp4, webm, mka, aac, wma and amr: what FFmpeg reads and libsndfile does not.
 
-FFmpeg comes with PyAV, the optional extra: `pip install "asr[av]"`. It is told by the
-signature what a file is, so that nothing but these formats is ever tried: no playlist
-that names other files, and no device.
+FFmpeg comes with PyAV, the optional extra: `pip install "listen-attend-spell[av]"`. A
+file is recognised by its signature, so that nothing but these formats is ever tried: no
+playlist that names other files, and no device.
 
 FFmpeg takes a file that was cut short for a shorter one. Here, the bytes and the
 seconds that the header promises are compared with what is there. AAC and AMR streams
@@ -25,6 +25,7 @@ from asr.audio.errors import cut_short, damaged, no_samples
 from asr.audio.sizes import boxes_end, segment_end
 from asr.audio.waveforms import Samples, scaled
 from asr.errors import AudioError
+from asr.version import DISTRIBUTION
 
 _TOLERANCE = Fraction(1, 10)  # seconds: lengths are rounded
 
@@ -79,8 +80,8 @@ class Container:
             import av
         except ImportError as error:
             raise AudioError(
-                f'{place}: is {kind.name} (pip install "asr[av]" reads it, or convert '
-                "it to wav or flac)"
+                f'{place}: is {kind.name} (pip install "{DISTRIBUTION}[av]" reads it, '
+                "or convert it to wav or flac)"
             ) from error
         self._place, self._demuxer = place, kind.demuxer
         _check_size(path, kind, place)

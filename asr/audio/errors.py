@@ -1,4 +1,4 @@
-"""What is said of a recording that cannot be used, where several rooms say it."""
+"""Errors of recordings that several modules raise."""
 
 from typing import Final
 
@@ -9,12 +9,12 @@ AGAIN: Final = "copy or download it again"
 
 
 def damaged(place: str) -> AudioError:
-    """Tell of a file that no decoder understands to its end."""
+    """Return the error of a file that no decoder reads to its end."""
     return AudioError(f"{place}: is damaged or cut short ({AGAIN})")
 
 
 def cut_short(place: str, there: object, promised: object, what: str) -> AudioError:
-    """Tell of a file that has less than its header promises.
+    """Return the error of a file that has less than its header promises.
 
     >>> cut_short("a.wav", 8000, 16000, "samples").args[0]
     'a.wav: is damaged or cut short: 8000 of 16000 samples are there (copy or download it again)'
@@ -26,5 +26,5 @@ def cut_short(place: str, there: object, promised: object, what: str) -> AudioEr
 
 
 def no_samples(place: str) -> AudioError:
-    """Tell of a recording in which nothing was recorded."""
+    """Return the error of a recording without a sample."""
     return AudioError(f"{place}: holds no samples (record or convert it again)")

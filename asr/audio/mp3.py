@@ -3,7 +3,7 @@
 It trusts the Xing header. Without one it guesses from the first frame's bit rate and
 the size of the file, and reads no further than it guessed; of files that were joined it
 reads the first. So the frames are counted here, and where they are not those promised,
-libsndfile is given a header that tells the truth. Of a file of any length only a buffer
+libsndfile is given a correct header. Of a file of any length only a buffer
 is in memory.
 
 Source: ISO/IEC 11172-3, 2.4.1.3, and for the low sample rates 13818-3.
@@ -99,7 +99,7 @@ class Corrected(io.RawIOBase):
 
 
 def corrected(path: Path, place: str) -> Corrected | None:
-    """Give an MP3 file whose header misleads a header that tells its length.
+    """Give an MP3 file whose header is wrong one with its true length.
 
     Args:
         path: a file that starts with one of `SIGNATURES`.

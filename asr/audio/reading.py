@@ -83,7 +83,7 @@ def read_waveform(
     """Read a whole audio file, or a clip of it.
 
     Args:
-        path: the file; its contents tell its format, not its name.
+        path: the file; its contents decide its format, not its name.
         rate: sample rate in Hz that the waveform shall have.
         channel: as for `read_blocks`.
         start: as for `read_blocks`.
@@ -116,7 +116,7 @@ def read_blocks(
     A clip has the very samples that the whole waveform has there.
 
     Args:
-        path: the file; its contents tell its format, not its name.
+        path: the file; its contents decide its format, not its name.
         rate: sample rate in Hz that the waveform shall have.
         channel: "mix" for the mean of all, or "left" or "right". The one channel of a
             mono file is its left one.
@@ -159,7 +159,7 @@ def read_blocks(
 
 
 def duration(path: str | Path, *, name: str | None = None) -> float:
-    """Tell the length of an audio file in seconds, without decoding it.
+    """Return the length of an audio file in seconds, without decoding it.
 
     Raises:
         AudioError: as `read_blocks`, but for damage behind the header.
@@ -173,7 +173,7 @@ def duration(path: str | Path, *, name: str | None = None) -> float:
 
 
 def num_channels(path: str | Path, *, name: str | None = None) -> int:
-    """Tell how many channels an audio file has.
+    """Count the channels of an audio file.
 
     Raises:
         AudioError: as `duration`.

@@ -1,4 +1,4 @@
-"""How long must a file be? What its outermost boxes say, compared with its size.
+"""How long must a file be? The sizes in its outermost boxes against its own.
 
 FFmpeg takes a file that was cut short for a shorter one, or for one without sound.
 MPEG-4 and QuickTime files are a row of boxes, each with its size; a Matroska file is a
@@ -46,7 +46,7 @@ def segment_end(file: BinaryIO) -> int:
         header = file.read(12)
         if len(header) < 12 or not header.startswith(name):
             return 0
-        width = 9 - header[4].bit_length()  # bytes of the size; its first one bit tells
+        width = 9 - header[4].bit_length()  # bytes of the size; from its first one bit
         length = int.from_bytes(header[4 : 4 + width]) - (1 << 7 * width)
         if width > 8 or length == (1 << 7 * width) - 1:  # only ones: unknown
             return 0

@@ -38,7 +38,7 @@ KINDS = {
 CAN_BE_READ = "wav, flac, ogg vorbis, opus and mp3 can be read"
 
 _UNKNOWN_SIZE = 2**31 - 2**16  # a WAV that was piped promises so many bytes, or more
-_UNKNOWN_FRAMES = 2**62  # libsndfile's answer for a stream that does not tell
+_UNKNOWN_FRAMES = 2**62  # what libsndfile returns for a stream without a length
 _CHUNK = 2**20  # bytes of an Ogg file looked at together
 
 
@@ -51,7 +51,7 @@ class SoundFile:
         place: what errors call it.
 
     Raises:
-        AudioError: it cannot be read, or its header tells of damage.
+        AudioError: it cannot be read, or its header shows damage.
     """
 
     def __init__(self, path: Path, head: bytes, place: str) -> None:
@@ -77,7 +77,7 @@ class SoundFile:
         self._opened.close()
 
     def duration(self) -> float:
-        """Return the length in seconds that the header tells."""
+        """Return the length in seconds that the header gives."""
         return float(self._sound.frames / self.rate)
 
     def blocks(self, start: int, stop: int | None, size: int) -> Iterator[Samples]:
@@ -92,7 +92,7 @@ class SoundFile:
             (N, channels) each.
 
         Raises:
-            AudioError: it is damaged, or ends before its header says.
+            AudioError: it is damaged, or shorter than its header promises.
         """
         promised = self._sound.frames if stop is None else min(stop, self._sound.frames)
         if 0 < start >= promised:
@@ -122,7 +122,7 @@ class SoundFile:
                 raise cut_short(self._place, there, promised, "bytes of samples")
         if self._sound.frames >= _UNKNOWN_FRAMES:
             raise AudioError(
-                f"{self._place}: does not tell its length "
+                f"{self._place}: has no length in its header "
                 "(convert it again, and not into a pipe)"
             )
 
@@ -132,7 +132,7 @@ class SoundFile:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Tell what goes wrong in libsndfile as an AudioError, and in one line."""
+        """Turn an error of libsndfile into an AudioError of one line."""
         try:
             with _hushed(self._head):
                 yield
@@ -150,7 +150,7 @@ def _check_pages(path: Path, place: str) -> None:
     libsndfile reads the one up to where it was cut, and of the other the first part.
 
     Source: RFC 3533, section 6. Byte 5 of a page is 2 where a stream starts, byte 26
-    tells how many segments it has, and the bytes that follow tell their sizes.
+    holds the number of its segments, and the bytes that follow their sizes.
     """
     last, has_begun, is_joined = 0, False, False
     with path.open("rb") as file:
@@ -176,7 +176,7 @@ _stderr_lock = threading.RLock()
 
 @contextmanager
 def _hushed(head: bytes) -> Iterator[None]:
-    """Keep off stderr what libmpg123 has to say about a file that may be an MP3."""
+    """Keep off stderr what libmpg123 writes about a file that may be an MP3."""
     if head.startswith((b"RIFF", b"fLaC", b"OggS")):
         yield
         return
@@ -195,16 +195,20 @@ def _hushed(head: bytes) -> Iterator[None]:
             os.close(stderr)
 
 
-def encode(waveform: Tensor, kind: str) -> bytes:
+def encode(waveform: Tensor, kind: str, compression: float | None = None) -> bytes:
     """Pack a waveform as a file, to be played or kept.
 
     Args:
         waveform: (N,) float32 at `SAMPLE_RATE`; what is over full scale is clipped.
         kind: one of `KINDS`.
+        compression: from 0 to 1, the smallest file; None for libsndfile's own choice.
     """
     packed, (format, subtype) = BytesIO(), KINDS[kind]
     with soundfile.SoundFile(
-        packed, "w", SAMPLE_RATE, 1, format=format, subtype=subtype
+        *(packed, "w", SAMPLE_RATE, 1),
+        format=format,
+        subtype=subtype,
+        compression_level=compression,
     ) as sound:
         # Second by second: libsndfile overruns its stack on millions at once.
         samples = waveform.clamp(-1, 1).numpy()

@@ -24,7 +24,7 @@ _BUFFER = 2**20  # bytes copied at once
 def spooled(stream: BinaryIO) -> Iterator[Path]:
     """Copy a stream into a temporary file that is gone when the block is left.
 
-    Most formats are read from more than one place, or tell their length at their end,
+    Most formats are read from more than one place, or have their length at their end,
     so a pipe alone does not do. The copy needs disk, but next to no memory.
 
     Args:

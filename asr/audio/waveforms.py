@@ -73,10 +73,10 @@ def resampled(
         return
     stream = soxr.ResampleStream(from_rate, to_rate, 1, quality="HQ")
     for block in blocks:
-        if len(heard := stream.resample_chunk(block)):
-            yield heard
-    if len(heard := stream.resample_chunk(np.empty(0, np.float32), last=True)):
-        yield heard
+        if len(resampled := stream.resample_chunk(block)):
+            yield resampled
+    if len(resampled := stream.resample_chunk(np.empty(0, np.float32), last=True)):
+        yield resampled
 
 
 def check_rates(from_rate: float, to_rate: float) -> None:
@@ -143,5 +143,5 @@ def check_finite(samples: Samples, place: str) -> None:
 
 
 def too_short(place: str, num_samples: int, rate: int) -> AudioError:
-    """Tell of a recording that is shorter than a sample at the wished rate."""
+    """Return the error of a recording shorter than a sample at the wished rate."""
     return AudioError(f"{place}: is too short: {num_samples} samples at {rate} Hz")

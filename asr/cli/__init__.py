@@ -13,9 +13,11 @@ from typing import NoReturn
 
 from asr.cli import (
     ablate,
+    calibrate,
     decode,
     demo,
     doctor,
+    evaluate,
     explain,
     export,
     lm,
@@ -23,25 +25,39 @@ from asr.cli import (
     score,
     train,
     transcribe,
+    tune,
 )
+from asr.cli.completion import add_completion
+from asr.cli.options import Parser, add_version
 from asr.cli.scripts import run_main
 from asr.cli.transcribe import PARTIAL
 
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
-    *(transcribe, explain, train, lm, decode, score, report, ablate, export, demo),
-    doctor,
+    *(transcribe, explain, train, lm, decode, score, report),
+    *(tune, calibrate, evaluate, ablate, export, demo, doctor),
 )
+_LEAVE_AT_ONCE = (transcribe.run,)
+"""Commands that people wait for, and that keep nothing open when they are done."""
 
 
 def run() -> NoReturn:
-    """Be the `asr` command, and leave at once where all went well.
+    """Be the `asr` command."""
+    args = _parser().parse_args()
+    status = run_main("asr", lambda: args.run(args))
+    if status == 0 and args.run in _LEAVE_AT_ONCE:
+        _leave()
+    sys.exit(status)
 
-    Python would take torch to pieces first, for 0.3 s and 120 MB.
-    """
-    status = main()
-    if status:
-        sys.exit(status)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    args = _parser().parse_args(argv)
+    return run_main("asr", lambda: args.run(args))
+
+
+def _leave() -> NoReturn:
+    """End this process without Python's taking torch to pieces: 0.3 s and 120 MB."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream:  # a closed one is None
@@ -49,18 +65,14 @@ def run() -> NoReturn:
     os._exit(0)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, or 1 after printing what the user can correct."""
-    args = _parser().parse_args(argv)
-    return run_main("asr", lambda: args.run(args))
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="asr",
         description="Listen, Attend and Spell: speech recognition from audio to text.",
         epilog="`asr COMMAND --help` shows an example of each command.",
     )
+    add_version(parser)
+    add_completion(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add(commands)

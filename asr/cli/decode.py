@@ -8,9 +8,11 @@ from typing import Any
 from asr.cli.options import (
     add_command,
     add_search,
+    add_settings,
     decoding_of,
     number,
     one_line,
+    own_process,
 )
 
 
@@ -23,6 +25,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("manifest", type=Path)
     parser.add_argument("folder", type=Path, help="for the hypotheses")
+    add_settings(parser, "settings of the search, in place of the model's")
     add_search(parser)
     parser.add_argument("--processes", **number(None, "default: one a core"))
 
@@ -30,6 +33,7 @@ def add(commands: Any) -> None:
 def _decode(args: argparse.Namespace) -> int:
     from asr.inference.parallel import decode
 
+    own_process()
     decoded = decode(
         args.model,
         args.manifest,

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from asr.cli.options import add_command
+from asr.cli.options import add_command, own_process
 
 
 def add(commands: Any) -> None:
@@ -23,10 +23,9 @@ def _demo(args: argparse.Namespace) -> None:
 
     from asr.inference.recognizer import Recognizer
     from asr.reports.recording_page import write_page
-    from asr.runtime import use_one_thread
     from asr.scoring import word_error_rate
 
-    use_one_thread()
+    own_process()
 
     assets = Path(str(files("asr") / "assets"))
     sample = json.loads((assets / "sample.json").read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from typing import Any
 from asr.cli.options import (
     add_command,
     add_search,
+    add_settings,
     load_recognizer,
     refuse_overwriting,
 )
@@ -17,10 +18,11 @@ def add(commands: Any) -> None:
     """Add `asr explain`."""
     parser = add_command(
         *(commands, "explain", _explain),
-        "write a page that shows and plays what was heard, how surely, when and where",
+        "write a page with the words, their confidence and times, sound and attention",
         "asr explain talk.flac --output talk.html",
     )
     parser.add_argument("audio", type=Path, metavar="FILE")
+    add_settings(parser, "settings of the search, in place of the model's")
     parser.add_argument(
         *("--output", "-o"),
         type=Path,

@@ -1,23 +1,64 @@
 """What several commands share: options, and what becomes of them."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from asr.errors import ConfigError
 
 if TYPE_CHECKING:
-    from asr.decoding.config import DecodingConfig
     from asr.inference.recognizer import Recognizer
 
 Settings = TypeVar("Settings")
 
+_SECTION = "decoding."
+"""How the settings of a search begin on the command line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that finds settings of the search behind options, too."""
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> argparse.Namespace:
+        """Parse arguments; argparse itself leaves over what comes behind an option."""
+        parsed, left = self.parse_known_args(args, namespace)
+        found: argparse.Namespace = parsed
+        if "settings" in found:
+            late = [one for one in left if is_setting(one)]
+            found.settings = [*found.settings, *late]
+            left = [one for one in left if not is_setting(one)]
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return found
+
+
+def is_setting(argument: str) -> bool:
+    """Return whether an argument is a setting of the search, right or wrong.
+
+    >>> is_setting("decoding.beam_size=4"), is_setting("decoding.wav")
+    (True, False)
+    """
+    return argument.startswith(_SECTION) and "=" in argument
+
 
 def add_command(
-    commands: Any, name: str, run: Callable[..., int | None], about: str, example: str
+    commands: Any,
+    name: str,
+    run: Callable[..., int | None] | None,
+    about: str,
+    example: str,
 ) -> argparse.ArgumentParser:
-    """Add a command, which a function runs, with an example in its help."""
+    """Add a command, with an example in its help.
+
+    Args:
+        commands: where it is added.
+        name: of the command.
+        run: what it does; None where it has commands of its own that do something.
+        about: for its help, in one sentence without an end.
+        example: for its help, too.
+    """
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=about,
@@ -25,21 +66,41 @@ def add_command(
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    if run is not None:
+        parser.set_defaults(run=run)
     return parser
+
+
+def add_settings(parser: argparse.ArgumentParser, about: str) -> None:
+    """Add arguments such as decoding.beam_size=4, behind all other positional ones."""
+    parser.add_argument(
+        "settings", nargs="*", metavar="decoding.key=value", help=about, default=[]
+    )
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Add `--version`."""
+    parser.add_argument(
+        "--version", action=_ShowVersion, nargs=0, help="print the version and exit"
+    )
+
+
+class _ShowVersion(argparse.Action):
+    """Print the version; it is looked up only here, as that takes 20 ms."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, *given: Any, **others: Any
+    ) -> None:
+        from asr.version import version
+
+        print(f"{parser.prog} {version()}")
+        parser.exit()
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the options of models and of the search."""
     parser.add_argument(
         "--model", type=Path, help="a model's or a run's folder (default: the bundled)"
-    )
-    parser.add_argument("--beam", **number(None, "hypotheses followed (default: 64)"))
-    parser.add_argument(
-        "--ctc-weight",
-        type=float,
-        metavar="W",
-        help="share of the CTC head in the score (default: 0.3)",
     )
     parser.add_argument(
         "--precision",
@@ -52,25 +113,24 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="of a word n-gram, an LSTM beside it or not (default: the bundled one)",
     )
-    parser.add_argument(
-        "--lm-weight",
-        type=float,
-        metavar="W",
-        help="weight of the language model (default: 1.0; 0 does without)",
+    search = parser.add_argument_group(
+        "search",
+        "The defaults are the model's own: see decoding.json in its folder. Any\n"
+        "setting of the search can be given as decoding.key=value, too. The keys:\n"
+        "beam_size, coverage, ctc_weight, eos_threshold, ilm_weight, length_norm,\n"
+        "lm_weight, word_bonus.",
     )
-    parser.add_argument(
-        "--word-bonus",
-        type=float,
-        metavar="X",
-        help="added for each word where there is a language model (default: -2)",
-    )
-    parser.add_argument(
-        "--ilm-weight",
-        type=float,
-        metavar="W",
-        help="how much of the speller's own language model is taken off where there is "
-        "another (default: 0.4)",
-    )
+    search.add_argument("--beam-size", **number(None, "hypotheses followed"))
+    for name, letter, about in (
+        ("--ctc-weight", "W", "share of the CTC head in the score, 0 to 1"),
+        ("--lm-weight", "W", "weight of the language model; 0 does without"),
+        ("--word-bonus", "X", "added for each word, with a language model"),
+        (
+            *("--ilm-weight", "W"),
+            "how much of the speller's own language model is taken off, with another",
+        ),
+    ):
+        search.add_argument(name, type=float, metavar=letter, help=about)
 
 
 def number(default: int | None, about: str) -> dict[str, Any]:
@@ -78,12 +138,19 @@ def number(default: int | None, about: str) -> dict[str, Any]:
     return {"type": int, "default": default, "metavar": "N", "help": about}
 
 
+def own_process() -> None:
+    """Set threads and memory of this process, which belongs to the command alone."""
+    from asr.runtime import keep_freed_memory, use_one_thread
+
+    use_one_thread()
+    keep_freed_memory()
+
+
 def load_recognizer(args: argparse.Namespace) -> "Recognizer":
     """Load what the options of the search name."""
     from asr.inference.recognizer import Recognizer
-    from asr.runtime import use_one_thread
 
-    use_one_thread()
+    own_process()
     return Recognizer.load(
         args.model,
         decoding=decoding_of(args),
@@ -93,18 +160,23 @@ def load_recognizer(args: argparse.Namespace) -> "Recognizer":
     )
 
 
-def decoding_of(args: argparse.Namespace) -> "DecodingConfig":
-    """Turn the options of the search into its settings."""
-    from asr.decoding.config import DecodingConfig
+def decoding_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the search that were given; key=value wins over options.
 
-    given = {
-        "beam_size": args.beam,
-        "ctc_weight": args.ctc_weight,
-        "lm_weight": args.lm_weight,
-        "word_bonus": args.word_bonus,
-        "ilm_weight": args.ilm_weight,
-    }
-    return checked(DecodingConfig, **given)
+    Raises:
+        ConfigError: one of them is unknown or impossible.
+    """
+    from asr.decoding.config import DecodingConfig, replaced
+
+    options = ("beam_size", "ctc_weight", "lm_weight", "word_bonus", "ilm_weight")
+    given = {name: getattr(args, name) for name in options}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.settings:
+        from asr.config import parse_settings
+
+        given |= parse_settings("decoding", args.settings)
+    replaced(DecodingConfig(), given)  # before a model is loaded
+    return given
 
 
 def checked(kind: "Callable[..., Settings]", **given: Any) -> "Settings":

@@ -15,8 +15,8 @@ def add(commands: Any) -> None:
         "write a page about hypotheses: error rates, charts, utterances to listen to",
         "asr report data/test-clean.jsonl exp/decoded/hypotheses.jsonl --run exp/run",
     )
-    parser.add_argument("references", type=Path, help="manifest with what was said")
-    parser.add_argument("hypotheses", type=Path, help="manifest with what was heard")
+    parser.add_argument("references", type=Path, help="manifest with the references")
+    parser.add_argument("hypotheses", type=Path, help="manifest with the hypotheses")
     parser.add_argument(
         *("--run", "-r"),
         type=Path,

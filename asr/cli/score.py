@@ -14,8 +14,8 @@ def add(commands: Any) -> None:
         "compare hypotheses with references: WER, CER, and where the errors are",
         "asr score data/test-clean.jsonl exp/decoded/hypotheses.jsonl --details",
     )
-    parser.add_argument("references", type=Path, help="manifest with what was said")
-    parser.add_argument("hypotheses", type=Path, help="manifest with what was heard")
+    parser.add_argument("references", type=Path, help="manifest with the references")
+    parser.add_argument("hypotheses", type=Path, help="manifest with the hypotheses")
     parser.add_argument(
         "--details", action="store_true", help="by length, by speaker, confusions"
     )
@@ -36,8 +36,8 @@ def _score(args: argparse.Namespace) -> None:
         word_error_rate,
     )
 
-    said, heard = read_paired(args.references, args.hypotheses)
-    references, hypotheses = [u.text for u in said], [u.text for u in heard]
+    said, decoded = read_paired(args.references, args.hypotheses)
+    references, hypotheses = [u.text for u in said], [u.text for u in decoded]
     speakers = [u.speaker for u in said]
     if args.aligned:
         for utterance, hypothesis in zip(said, hypotheses, strict=True):
@@ -57,7 +57,7 @@ def _score(args: argparse.Namespace) -> None:
         _print_rates(by_length(references, hypotheses, durations))
         print("\nby speaker")
         _print_rates(by_group(references, hypotheses, speakers))
-        print("\nmost frequent confusions (said -> heard)")
+        print("\nmost frequent confusions (reference -> hypothesis)")
         for found in confusions(references, hypotheses):
             print(f"{found.count:5d}  {found.reference_word or '-'} -> ", end="")
             print(found.hypothesis_word or "-")

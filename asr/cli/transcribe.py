@@ -13,9 +13,11 @@ from asr.cli.options import (
     checked,
     decoding_of,
     device_of,
+    is_setting,
     load_recognizer,
     number,
     one_line,
+    own_process,
 )
 from asr.errors import AsrError, ConfigError
 
@@ -32,8 +34,8 @@ PARTIAL = 3
 def add(commands: Any) -> None:
     """Add `asr transcribe`."""
     parser = add_command(
-        *(commands, "transcribe", _transcribe),
-        "write down what is said in recordings of any length",
+        *(commands, "transcribe", run),
+        "transcribe recordings of any length",
         "asr transcribe talk.mp3 interviews/ --output-dir out --output-format txt,srt",
     )
     parser.add_argument(
@@ -41,8 +43,10 @@ def add(commands: Any) -> None:
         nargs="+",
         metavar="PATH",
         help="a file, a folder, a pattern such as 'talks/*.mp3', or - for what comes "
-        "on standard input",
+        "on standard input; decoding.key=value is a setting of the search (a file of "
+        "such a name: ./decoding.key=value)",
     )
+    parser.set_defaults(settings=[])
     parser.add_argument(
         *("--output-dir", "-o"),
         type=Path,
@@ -87,10 +91,16 @@ def add(commands: Any) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
 
 
-def _transcribe(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Transcribe what the command line asks for; return the exit status."""
     from asr.audio import STANDARD_INPUT, spooled
     from asr.cli.inputs import Source, find_sources
 
+    settings = [path for path in args.paths if is_setting(path)]
+    args.settings = [*settings, *args.settings]
+    args.paths = [path for path in args.paths if not is_setting(path)]
+    if not args.paths:
+        raise ConfigError("no recording is given (asr transcribe PATH …)")
     with ExitStack() as stack:
         sources = find_sources([path for path in args.paths if path != "-"])
         if "-" in args.paths:
@@ -226,12 +236,12 @@ def _prefix(transcript: "Transcript") -> str:
 def _cautions(transcript: "Transcript") -> "Iterator[str]":
     """Say which parts of a transcript one should not rely on."""
     about = {
-        "noise": "no speech was heard",
-        "loop": "the text goes in circles",
+        "noise": "no speech was found",
+        "loop": "the text repeats itself",
         "unfinished": "the end may be invented",
     }
     if all("silence" in segment.flags for segment in transcript.segments):
-        yield "nothing was heard"
+        yield "silence, no text"
     for segment in transcript.segments:
         for flag in segment.flags:
             if flag in about:
@@ -249,6 +259,7 @@ def _transcripts(
 
     device, decoding = device_of(args.device), decoding_of(args)
     if device.type == "cpu":
+        own_process()
         yield from transcribe_files(
             args.model,
             recordings,
@@ -271,7 +282,7 @@ def _seconds(path: Path, clip: tuple[float, float | None]) -> float:
     try:
         whole = duration(path)
     except AsrError:
-        return 0.0  # will be told when its turn comes
+        return 0.0  # is reported when its turn comes
     return max(0.0, (whole if end is None else min(whole, end)) - start)
 
 

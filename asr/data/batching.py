@@ -73,7 +73,7 @@ class BatchSampler:
     short_first: bool
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """Tell the batches of an epoch as places in the manifest.
+        """Return the batches of an epoch as places in the manifest.
 
         >>> def durations(epoch): return [3.0, 1.0, 1.1, 2.9]
         >>> BatchSampler(durations, 6.0, 9, seed=0, short_first=True).batches(0)

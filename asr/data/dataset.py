@@ -28,7 +28,7 @@ class Augmentation:
     seed: int
 
     def speed(self, epoch: int, index: int) -> float:
-        """Tell at which speed utterance `index` is played in an epoch."""
+        """Return the speed at which utterance `index` is played in an epoch."""
         rng = random.Random(f"speed {self.seed} {epoch} {index}")
         return rng.choice(self.config.speeds)
 
@@ -120,5 +120,5 @@ def _encode(utterance: Utterance, tokenizer: Tokenizer) -> Tensor:
         return torch.tensor(tokenizer.encode(utterance.text), dtype=torch.int64)
     except ValueError as error:
         raise ManifestError(
-            f"{utterance.id}: {error} (asr.text.normalize mends it)"
+            f"{utterance.id}: {error} (use asr.text.normalize)"
         ) from error

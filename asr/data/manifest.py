@@ -78,13 +78,13 @@ def read_manifest(path: str | Path) -> list[Utterance]:
 def read_paired(
     references: str | Path, hypotheses: str | Path
 ) -> tuple[list[Utterance], list[Utterance]]:
-    """Read what was said and what was heard, both in the order of the references.
+    """Read references and hypotheses, both in the order of the references.
 
     Raises:
         ManifestError: a manifest cannot be read, or they hold different utterances.
     """
-    said, heard = read_manifest(references), read_manifest(hypotheses)
-    by_id = {utterance.id: utterance for utterance in heard}
+    said, decoded = read_manifest(references), read_manifest(hypotheses)
+    by_id = {utterance.id: utterance for utterance in decoded}
     missing = [utterance.id for utterance in said if utterance.id not in by_id]
     if missing:
         raise ManifestError(

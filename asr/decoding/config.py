@@ -3,12 +3,16 @@
 Shapes: B utterances.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from math import inf
+from typing import Any
 
 from torch import Tensor
 
 from asr.decoding.search import SearchConfig
+from asr.errors import ConfigError
 
 MOST_CHARACTERS = 25
 """A second: more than anybody says. The search stops there."""
@@ -57,6 +61,44 @@ class DecodingConfig(SearchConfig):
             raise ValueError(
                 f"decoding.word_bonus must be a number, not {self.word_bonus}"
             )
+
+
+def replaced(decoding: DecodingConfig, given: Mapping[str, Any]) -> DecodingConfig:
+    """Replace some settings by others, whose names and types are checked.
+
+    Args:
+        decoding: stays as it is.
+        given: settings by name; null and whole numbers as JSON and YAML have them.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is of the wrong type or impossible.
+
+    >>> replaced(DecodingConfig(), {"beam_size": 4, "length_norm": 1}).beam_size
+    4
+    """
+    try:
+        checked = {name: _converted(name, value) for name, value in given.items()}
+        return replace(decoding, **checked)
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _converted(name: str, value: Any) -> Any:
+    """Return a value as the type of its setting: a whole number may stand for 1.0."""
+    types = {field.name: field.type for field in fields(DecodingConfig)}
+    if name not in types:
+        near = get_close_matches(str(name), types, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(types)}"
+        raise ConfigError(f"decoding.{name}: is not a setting ({hint})")
+    kind: Any = types[name]
+    if value is None and kind == float | None:
+        return None
+    wanted, is_number = "a number", isinstance(value, int | float)
+    if kind is int:
+        wanted, is_number = "a whole number", isinstance(value, int)
+    if isinstance(value, bool) or not is_number:
+        raise ConfigError(f"decoding.{name} must be {wanted}, not {value!r:.40}")
+    return value if kind is int else float(value)
 
 
 def length_limits(seconds: Tensor) -> Tensor:

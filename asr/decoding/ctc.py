@@ -1,4 +1,4 @@
-"""How likely is it, says CTC, that the spelling starts like this?
+"""How likely is it, by CTC, that the spelling starts like this?
 
 CTC spells by one label per step, a token or blank: runs of the same label are one
 token, blanks are dropped. The probability that a spelling starts with g, whatever
@@ -7,7 +7,7 @@ follows, is summed over all label paths. With
     n_j(g), b_j(g) = P(the first j steps spell g, and step j is a token / blank)
     phi_j(g, c)    = b_j(g) + n_j(g), but b_j(g) alone where c is the last token of g
 
-the paths that start with g and a further token c are told apart by the step where that
+the paths that start with g and a further token c differ in the step where that
 c begins, and those that spell just g by nothing:
 
     P(g c ...) = sum_j phi_j-1(g, c) p_j(c)

@@ -1,12 +1,12 @@
 """When was each character said, by the CTC head's own account?
 
 The most likely path of the CTC head through the listener's steps that spells a given
-text (forced alignment) tells for each character where it begins and ends, and how sure
+text (forced alignment) gives for each character where it begins and ends, and how sure
 the head was of it. The paths can only go forward, so that the times are in order.
 
 A CTC head marks a character by a spike of a step or two somewhere in its sound, and has
 blanks between the spikes. A head on a listener that reads both ways has them a little
-early. (Attention tells the same less well: `recipes/librispeech/long.py`.)
+early. (Attention gives less exact times: `asr evaluate long-recordings`.)
 
 Shapes: I tokens, J' steps of the CTC head, V vocabulary size.
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from torchaudio.functional import forced_align
 
 EARLY = 0.05
-"""Seconds by which spikes come before their sound; as `recipes/librispeech/long.py` has
+"""Seconds by which spikes come before their sound, as `asr evaluate long-recordings`
 measured it."""
 
 
@@ -80,7 +80,7 @@ def _evenly(num_tokens: int, num_steps: int) -> CTCAlignment:
 
 
 def word_places(text: str) -> list[slice]:
-    """Tell where the words of a text are, in characters.
+    """Return the places of the words of a text, in characters.
 
     >>> word_places("GO  ON")
     [slice(0, 2, None), slice(4, 6, None)]
@@ -99,7 +99,7 @@ def word_spans(
     seconds_per_step: float,
     duration: float,
 ) -> list[Span]:
-    """Tell when the words of a text were said.
+    """Return when the words of a text were said.
 
     Args:
         found: where all of its characters are.

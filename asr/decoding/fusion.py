@@ -1,4 +1,4 @@
-"""Several models of the next token as one: the weighted sum of what they say.
+"""Several models of the next token as one: the weighted sum of their scores.
 
     score(c | y, x) = sum_m weight_m * score_m(c | y, x)
 
@@ -22,8 +22,7 @@ class Fusion:
     """The weighted sum of step models, which is again a step model.
 
     A token that one of the models rules out is ruled out; a model with a weight below
-    zero must rule out none. A model of weight zero has no say at all: it is not even
-    asked.
+    zero must rule out none. A model of weight zero does not count: it is not asked.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Fusion:
     def step(
         self, tokens: Tensor, state: tuple[Any, ...]
     ) -> tuple[Tensor, tuple[Any, ...]]:
-        """Let all models read a token; add up what they say of the next.
+        """Let all models read a token; add up their scores of the next.
 
         Raises:
             ValueError: the models do not have the same vocabulary.

@@ -288,7 +288,7 @@ class _Utterance:
         first_row: int,
         config: SearchConfig,
     ) -> bool:
-        """Take notice of one step; tell whether another is needed.
+        """Take notice of one step; return whether another is needed.
 
         Args:
             summary: this utterance's row of `_Extensions.summary`.

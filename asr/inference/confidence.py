@@ -11,9 +11,9 @@ support_squared         its square
 characters              log of how many it has
 
 The few weights are fitted to words of which is known whether they are right
-(`recipes/librispeech/calibrate.py`), and are kept in the model's folder: they belong to
-the model and the search that they were fitted to. Without them the support alone is
-told, which is far too sure of itself.
+(`asr calibrate`), and are kept in the model's folder: they belong to
+the model and the search that they were fitted to. Without them the
+confidence is the support alone, which is far too sure of itself.
 
 Shapes: W words, I characters, D = 7 features.
 
@@ -56,7 +56,7 @@ class Calibration:
     """(D,)."""
     bias: float
     speech: float
-    """Least share of the characters of a text that the CTC head must have heard: in
+    """Least share of the characters of a text that the CTC head must have found: in
     noise the speller and a language model still find words, the head does not."""
 
     def __post_init__(self) -> None:
@@ -132,13 +132,13 @@ def word_features(
 
 
 def confidence(features: Tensor, calibration: Calibration | None) -> list[float]:
-    """Tell how likely each word is right: (W, D) -> (W,)."""
+    """Return how likely each word is right: (W, D) -> (W,)."""
     found = calibration(features) if calibration else features[:, _SUPPORT]
     return [float(value) for value in found]
 
 
 def support(texts: Sequence[str], log_probs: Sequence[float]) -> list[float]:
-    """Tell how much of an n-best list has each word of its first text in this place.
+    """Return how much of an n-best list has each word of its first text in this place.
 
     Args:
         texts: the list, best first.

@@ -27,7 +27,7 @@ BATCH = 8
 Clip = tuple[float, float | None]
 """From which second to which; None for the end."""
 Progress = Callable[[float], object]
-"""Is told how many seconds more are done."""
+"""Is called with the seconds that were done since the last call."""
 Recognize = Callable[[Iterator[list[Tensor]]], Iterable[list[Segment]]]
 """Takes batches of waveforms (N,), perhaps some of them ahead, and gives the segments
 of each batch, in the order of the batches."""
@@ -97,7 +97,7 @@ def transcripts(
         recordings: one after the other.
         recognize: turns batches of waveforms into segments.
         batch_size: most pieces in a batch, of one recording or of several.
-        progress: is told about each piece.
+        progress: is called for each piece.
 
     Yields:
         For each recording its transcript, or what is wrong with it, in their order.

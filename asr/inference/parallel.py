@@ -6,7 +6,7 @@ wait for each other after each small product of a search.
 `transcribe_files` takes recordings, in their order. `decode` takes a manifest, from
 long to short utterances and several at a time, and writes a folder with
 
-hypotheses.jsonl        the manifest, with what was heard in place of what was said
+hypotheses.jsonl        the manifest, with hypotheses in place of the references
 hyp.trn, ref.trn        the same for NIST's sclite, `TEXT (speaker-utterance)` a line
 decode.json             which model, which settings, and how long it took
 """
@@ -25,6 +25,7 @@ from functools import partial
 from math import inf
 from multiprocessing import active_children, get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,12 +38,14 @@ from asr.decoding.config import DecodingConfig
 from asr.errors import AsrError, ConfigError, ManifestError
 from asr.inference.long_audio import BATCH, Progress, Recording, transcripts
 from asr.inference.recognizer import Recognizer
+from asr.inference.search_settings import Decoding
 from asr.inference.segmentation import LONGEST
-from asr.lm.ngram import WordNGram, find_language_model
+from asr.lm.ngram import find_language_model
+from asr.model.attention import Attention
 from asr.model.storage import find_model
 from asr.output import trn_line
 from asr.progress import progress_bar
-from asr.runtime import keep_freed_memory, use_one_thread
+from asr.runtime import keep_freed_memory, one_thread, use_one_thread
 from asr.tensor_files import write_bytes
 from asr.transcript import Segment, Transcript
 
@@ -51,12 +54,35 @@ _MUCH = 60.0
 """Seconds of audio from which the start of more processes pays."""
 
 
+class RecognizerSettings(NamedTuple):
+    """What a recognizer is loaded from, here or in another process."""
+
+    model: str | Path | None
+    """Its name or folder, or that of a run; None for the bundled model."""
+    decoding: Decoding
+    precision: str
+    language_model: str | Path | None
+    """Folder of a word n-gram; None for the bundled one."""
+    attention: type[Attention] | None = None
+    """The class that the model was trained with, if it is not built in."""
+
+    def load(self) -> Recognizer:
+        """Load the recognizer."""
+        return Recognizer.load(
+            self.model,
+            decoding=self.decoding,
+            precision=self.precision,
+            language_model=self.language_model,
+            attention=self.attention,
+        )
+
+
 @dataclass(frozen=True)
 class Decoded:
     """What came of a manifest."""
 
     hypotheses: list[Utterance]
-    """In the manifest's order; `text` is what was heard."""
+    """In the manifest's order; `text` is the hypothesis."""
     errors: list[str]
     """One line for each recording that could not be read; its text is empty."""
     hours: float
@@ -65,7 +91,7 @@ class Decoded:
     """Time that it took."""
 
     def __str__(self) -> str:
-        """Say how fast it was."""
+        """Write how fast it was."""
         speed = self.hours * 3600 / max(self.seconds, 1e-9)
         return (
             f"{len(self.hypotheses)} utterances, {self.hours:.2f} h of audio in "
@@ -77,11 +103,12 @@ def decode(
     model: str | Path | None,
     manifest: Path,
     folder: Path,
-    decoding: DecodingConfig | None = None,
+    decoding: Decoding = None,
     *,
     precision: str = "float32",
     processes: int | None = None,
     language_model: str | Path | None = None,
+    attention: type[Attention] | None = None,
 ) -> Decoded:
     """Decode a manifest into a folder.
 
@@ -89,22 +116,21 @@ def decode(
         model: a model's or a run's folder; None for the bundled model.
         manifest: what to decode.
         folder: is made where it is missing.
-        decoding: settings of the search.
+        decoding: settings of the search; see `Recognizer.load`.
         precision: of the weights, float32 or int8.
         processes: one thread each; None for one a core.
         language_model: folder of a word n-gram; None for the bundled one.
+        attention: the class that the model was trained with, if it is not built in;
+            other processes import it by its name.
 
     Raises:
         AsrError: model or manifest cannot be read, or the folder not be written.
     """
-    decoding = decoding or DecodingConfig()
     _checked(processes)
     if _is_same(folder / HYPOTHESES, manifest):
         raise ManifestError(f"{manifest}: would be overwritten (name another folder)")
-    find_model(model)  # fail here, not in each process
-    if decoding.lm_weight:
-        WordNGram.load(find_language_model(language_model))
-    settings: _Settings = model, decoding, precision, language_model
+    settings = RecognizerSettings(model, decoding, precision, language_model, attention)
+    recognizer = settings.load()  # fail here, not in each process
     utterances = read_manifest(manifest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,21 +140,22 @@ def decode(
     batches = _batches(utterances)
     found = dict[str, str]()
     errors = list[str]()
-    hours = sum(u.duration for u in utterances) / 3600
+    durations = {u.id: u.duration for u in utterances}
+    hours = sum(durations.values()) / 3600
     with progress_bar(round(hours * 3600), "decode", "s of audio") as bar:
         for ids, texts, found_errors in _in_processes(
-            settings, batches, processes or os.cpu_count() or 1
+            recognizer, settings, batches, processes or os.cpu_count() or 1
         ):
             found |= dict(zip(ids, texts, strict=True))
             errors += found_errors
-            bar.update(sum(u.duration for u in utterances if u.id in set(ids)))
+            bar.update(sum(durations[id] for id in ids))
     decoded = Decoded(
         [replace(u, text=found[u.id]) for u in utterances],
         sorted(errors),
         hours,
         time.perf_counter() - started,
     )
-    _write(folder, settings, utterances, decoded)
+    _write(folder, settings, recognizer.decoding, utterances, decoded)
     return decoded
 
 
@@ -144,11 +171,12 @@ def _is_same(path: Path, other: Path) -> bool:
 def transcribe_files(
     model: str | Path | None,
     recordings: Sequence[Recording],
-    decoding: DecodingConfig | None = None,
+    decoding: Decoding = None,
     *,
     precision: str = "float32",
     processes: int | None = None,
     language_model: str | Path | None = None,
+    attention: type[Attention] | None = None,
     seconds: float = inf,
     progress: Progress | None = None,
 ) -> Iterator[Transcript | AsrError]:
@@ -157,12 +185,14 @@ def transcribe_files(
     Args:
         model: a model's name or folder, or a run's; None for the bundled model.
         recordings: what to transcribe.
-        decoding: settings of the search.
+        decoding: settings of the search; see `Recognizer.load`.
         precision: of the weights, float32 or int8.
         processes: None for one a core, but one only where there is little to do.
         language_model: folder of a word n-gram; None for the bundled one.
+        attention: the class that the model was trained with, if it is not built in;
+            other processes import it by its name.
         seconds: of all recordings, as far as it is known.
-        progress: is told, now and then, how many seconds more are done.
+        progress: called now and then with the seconds that were done since.
 
     Yields:
         What was said in each, or what is wrong with it, in their order.
@@ -170,16 +200,15 @@ def transcribe_files(
     Raises:
         AsrError: the model cannot be read, or a setting is impossible.
     """
-    decoding = decoding or DecodingConfig()
-    settings: _Settings = model, decoding, precision, language_model
+    settings = RecognizerSettings(model, decoding, precision, language_model, attention)
     _checked(processes)
     if processes is None:
         processes = (os.cpu_count() or 1) if seconds > _MUCH else 1
-    _begin(*settings)  # here too: what is wrong with the settings is told once
+    recognizer = settings.load()  # here too: a wrong setting is reported once
     share = seconds / processes / LONGEST
     batch_size = BATCH if share > BATCH else max(1, round(share))
     with contextlib.ExitStack() as stack:
-        recognize = _recognize_batches
+        recognize = partial(_recognize_batches, recognizer)
         if processes > 1:
             pool = stack.enter_context(_pool(processes, settings))
             recognize = partial(_ahead, pool, 2 * processes)
@@ -187,11 +216,16 @@ def transcribe_files(
             recordings, recognize, batch_size=batch_size, progress=progress
         )
         for one in found:
-            yield one if isinstance(one, AsrError) else _recognizer.labelled(one)
+            yield one if isinstance(one, AsrError) else recognizer.labelled(one)
 
 
-def _recognize_batches(batches: Iterator[list[Tensor]]) -> Iterator[list[Segment]]:
-    return map(_recognizer.recognize, batches)
+def _recognize_batches(
+    recognizer: Recognizer, batches: Iterator[list[Tensor]]
+) -> Iterator[list[Segment]]:
+    for batch in batches:
+        with one_thread():
+            segments = recognizer.recognize(batch)
+        yield segments
 
 
 def _ahead(
@@ -203,15 +237,11 @@ def _ahead(
         # As arrays: tensors would go by way of shared memory and open files.
         arrays = [waveform.numpy() for waveform in batch]
         with _uninterrupted():
-            under_way.append(pool.submit(_recognize, arrays))
+            under_way.append(pool.submit(_recognize_in_worker, arrays))
         if len(under_way) >= most:
             yield under_way.popleft().result()
     while under_way:
         yield under_way.popleft().result()
-
-
-def _recognize(arrays: list[npt.NDArray[np.float32]]) -> list[Segment]:
-    return _recognizer.recognize([torch.from_numpy(array) for array in arrays])
 
 
 def _batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
@@ -223,32 +253,33 @@ def _batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
 _Decoded = tuple[list[str], list[str], list[str]]  # ids, texts, errors
 
 
-_Settings = tuple[str | Path | None, DecodingConfig, str, str | Path | None]
-"""Model, search, precision and language model."""
-
-
 def _in_processes(
-    settings: _Settings,
+    recognizer: Recognizer,
+    settings: RecognizerSettings,
     batches: list[list[Utterance]],
     processes: int,
 ) -> Iterator[_Decoded]:
     if processes == 1:
-        _begin(*settings)
-        yield from map(_decode_batch, batches)
+        for batch in batches:
+            with one_thread():
+                decoded = _decode_batch(recognizer, batch)
+            yield decoded
         return
     with _pool(min(processes, len(batches)), settings) as pool:
         with _uninterrupted():
-            futures = [pool.submit(_decode_batch, batch) for batch in batches]
+            futures = [pool.submit(_decode_in_worker, batch) for batch in batches]
         for done in as_completed(futures):
             yield done.result()
 
 
 @contextlib.contextmanager
-def _pool(processes: int, settings: _Settings) -> Iterator[ProcessPoolExecutor]:
+def _pool(
+    processes: int, settings: RecognizerSettings
+) -> Iterator[ProcessPoolExecutor]:
     """Start processes; whatever stops this one stops them, too."""
     others = set(active_children())
     pool = ProcessPoolExecutor(
-        processes, get_context("spawn"), initializer=_begin, initargs=settings
+        processes, get_context("spawn"), initializer=_begin_worker, initargs=(settings,)
     )
     try:
         yield pool
@@ -273,25 +304,7 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-_recognizer: Recognizer
-"""The one of this process: loading it for each batch would cost more than decoding."""
-
-
-def _begin(
-    model: str | Path | None,
-    decoding: DecodingConfig,
-    precision: str,
-    language_model: str | Path | None,
-) -> None:
-    global _recognizer
-    use_one_thread()
-    keep_freed_memory()
-    _recognizer = Recognizer.load(
-        model, decoding=decoding, precision=precision, language_model=language_model
-    )
-
-
-def _decode_batch(batch: list[Utterance]) -> _Decoded:
+def _decode_batch(recognizer: Recognizer, batch: list[Utterance]) -> _Decoded:
     texts, errors, waveforms = dict[str, str](), list[str](), dict[str, torch.Tensor]()
     for utterance in batch:
         try:
@@ -299,26 +312,53 @@ def _decode_batch(batch: list[Utterance]) -> _Decoded:
         except AsrError as error:
             errors.append(str(error))
             texts[utterance.id] = ""
-    segments = _recognizer.recognize(list(waveforms.values()))
+    segments = recognizer.recognize(list(waveforms.values()))
     texts |= {id: s.text for id, s in zip(waveforms, segments, strict=True)}
     return list(texts), list(texts.values()), errors
 
 
+# In a worker process
+
+
+_recognizer: Recognizer
+"""The one of a worker: loading it for each batch would cost more than decoding."""
+
+
+def _begin_worker(settings: RecognizerSettings) -> None:
+    global _recognizer
+    use_one_thread()
+    keep_freed_memory()
+    _recognizer = settings.load()
+
+
+def _recognize_in_worker(arrays: list[npt.NDArray[np.float32]]) -> list[Segment]:
+    return _recognizer.recognize([torch.from_numpy(array) for array in arrays])
+
+
+def _decode_in_worker(batch: list[Utterance]) -> _Decoded:
+    return _decode_batch(_recognizer, batch)
+
+
+# What is written
+
+
 def _write(
     folder: Path,
-    settings: _Settings,
+    settings: RecognizerSettings,
+    decoding: DecodingConfig,
     utterances: Sequence[Utterance],
     decoded: Decoded,
 ) -> None:
-    model, decoding, precision, language_model = settings
+    words = settings.language_model
+    language_model = str(find_language_model(words)) if decoding.lm_weight else None
     write_manifest(folder / HYPOTHESES, decoded.hypotheses)
     write_bytes(folder / "ref.trn", _trn(utterances).encode())
     write_bytes(folder / "hyp.trn", _trn(decoded.hypotheses).encode())
     metadata = {
-        "model": str(find_model(model)),
-        "language_model": str(find_language_model(language_model)),
+        "model": str(find_model(settings.model)),
+        "language_model": language_model,
         "decoding": asdict(decoding),
-        "precision": precision,
+        "precision": settings.precision,
         "hours": round(decoded.hours, 4),
         "seconds": round(decoded.seconds, 1),
         "errors": decoded.errors,

@@ -27,9 +27,16 @@ from asr.inference.confidence import Calibration, load_calibration
 from asr.inference.long_audio import Clip, Progress, Recording, transcripts
 from asr.inference.retry import RETRY_CTC_WEIGHT, better, is_lost
 from asr.inference.search_result import SearchResult
+from asr.inference.search_settings import (
+    Decoding,
+    Situation,
+    search_settings,
+    wants_language_model,
+)
 from asr.inference.silence import may_be_speech
 from asr.inference.speech_search import SpeechSearch
 from asr.lm.ngram import WordNGram, find_language_model
+from asr.model.attention import Attention, note_plain_path
 from asr.model.quantized import PRECISIONS
 from asr.model.storage import Model, find_model, load_model
 from asr.transcript import Segment, Transcript, silence
@@ -75,7 +82,8 @@ class Recognizer:
         name: of the model.
 
     Raises:
-        ConfigError: the precision is not known, or not to be had on the device.
+        ConfigError: the precision is not known, or not to be had on the device or with
+            the model's attention.
     """
 
     def __init__(
@@ -99,6 +107,7 @@ class Recognizer:
             raise CheckpointError("the language model has another alphabet")
         self.language_model = language_model
         self.calibration, self.name = calibration, name
+        note_plain_path(type(las.speller.attention))
         self._search = SpeechSearch(self.las, self.tokenizer, language_model, precision)
 
     @classmethod
@@ -106,10 +115,11 @@ class Recognizer:
         cls,
         folder: str | Path | None = None,
         *,
-        decoding: DecodingConfig | None = None,
+        decoding: Decoding = None,
         device: str | torch.device = "cpu",
         precision: str = "float32",
         language_model: str | Path | None = None,
+        attention: type[Attention] | None = None,
     ) -> "Recognizer":
         """Load a model.
 
@@ -117,27 +127,33 @@ class Recognizer:
             folder: of a model, or of a run that has one; or the name of a bundled model
                 ("las_mini"), unless a file or folder of that name is here; None for the
                 bundled one.
-            decoding: settings of the search.
+            decoding: settings of the search. None for the model's own; some by name
+                ({"beam_size": 4}) replace those of the model; a `DecodingConfig`
+                replaces all.
             device: where the network runs.
             precision: float32; or int8 for weights as bytes, which is faster on a CPU.
             language_model: folder of a word n-gram, an LSTM beside it or not; None for
                 the bundled one. A `lm_weight` of 0 does without.
+            attention: the class that the model was trained with, if it is not built in.
 
         Raises:
-            CheckpointError: there is no model, or it is damaged.
-            ConfigError: the precision is not known, or not to be had on the device.
+            CheckpointError: there is no model, or it is damaged, or it was trained with
+                another class of attention.
+            ConfigError: a setting is unknown or impossible; or the precision is not
+                known, or not to be had on the device or with the model's attention.
         """
         place = find_model(folder)
-        model = load_model(place)
-        decoding = decoding or DecodingConfig()
+        model = load_model(place, attention)
         words = None
-        if decoding.lm_weight:
+        if wants_language_model(decoding):
             words = WordNGram.load(find_language_model(language_model))
             if language_model is None and words.tokenizer != model.tokenizer:
                 words = None  # the bundled one speaks for its own alphabet only
+        situation = Situation.of(language_model, words is not None)
+        settings = search_settings(place, situation, decoding)
         calibration = load_calibration(place)
         name = str(folder or place.name)
-        return cls(model, decoding, device, precision, words, calibration, name)
+        return cls(model, settings, device, precision, words, calibration, name)
 
     @overload  # a str is a sequence of str, too: the first of the two wins
     def transcribe(  # type: ignore[overload-overlap]
@@ -239,7 +255,7 @@ class Recognizer:
         return {
             **asdict(self.decoding),
             "precision": self.precision,
-            "language_model": self.language_model is not None,
+            "language_model": bool(self.language_model and self.decoding.lm_weight),
         }
 
     @_renamed_arguments(alignment="return_alignment")

@@ -1,11 +1,10 @@
-"""Does a text go in circles?
+"""Does a text repeat itself?
 
 An attention speller that loses its place writes the same words again and again, until
 it is stopped. People repeat themselves too, but not so often and not so exactly.
 
-Source: the second measure of `goes_in_circles` is that of Whisper (Radford et al.,
-2022, arXiv:2212.04356, section 4.5): what compresses too well says the same thing many
-times.
+Source: the second measure of `repeats_itself` is that of Whisper (Radford et al.,
+2022, arXiv:2212.04356, section 4.5): what compresses too well repeats itself.
 """
 
 import zlib
@@ -16,7 +15,7 @@ MOST_TIMES = {1: 4, 2: 3, 3: 3, 4: 2, 5: 2, 6: 2}
 """How often a stretch of so many words may stand in a row."""
 MOST_COMPRESSION = 2.4
 """Size of a text over that of its compressed form."""
-_LONG = 80  # characters from which compression tells something
+_LONG = 80  # characters from which compression is meaningful
 
 
 class Repetition(NamedTuple):
@@ -26,12 +25,12 @@ class Repetition(NamedTuple):
     words: str
 
 
-def goes_in_circles(text: str) -> bool:
-    """Tell whether a text repeats itself as nobody does.
+def repeats_itself(text: str) -> bool:
+    """Return whether a text repeats itself as nobody does.
 
-    >>> goes_in_circles("AND THEN AND THEN AND THEN AND THEN")
+    >>> repeats_itself("AND THEN AND THEN AND THEN AND THEN")
     True
-    >>> goes_in_circles("NO NO NO SAID HE")
+    >>> repeats_itself("NO NO NO SAID HE")
     False
     """
     if any(found.times > MOST_TIMES[len(found.words.split())] for found in _all(text)):

@@ -1,10 +1,9 @@
-"""What a search found in one piece of a recording, and what speaks for it.
+"""What a search found in one piece of a recording, with the evidence for it.
 
-The search gives texts with scores. Three witnesses are then heard on the best one: the
-CTC head, which tells when each character was said; the speller, which reads the text
-once more and tells where it looked and how it would have gone on; and the other texts
-of the n-best list. Out of that come the words, their times and confidence, and the
-flags of the segment.
+The search gives texts with scores. For the best one there are three kinds of evidence:
+times and log P of each character by the CTC head; attention weights and log P by the
+speller, which is fed the text once more; and the other texts of the n-best list. Out of
+that come the words, their times and confidence, and the flags of the segment.
 
 Shapes: I characters with the end, J listener steps, W words, D features of each.
 """
@@ -19,7 +18,7 @@ from torch import Tensor
 from asr.decoding.ctc_alignment import CTCAlignment, word_places, word_spans
 from asr.decoding.search import Hypothesis
 from asr.inference.confidence import Calibration, confidence, support, word_features
-from asr.inference.repetition import goes_in_circles
+from asr.inference.repetition import repeats_itself
 from asr.transcript import (
     Alignment,
     Alternative,
@@ -65,15 +64,15 @@ class SearchResult:
 
     @property
     def clear(self) -> float:
-        """Share of the best text's characters that the CTC head heard; 1 for none."""
-        heard = self.alignment.log_probs > log(0.5)
-        return float(heard.float().mean()) if len(heard) else 1.0
+        """Share of the best text's characters that the CTC head found; 1 for none."""
+        found = self.alignment.log_probs > log(0.5)
+        return float(found.float().mean()) if len(found) else 1.0
 
     def segment(self, calibration: Calibration | None) -> Segment:
         """Give the segment that starts at 0, with its alignment.
 
         Args:
-            calibration: of the model; without one, noise is not told from speech.
+            calibration: of the model; without one, noise is taken for speech.
         """
         if calibration and self.clear < calibration.speech:
             return Segment(0.0, self.duration, "", (), 0.0, (Flag.NOISE,), (), None)
@@ -117,6 +116,6 @@ class SearchResult:
         flags = list[Flag]()
         if not self.hypotheses[0].finished:
             flags.append(Flag.UNFINISHED)
-        if goes_in_circles(self.texts[0]):
+        if repeats_itself(self.texts[0]):
             flags.append(Flag.LOOP)
         return tuple(flags)

@@ -1,9 +1,9 @@
 """Cut a long recording into pieces that a model can transcribe, and join what was said.
 
-A model has heard utterances of up to about 16 seconds. A longer recording is cut in the
-longest pause of the second two thirds of what a piece may last; stretches without any
-sound become pieces of their own, which nobody need listen to. Where nobody pauses, two
-pieces overlap, and what both heard is joined at a word that they agree on.
+A model is trained on utterances of up to about 16 seconds. A longer recording is cut in
+the longest pause of the second two thirds of what a piece may last; silent stretches
+become pieces of their own, which are not searched. Where nobody pauses, two pieces
+overlap, and their texts are merged at a word that both have.
 
 A recording is read block by block and forgotten piece by piece: a day of audio needs no
 more memory than a minute.
@@ -55,7 +55,7 @@ class Piece(NamedTuple):
     overlap: int = 0
     """Samples at its beginning that the piece before it has too."""
     silent: bool = False
-    """Whether there is nothing to be heard."""
+    """Whether it is silent."""
 
     @property
     def end(self) -> int:
@@ -69,7 +69,7 @@ class Piece(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """Where a piece ends, and what of it the next one hears again, in samples."""
+    """Where a piece ends, and what of it the next one repeats, in samples."""
 
     end: int
     overlap: int = 0
@@ -155,9 +155,9 @@ def _pauses(levels: Tensor, threshold: float, num_samples: int) -> list[_Pause]:
 
 
 def merge_segments(before: Segment, after: Segment) -> tuple[Segment, Segment]:
-    """Leave out of two segments that overlap in time what both of them say.
+    """Leave the repeated words out of two segments that overlap in time.
 
-    The seam is behind the word that both heard at the same time, or, where they agree
+    The seam is behind the word that both have at the same time, or, where they agree
     on none, in the middle of the overlap.
 
     Args:

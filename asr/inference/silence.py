@@ -7,7 +7,7 @@ from asr.audio import SAMPLE_RATE
 SILENCE_AMPLITUDE = 1e-4
 """Largest sample, full scale being 1, of a piece that holds nothing: -80 dB."""
 MIN_SPEECH_SECONDS = 0.1
-"""Nobody says anything in less."""
+"""There is no speech in less."""
 
 
 def may_be_speech(waveform: Tensor) -> bool:

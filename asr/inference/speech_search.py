@@ -1,4 +1,4 @@
-"""The search for the texts of short waveforms, with all models that have a say in it.
+"""The search for the texts of short waveforms, with all models that score them.
 
 Speller, CTC head and language model are combined into one `StepModel`; what the beam
 search finds comes back with the evidence for it, as `SearchResult`s.
@@ -23,7 +23,6 @@ from asr.inference.search_result import SearchResult
 from asr.lm.ngram import WordNGram
 from asr.model.las import LAS
 from asr.model.listener import ListenerOutput
-from asr.model.speller_search import StepWeights
 from asr.padding import pad_rows
 from asr.text import CharTokenizer
 
@@ -50,7 +49,7 @@ class SpeechSearch:
         self.las, self.tokenizer = las, tokenizer
         self.language_model = language_model
         self.device = las.ctc.weight.device
-        self._weights = StepWeights(las.speller, precision)
+        self._weights = las.step_weights(precision)
 
     @torch.inference_mode()
     def search(

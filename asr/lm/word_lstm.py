@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from asr.errors import CheckpointError
-from asr.tensor_files import Undrawn, as_bytes, checked, read_tensors, write_checked
+from asr.tensor_files import as_bytes, checked, read_tensors, write_checked
 
 FILE = "lstm.safetensors"
 """The file of a language model's folder, beside that of the n-gram."""
@@ -69,7 +69,8 @@ class WordLSTM(nn.Module):
     ) -> None:
         super().__init__()
         count = len(ranks) - 1
-        if not ranks.sort().values.equal(torch.arange(count + 1)) or ranks[-1] != count:
+        in_order = torch.arange(count + 1, device=ranks.device)
+        if not ranks.sort().values.equal(in_order) or ranks[-1] != count:
             raise ValueError("the ranks are no order of the words")
         if size < 4 ** len(cutoffs):
             raise ValueError(f"{len(cutoffs)} clusters need {4 ** len(cutoffs)} units")
@@ -163,7 +164,7 @@ class WordLSTM(nn.Module):
             ):
                 raise ValueError("a weight is no number")
             settings = {n: metadata[n] for n in ("embedding_size", "size", "cutoffs")}
-            with Undrawn():
+            with torch.device("meta"):  # draws nothing
                 model = cls(tensors["ranks"], **settings, share=metadata["share"])
             model.load_state_dict(tensors, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:

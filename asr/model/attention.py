@@ -23,6 +23,10 @@ of G steps first, then across them (U' c_im is a sum of U' h_j, worked out befor
 
 so that it is again one weight for each step, beta_im alpha_ij.
 
+What an attention must have is its `energies`: `Speller.spell_by_steps` trains and
+`PlainSteps` decodes with nothing else. For the three that are built in,
+`teacher_forcing` and `speller_search` do the same faster.
+
 The scaled dot may have N > 1 heads. Head n looks with its own A / N of the A numbers of
 W s_i and U h_j + b, and takes its own H / N of V h_j; c_i is what all of them took,
 side by side, and alpha_i, where one is asked for, their mean.
@@ -40,8 +44,10 @@ section 3.2, compare by a dot product of two MLPs.
 """
 
 import math
+import sys
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from multiprocessing import parent_process
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +135,15 @@ class Attention(nn.Module):
 
     A state may carry one more axis than the memory, (B, K, S) against (B, J, H): the K
     hypotheses of an utterance look at the same memory, which is not copied.
+
+    A new attention is a subclass with `energies` of its own; it may replace any of the
+    other methods, too. It keeps no state between calls, and its parameters and buffers
+    are floating-point numbers.
+
+    Args:
+        config: settings; a subclass reads those that it has a use for.
+        listener_size: H.
+        speller_size: S.
     """
 
     def __init__(
@@ -139,6 +154,15 @@ class Attention(nn.Module):
         self.query = nn.Linear(speller_size, width, bias=False)  # W
         self.key = nn.Linear(listener_size, width)  # U and b
         self.heads, self.block_size = config.heads, config.block_size
+
+    @classmethod
+    def has_fast_path(cls) -> bool:
+        """Return whether `teacher_forcing` and `speller_search` know this very class.
+
+        A subclass of a built-in attention may have other energies than its parent, so
+        it has none.
+        """
+        return cls in BUILT_IN.values()
 
     def precompute(
         self, h: Tensor, num_steps: Tensor, *, detach_keys: bool = False
@@ -359,14 +383,51 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
+BUILT_IN: dict[str, type[Attention]] = {
+    "location": LocationAwareAttention,
+    "additive": AdditiveAttention,
+    "dot": DotAttention,
+}
+"""The attention of each `AttentionConfig.kind`."""
+
+
 def build_attention(
-    config: AttentionConfig, listener_size: int, speller_size: int
+    config: AttentionConfig,
+    listener_size: int,
+    speller_size: int,
+    own: type[Attention] | None = None,
 ) -> Attention:
-    """Build the attention that the settings ask for."""
-    kinds: dict[str, Any] = {
-        "location": LocationAwareAttention,
-        "additive": AdditiveAttention,
-        "dot": DotAttention,
-    }
-    attention: Attention = kinds[config.kind](config, listener_size, speller_size)
-    return attention
+    """Build the attention that the settings name, or one of the user's own.
+
+    Raises:
+        ValueError: `own` is built in, and not what the settings name.
+    """
+    named = BUILT_IN[config.kind]
+    chosen = own or named
+    if chosen.has_fast_path() and chosen is not named:
+        raise ValueError(
+            f"{chosen.__name__} is built in, and attention.kind is {config.kind} "
+            "(set the kind in place of handing over the class)"
+        )
+    return chosen(config, listener_size, speller_size)
+
+
+def own_attention_name(attention: type[Attention] | None) -> str | None:
+    """Return the name of an attention that is not built in; None for any other."""
+    own = attention is not None and not attention.has_fast_path()
+    return attention.__name__ if attention and own else None
+
+
+def note_plain_path(attention: type[Attention] | None) -> None:
+    """Print to stderr that an attention is slower, if it is.
+
+    Only the first process of a program prints it, not each of those that it starts.
+    """
+    name = own_attention_name(attention)
+    if name and parent_process() is None:
+        print(
+            f"asr: the attention {name} has no fast path: training and decoding take "
+            "the plain formula, which is slower",
+            file=sys.stderr,
+            flush=True,
+        )

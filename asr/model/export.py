@@ -2,14 +2,15 @@
 
 The weights are those that training kept: averaged, of the best validation. Here they
 become float16, half the size, and a card for people comes with them. The new folder is
-written beside its place and read again before it takes it.
+written beside its place and read again before it takes it. An attention that is not
+built in stays a name: its class is not needed, so whether the weights fit it is not
+looked at.
 """
 
 import json
 import os
 import shutil
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +19,16 @@ from asr.model.storage import (
     CARD,
     DESCRIPTION,
     WEIGHTS,
-    Model,
+    StoredModel,
     find_model,
     further_files,
     load_model,
     read_further,
-    save_model,
+    read_model,
+    write_model,
 )
 from asr.tensor_files import inside, sync_folder, write_bytes
+from asr.version import DISTRIBUTION, version
 
 RUN_SETTINGS = "config.yaml"
 """Name of the settings in a run's folder, as `asr.train` writes them."""
@@ -52,7 +55,7 @@ def export(run: str | Path | None, folder: Path) -> Exported:
             no model; or it cannot be written. What was there then stays.
     """
     source, folder = find_model(run), folder.resolve()
-    model = load_model(source)
+    model = _checked(source)
     further = {
         name: read_further(source, name) or b"" for name in further_files(source)
     }
@@ -60,13 +63,21 @@ def export(run: str | Path | None, folder: Path) -> Exported:
     card, told = _card(model, source, folder)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        save_model(partial, *model, half=True, further=further)
+        write_model(partial, model, half=True, further=further)
         write_bytes(partial / CARD, card.encode())
-        load_model(partial)
+        _checked(partial)
         _put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Exported(folder, told)
+
+
+def _checked(folder: Path) -> StoredModel:
+    """Read a model, and build its network to see that all fits, if that is possible."""
+    model = read_model(folder)
+    if model.attention_class is None:
+        load_model(folder)
+    return model
 
 
 def _check_replaceable(folder: Path, further: dict[str, bytes]) -> None:
@@ -127,7 +138,7 @@ def _put_in_place(partial: Path, folder: Path) -> None:
 # The card
 
 
-def _card(model: Model, source: Path, folder: Path) -> tuple[str, str]:
+def _card(model: StoredModel, source: Path, folder: Path) -> tuple[str, str]:
     """Return the text of the card, and what to tell the user about it."""
     run = source.parent if source.name == "model" else source
     for path in (source / CARD, run / CARD, folder / CARD):
@@ -154,17 +165,18 @@ def _read(path: Path) -> str | None:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
 
 
-def _new_card(model: Model, name: str, settings: str) -> str:
-    metadata, config = model.metadata, model.las.config
-    num_weights = sum(weight.numel() for weight in model.las.state_dict().values())
+def _new_card(model: StoredModel, name: str, settings: str) -> str:
+    metadata, config = model.metadata, model.config
+    num_weights = sum(weight.numel() for weight in model.weights.values())
+    attention = model.attention_class or config.attention.kind
     rows = {
         "Network": f"listener {config.listener.size} a direction x "
-        f"{len(config.listener.reductions)} layers, {config.attention.kind} attention, "
+        f"{len(config.listener.reductions)} layers, {attention} attention, "
         f"speller {config.speller.size} x {config.speller.layers}; "
         f"{num_weights / 1e6:.1f} M parameters, float16",
         "Training": _training(metadata),
         "Dev": _dev(metadata),
-        "Made by": f"asr {_version()}",
+        "Made by": f"{DISTRIBUTION} {version()}",
         "Data": "TO BE FILLED IN: which recordings and texts, and their licences",
         "Licence": "TO BE FILLED IN: under which others may use this model",
     }
@@ -193,10 +205,3 @@ def _dev(metadata: dict[str, Any]) -> str:
         if isinstance(metadata.get(f"dev/{name}"), int | float)
     ]
     return f"{', '.join(told)} (greedy)" if told else "unknown"
-
-
-def _version() -> str:
-    try:
-        return version("asr")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from asr.errors import ConfigError
 from asr.features import NUM_MELS, FeatureNorm
-from asr.model.attention import AttentionConfig, AttentionMemory
+from asr.model.attention import Attention, AttentionConfig, AttentionMemory
 from asr.model.listener import Listener, ListenerConfig, ListenerOutput, quantize_int8
+from asr.model.plain_steps import PlainSteps, SpellerSteps
 from asr.model.speller import Speller, SpellerConfig, Spelling
 from asr.model.speller_search import LASSteps, StepWeights
 
@@ -42,16 +44,31 @@ class LASConfig:
 
 
 class LAS(nn.Module):
-    """Listener, attention, speller and CTC head."""
+    """Listener, attention, speller and CTC head.
 
-    def __init__(self, config: LASConfig, vocab_size: int) -> None:
+    Args:
+        config: settings of the network.
+        vocab_size: V.
+        attention: an attention of the user's own, in place of the built-in one that the
+            settings name.
+
+    Raises:
+        ValueError: see `Speller`.
+    """
+
+    def __init__(
+        self,
+        config: LASConfig,
+        vocab_size: int,
+        attention: type[Attention] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         listener_size = 2 * config.listener.size
         self.norm = FeatureNorm()
         self.listener = Listener(config.listener, NUM_MELS)
         self.speller = Speller(
-            config.speller, config.attention, listener_size, vocab_size
+            config.speller, config.attention, listener_size, vocab_size, attention
         )
         self.ctc = nn.Linear(listener_size, vocab_size)
 
@@ -114,13 +131,32 @@ class LAS(nn.Module):
         other._modules = {**self._modules, "listener": quantize_int8(self.listener)}
         return other
 
+    def step_weights(self, precision: str = "float32") -> StepWeights | None:
+        """Prepare the speller's weights for searches; None if its attention has no use.
+
+        Args:
+            precision: float32 or int8.
+
+        Raises:
+            ConfigError: the precision is int8, and the attention has no fast path.
+        """
+        attention = self.speller.attention
+        if attention.has_fast_path():
+            return StepWeights(self.speller, precision)
+        if precision == "int8":
+            raise ConfigError(
+                "precision int8: is for the built-in attentions (the attention "
+                f"{type(attention).__name__} needs float32)"
+            )
+        return None
+
     @torch.no_grad()
     def steps(
         self,
         listened: ListenerOutput,
         coverage: float = 0.0,
         weights: StepWeights | None = None,
-    ) -> LASSteps:
+    ) -> SpellerSteps:
         """Return a `StepModel` of these utterances for a search.
 
         Args:
@@ -128,14 +164,12 @@ class LAS(nn.Module):
             coverage: see `LASSteps`.
             weights: of the speller, if they were prepared before.
         """
-        memory = self.precompute(listened)
-        start = self.speller.attention.start(memory)
-        return LASSteps(weights or StepWeights(self.speller), memory, start, coverage)
+        return self._steps(self.precompute(listened), coverage, weights)
 
     @torch.no_grad()
     def internal_lm(
         self, num_utterances: int, weights: StepWeights | None = None
-    ) -> LASSteps:
+    ) -> SpellerSteps:
         """Return the language model inside the speller, as a `StepModel`.
 
         All contexts c_i are zero, so that only the texts seen in training count. A
@@ -150,5 +184,13 @@ class LAS(nn.Module):
         attention, device = self.speller.attention, self.ctc.weight.device
         silence = torch.zeros(num_utterances, 1, self.ctc.in_features, device=device)
         memory = attention.precompute(silence, torch.ones(num_utterances).long())
-        start = attention.start(memory)
-        return LASSteps(weights or StepWeights(self.speller), memory, start, 0.0)
+        return self._steps(memory, 0.0, weights)
+
+    def _steps(
+        self, memory: AttentionMemory, coverage: float, weights: StepWeights | None
+    ) -> SpellerSteps:
+        weights = weights or self.step_weights()
+        if weights is None:
+            return PlainSteps(self.speller, memory, coverage)
+        start = self.speller.attention.start(memory)
+        return LASSteps(weights, memory, start, coverage)

@@ -18,7 +18,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from asr.model.attention import AttentionConfig, AttentionMemory, build_attention
+from asr.model.attention import (
+    Attention,
+    AttentionConfig,
+    AttentionMemory,
+    build_attention,
+)
 from asr.model.lstm import gates_last
 from asr.model.teacher_forcing import Spelled, spell_loop
 
@@ -81,7 +86,19 @@ class Spelling(NamedTuple):
 
 
 class Speller(nn.Module):
-    """An LSTM that looks at the listener's steps and writes characters."""
+    """An LSTM that looks at the listener's steps and writes characters.
+
+    Args:
+        config: of the speller.
+        attention: settings of the attention.
+        listener_size: H.
+        vocab_size: V.
+        attention_class: an attention of the user's own, in place of the built-in one
+            that the settings name.
+
+    Raises:
+        ValueError: the class is a built-in one, and not that of the settings.
+    """
 
     def __init__(
         self,
@@ -89,13 +106,16 @@ class Speller(nn.Module):
         attention: AttentionConfig,
         listener_size: int,
         vocab_size: int,
+        attention_class: type[Attention] | None = None,
     ) -> None:
         super().__init__()
         size, embedded = config.size, config.embedding_size
         self.embedding = nn.Embedding(vocab_size, embedded)
         widths = [embedded + listener_size] + [size] * (config.layers - 1)
         self.cells = nn.ModuleList(nn.LSTMCell(width, size) for width in widths)
-        self.attention = build_attention(attention, listener_size, size)
+        self.attention = build_attention(
+            attention, listener_size, size, attention_class
+        )
         self.hidden = nn.Linear(size + listener_size, size)
         self.output = nn.Linear(size, vocab_size)
         self.dropout = nn.Dropout(config.dropout)
@@ -141,6 +161,8 @@ class Speller(nn.Module):
             memory: of B utterances.
             inputs: (B, I) <sos> and the target without its last token.
         """
+        if not self.attention.has_fast_path():
+            return self.spell_by_steps(memory, inputs)
         cell = self.cells[0]
         assert isinstance(cell, nn.LSTMCell)
         embedded = self.dropout(self.embedding(inputs.t()))  # (I, B, E)

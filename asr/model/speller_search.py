@@ -1,7 +1,8 @@
 """The speller as a search sees it: one more character of many hypotheses at a time.
 
-It gives what `Speller.step`, the plain formula, gives; tests hold the two together. It
-is faster because what does not change from step to step is worked out beforehand:
+It gives what `plain_steps` gives by `Speller.step`, the plain formula; tests hold the
+two together. It knows the built-in attentions only. It is faster because what does not
+change from step to step is worked out beforehand:
 
 - the embedded tokens' share of the gates, as a table;
 - the context's shares: W c_i is a product with a sum, W sum_j alpha_ij h_j, and as well
@@ -16,8 +17,6 @@ same memory, which is not copied, and as many look at a time as stay in the cach
 Shapes: B utterances, K hypotheses of each, R = B * K rows, J listener steps, H listener
         size, S speller size, A attention size, V vocabulary size,
         W = (4 + 2 * layers) * S what is kept of a hypothesis, N heads of the attention.
-
-Source of the coverage bonus: Chorowski and Jaitly (2017), arXiv:1612.02695, section 4.
 """
 
 import math
@@ -37,11 +36,10 @@ from asr.model.attention import (
     split_heads,
 )
 from asr.model.lstm import gates_last, step_forward
+from asr.model.plain_steps import newly_covered
 from asr.model.quantized import Float32Linear, Int8Linear
 from asr.model.speller import Speller
 
-COVERED = 0.5
-"""Attention, summed over characters, from which a step counts as covered."""
 _IN_CACHE = 2**18
 """Numbers in a buffer that a CPU core's own cache holds with room to spare: 1 MiB."""
 
@@ -52,10 +50,16 @@ class StepWeights:
     Args:
         speller: is read once, here; a later change of its weights is not noticed.
         precision: float32 or int8.
+
+    Raises:
+        TypeError: its attention is not a built-in one; see `PlainSteps`.
     """
 
     @torch.no_grad()
     def __init__(self, speller: Speller, precision: str = "float32") -> None:
+        if not speller.attention.has_fast_path():
+            name = type(speller.attention).__name__
+            raise TypeError(f"no fast step is written for {name}")
         product = Int8Linear if precision == "int8" else Float32Linear
         cells = [cell for cell in speller.cells if isinstance(cell, nn.LSTMCell)]
         attention, size = speller.attention, cells[0].hidden_size
@@ -193,8 +197,7 @@ class LASSteps:
         weights, attended = weights.flatten(0, 1), state.attended
         if attended is not None:
             after = attended + weights
-            newly = (after > COVERED) & (attended <= COVERED)
-            scores = scores + self.coverage * newly.sum(dim=-1, keepdim=True)
+            scores = scores + self.coverage * newly_covered(attended, after)
             attended = after
         state = state._replace(kept=new, weights=weights, attended=attended)
         return scores, state

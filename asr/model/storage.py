@@ -6,7 +6,9 @@ model.json           format, settings of the network, tokenizer, where it is fro
 MODEL_CARD.md        for people; no program reads it
 
 Further files belong to the model when model.json has their checksums. Reading executes
-nothing, and reads no file that model.json does not tell of or that is elsewhere.
+nothing, and reads no file that model.json does not tell of or that is elsewhere. Of an
+attention that is not built in, model.json has the name of its class, which is compared
+with the class that is handed over: nothing is imported by it.
 """
 
 import json
@@ -20,12 +22,11 @@ import torch
 from torch import Tensor
 
 from asr.errors import CheckpointError
-from asr.model.attention import AttentionConfig
+from asr.model.attention import Attention, AttentionConfig, own_attention_name
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.tensor_files import (
-    Undrawn,
     as_bytes,
     check_files,
     checksums,
@@ -53,6 +54,17 @@ class Model(NamedTuple):
     tokenizer: CharTokenizer
     metadata: dict[str, Any]
     """Where the model is from: step, WER on dev, and the like."""
+
+
+class StoredModel(NamedTuple):
+    """What a model folder holds, before a network is built of it."""
+
+    config: LASConfig
+    attention_class: str | None
+    """Name of the attention's class; None for a built-in one."""
+    tokenizer: Tokenizer
+    metadata: dict[str, Any]
+    weights: Mapping[str, Tensor]
 
 
 def find_model(folder: str | Path | None) -> Path:
@@ -105,28 +117,43 @@ def save_model(
     Raises:
         CheckpointError: the folder cannot be written.
     """
+    chosen = las.state_dict() if weights is None else weights
+    own = own_attention_name(type(las.speller.attention))
+    stored = StoredModel(las.config, own, tokenizer, dict(metadata), chosen)
+    write_model(folder, stored, half=half, further=further)
+
+
+def write_model(
+    folder: Path,
+    stored: StoredModel,
+    *,
+    half: bool = False,
+    further: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write a model folder of what another one held; see `save_model`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from error
-    dtype = torch.float16 if half else torch.float32
-    chosen = las.state_dict() if weights is None else weights
+    dtype, weights = torch.float16 if half else torch.float32, stored.weights
     files = {
-        WEIGHTS: as_bytes({name: w.to(dtype) for name, w in chosen.items()}, {}),
+        WEIGHTS: as_bytes({name: w.to(dtype) for name, w in weights.items()}, {}),
         **(further or {}),
     }
+    own = stored.attention_class
     description = {
         "format": FORMAT,
-        "las": asdict(las.config),
-        "tokenizer": tokenizer.to_dict(),
-        "metadata": dict(metadata),
+        "las": asdict(stored.config),
+        **({"attention_class": own} if own else {}),
+        "tokenizer": stored.tokenizer.to_dict(),
+        "metadata": stored.metadata,
         "files": checksums(files),
     }
     write_files(folder, {**files, DESCRIPTION: _as_json(description)})
 
 
-def load_model(folder: Path) -> Model:
-    """Read a model folder; the network comes in evaluation mode, in float32.
+def read_model(folder: Path) -> StoredModel:
+    """Read a model folder, and build no network.
 
     Raises:
         CheckpointError: a part is missing, damaged, exchanged, or of another format.
@@ -135,16 +162,36 @@ def load_model(folder: Path) -> Model:
     path = inside(folder, WEIGHTS, place)
     try:
         config = las_config(description["las"])
+        own = description.get("attention_class")
+        if not (own is None or (isinstance(own, str) and own.isidentifier())):
+            raise ValueError("attention_class is not the name of a class")
         tokenizer = CharTokenizer.from_dict(description["tokenizer"])
         before = description.get("facts")  # the key of format 2
         metadata = dict(description["metadata"] if before is None else before)
     except (KeyError, TypeError, ValueError, CheckpointError) as error:
         raise _no_model(place, error) from error
-    weights, _ = read_tensors(path)
+    return StoredModel(config, own, tokenizer, metadata, read_tensors(path)[0])
+
+
+def load_model(folder: Path, attention: type[Attention] | None = None) -> Model:
+    """Read a model folder; the network comes in evaluation mode, in float32.
+
+    Args:
+        folder: of the model.
+        attention: the class that the model was trained with, if it is not built in.
+
+    Raises:
+        CheckpointError: a part is missing, damaged, exchanged, or of another format; or
+            the model was trained with another class of attention.
+    """
+    stored = read_model(folder)
+    place, path, weights = folder / DESCRIPTION, folder / WEIGHTS, stored.weights
+    tokenizer = stored.tokenizer
+    assert isinstance(tokenizer, CharTokenizer)
+    check_attention(place, stored, attention)
     try:
-        _check_sizes(config, tokenizer.size, weights)
-        with Undrawn():
-            las = LAS(config, tokenizer.size)
+        _check_sizes(stored)
+        las = _build(stored, attention)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise _no_model(place, error) from error
     if strange := [n for n, w in weights.items() if not w.is_floating_point()]:
@@ -157,23 +204,63 @@ def load_model(folder: Path) -> Model:
             f"{path}: does not fit {DESCRIPTION} "
             f"({' '.join(str(error).split()).partition(': ')[2]})"
         ) from error
-    return Model(las.eval(), tokenizer, metadata)
+    return Model(las.eval(), tokenizer, stored.metadata)
 
 
-def _check_sizes(
-    config: LASConfig, vocab_size: int, weights: Mapping[str, Tensor]
+def _build(stored: StoredModel, attention: type[Attention] | None) -> LAS:
+    """Build the network; its weights come from the file, so they are not drawn.
+
+    A class of the user's own is built with memory of its own all the same: it may have
+    tensors that are in no file.
+    """
+    size = stored.tokenizer.size
+    if attention is None:
+        with torch.device("meta"):
+            return LAS(stored.config, size)
+    with torch.random.fork_rng(devices=()):
+        return LAS(stored.config, size, attention)
+
+
+def check_attention(
+    place: Path, stored: StoredModel, attention: type[Attention] | None
 ) -> None:
+    """Compare the class of a model's attention with the one that is handed over.
+
+    Raises:
+        CheckpointError: they have different names; `place` is where it says so.
+    """
+    needed, given = stored.attention_class, own_attention_name(attention)
+    if needed == given:
+        return
+    if needed is None:
+        raise CheckpointError(
+            f"{place}: has a built-in attention, {stored.config.attention.kind}, not "
+            f"{given} (take it without a class, or another model)"
+        )
+    instead = f", not {given}" if given else ""
+    raise CheckpointError(
+        f"{place}: has an attention of the class {needed}{instead} (hand the class "
+        f"over in Python: attention={needed})"
+    )
+
+
+def _check_sizes(stored: StoredModel) -> None:
     """Refuse sizes that no weight has, before memory is taken for them.
+
+    What an attention that is not built in makes of its settings is its own affair.
 
     Raises:
         ValueError: there are such.
     """
+    config, weights = stored.config, stored.weights
     largest = max((max(w.shape, default=0) for w in weights.values()), default=0)
     listener, attention, speller = config.listener, config.attention, config.speller
-    sizes = [listener.size, *listener.reductions, attention.size, vocab_size]
+    sizes = [listener.size, *listener.reductions, stored.tokenizer.size]
     sizes += [speller.size, speller.embedding_size]
-    if attention.kind == "location":
-        sizes += [attention.filters, attention.reach]
+    if stored.attention_class is None:
+        sizes += [attention.size]
+        if attention.kind == "location":
+            sizes += [attention.filters, attention.reach]
     if max(sizes) > largest:
         raise ValueError(f"no weight has a size of {max(sizes)}")
     if max(speller.layers, len(listener.reductions)) > len(weights):

@@ -10,6 +10,8 @@ are fed are known beforehand. Three things make it fast and small:
 - everything is written into buffers that were made once.
 
 The plain formula is `Speller.spell_by_steps`; tests hold values and gradients together.
+Only the attentions of `attention.BUILT_IN` have their backward written here; with any
+other `Speller.spell` takes the plain formula.
 
 Shapes: B utterances, I tokens, J listener steps, H listener size, S speller size,
         A attention size, R steps that each of F location filters spans, D input size of
@@ -30,7 +32,6 @@ from asr.model.attention import (
     AdditiveAttention,
     Attention,
     AttentionMemory,
-    DotAttention,
     LocationAwareAttention,
     attend_across,
     cut_blocks,
@@ -74,38 +75,114 @@ def spell_loop(
         )
     ]
     biases = [gates_last(cell.bias_ih + cell.bias_hh) for cell in cells[1:]]
-    v, across, filters, location, activation = None, None, None, None, "dot"
-    if isinstance(attention, AdditiveAttention):
-        v, activation = attention.energy.weight[0], attention.activation
-        across = attention.across.weight[0] if attention.block_size else None
-    if isinstance(attention, LocationAwareAttention):
-        filters, location = attention.filters, attention.location.weight
-    if not isinstance(attention, AdditiveAttention | DotAttention):
+    if not attention.has_fast_path():
         raise TypeError(f"no backward is written for {type(attention).__name__}")
     heads = attention.heads
     h, keys = (split_heads(x, heads).flatten(0, 1) for x in (memory.h, memory.keys))
-    states, contexts, weights = _Loop.apply(  # type: ignore[no-untyped-call]
+    weights = _Weights(h, keys, attention.query.weight, (*recurrent,), (*biases,))
+    activation = "tanh"
+    if isinstance(attention, AdditiveAttention):
+        activation = attention.activation
+        weights = weights._replace(v=attention.energy.weight[0])
+        if attention.block_size:
+            weights = weights._replace(across=attention.across.weight[0])
+    if isinstance(attention, LocationAwareAttention):
+        weights = weights._replace(
+            filters=attention.filters, location=attention.location.weight
+        )
+    settings = _Settings(
         activation,
         attention.block_size,
-        len(cells),
         memory.valid.repeat_interleave(heads, dim=0),
         attention.start(memory).repeat_interleave(heads, dim=0),
-        gates,
-        h,
-        keys,
-        attention.query.weight,
-        v,
-        across,
-        filters,
-        location,
-        *recurrent,
-        *biases,
     )
-    return Spelled(states, contexts, weights.unflatten(1, (-1, heads)).mean(dim=2))
+    states, contexts, alphas = _Loop.apply(  # type: ignore[no-untyped-call]
+        settings, gates, *weights.flat()
+    )
+    return Spelled(states, contexts, alphas.unflatten(1, (-1, heads)).mean(dim=2))
+
+
+class _Settings(NamedTuple):
+    """What the loop reads and no gradient flows back to."""
+
+    activation: str
+    block_size: int
+    valid: Tensor
+    """(B, J) bool."""
+    start: Tensor
+    """(B, J) alpha_0."""
+
+
+class _Weights(NamedTuple):
+    """What the loop reads and gradients flow back to; and, in its place, these.
+
+    An `autograd.Function` sees only tensors that are arguments of their own: `flat`
+    lays them out, `of` puts them together again.
+    """
+
+    h: Tensor
+    """(B, J, H)."""
+    keys: Tensor
+    """(B, J, A) U h_j + b."""
+    query: Tensor
+    """(A, S) W."""
+    recurrent: tuple[Tensor, ...]
+    """(4 * S, D) of each layer, in the order of `gates_last`."""
+    biases: tuple[Tensor, ...]
+    """(4 * S,) of each layer but the lowest, whose gates have theirs."""
+    v: Tensor | None = None
+    """(A,), of an additive attention."""
+    across: Tensor | None = None
+    """(A,) v', of a hierarchical one."""
+    filters: Tensor | None = None
+    """(F, R), of a location-aware one."""
+    location: Tensor | None = None
+    """(A, F) L, of a location-aware one."""
+
+    def flat(self) -> tuple[Tensor | None, ...]:
+        """Lay out all tensors, in the order that `of` reads."""
+        return (
+            *(self.h, self.keys, self.query),
+            *(self.v, self.across, self.filters, self.location),
+            *self.recurrent,
+            *self.biases,
+        )
+
+    @classmethod
+    def of(cls, flat: Sequence[Any]) -> "_Weights":
+        """Put together what `flat` laid out."""
+        h, keys, query, v, across, filters, location, *layers = flat
+        num_layers = (len(layers) + 1) // 2
+        recurrent, biases = tuple(layers[:num_layers]), tuple(layers[num_layers:])
+        return cls(h, keys, query, recurrent, biases, v, across, filters, location)
 
 
 class _Energy(Protocol):
-    """Energies, and how a gradient flows back through them."""
+    """Energies, and how a gradient flows back through them.
+
+    The gradients of the weights add up from one `backward` to the next. None stands
+    for a weight that there is not.
+    """
+
+    @property
+    def d_keys(self) -> Tensor:
+        """(B, J, A), once the loop is through."""
+
+    @property
+    def d_v(self) -> Tensor | None:
+        """(A,)."""
+
+    @property
+    def d_across(self) -> Tensor | None:
+        """(A,)."""
+
+    @property
+    def d_filters(self) -> Tensor | None:
+        """(F, R)."""
+
+    @property
+    def d_location(self) -> Tensor | None:
+        """(A, F)."""
 
     def forward(self, query: Tensor, previous: Tensor) -> Tensor:
         """(B, A), (B, J) -> (B, J)."""
@@ -143,7 +220,7 @@ class _Additive:
         self.tanh = activation == "tanh"
         self.flat = (keys.size(0) * keys.size(1), keys.size(2))  # (B * J, A)
         self.d_keys, self.d_v = torch.zeros_like(keys), torch.zeros_like(v)
-        self.d_across = None
+        self.d_across: Tensor | None = None
         self.d_filters = None if filters is None else torch.zeros_like(filters)
         self.d_location = None if location is None else torch.zeros_like(location)
         self.buffer, self.d_buffer = torch.empty_like(keys), torch.empty_like(keys)
@@ -211,12 +288,10 @@ class _Additive:
 def _given_back(given: Tensor, steps: int) -> Tensor:
     """(B * J, R) gradients of the weights around each step -> (B, J) of each weight."""
     width = given.size(1)
-    padded = nn.functional.pad(
-        given.view(-1, steps, width).flip(2), (0, 0, width // 2, width // 2)
-    ).contiguous()  # (B, J + R - 1, R): step j's come from r = 0 at j, r = 1 at j + 1 …
-    row = (steps + width - 1) * width
-    diagonals = padded.as_strided((len(padded), steps, width), (row, width, width + 1))
-    return diagonals.sum(dim=2)
+    given = given.view(-1, steps, width)
+    padded = [len(given), steps + width - 1]  # as `neighbours` pads the weights
+    found: Tensor = torch.ops.aten.unfold_backward(given, padded, 1, width, 1)
+    return found[:, width // 2 : width // 2 + steps]
 
 
 class _Hierarchical:
@@ -287,7 +362,10 @@ class _Dot:
     def __init__(self, keys: Tensor) -> None:
         self.keys, self.scale = keys, 1 / math.sqrt(keys.size(2))
         self.d_keys = torch.zeros_like(keys)
-        self.d_v = self.d_across = self.d_filters = self.d_location = None
+        self.d_v: Tensor | None = None
+        self.d_across: Tensor | None = None
+        self.d_filters: Tensor | None = None
+        self.d_location: Tensor | None = None
 
     def forward(self, query: Tensor, previous: Tensor) -> Tensor:
         del previous
@@ -307,41 +385,26 @@ class _Loop(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        activation: str,
-        block_size: int,
-        num_layers: int,
-        valid: Tensor,
-        start: Tensor,
-        gates: Tensor,
-        h: Tensor,
-        keys: Tensor,
-        query_weight: Tensor,
-        v: Tensor | None,
-        across: Tensor | None,
-        filters: Tensor | None,
-        location: Tensor | None,
-        *layers: Tensor,
+        ctx: Any, settings: _Settings, gates: Tensor, *flat: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        recurrent, biases = layers[:num_layers], layers[num_layers:]
+        weights = _Weights.of(flat)
+        h, recurrent, biases = weights.h, weights.recurrent, weights.biases
         num_tokens, batch, _ = gates.shape
-        size, query_size = query_weight.size(1), query_weight.size(0)
+        query_size, size = weights.query.shape
         rows = len(h)  # B * N
-        energy = _energy(
-            activation, block_size, valid, keys, v, across, filters, location
-        )
-        padding = ~valid
+        energy = _energy(settings, weights)
+        padding = ~settings.valid
 
         inputs = [gates.new_empty(num_tokens, batch, w.size(1)) for w in recurrent]
         acts = [gates.clone()] + [bias.repeat(num_tokens, batch, 1) for bias in biases]
         hidden = [gates.new_zeros(num_tokens + 1, batch, size) for _ in recurrent]
         cell = [gates.new_zeros(num_tokens + 1, batch, size) for _ in recurrent]
         contexts = gates.new_zeros(num_tokens + 1, batch, rows // batch * h.size(2))
-        weights = gates.new_empty(num_tokens + 1, rows, h.size(1))
-        weights[0] = start
+        alphas = gates.new_empty(num_tokens + 1, rows, h.size(1))
+        alphas[0] = settings.start
         queries = gates.new_empty(num_tokens, batch, query_size)
         transposed = [weight.t() for weight in recurrent]
-        query_transposed = query_weight.t()
+        query_transposed = weights.query.t()
 
         for i in range(num_tokens):
             below = contexts[i]
@@ -352,32 +415,27 @@ class _Loop(torch.autograd.Function):
                 below = hidden[layer][i + 1]
                 step_forward(act, cell[layer][i], cell[layer][i + 1], below)
             torch.mm(below, query_transposed, out=queries[i])
-            energies = energy.forward(queries[i].view(rows, -1), weights[i])
+            energies = energy.forward(queries[i].view(rows, -1), alphas[i])
             energies.masked_fill_(padding, -torch.inf)
-            torch.softmax(energies, dim=-1, out=weights[i + 1])
-            torch.bmm(weights[i + 1][:, None], h, out=contexts[i + 1].view(rows, 1, -1))
+            torch.softmax(energies, dim=-1, out=alphas[i + 1])
+            torch.bmm(alphas[i + 1][:, None], h, out=contexts[i + 1].view(rows, 1, -1))
 
-        ctx.save_for_backward(
-            *(h, keys, query_weight, v, across, filters, location),
-            *(weights, queries, *recurrent),
-        )
-        ctx.energy = activation, block_size, valid
+        ctx.save_for_backward(alphas, queries, *flat)
+        ctx.settings = settings
         ctx.buffers = inputs, acts, hidden, cell
-        return hidden[-1][1:], contexts[1:], weights[1:]
+        return hidden[-1][1:], contexts[1:], alphas[1:]
 
     @staticmethod
     def backward(
-        ctx: Any, d_states: Tensor, d_contexts: Tensor, d_weights: Tensor
+        ctx: Any, d_states: Tensor, d_contexts: Tensor, d_alphas: Tensor
     ) -> tuple[Tensor | None, ...]:
-        h, keys, query_weight, v, across, filters, location, *rest = ctx.saved_tensors
-        weights, queries, *recurrent = rest
+        alphas, queries, *flat = ctx.saved_tensors
+        weights = _Weights.of(flat)
+        h, recurrent = weights.h, weights.recurrent
         inputs, acts, hidden, cell = ctx.buffers
         num_tokens, batch, context_size = d_contexts.shape
-        size, rows = query_weight.size(1), len(h)
-        activation, block_size, valid = ctx.energy
-        energy = _energy(
-            activation, block_size, valid, keys, v, across, filters, location
-        )
+        size, rows = weights.query.size(1), len(h)
+        energy = _energy(ctx.settings, weights)
         h_transposed = h.transpose(1, 2)
 
         d_gates = [torch.empty_like(act) for act in acts]
@@ -391,16 +449,16 @@ class _Loop(torch.autograd.Function):
         for i in reversed(range(num_tokens)):
             torch.add(d_contexts[i], d_context, out=d_context_all[i])
             d_looked = d_context_all[i].view(rows, 1, -1) @ h_transposed
-            d_alpha = d_looked[:, 0] + d_weights[i]
+            d_alpha = d_looked[:, 0] + d_alphas[i]
             if d_previous is not None:
                 d_alpha += d_previous
-            alpha = weights[i + 1]
+            alpha = alphas[i + 1]
             d_alpha -= (alpha * d_alpha).sum(dim=-1, keepdim=True)
             d_queries[i].view(rows, -1)[:], d_previous = energy.backward(
-                d_alpha.mul_(alpha), queries[i].view(rows, -1), weights[i]
+                d_alpha.mul_(alpha), queries[i].view(rows, -1), alphas[i]
             )
             above = d_states[i] + d_hidden[-1]
-            above.addmm_(d_queries[i], query_weight)
+            above.addmm_(d_queries[i], weights.query)
             for layer in reversed(range(len(recurrent))):
                 step_backward(
                     acts[layer][i],
@@ -417,43 +475,38 @@ class _Loop(torch.autograd.Function):
                 else:
                     d_context = below
 
-        d_recurrent = [
-            d.flatten(0, 1).t() @ x.flatten(0, 1)
-            for d, x in zip(d_gates, inputs, strict=True)
-        ]
-        d_biases = [d.sum(dim=(0, 1)) for d in d_gates[1:]]
-        d_query_weight = d_queries.flatten(0, 1).t() @ hidden[-1][1:].flatten(0, 1)
         d_contexts = d_context_all.view(num_tokens, rows, -1)
-        d_h = weights[1:].permute(1, 2, 0) @ d_contexts.transpose(0, 1)
-        return (
-            *(None, None, None, None, None),
-            d_gates[0],
-            d_h,
-            energy.d_keys,
-            d_query_weight,
-            energy.d_v,
-            energy.d_across,
-            energy.d_filters,
-            energy.d_location,
-            *d_recurrent,
-            *d_biases,
+        gradients = _Weights(
+            h=alphas[1:].permute(1, 2, 0) @ d_contexts.transpose(0, 1),
+            keys=energy.d_keys,
+            query=d_queries.flatten(0, 1).t() @ hidden[-1][1:].flatten(0, 1),
+            recurrent=tuple(
+                d.flatten(0, 1).t() @ x.flatten(0, 1)
+                for d, x in zip(d_gates, inputs, strict=True)
+            ),
+            biases=tuple(d.sum(dim=(0, 1)) for d in d_gates[1:]),
+            v=energy.d_v,
+            across=energy.d_across,
+            filters=energy.d_filters,
+            location=energy.d_location,
         )
+        return None, d_gates[0], *gradients.flat()
 
 
-def _energy(
-    activation: str,
-    block_size: int,
-    valid: Tensor,
-    keys: Tensor,
-    v: Tensor | None,
-    across: Tensor | None,
-    filters: Tensor | None,
-    location: Tensor | None,
-) -> Any:
+def _energy(settings: _Settings, weights: _Weights) -> _Energy:
+    """Build the energies that these weights are of."""
+    keys, v, activation = weights.keys, weights.v, settings.activation
     if v is None:
         return _Dot(keys)
-    if across is None:
-        return _Additive(keys, v, filters, location, activation)
+    located = weights.filters, weights.location
+    if weights.across is None:
+        return _Additive(keys, v, *located, activation)
     keys, keys_across = keys.chunk(2, dim=2)
-    inside = _Additive(keys.contiguous(), v, filters, location, activation)
-    return _Hierarchical(inside, valid, keys_across, across, block_size, activation)
+    return _Hierarchical(
+        _Additive(keys.contiguous(), v, *located, activation),
+        settings.valid,
+        keys_across,
+        weights.across,
+        settings.block_size,
+        activation,
+    )

@@ -45,7 +45,7 @@ def render(
     """Write a transcript in one of `FORMATS`.
 
     Args:
-        transcript: what was said.
+        transcript: what is written.
         format: one of `FORMATS`.
         layout: of subtitles.
         name: of the recording in trn and ctm; None for its file's, without the ending.
@@ -75,7 +75,7 @@ def write(
     all, in UTF-8.
 
     Args:
-        transcript: what was said.
+        transcript: what is written.
         folder: where the files go; those of an earlier transcript are replaced.
         name: of the files, and of the recording in trn and ctm.
         formats: some of `FORMATS`.

@@ -83,7 +83,7 @@ def cues(segments: Sequence[Segment], layout: SubtitleConfig) -> list[Cue]:
 def _has_room(
     cue: Sequence[Word], word: Word, pause: float, layout: SubtitleConfig
 ) -> bool:
-    """Tell whether a word may follow in a cue.
+    """Return whether a word may follow in a cue.
 
     Args:
         cue: the words that it has.

@@ -1,4 +1,4 @@
-"""Two failures of a search that an error rate does not tell from honest mistakes.
+"""Two failures of a search that an error rate does not show.
 
 A *loop*: attention does not move on, and the speller writes the same words again and
 again. An *early stop*: the speller ends the utterance long before the speaker does.
@@ -13,7 +13,7 @@ SHORT = 0.5
 
 
 def is_loop(reference: str, hypothesis: str) -> bool:
-    """Tell whether words stand three times in a row that the speaker did not repeat so.
+    """Return whether words stand three times in a row that were not said so often.
 
     >>> is_loop("NO NO NO", "NO NO NO")
     False
@@ -23,7 +23,7 @@ def is_loop(reference: str, hypothesis: str) -> bool:
 
 
 def is_early_stop(reference: str, hypothesis: str) -> bool:
-    """Tell whether fewer than half as many words were heard as said.
+    """Return whether fewer than half as many words were found as said.
 
     >>> is_early_stop("A B C D", "A B"), is_early_stop("A B C D", "A")
     (False, True)

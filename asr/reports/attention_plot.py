@@ -22,35 +22,51 @@ _SPACE, _END = "\u00b7", "\u220e"
 _DPI = 130
 
 
-def draw_attention(path: Path, weights: Tensor, text: str) -> None:
-    """Draw where the speller looked for each character, over steps, as a PNG.
+def draw_attention(
+    path: Path, weights: Tensor, text: str, seconds_per_step: float | None = None
+) -> None:
+    """Draw where the speller looked for each character, over time, as a PNG.
 
     Args:
         path: the picture; one that stood there is replaced.
         weights: (I, J) alpha; a last row for <eos> may be missing.
         text: the characters that the rows are of.
+        seconds_per_step: length of a listener step, for a time axis in seconds; None
+            for one that counts steps.
     """
-    rows = _row_names(text + _END)[: len(weights)]
+    rows = row_names(text + _END)[: len(weights)]
     figure = Figure(figsize=(9, _height(rows)), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    _heat_map(figure.add_subplot(), weights, rows)
+    paint_attention(figure.add_subplot(), weights, rows, seconds_per_step)
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=_DPI)
     write_bytes(path, picture.getvalue())
 
 
-def _row_names(characters: str) -> list[str]:
-    """One name a row: the character, or a dot for a space."""
+def row_names(characters: str) -> list[str]:
+    """Name each row: the character, or a dot for a space.
+
+    >>> row_names("A B")
+    ['A', '·', 'B']
+    """
     return [_SPACE if character == " " else character for character in characters]
 
 
-def _height(rows: Sequence[str]) -> float:
-    """Inches that so many rows need."""
-    return max(2.0, min(0.6 + 0.105 * len(rows), 30.0))
+def paint_attention(
+    axes: Any,
+    weights: Tensor,
+    rows: Sequence[str],
+    seconds_per_step: float | None = None,
+) -> None:
+    """Paint a heat map of attention weights into a part of a figure.
 
-
-def _heat_map(axes: Any, weights: Tensor, rows: Sequence[str]) -> None:
-    """Paint (I, J) weights with named rows, the first on top."""
+    Args:
+        axes: matplotlib's.
+        weights: (I, J) alpha.
+        rows: the I names at the rows, the first on top.
+        seconds_per_step: length of a listener step, for a time axis in seconds; None
+            for one that counts steps.
+    """
     axes.imshow(
         weights.clamp(0, 1).sqrt().numpy(),  # the root shows faint glances too
         aspect="auto",
@@ -58,9 +74,14 @@ def _heat_map(axes: Any, weights: Tensor, rows: Sequence[str]) -> None:
         cmap="Blues",
         vmin=0.0,
         vmax=1.0,
-        extent=(0, weights.size(1), len(rows) - 0.5, -0.5),
+        extent=(0, weights.size(1) * (seconds_per_step or 1), len(rows) - 0.5, -0.5),
     )
     axes.set_yticks(range(len(rows)), rows, fontsize=6.5, fontfamily="DejaVu Sans Mono")
     axes.tick_params(axis="y", length=0)
     axes.set_ylabel("character written")
-    axes.set_xlabel("listener step j")
+    axes.set_xlabel("time [s]" if seconds_per_step else "listener step j")
+
+
+def _height(rows: Sequence[str]) -> float:
+    """Inches that so many rows need."""
+    return max(2.0, min(0.6 + 0.105 * len(rows), 30.0))

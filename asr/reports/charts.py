@@ -217,7 +217,7 @@ def ticks(top: float, most: int = 5) -> list[float]:
 
 
 def percent(value: float, top: float) -> str:
-    """Tell where a value lies between 0 and `top`, as CSS and SVG write it."""
+    """Return where a value lies between 0 and `top`, as CSS and SVG write it."""
     return f"{100 * value / top if top else 0:.3f}%"
 
 

@@ -10,7 +10,7 @@ from asr.reports.markup import Html, fill, markup, table
 from asr.training.metrics import History, read_metrics
 
 _MOST_POINTS = 240
-"""Of a line: more than that is closer together than eyes can tell."""
+"""Of a line: more than that is closer together than eyes can see."""
 _VALIDATED = {
     "dev/wer": "WER, attention",
     "dev/cer": "CER, attention",
@@ -75,7 +75,7 @@ def thinned(points: Points, most: int = _MOST_POINTS) -> Points:
 
 
 def _summary(history: History, last: float) -> str:
-    """Say in words how long it took and what came of it."""
+    """Describe how long it took and its result."""
     said = f"Updates: {whole(last)}"
     if seconds := values(history, "seconds"):
         said += f" in {seconds[-1][1] / 3600:.1f} hours"

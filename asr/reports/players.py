@@ -34,7 +34,7 @@ class Players:
         self._folder, self._bytes_left = folder, most_bytes
 
     def player(self, path: Path) -> Html:
-        """Make a player of a file; say so where there is none."""
+        """Make a player of a file, or a note that there is none."""
         kind = _KINDS.get(path.suffix.lower())
         try:
             if kind is None or not path.is_file():
@@ -60,7 +60,7 @@ class Players:
         return quote(relative.replace(os.sep, "/"))
 
     def __str__(self) -> str:
-        """Say what became of the recordings."""
+        """Describe which recordings are embedded."""
         said = [f"Recordings inside of this page: {self.num_embedded}"]
         if self.num_linked:
             said.append(f"linked, where their files must be: {self.num_linked}")

@@ -1,4 +1,4 @@
-"""The page of a recording: what was heard, how surely, when, and what was looked at.
+"""The page of a recording: its words, their confidence and times, and attention.
 
 One HTML file that needs nothing beside it. Python prepares the numbers, and the files
 in `assets/pages/recording` show them:
@@ -35,10 +35,9 @@ from asr.tensor_files import write_bytes
 from asr.transcript import Alignment, Alternative, Flag, Segment, Transcript, Word
 
 ABOUT = {
-    Flag.SILENCE: "Nothing was to be heard here.",
-    Flag.NOISE: "Something was to be heard here, but no speech: "
-    "what the search made of it was dropped.",
-    Flag.LOOP: "The text goes in circles, with other settings too: do not rely on it.",
+    Flag.SILENCE: "Silence.",
+    Flag.NOISE: "No speech was found here: what the search made of it was dropped.",
+    Flag.LOOP: "The text repeats itself, with other settings too: do not rely on it.",
     Flag.UNFINISHED: "The search reached its longest text: the end may be invented.",
     Flag.RETRIED: "The first text was no good: this one was found with other settings.",
 }
@@ -65,12 +64,12 @@ class Instead(NamedTuple):
 
 
 def write_page(path: Path, audio: str | Path, transcript: Transcript) -> None:
-    """Write a page that shows what was heard, and where the model looked for it.
+    """Write a page that shows a transcript, and where the model looked for it.
 
     Args:
         path: the HTML file; one that stood there is replaced.
         audio: the recording that was transcribed.
-        transcript: what was heard; without alignments their maps are missing.
+        transcript: without alignments their maps are missing.
 
     Raises:
         AudioError: the recording cannot be read.
@@ -81,7 +80,7 @@ def write_page(path: Path, audio: str | Path, transcript: Transcript) -> None:
     page = _fill(
         _asset("page.html"),
         name=html.escape(Path(audio).name),
-        text=html.escape(transcript.text or "(nothing was said)"),
+        text=html.escape(transcript.text or "(no speech)"),
         style=_asset("style.css"),
         # JSON has < and & in strings only, where they can be written otherwise.
         data=json.dumps(data).replace("<", r"\u003c").replace("&", r"\u0026"),
@@ -96,7 +95,7 @@ def page_data(waveform: Tensor, name: str, transcript: Transcript) -> dict[str, 
     Args:
         waveform: (N,) the whole recording, at 16 kHz.
         name: of the recording.
-        transcript: what was heard in it.
+        transcript: of it.
     """
     return {
         "name": name,
@@ -114,7 +113,7 @@ def page_data(waveform: Tensor, name: str, transcript: Transcript) -> dict[str, 
 def alternatives(
     words: Sequence[str], nbest: Sequence[Alternative]
 ) -> list[list[Instead]]:
-    """Tell what else may stand in the place of each word.
+    """Return what else may stand in the place of each word.
 
     Each hypothesis is aligned with the best one word by word. Where as many words
     differ on both sides they are paired; where not, the differing words stand for each

@@ -33,7 +33,7 @@ _MOST_BARS = 60
 _MOST_CONFUSIONS = 15
 _MOST_FAULTS = 10
 _FEWEST_UTTERANCES = 5
-"""Of a speaker, to tell an interval."""
+"""Of a speaker, for an interval."""
 _UNKNOWN = "(unknown)"
 
 Texts = Sequence[str]
@@ -46,8 +46,8 @@ def write_report(
 
     Args:
         page: the HTML file; one that stood there is replaced.
-        references: manifest with what was said.
-        hypotheses: manifest with what was heard, as `asr decode` writes it.
+        references: manifest with the references.
+        hypotheses: manifest with the hypotheses, as `asr decode` writes it.
         run: folder of the training, to show its learning curves too.
 
     Raises:
@@ -55,8 +55,8 @@ def write_report(
             or the page cannot be written.
     """
     said, decoded = read_paired(references, hypotheses)
-    texts, heard = [u.text for u in said], [u.text for u in decoded]
-    found = results(said, heard)
+    texts, written = [u.text for u in said], [u.text for u in decoded]
+    found = results(said, written)
     players = Players(page.parent)
     worst_shown = show_all(worst(found), players)
     drawn_shown = show_all(drawn(found), players)
@@ -68,13 +68,13 @@ def write_report(
         references=references,
         hypotheses=hypotheses,
         today=date.today().isoformat(),
-        **_headline(said, texts, heard),
+        **_headline(said, texts, written),
         **_decoding(hypotheses.parent / "decode.json"),
-        speakers=_by_speaker(said, texts, heard),
-        lengths=_rates(by_length(texts, heard, [u.duration for u in said]), "length"),
-        positions=_rates(_by_tenth(texts, heard), "tenth of the utterance"),
-        frequencies=_rates(by_frequency(texts, heard), "said"),
-        **_confusions(texts, heard),
+        speakers=_by_speaker(said, texts, written),
+        lengths=_rates(by_length(texts, written, [u.duration for u in said]), "length"),
+        positions=_rates(_by_tenth(texts, written), "tenth of the utterance"),
+        frequencies=_rates(by_frequency(texts, written), "said"),
+        **_confusions(texts, written),
         **_faults(found),
         worst=worst_shown or Html("<p class='nothing'>Not one error was made.</p>"),
         drawn=drawn_shown,
@@ -86,14 +86,14 @@ def write_report(
 
 
 def _headline(
-    said: Sequence[Utterance], texts: Texts, heard: Texts
+    said: Sequence[Utterance], texts: Texts, written: Texts
 ) -> dict[str, object]:
     """Count what stands on top of the page."""
-    words, characters = word_error_rate(texts, heard), char_error_rate(texts, heard)
+    words, characters = word_error_rate(texts, written), char_error_rate(texts, written)
     speakers = [utterance.speaker for utterance in said]
     num_speakers = len(set(speakers))
     groups = speakers if num_speakers > 1 else None
-    low, high = confidence_interval(texts, heard, groups=groups)
+    low, high = confidence_interval(texts, written, groups=groups)
     top = max(1.0, words.rate, high)
     count = words.num_reference
     outcomes = {"wrong": words.substitutions, "lost": words.deletions}
@@ -150,8 +150,8 @@ def _decoding(path: Path) -> dict[str, object]:
     rows = [(name.replace("_", " "), value) for name, value in metadata.items()]
     rows += [(f"decoding.{name}", value) for name, value in settings.items()]
     warning = markup(
-        "<p class='warning'>Recordings that could not be read, so nothing was heard "
-        "of them: {}. The first: {}</p>",
+        "<p class='warning'>Recordings that could not be read, so that their text is "
+        "empty: {}. The first: {}</p>",
         *(len(errors), errors[0] if errors else ""),
     )
     model = markup(
@@ -165,10 +165,10 @@ def _decoding(path: Path) -> dict[str, object]:
     }
 
 
-def _by_speaker(said: Sequence[Utterance], texts: Texts, heard: Texts) -> Html:
-    """Show the speakers, those that are heard worst first."""
+def _by_speaker(said: Sequence[Utterance], texts: Texts, written: Texts) -> Html:
+    """Show the speakers, those with the most errors first."""
     speakers = [utterance.speaker for utterance in said]
-    rates = by_group(texts, heard, speakers)
+    rates = by_group(texts, written, speakers)
     if len(rates) < 2:
         name = speakers[0] or "unknown"
         return markup("<p class='nothing'>There is only one speaker: {}.</p>", name)
@@ -179,7 +179,7 @@ def _by_speaker(said: Sequence[Utterance], texts: Texts, heard: Texts) -> Html:
         span = None
         if len(places) >= _FEWEST_UTTERANCES:
             span = confidence_interval(
-                [texts[i] for i in places], [heard[i] for i in places]
+                [texts[i] for i in places], [written[i] for i in places]
             )
         note = f"{name or _UNKNOWN}: {rates[name]}, {len(places)} utterances"
         rows.append(Bar(name or _UNKNOWN, rates[name].rate, span, note))
@@ -187,16 +187,16 @@ def _by_speaker(said: Sequence[Utterance], texts: Texts, heard: Texts) -> Html:
     more = f"{left_out} more speakers with lower rates are in the table."
     return join(
         [
-            bars(rows, word_error_rate(texts, heard).rate, _short_percent),
+            bars(rows, word_error_rate(texts, written).rate, _short_percent),
             markup("<p>{}</p>", more) if left_out else Html(),
             _rate_table(rates, "speaker"),
         ]
     )
 
 
-def _by_tenth(texts: Texts, heard: Texts) -> dict[str, ErrorRate]:
+def _by_tenth(texts: Texts, written: Texts) -> dict[str, ErrorRate]:
     names = ("1st", "2nd", "3rd", *(f"{number}th" for number in range(4, 11)))
-    return dict(zip(names, by_position(texts, heard), strict=True))
+    return dict(zip(names, by_position(texts, written), strict=True))
 
 
 def _rates(rates: Mapping[str, ErrorRate], of_what: str) -> Html:
@@ -234,17 +234,17 @@ def _rate_table(
     )
 
 
-def _confusions(texts: Texts, heard: Texts) -> dict[str, Html]:
+def _confusions(texts: Texts, written: Texts) -> dict[str, Html]:
     """Make three tables, of words that were substituted, missed and invented."""
-    most = word_error_rate(texts, heard).errors
-    found = confusions(texts, heard, top=most)
+    most = word_error_rate(texts, written).errors
+    found = confusions(texts, written, top=most)
     kinds: dict[str, tuple[Callable[[Confusion], bool], Sequence[str]]] = {
         "substituted": (
             lambda c: bool(c.reference_word and c.hypothesis_word),
-            ("said", "heard", "times"),
+            ("reference", "hypothesis", "times"),
         ),
-        "missed": (lambda c: not c.hypothesis_word, ("said", "times")),
-        "invented": (lambda c: not c.reference_word, ("heard", "times")),
+        "missed": (lambda c: not c.hypothesis_word, ("reference", "times")),
+        "invented": (lambda c: not c.reference_word, ("hypothesis", "times")),
     }
     tables = dict[str, Html]()
     for kind, (is_of_kind, header) in kinds.items():
@@ -277,9 +277,9 @@ def _faults(found: Sequence[Result]) -> dict[str, object]:
     ]
     return {
         "num_loops": _number("num-loops", len(loops), f"{len(loops):,}"),
-        "loops": _listed("Loops", ("utterance", "repeated", "heard"), repeated),
+        "loops": _listed("Loops", ("utterance", "repeated", "hypothesis"), repeated),
         "num_stops": _number("num-stops", len(stops), f"{len(stops):,}"),
-        "stops": _listed("Early stops", ("utterance", "words", "heard"), short),
+        "stops": _listed("Early stops", ("utterance", "words", "hypothesis"), short),
     }
 
 

@@ -22,7 +22,7 @@ _GAP = "\u00b7"
 
 @dataclass(frozen=True)
 class Result:
-    """An utterance, and what was heard of it."""
+    """An utterance, and its hypothesis."""
 
     utterance: Utterance
     hypothesis: str

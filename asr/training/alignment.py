@@ -1,4 +1,4 @@
-"""Where should attention look? Where the CTC head heard the character.
+"""Where should attention look? Where the CTC head finds the character.
 
 Early in training the CTC head's alignment of what was said shows the speller where to
 look (see `loss`): the head finds the characters long before attention does, because its
@@ -21,7 +21,7 @@ from asr.decoding.ctc_alignment import align
 def character_steps(
     log_probs: Tensor, num_steps: Tensor, batch: Batch, blank: int
 ) -> Tensor:
-    """Tell at which step of the CTC head each character begins.
+    """Return the step of the CTC head at which each character begins.
 
     Args:
         log_probs: (B, J', V) of the CTC head.

@@ -15,7 +15,7 @@ its gains are made sqrt(n / N) of what they were.
 Shapes: n units of an LSTM before, N after; its output is [forwards ; backwards].
 
 Source: Chen, Goodfellow and Shlens (2016), "Net2Net", arXiv:1511.05641, who copy units
-and halve what they say; copies get the same gradients and part only by chance.
+and halve their outgoing weights; copies get the same gradients and part only by chance.
 """
 
 import math
@@ -52,11 +52,14 @@ def grow(las: LAS, old: LAS) -> None:
     if before > after:
         raise ValueError(f"listener.size was {before} and cannot shrink to {after}")
     heads = old.config.attention.heads
-    if before < after and heads > 1:  # each would get another part of what is heard
+    if before < after and heads > 1:  # each would get another part of the output
         raise ValueError(f"listener.size cannot grow under {heads} attention.heads")
     targets = las.state_dict()
     for name, source in old.state_dict().items():
         target = targets[name]
+        if not source.shape:  # a single number of an attention of the user's own
+            target.copy_(source)
+            continue
         if ".layers." in name:
             candidate = target.view(4, after, *target.shape[1:])[_CANDIDATE]
             candidate[before:] = 0
@@ -82,16 +85,16 @@ def _different(old: LASConfig, new: LASConfig) -> str:
     before, after = asdict(old), asdict(new)
     for part, settings in before.items():
         for name, value in settings.items():
-            told = f"{part}.{name}"
-            if told != "listener.size" and name != "dropout":
+            setting = f"{part}.{name}"
+            if setting != "listener.size" and name != "dropout":
                 now = after[part][name]
                 if now != value:
-                    return f"{told} was {value} and is {now}"
+                    return f"{setting} was {value} and is {now}"
     return ""
 
 
 def _places(small: int, large: int, before: int, after: int) -> Tensor:
-    """Tell where along an axis the old numbers go.
+    """Return where along an axis the old numbers go.
 
     An axis that grows is made of blocks of n or N units (gates, directions, joined
     neighbours), perhaps behind numbers that do not come from the listener.

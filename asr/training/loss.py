@@ -16,7 +16,7 @@ Source: label smoothing: Szegedy et al. (2016), arXiv:1512.00567; CTC: Graves et
 (2006), ICML; both losses together: Watanabe et al. (2017), IEEE JSTSP 11(8). The guide
 is guided attention (Tachibana et al., 2018, arXiv:1710.08969, section 4.1) with CTC's
 alignment in place of the diagonal: a penalty for being far from the diagonal moved
-nothing here in 400 updates, since what it tells a flat attention is nearly nothing. The
+nothing here in 400 updates, since its gradient for a flat attention is nearly zero. The
 guide comes from what the listener has understood, so it is not to teach it: as long as
 there is one, no gradient goes from the keys that attention compares to the listener.
 """
@@ -68,7 +68,7 @@ class LossConfig:
             raise ValueError("loss.guide_until must not be before guide_from")
 
     def guide(self, progress: float) -> float:
-        """Tell g at some progress, 0 to 1.
+        """Return g at some progress, 0 to 1.
 
         >>> LossConfig(guide_weight=2.0, guide_from=0.1, guide_until=0.5).guide(0.3)
         1.0
@@ -89,7 +89,7 @@ class Losses(NamedTuple):
 
 
 def teacher_inputs(batch: Batch, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
-    """Tell what the speller is fed and what it shall answer.
+    """Return the inputs of the speller and its targets.
 
     Returns:
         (B, I) <sos> and the characters, and (B, I) the characters and <eos>; padding

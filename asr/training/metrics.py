@@ -70,7 +70,7 @@ class MetricsLog:
 
 
 class History(NamedTuple):
-    """What a run has told so far."""
+    """What a run has logged so far."""
 
     steps: list[dict[str, float]]
     """Metrics of a step or of a validation, with its "step", in the order written."""

@@ -74,12 +74,12 @@ def learning_rate(config: ScheduleConfig, step: int, progress: float) -> float:
 
 
 def augment_strength(config: ScheduleConfig, progress: float) -> float:
-    """Tell how wide SpecAugment's stripes may be: 0 to 1 of their full width."""
+    """Return how wide SpecAugment's stripes may be: 0 to 1 of their full width."""
     return _ramp(progress, config.augment_from, config.augment_full)
 
 
 def sampling_chance(config: ScheduleConfig, progress: float) -> float:
-    """Tell the chance of an input character to be the speller's own guess."""
+    """Return the chance of an input character to be the speller's own guess."""
     return config.sampling * _ramp(progress, config.sampling_from, 1.0)
 
 

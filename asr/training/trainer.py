@@ -5,12 +5,12 @@ A run is a folder:
 config.yaml              all settings (written by `experiment`)
 checkpoint.safetensors   where it was last; a run that finds one goes on from there
 model/                   the averaged weights with the lowest loss on dev so far (greedy
-                         CER hangs on whether one utterance goes in circles)
+                         CER depends on whether one utterance repeats itself)
 metrics.jsonl            what happened, a line each; the same in tensorboard/
 attention/               a picture of the same dev utterance at each validation
 
 On a CPU, `K steps, kill, M steps` gives the weights of `K + M steps` bit for bit where
-the length is told in epochs. Where it is told in minutes, the schedule follows the
+the length is given in epochs. Where it is given in minutes, the schedule follows the
 clock.
 """
 
@@ -256,7 +256,7 @@ class Trainer:
     def _own_batches(
         self, batches: list[list[int]], starts: Iterable[int], size: int
     ) -> Iterator[tuple[list[int], float]]:
-        """Tell this process's share of each update, and how strong the masks are."""
+        """Yield this process's share of each update, and how strong the masks are."""
         for start in starts:
             strength = augment_strength(self.schedule, self._progress_at(start))
             group = batches[start : start + size]
@@ -362,7 +362,7 @@ class Trainer:
             self._save()
 
     def _due(self) -> int:
-        """Return how many validations there should have been by now."""
+        """Count how many validations there should have been by now."""
         return validations_due(self.progress, self.config.validations)
 
     def _validate(self, log: MetricsLog | None) -> None:

@@ -1,6 +1,6 @@
 """How good is the network now? Loss, error rates, and how attention behaves.
 
-Attention is told in three figures, all between 0 and 1:
+Attention is described by three figures, all between 0 and 1:
 
 focus       1 - entropy(alpha_i) / log J      1 where each character looks at one step
 monotony    share of characters whose steps do not go back
@@ -51,7 +51,7 @@ class Validation:
         }
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Write it in one line."""
         return (
             f"dev loss {self.loss:.3f}, WER {100 * self.wer.rate:.1f} %, "
             f"CER {100 * self.cer.rate:.1f} %, "

@@ -3,10 +3,10 @@
     python recipes/librispeech/subwords.py CONFIG.yaml FOLDER --size 300 [KEY=VALUE...]
 
 makes a vocabulary of --size subwords of the training set's texts (needs `pip install
-"asr[subwords]"`: sentencepiece), trains as `asr train` does, and leaves the vocabulary
-in FOLDER/subwords.model. WER and CER on dev tell what another unit would give; the
-model cannot be loaded again, since the search with its language model of words, word
-times and confidence are made for characters.
+"listen-attend-spell[subwords]"`: sentencepiece), trains as `asr train` does, and leaves
+the vocabulary in FOLDER/subwords.model. WER and CER on dev tell what another unit would
+give; the model cannot be loaded again, since the search with its language model of
+words, word times and confidence are made for characters.
 
 Source: Kudo (2018), arXiv:1804.10959, the unigram model of subwords.
 """
@@ -23,6 +23,7 @@ from asr.config import load_config
 from asr.errors import AsrError, ConfigError
 from asr.tensor_files import write_bytes
 from asr.train import chosen, train
+from asr.version import DISTRIBUTION
 
 MODEL = "subwords.model"
 LEAST = 4
@@ -97,7 +98,7 @@ def _sentencepiece() -> Any:
         import sentencepiece
     except ImportError as error:
         raise ConfigError(
-            'sentencepiece is not installed (pip install "asr[subwords]")'
+            f'sentencepiece is not installed (pip install "{DISTRIBUTION}[subwords]")'
         ) from error
     return sentencepiece
 

@@ -196,7 +196,8 @@ def test_without_pyav_it_is_told_how_to_get_it(
     path.write_bytes(FILES[name])
     assert_refused(
         path,
-        f'is {name} .pip install "asr\\[av\\]" reads it, or convert it to wav or flac.',
+        f'is {name} .pip install "listen-attend-spell\\[av\\]" reads it, or convert it '
+        "to wav or flac.",
     )
 
 

@@ -515,7 +515,7 @@ def test_a_wav_that_was_piped_is_read(path: Path) -> None:
 
 def test_a_flac_that_was_piped_is_refused(path: Path) -> None:
     path.write_bytes(flac_that_promises(0))
-    assert_refused(path, "does not tell its length")
+    assert_refused(path, "has no length in its header")
 
 
 def test_an_ogg_that_lost_a_page_is_refused(path: Path) -> None:

@@ -3,7 +3,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -11,10 +11,12 @@ import pytest
 import soundfile
 import torch
 
+import asr
 from asr.cli import PARTIAL, main
-from asr.cli.options import add_search
+from asr.cli.completion import SHELLS
 from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.config import DecodingConfig
+from asr.inference.search_settings import Situation, save_decoding
 from asr.output import FORMATS
 from asr.transcript import Transcript
 
@@ -35,29 +37,36 @@ def test_help_answers_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("status", [0, 3])
-def test_a_command_ends_as_it_should_without_taking_all_to_pieces(status: int) -> None:
+@pytest.mark.parametrize(
+    ("command", "status", "pieces"),
+    [("transcribe x", 0, []), ("transcribe x", 3, ["to pieces"]),
+     ("doctor", 0, ["to pieces"])],
+)  # fmt: skip
+def test_transcribe_leaves_at_once_where_all_went_well(
+    command: str, status: int, pieces: list[str]
+) -> None:
     code = (
         "import atexit, asr.cli\n"
         "class Slow:\n"
         "    def __del__(self): print('to pieces')\n"
         "slow = Slow()\n"
         "atexit.register(print, 'at the end')\n"
-        f"asr.cli.main = lambda: print('text') or {status}\n"
+        f"asr.cli._status = lambda args: print('text') or {status}\n"
         "asr.cli.run()\n"
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    program = [sys.executable, "-c", code, *command.split()]
+    done = subprocess.run(program, capture_output=True, text=True)
 
     assert done.returncode == status
-    expected = ["text", "at the end"] + (["to pieces"] if status else [])
-    assert done.stdout.split("\n")[:-1] == expected
+    assert done.stdout.split("\n")[:-1] == ["text", "at the end", *pieces]
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_closed_stream_is_no_fault(closed: str) -> None:
-    code = "import asr.cli; asr.cli.main = lambda: 0; asr.cli.run()"
-    done = subprocess.run(["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code])
+    code = "import asr.cli; asr.cli._status = lambda args: 0; asr.cli.run()"
+    run = f'"$0" -c "$1" transcribe x {closed}'
+    done = subprocess.run(["sh", "-c", run, sys.executable, code])
     assert done.returncode == 0
 
 
@@ -100,6 +109,11 @@ def test_text_that_finds_no_place_is_told(tmp_path: Path) -> None:
         "decode",
         "score",
         "report",
+        "tune",
+        "calibrate",
+        "evaluate",
+        "evaluate robustness",
+        "evaluate long-recordings",
         "export",
         "demo",
         "doctor",
@@ -109,7 +123,7 @@ def test_the_help_of_each_command_shows_an_example(
     command: str, capsys: Capture
 ) -> None:
     with pytest.raises(SystemExit, match="0"):
-        main([command, "--help"])
+        main([*command.split(), "--help"])
 
     assert f"example:\n  asr {command}" in capsys.readouterr().out
 
@@ -281,7 +295,7 @@ def test_silence_is_told(model_folder: Path, tmp_path: Path, capsys: Capture) ->
 
     printed = capsys.readouterr()
     assert printed.out == "\n"
-    assert printed.err == f"asr: {path}: nothing was heard\n"
+    assert printed.err == f"asr: {path}: silence, no text\n"
 
 
 @pytest.mark.parametrize(
@@ -487,22 +501,146 @@ def test_export_halves_a_model(
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("command", ["transcribe", "explain", "decode"])
+def test_the_help_names_all_settings_of_the_search(
+    command: str, capsys: Capture
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+
+    printed = capsys.readouterr().out
+    assert "decoding.json" in printed
+    for field in fields(DecodingConfig):
+        assert field.name in printed
+
+
+def settings_of(arguments: list[str], capsys: Capture) -> dict[str, object]:
+    """Transcribe the sample, and return the settings that were used."""
+    assert main(["transcribe", *arguments, "--output-format", "json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    settings: dict[str, object] = tree["settings"]
+    return settings
+
+
+def test_later_settings_win(
+    model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    own = DecodingConfig(beam_size=2, length_norm=0.5, ctc_weight=0.5, coverage=0.125)
+    save_decoding(model_folder, Situation.BUNDLED, own)
+    options = ["--model", str(model_folder), "--beam", "3", "--ctc-weight", "0.25"]
+    given = ["decoding.beam_size=1", "decoding.length_norm=0.9"]
+
+    used = settings_of([str(recording), *options, *given], capsys)
+
+    names = ("beam_size", "length_norm", "ctc_weight", "coverage", "eos_threshold")
+    assert [used[name] for name in names] == [1, 0.9, 0.25, 0.125, 1.5]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_setting_may_stand_anywhere(
+    place: int, model_folder: Path, recording: Path, capsys: Capture
+) -> None:
+    arguments = [str(recording), "--model", str(model_folder), "decoding.lm_weight=0"]
+    where = [0, 1, 3, 4][place]
+    arguments.insert(where, "decoding.beam_size=1")
+
+    assert settings_of(arguments, capsys)["beam_size"] == 1
+
+
+def test_decode_and_explain_take_settings_behind_options(
+    model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    manifest, out = tmp_path / "set.jsonl", tmp_path / "out"
+    write_manifest(manifest, [Utterance("a", str(recording), 0.5, "A")])
+    model = ["--model", str(model_folder)]
+    given = ["decoding.beam_size=2", "decoding.length_norm=0.9"]
+
+    decode = ["decode", str(manifest), str(out), "--processes", "1"]
+    assert main([*decode, *model, *given]) == 0
+    page = ["--output", str(tmp_path / "page.html")]
+    assert main(["explain", str(recording), *model, *page, *given]) == 0
+
+    used = json.loads((out / "decode.json").read_text())["decoding"]
+    assert (used["beam_size"], used["length_norm"]) == (2, 0.9)
+
+
 @pytest.mark.parametrize(
-    ("option", "default"),
+    ("given", "message"),
     [
-        ("--beam", DecodingConfig.beam_size),
-        ("--ctc-weight", DecodingConfig.ctc_weight),
-        ("--lm-weight", DecodingConfig.lm_weight),
-        ("--word-bonus", DecodingConfig.word_bonus),
-        ("--ilm-weight", DecodingConfig.ilm_weight),
+        (
+            "decoding.beam=2",
+            "decoding.beam: is not a setting (did you mean beam_size?)",
+        ),
+        ("decoding.ctc_weight=2", "decoding.ctc_weight is a share from 0 to 1, not 2"),
+        ("decoding.beam_size=x", "decoding.beam_size must be a whole number, not 'x'"),
     ],
 )
-def test_the_help_names_the_default_of_the_search(option: str, default: float) -> None:
-    parser = argparse.ArgumentParser()
-    add_search(parser)
-    (action,) = (a for a in parser._actions if option in a.option_strings)
+def test_a_setting_that_cannot_be_is_one_line(
+    given: str, message: str, recording: Path, capsys: Capture
+) -> None:
+    assert main(["transcribe", str(recording), given]) == 1
 
-    named = re.search(r"default: (-?[\d.]+)", action.help or "")
+    error = capsys.readouterr().err
+    assert error.startswith(f"asr: {message}")
+    assert error.count("\n") == 1
 
-    assert named
-    assert float(named[1]) == default
+
+def test_settings_alone_are_no_recording(capsys: Capture) -> None:
+    assert main(["transcribe", "decoding.beam_size=1"]) == 1
+    assert "no recording is given" in capsys.readouterr().err
+
+
+def test_what_is_left_over_is_refused(capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["decode", "a", "b", "--beam", "2", "decoding.beam_size=1", "more"])
+
+    assert "unrecognized arguments: more" in capsys.readouterr().err
+
+
+# What the whole command prints of itself
+
+
+def test_the_version_is_printed(capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+
+    assert capsys.readouterr().out == f"asr {asr.__version__}\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_gets_a_script_that_knows_the_commands(
+    capsys: Capture, shell: str
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--print-completion", shell])
+
+    script = capsys.readouterr().out
+    assert {"transcribe", "explain", "train", "doctor"} <= set(
+        re.findall(r"\w+", script)
+    )
+    assert "beam" in script
+
+
+def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
+    (tmp_path / "talk.flac").touch()
+    with_script = (
+        'source <("$0" -m asr --print-completion bash); cd "$1"; shift; '
+        'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_asr; '
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+
+    def completed(*words: str) -> set[str]:
+        line = ["bash", "-c", with_script, sys.executable, str(tmp_path), *words]
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+        return set(done.stdout.split())
+
+    assert {"transcribe", "train"} <= completed("asr", "tra")
+    assert completed("asr", "transcribe", "--bea") == {"--beam-size"}
+    assert "talk.flac" in completed("asr", "transcribe", "ta")
+
+
+def test_another_shell_is_refused(capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--print-completion", "powershell"])
+
+    assert "invalid choice: 'powershell'" in capsys.readouterr().err

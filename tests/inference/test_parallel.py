@@ -12,6 +12,7 @@ from asr.decoding.config import DecodingConfig
 from asr.errors import AudioError, CheckpointError, ConfigError, ManifestError
 from asr.inference.long_audio import Recording
 from asr.inference.parallel import decode, transcribe_files
+from asr.model.storage import Model, save_model
 from asr.transcript import Transcript
 
 QUICK = DecodingConfig(beam_size=2)
@@ -146,8 +147,15 @@ def test_more_processes_are_started_where_there_is_much_to_do(
     asked = list[int]()
 
     class Pool:
-        def __init__(self, processes: int, *context: object, **start: object) -> None:
+        def __init__(
+            self,
+            processes: int,
+            context: object,
+            initializer: Callable[..., object],
+            initargs: tuple[object, ...],
+        ) -> None:
             asked.append(processes)
+            initializer(*initargs)
 
         def shutdown(self, cancel_futures: bool) -> None: ...
 
@@ -171,3 +179,21 @@ def test_more_processes_are_started_where_there_is_much_to_do(
     assert [one.text for one in many if isinstance(one, Transcript)] == [
         one.text for one in few if isinstance(one, Transcript)
     ]
+
+
+def test_two_transcriptions_at_a_time_keep_their_own_models_and_the_callers_threads(
+    model: Model, model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    save_model(other, model.las, model.tokenizer, {})
+    recordings = [Recording.of_file(tmp_path / f"{number}.wav") for number in range(9)]
+    torch.set_num_threads(2)
+
+    one = transcribe_files(model_folder, recordings, QUICK, processes=1)
+    two = transcribe_files(other, recordings, QUICK, processes=1)
+    names = [(t.model, u.model) for t, u in zip(one, two, strict=True)]  # type: ignore[union-attr]
+    threads = torch.get_num_threads()
+
+    torch.set_num_threads(1)
+    assert set(names) == {(str(model_folder), str(other))}
+    assert threads == 2

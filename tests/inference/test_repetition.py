@@ -1,6 +1,6 @@
 import pytest
 
-from asr.inference.repetition import goes_in_circles, longest_repetition
+from asr.inference.repetition import longest_repetition, repeats_itself
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from asr.inference.repetition import goes_in_circles, longest_repetition
     ],
 )
 def test_a_loop_is_noticed(text: str) -> None:
-    assert goes_in_circles(text)
+    assert repeats_itself(text)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_loop_is_noticed(text: str) -> None:
     ],
 )
 def test_speech_is_no_loop(text: str) -> None:
-    assert not goes_in_circles(text)
+    assert not repeats_itself(text)
 
 
 @pytest.mark.parametrize(

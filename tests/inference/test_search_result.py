@@ -98,6 +98,6 @@ def test_nothing_said_is_not_noise() -> None:
     assert segment.text == ""
 
 
-def test_a_text_without_end_and_one_that_goes_in_circles_are_flagged() -> None:
+def test_a_text_without_end_and_one_that_repeats_itself_are_flagged() -> None:
     assert found("GO", finished=False).segment(None).flags == (Flag.UNFINISHED,)
     assert found("GO GO GO GO GO GO").segment(None).flags == (Flag.LOOP,)

@@ -188,7 +188,7 @@ def test_a_model_that_does_not_load_takes_no_place(
         path.mkdir()
         (path / DESCRIPTION).write_text("{")
 
-    monkeypatch.setattr("asr.model.export.save_model", half_written)
+    monkeypatch.setattr("asr.model.export.write_model", half_written)
     with pytest.raises(CheckpointError, match="does not describe a model"):
         export(run, folder)
 

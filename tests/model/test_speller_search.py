@@ -2,13 +2,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
 from asr.model.attention import ACTIVATIONS, KINDS, AttentionConfig, AttentionMemory
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
-from asr.model.speller import Speller, SpellerConfig, SpellerState
+from asr.model.plain_steps import PlainSteps
+from asr.model.speller import Speller, SpellerConfig
 from asr.model.speller_search import LASSteps, StepWeights
 
 V, SOS, EOS, H = 9, 1, 2, 6
@@ -48,29 +48,6 @@ def steps_of(
     return LASSteps(weights, memory, speller.attention.start(memory), coverage)
 
 
-class Plain:
-    """The plain formula as a step model."""
-
-    def __init__(self, speller: Speller, memory: AttentionMemory) -> None:
-        self.speller, self.memory = speller, memory
-
-    def start(self) -> tuple[SpellerState, AttentionMemory]:
-        return self.speller.start(self.memory), self.memory
-
-    def step(
-        self, tokens: Tensor, state: tuple[SpellerState, AttentionMemory]
-    ) -> tuple[Tensor, tuple[SpellerState, AttentionMemory]]:
-        logits, speller = self.speller.step(tokens, *state)
-        return logits.log_softmax(dim=-1), (speller, state[1])
-
-    def select(
-        self, state: tuple[SpellerState, AttentionMemory], rows: Tensor
-    ) -> tuple[SpellerState, AttentionMemory]:
-        speller, memory = state
-        hypotheses = len(speller.context) // len(memory.h)
-        return speller.select(rows.flatten()), memory.select(rows[:, 0] // hypotheses)
-
-
 def search(model: StepModel[Any], count: int) -> list[list[Hypothesis]]:
     limits = torch.full((count,), 12)
     config = SearchConfig(beam_size=4)
@@ -80,6 +57,7 @@ def search(model: StepModel[Any], count: int) -> list[list[Hypothesis]]:
 # Parity with the plain formula
 
 
+@pytest.mark.parametrize("coverage", [0.0, 0.3])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize(
@@ -88,18 +66,23 @@ def search(model: StepModel[Any], count: int) -> list[list[Hypothesis]]:
 )
 @torch.no_grad()
 def test_a_search_finds_what_it_finds_by_the_plain_formula(
-    kind: str, heads: int, block_size: int, layers: int, activation: str
+    kind: str,
+    heads: int,
+    block_size: int,
+    layers: int,
+    activation: str,
+    coverage: float,
 ) -> None:
     speller = build(kind, layers, activation, heads, block_size)
     memory = memory_of(speller, 7, 3, 5)
 
-    fast = search(steps_of(speller, memory), 3)
+    fast = search(steps_of(speller, memory, coverage), 3)
 
-    plain = search(Plain(speller, memory), 3)
+    plain = search(PlainSteps(speller, memory, coverage), 3)
     for ours, theirs in zip(fast, plain, strict=True):
         assert [h.tokens for h in ours] == [h.tokens for h in theirs]
         assert [h.log_prob for h in ours] == pytest.approx(
-            [h.log_prob for h in theirs], abs=1e-4
+            [h.log_prob for h in theirs], abs=1e-5
         )
 
 
@@ -110,13 +93,13 @@ def test_each_step_is_that_of_the_plain_formula(
 ) -> None:
     speller = build(kind, heads=heads, block_size=block_size)
     memory = memory_of(speller, 7, 3, 5)
-    fast, plain = steps_of(speller, memory), Plain(speller, memory)
+    fast, plain = steps_of(speller, memory), PlainSteps(speller, memory)
     state, plain_state = fast.start(), plain.start()
     for tokens in torch.randint(V, (5, 3)):
         scores, state = fast.step(tokens, state)
         expected, plain_state = plain.step(tokens, plain_state)
         torch.testing.assert_close(scores, expected)
-        torch.testing.assert_close(state.weights, plain_state[0].weights)
+        torch.testing.assert_close(state.weights, plain_state.speller.weights)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

@@ -358,7 +358,7 @@ def test_a_single_altered_bit_is_told(folder: Path) -> None:
     place = re.escape(
         f"{folder / WEIGHTS}: is damaged, or not the file that model.json"
     )
-    refuses(folder, place + " tells of .its checksum is another.*copy the whole folder")
+    refuses(folder, place + " lists .its checksum is another.*copy the whole folder")
 
 
 def test_weights_of_another_model_of_the_same_sizes_are_told(folder: Path) -> None:
@@ -384,6 +384,16 @@ def test_a_model_from_before_there_were_checksums_is_read(folder: Path) -> None:
         add_further(folder, "confidence.json", b"{}")
 
 
+def test_loading_draws_nothing(folder: Path) -> None:
+    state = torch.get_rng_state()
+
+    las = load_model(folder).las
+
+    assert torch.get_rng_state().equal(state)
+    assert {tensor.device.type for tensor in las.state_dict().values()} == {"cpu"}
+    assert all(parameter.requires_grad for parameter in las.parameters())
+
+
 def test_a_model_of_version_0_1_is_read(folder: Path) -> None:
     def as_before(tree: dict[str, Any]) -> None:
         tree["format"] = 2
@@ -406,8 +416,8 @@ def test_a_model_of_version_0_1_is_read(folder: Path) -> None:
         (None, "has no table of files"),
         ([WEIGHTS], "has no table of files"),
         ({}, r"has no checksum of model\.safetensors"),
-        ({WEIGHTS: 3}, "does not tell size and sha256 of 'model.safetensors'"),
-        ({WEIGHTS: {"size": 3}}, "does not tell size and sha256"),
+        ({WEIGHTS: 3}, "has no size and sha256 of 'model.safetensors'"),
+        ({WEIGHTS: {"size": 3}}, "has no size and sha256"),
         ({WEIGHTS: {"size": 3, "sha256": ""}}, "of 3 bytes are there"),
     ],
 )

@@ -270,8 +270,10 @@ class OtherAttention(Attention):
 def test_an_attention_without_a_backward_is_refused() -> None:
     case = Case()
     size, listener_size = case.speller.hidden.out_features, case.h.size(2)
-    other = OtherAttention(AttentionConfig(), listener_size, size)
-    case.speller.attention = other.double()
+    other = OtherAttention(AttentionConfig(), listener_size, size).double()
+    memory = other.precompute(case.h, case.num_steps)
+    gates = torch.zeros(1, len(case.h), 4 * size, dtype=torch.float64)
+    cells = [cell for cell in case.speller.cells if isinstance(cell, nn.LSTMCell)]
 
     with pytest.raises(TypeError, match="no backward is written for OtherAttention"):
-        case.spell()
+        spell_loop(gates, cells, other, memory)

@@ -140,4 +140,4 @@ def test_without_sentencepiece_it_is_told_how_to_get_it(
 
     assert subwords.main([str(config), str(tmp_path / "run")]) == 1
 
-    assert 'pip install "asr[subwords]"' in capsys.readouterr().err
+    assert 'pip install "listen-attend-spell[subwords]"' in capsys.readouterr().err

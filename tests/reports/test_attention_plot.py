@@ -54,3 +54,13 @@ def test_weights_without_the_end_have_no_row_for_it(
     draw_attention(tmp_path / "alpha.png", torch.eye(2, 9), "GO")
 
     assert names_of_rows(drawn[0].axes[0]) == ["G", "O"]
+
+
+def test_a_time_axis_is_in_seconds_where_the_step_is_known(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    draw_attention(tmp_path / "alpha.png", torch.eye(3, 9), "GO", seconds_per_step=0.5)
+
+    (axes,) = drawn[0].axes
+    assert tuple(axes.images[0].get_extent()) == (0, 4.5, 2.5, -0.5)
+    assert axes.get_xlabel() == "time [s]"

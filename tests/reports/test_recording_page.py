@@ -256,7 +256,7 @@ def test_words_without_an_alignment_have_no_rows() -> None:
 
 def test_a_page_without_script_has_the_text(tmp_path: Path) -> None:
     assert "<p>GO ON</p></noscript>" in written(tmp_path, transcript(segment()))
-    assert "<p>(nothing was said)</p>" in written(tmp_path, transcript(SILENT))
+    assert "<p>(no speech)</p>" in written(tmp_path, transcript(SILENT))
 
 
 # Alternatives

@@ -1,6 +1,6 @@
 const ZOOMS = [1, 1.5, 2, 3, 4];
 const FEWEST_PIXELS = 62; // of a second
-const MOST_ALTERNATIVES = 6; // told about a word
+const MOST_ALTERNATIVES = 6; // shown of a word
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
@@ -16,7 +16,7 @@ const sound = {
 const strips = data.segments.map((segment, number) => new Strip(segment, number, sound));
 const words = []; // {word, strip, index, button}, in the order of time
 const player = new Player(data.sound, showPlace);
-let zoom = 0, marked = null, heard = null;
+let zoom = 0, marked = null, playing = null;
 
 writeFacts();
 writeText();
@@ -57,15 +57,15 @@ function writeText() {
     if (strips.length > 1)
       line.append(make("a", "time", clockTime(segment.start), { href: `#segment-${number}`, "aria-label": `Show the piece at ${clockTime(segment.start)}` }));
     if (segment.words.length) segment.words.forEach((word, index) => line.append(wordButton(word, strip, index), " "));
-    else line.append(make("span", segment.text ? "" : "nothing", segment.text || "(nothing was said)"));
+    else line.append(make("span", segment.text ? "" : "nothing", segment.text || "(no speech)"));
     for (const flag of segment.flags) line.append(make("p", `flag ${flag.name}`, flag.about));
   });
-  if (!strips.length) text.append(make("span", "nothing", "(nothing was said)"));
+  if (!strips.length) text.append(make("span", "nothing", "(no speech)"));
 }
 
 function wordButton(word, strip, index) {
-  const told = `${word.text}, confidence ${percent(word.confidence)}, at ${clockTime(word.start, 1)}. Play`;
-  const button = make("button", `word ${level(word.confidence)}`, word.text, { type: "button", "aria-label": told });
+  const label = `${word.text}, confidence ${percent(word.confidence)}, at ${clockTime(word.start, 1)}. Play`;
+  const button = make("button", `word ${level(word.confidence)}`, word.text, { type: "button", "aria-label": label });
   button.style.setProperty("--confidence", word.confidence);
   const entry = { word, strip, index, button };
   const number = words.push(entry) - 1;
@@ -168,11 +168,11 @@ function showPlace({ place, playing }) {
   overview.head.style.left = `${(100 * place) / data.duration}%`;
   for (const strip of strips) strip.play(playing || place > 0 ? place : -1);
   const now = playing ? words.find(({ word }) => place >= word.start && place < word.end) : null;
-  if (now === heard) return;
-  for (const [entry, is] of [[heard, false], [now, true]])
+  if (now === playing) return;
+  for (const [entry, is] of [[playing, false], [now, true]])
     for (const element of entry ? [entry.button, entry.strip.labels[entry.index]] : [])
-      element.classList.toggle("heard", is);
-  heard = now;
+      element.classList.toggle("playing", is);
+  playing = now;
 }
 
 /** Widths and heights for this window and zoom: all strips have one scale. */

@@ -1,19 +1,17 @@
-"""How well are long recordings transcribed, and words found in time?
+"""How well is a long recording transcribed, and its words found in time?
 
-    python recipes/librispeech/long.py DEV.jsonl FOLDER
-
-joins utterances of a manifest with pauses to one recording of --minutes, whose words
-and whose utterances' beginnings and ends are known, writes it into FOLDER, and
-transcribes it twice: as it is, and utterance by utterance. Printed are both word error
-rates, the real-time factor, the peak memory, and how far the first and the last word
-of an utterance are from where its sound begins and ends, by the CTC head's times and by
+`join_utterances` makes one of the utterances of a manifest with pauses between them, so
+that its words and where utterances begin and end are known. `report` transcribes it
+twice, as a whole and utterance by utterance, and compares: both word error rates, the
+real-time factor, the peak memory, and how far the first and the last word of an
+utterance are from where its sound begins and ends, by the CTC head's times and by
 attention's.
+
+Shapes: N samples.
 """
 
-import argparse
 import random
 import resource
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,15 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from asr.audio import SAMPLE_RATE, encode, read_waveform
-from asr.data.manifest import Utterance, read_manifest
+from asr.audio import SAMPLE_RATE, read_waveform
+from asr.data.manifest import Utterance
 from asr.decoding.ctc_alignment import word_places
-from asr.errors import AsrError
 from asr.inference.long_audio import BATCH
 from asr.inference.recognizer import Recognizer
-from asr.runtime import use_one_thread
 from asr.scoring import word_error_rate
-from asr.tensor_files import write_bytes
 from asr.transcript import Segment, Transcript
 
 SOUND = 30.0
@@ -48,44 +43,26 @@ class Joined(NamedTuple):
     """Seconds where each utterance begins."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 1 after telling what to mend."""
-    parser = argparse.ArgumentParser(prog="long", description="Try a long recording.")
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("folder", type=Path, help="for long.flac")
-    parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--model", type=Path, help="default: the bundled one")
-    args = parser.parse_args(argv)
-    use_one_thread()
-    try:
-        joined = join_utterances(read_manifest(args.manifest), 60 * args.minutes)
-        recognizer = Recognizer.load(args.model)
-        args.folder.mkdir(parents=True, exist_ok=True)
-        path = args.folder / "long.flac"
-        write_bytes(path, encode(joined.waveform, "flac"))
-        print(report(joined, path, recognizer))
-    except (AsrError, OSError) as error:
-        print(f"long: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 def join_utterances(utterances: Sequence[Utterance], seconds: float) -> Joined:
-    """Join utterances, those of a chapter in their order, with pauses of 0.2 to 1.5 s.
+    """Join utterances with pauses of 0.2 to 1.5 s.
+
+    Those whose ids differ only behind the last hyphen (in LibriSpeech: a chapter's)
+    stay together and in their order.
 
     Args:
         utterances: as many as are needed are taken.
         seconds: length of the recording.
+
+    Raises:
+        AudioError: a recording cannot be read.
     """
     rng = random.Random(1)
-    chapters = sorted({utterance.id.rsplit("-", 1)[0] for utterance in utterances})
-    rng.shuffle(chapters)
-    order = [
-        utterance
-        for chapter in chapters
-        for utterance in utterances
-        if utterance.id.rsplit("-", 1)[0] == chapter
-    ]
+    chapters = dict[str, list[Utterance]]()
+    for utterance in utterances:
+        chapters.setdefault(utterance.id.rsplit("-", 1)[0], []).append(utterance)
+    names = sorted(chapters)
+    rng.shuffle(names)
+    order = [utterance for name in names for utterance in chapters[name]]
     parts, taken, waveforms, begins = list[Tensor](), list[Utterance](), [], []
     length = 0
     for utterance in order:
@@ -102,39 +79,37 @@ def join_utterances(utterances: Sequence[Utterance], seconds: float) -> Joined:
 
 
 def _sound(waveform: Tensor) -> tuple[float, float]:
-    """Tell from which second to which there is sound in (N,) samples."""
+    """Find from which second to which there is sound in (N,) samples."""
     power = waveform[: len(waveform) // _HOP * _HOP].view(-1, _HOP).square().mean(dim=1)
-    loud = (power > power.max() * 10 ** (-SOUND / 10)).nonzero()[:, 0]
+    loud = (power >= power.max() * 10 ** (-SOUND / 10)).nonzero()[:, 0]
     return int(loud[0]) / 100, (int(loud[-1]) + 1) / 100
 
 
 def report(joined: Joined, path: Path, recognizer: Recognizer) -> str:
-    """Transcribe a recording in both ways, and compare."""
+    """Transcribe a recording in both ways, and compare.
+
+    Args:
+        joined: what it is made of.
+        path: the recording itself.
+        recognizer: to try.
+    """
     before = _peak()
     started, used = time.perf_counter(), time.process_time()
     whole = recognizer.transcribe(path)
     wall, used = time.perf_counter() - started, time.process_time() - used
     peak = _peak()
-    order = sorted(
-        range(len(joined.waveforms)), key=lambda i: -len(joined.waveforms[i])
-    )
-    apart = dict[int, Segment]()
-    for start in range(0, len(order), BATCH):
-        some = order[start : start + BATCH]
-        waveforms = [joined.waveforms[i] for i in some]
-        segments = recognizer.recognize(waveforms, return_alignment=True)
-        apart |= dict(zip(some, segments, strict=True))
+    alone = _recognize(joined.waveforms, recognizer)
     said = [utterance.text for utterance in joined.utterances]
-    alone = [apart[i] for i in range(len(said))]
     by_utterance = word_error_rate(said, [one.text for one in alone])
     together = word_error_rate([" ".join(said)], [whole.text])
+    ratio = together.rate / by_utterance.rate if by_utterance.errors else 1.0
     flags = [flag for segment in whole.segments for flag in segment.flags]
     return "\n".join(
         [
             f"{whole.duration / 60:.1f} min, {len(said)} utterances, "
             f"{len(whole.segments)} pieces, flags {sorted(map(str, set(flags)))}",
             f"by utterance   %WER {by_utterance}",
-            f"as a whole     %WER {together} ({together.rate / by_utterance.rate:.3f})",
+            f"as a whole     %WER {together} ({ratio:.3f})",
             f"real-time factor {wall / whole.duration:.4f} "
             f"({used / whole.duration:.4f} CPU seconds a second)",
             f"peak memory    {peak:.0f} MiB ({before:.0f} MiB before)",
@@ -147,8 +122,21 @@ def report(joined: Joined, path: Path, recognizer: Recognizer) -> str:
     )
 
 
+def _recognize(waveforms: Sequence[Tensor], recognizer: Recognizer) -> list[Segment]:
+    """Recognise waveforms by themselves, those of like length together."""
+    order = sorted(range(len(waveforms)), key=lambda i: -len(waveforms[i]))
+    found = dict[int, Segment]()
+    for start in range(0, len(order), BATCH):
+        some = order[start : start + BATCH]
+        segments = recognizer.recognize(
+            [waveforms[i] for i in some], return_alignment=True
+        )
+        found |= dict(zip(some, segments, strict=True))
+    return [found[i] for i in range(len(waveforms))]
+
+
 def _peak() -> float:
-    """MiB."""
+    """Return the most memory that this process had, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -184,7 +172,7 @@ def _times_in_whole(whole: Transcript, joined: Joined) -> list[Times]:
 
 
 def _errors(name: str, found: Sequence[Times], joined: Joined) -> str:
-    """Say how far times are from the truth: median, and 90 % of them within."""
+    """Describe how far times are from the truth: their median and spread."""
     starts, ends = list[float](), list[float]()
     for times, waveform in zip(found, joined.waveforms, strict=True):
         if times is not None:
@@ -195,11 +183,9 @@ def _errors(name: str, found: Sequence[Times], joined: Joined) -> str:
 
 
 def _spread(errors: Sequence[float]) -> str:
+    if not errors:
+        return "(no words)"
     values = torch.tensor(errors)
     middle = values.median()
     within = float((values - middle).abs().quantile(0.8))
     return f"{float(middle):+.3f} s, 80 % within {within:.3f} s of that"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,77 +1,57 @@
-"""How much worse does a model hear what is disturbed?
+"""How well does a model do under conditions that recordings suffer?
 
-    python recipes/librispeech/robustness.py DEV.jsonl
+`under_conditions` decodes utterances as they are and changed as recordings are: the
+band of a telephone, a codec, noise, a room, other speeds and loudness. `without_speech`
+gives the model sounds in which nobody speaks, for which it should write nothing.
 
-decodes some utterances of a manifest as they are and disturbed in ways that recordings
-are: a telephone's band, a codec, noise, a room, other speeds and loudness; and listens
-to sounds that are no speech. Prints two tables in Markdown. Never choose a model by a
-test set.
+Shapes: N samples.
 """
 
-import argparse
-import io
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from io import BytesIO
 
-import soundfile
 import torch
 from torch import Tensor
 
-from asr.audio import SAMPLE_RATE, read_waveform, resample
-from asr.data.manifest import Utterance, read_manifest
-from asr.errors import AsrError
+from asr.audio import SAMPLE_RATE, encode, read_waveform, resample, spooled
+from asr.data.manifest import Utterance
 from asr.features import change_speed
 from asr.inference.long_audio import BATCH
 from asr.inference.recognizer import Recognizer
 from asr.progress import progress_bar
-from asr.runtime import use_one_thread
 from asr.scoring import ErrorRate, word_error_rate
 
 ROOM = 0.3
 """Seconds in which a room's echo dies away, by 60 dB."""
 
-Disturb = Callable[[Tensor], Tensor]
+Condition = Callable[[Tensor], Tensor]
+"""(N,) samples as they are -> (N',) as they would have been recorded."""
+Sound = Callable[[Tensor], Tensor]
+"""(N,) times in seconds -> (N,) samples."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 1 after telling what to mend."""
-    parser = argparse.ArgumentParser(prog="robustness", description="Disturb, decode.")
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("--model", type=Path, help="default: the bundled one")
-    parser.add_argument("--utterances", type=int, default=130, metavar="N")
-    args = parser.parse_args(argv)
-    use_one_thread()
-    try:
-        recognizer = Recognizer.load(args.model)
-        utterances = read_manifest(args.manifest)
-        chosen = utterances[:: max(1, len(utterances) // args.utterances)]
-        print(table(recognizer, chosen))
-        print("\n" + invented(recognizer))
-    except AsrError as error:
-        print(f"robustness: {error}", file=sys.stderr)
-        return 1
-    return 0
+def under_conditions(recognizer: Recognizer, utterances: Sequence[Utterance]) -> str:
+    """Decode utterances under all conditions; return a table in Markdown.
 
-
-def table(recognizer: Recognizer, utterances: Sequence[Utterance]) -> str:
-    """Decode utterances in all disturbances."""
+    Raises:
+        AudioError: a recording cannot be read.
+    """
     order = sorted(utterances, key=lambda utterance: -utterance.duration)
     waveforms = [read_waveform(utterance.audio) for utterance in order]
     said = [utterance.text for utterance in order]
-    lines = ["| disturbed by | %WER | taken for noise |", "|---|---|---|"]
-    with progress_bar(len(DISTURBANCES), "robustness", "disturbances") as bar:
-        for name, disturb in DISTURBANCES.items():
+    lines = ["| condition | %WER | taken for noise |", "|---|---|---|"]
+    with progress_bar(len(CONDITIONS), "robustness", "conditions") as bar:
+        for name, condition in CONDITIONS.items():
             torch.manual_seed(0)
-            disturbed = [disturb(waveform) for waveform in waveforms]
-            rate, num_dropped = _decode(recognizer, disturbed, said)
+            changed = [condition(waveform) for waveform in waveforms]
+            rate, num_dropped = _decode(recognizer, changed, said)
             lines.append(f"| {name} | {100 * rate.rate:.1f} | {num_dropped} |")
             bar.update(1)
     return "\n".join([*lines, "", f"{len(order)} utterances"])
 
 
-def invented(recognizer: Recognizer) -> str:
-    """Tell how many words are written where nobody speaks, and what is remarked."""
+def without_speech(recognizer: Recognizer) -> str:
+    """Count the words written where nobody speaks; return a table in Markdown."""
     torch.manual_seed(0)
     head = " | ".join(f"{seconds} s" for seconds in LENGTHS)
     lines = [f"| words in | {head} |", "|---" * (1 + len(LENGTHS)) + "|"]
@@ -89,13 +69,13 @@ def invented(recognizer: Recognizer) -> str:
 def _decode(
     recognizer: Recognizer, waveforms: Sequence[Tensor], said: Sequence[str]
 ) -> tuple[ErrorRate, int]:
-    heard = [
+    segments = [
         segment
         for start in range(0, len(waveforms), BATCH)
         for segment in recognizer.recognize(waveforms[start : start + BATCH])
     ]
-    num_dropped = sum("noise" in segment.flags for segment in heard)
-    return word_error_rate(said, [segment.text for segment in heard]), num_dropped
+    num_dropped = sum("noise" in segment.flags for segment in segments)
+    return word_error_rate(said, [segment.text for segment in segments]), num_dropped
 
 
 def _telephone(waveform: Tensor) -> Tensor:
@@ -105,14 +85,8 @@ def _telephone(waveform: Tensor) -> Tensor:
 
 def _mp3(waveform: Tensor) -> Tensor:
     """Encode as MP3 at about 24 kbit/s, and decode."""
-    packed = io.BytesIO()
-    with soundfile.SoundFile(
-        packed, "w", SAMPLE_RATE, 1, format="MP3", compression_level=0.8
-    ) as sound:
-        sound.write(waveform.numpy())
-    packed.seek(0)
-    samples, _ = soundfile.read(packed, dtype="float32")
-    return torch.from_numpy(samples)
+    with spooled(BytesIO(encode(waveform, "mp3", compression=0.8))) as path:
+        return read_waveform(path)
 
 
 def _pink(num_samples: int, power: float = 0.5) -> Tensor:
@@ -123,16 +97,16 @@ def _pink(num_samples: int, power: float = 0.5) -> Tensor:
     return noise
 
 
-def _noise(decibels: float) -> Disturb:
+def _noise(decibels: float) -> Condition:
     """Add pink noise that much below the speech."""
 
-    def disturb(waveform: Tensor) -> Tensor:
+    def add(waveform: Tensor) -> Tensor:
         noise = _pink(len(waveform))
         level = waveform.square().mean().sqrt() * 10 ** (-decibels / 20)
-        disturbed: Tensor = waveform + noise * level / noise.square().mean().sqrt()
-        return disturbed
+        noisy: Tensor = waveform + noise * level / noise.square().mean().sqrt()
+        return noisy
 
-    return disturb
+    return add
 
 
 def _room(waveform: Tensor) -> Tensor:
@@ -143,12 +117,12 @@ def _room(waveform: Tensor) -> Tensor:
     echo[0] = 1.0
     size = len(waveform) + len(echo)
     product = torch.fft.rfft(waveform, size) * torch.fft.rfft(echo, size)
-    heard: Tensor = torch.fft.irfft(product, size)[: len(waveform)]
-    return heard
+    recorded: Tensor = torch.fft.irfft(product, size)[: len(waveform)]
+    return recorded
 
 
-DISTURBANCES: dict[str, Disturb] = {
-    "nothing": lambda waveform: waveform,
+CONDITIONS: dict[str, Condition] = {
+    "as it is": lambda waveform: waveform,
     "8 kHz (a telephone's band)": _telephone,
     "MP3 at 24 kbit/s": _mp3,
     "pink noise, 20 dB below": _noise(20),
@@ -181,7 +155,7 @@ def _peaked(noise: Tensor) -> Tensor:
     return 0.5 * noise / noise.abs().max()
 
 
-SOUNDS: dict[str, Disturb] = {  # (N,) times in seconds -> (N,) samples
+SOUNDS: dict[str, Sound] = {
     "white noise": lambda times: 0.1 * torch.randn(len(times)),
     "pink noise": lambda times: _peaked(_pink(len(times))),
     "brown noise": lambda times: _peaked(_pink(len(times), 1.0)),
@@ -197,7 +171,3 @@ SOUNDS: dict[str, Disturb] = {  # (N,) times in seconds -> (N,) samples
         0.1 * torch.randn(len(times)) * (1 + _sine(times, 4))
     ),
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

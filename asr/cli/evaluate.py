@@ -1,0 +1,96 @@
+"""`asr evaluate`: how well a model does in noise, and on long recordings."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from asr.cli.options import (
+    add_command,
+    add_search,
+    add_settings,
+    load_recognizer,
+    number,
+)
+from asr.errors import ConfigError
+
+
+def add(commands: Any) -> None:
+    """Add `asr evaluate`, which has commands of its own."""
+    parser = add_command(
+        *(commands, "evaluate", None),
+        "measure a model in noise and other conditions, or on a long recording",
+        "asr evaluate robustness data/dev.jsonl --model exp/run",
+    )
+    measurements = parser.add_subparsers(required=True, metavar="MEASUREMENT")
+    _add_robustness(measurements)
+    _add_long_recordings(measurements)
+
+
+def _add_robustness(commands: Any) -> None:
+    parser = add_command(
+        *(commands, "robustness", _robustness),
+        "decode utterances as they are and with noise, echo and the like",
+        "asr evaluate robustness data/dev.jsonl --model exp/run",
+    )
+    _add_inputs(parser)
+    parser.add_argument(
+        "--utterances", **number(130, "how many, spread evenly (default: 130)")
+    )
+
+
+def _add_long_recordings(commands: Any) -> None:
+    parser = add_command(
+        *(commands, "long-recordings", _long_recordings),
+        "join utterances to a long recording, and compare it with its parts",
+        "asr evaluate long-recordings data/dev.jsonl --model exp/run --minutes 10",
+    )
+    _add_inputs(parser)
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=60.0,
+        metavar="N",
+        help="length of the recording (default: 60)",
+    )
+    parser.add_argument(
+        *("--output", "-o"),
+        type=Path,
+        metavar="FILE",
+        help="keep the recording, as FLAC (default: it is deleted at the end)",
+    )
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("manifest", type=Path, help="the utterances to use")
+    add_settings(parser, "settings of the search, in place of the model's")
+    add_search(parser)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+
+
+def _robustness(args: argparse.Namespace) -> None:
+    from asr.data.manifest import read_manifest
+    from asr.evaluation.processes import spread
+    from asr.evaluation.robustness import under_conditions, without_speech
+
+    utterances = spread(read_manifest(args.manifest), args.utterances)
+    recognizer = load_recognizer(args)
+    print(under_conditions(recognizer, utterances), flush=True)
+    print(f"\n{without_speech(recognizer)}")
+
+
+def _long_recordings(args: argparse.Namespace) -> None:
+    from tempfile import TemporaryDirectory
+
+    from asr.audio import encode
+    from asr.data.manifest import read_manifest
+    from asr.evaluation.long_recordings import join_utterances, report
+    from asr.tensor_files import write_bytes
+
+    if not args.minutes > 0:
+        raise ConfigError(f"--minutes must be above 0, not {args.minutes:g}")
+    joined = join_utterances(read_manifest(args.manifest), 60 * args.minutes)
+    recognizer = load_recognizer(args)
+    with TemporaryDirectory(prefix="asr-", ignore_cleanup_errors=True) as folder:
+        path = args.output or Path(folder, "long.flac")
+        write_bytes(path, encode(joined.waveform, "flac"))
+        print(report(joined, path, recognizer))

@@ -1,0 +1,169 @@
+"""Fit the confidence of words to a model: how often is it right when it is so sure?
+
+A manifest is transcribed, its words are compared with what was said, and the weights of
+`asr.inference.confidence` are fitted to them and written into the model's folder. The
+figures that come back are of words that the weights were not fitted to: those of each
+half of the speakers are judged by weights fitted to the other half. The manifest must
+be one that the model did not learn from.
+
+Shapes: W words, D features.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from asr.audio import read_waveform
+from asr.data.manifest import Utterance, read_manifest
+from asr.errors import ManifestError
+from asr.evaluation.processes import batches, number_of_processes, recognizer_map
+from asr.inference.confidence import (
+    CALIBRATION,
+    area_under_curve,
+    calibration_error,
+    confidence,
+    fit,
+    reliability,
+)
+from asr.inference.recognizer import Recognizer
+from asr.model.storage import add_further, find_model
+from asr.progress import progress_bar
+from asr.scoring import align
+
+NOISE = 0.002
+"""Share of the utterances that may be taken for noise."""
+MIN_WORDS = 100
+"""With fewer, the figures would be chance."""
+
+
+class Judged(NamedTuple):
+    """The words of an utterance."""
+
+    speaker: str
+    features: Tensor
+    """(W, D)."""
+    right: Tensor
+    """(W,) bool."""
+    clear: float
+    """Share of its characters that the CTC head finds, too."""
+
+
+def calibrate(
+    manifest: Path,
+    model: str | Path,
+    *,
+    language_model: str | Path | None = None,
+    processes: int | None = None,
+) -> str:
+    """Fit the confidence of words, and write it into the model's folder.
+
+    Args:
+        manifest: what the model is tried on.
+        model: a model's or a run's folder, or the name of a bundled model.
+        language_model: folder of a word n-gram; None for the bundled one.
+        processes: one thread each; None for one a core.
+
+    Returns:
+        A table in Markdown: how often words are right, by their confidence.
+
+    Raises:
+        AsrError: manifest, model or a recording cannot be read, there are too few
+            words, or the model's folder cannot be written to.
+    """
+    folder = find_model(model)
+    utterances = read_manifest(manifest)
+    load = partial(Recognizer.load, folder, language_model=language_model)
+    judged = _judge(utterances, load, number_of_processes(processes))
+    features = torch.cat([one.features for one in judged])
+    right = torch.cat([one.right for one in judged])
+    if len(right) < MIN_WORDS:
+        raise ManifestError(
+            f"{manifest}: only {len(right)} words were found in its recordings (at "
+            f"least {MIN_WORDS} are needed)"
+        )
+    first = _of_first_half(judged)
+    predicted = torch.empty(len(right))
+    for half in (first, ~first):
+        found = fit(features[~half], right[~half])
+        predicted[half] = torch.tensor(confidence(features[half], found))
+    clear = torch.tensor([one.clear for one in judged])
+    speech = round(float(clear.quantile(NOISE)), 3)
+    text = json.dumps(fit(features, right, speech).to_dict(), indent=2) + "\n"
+    add_further(folder, CALIBRATION, text.encode())
+    raw = torch.tensor(confidence(features, None))
+    return _table(predicted.tolist(), raw.tolist(), right.tolist())
+
+
+def _of_first_half(judged: Sequence[Judged]) -> Tensor:
+    """(W,) whether a word is of the first half of the speakers."""
+    speakers = sorted({one.speaker for one in judged})
+    chosen = set(speakers[::2])
+    return torch.cat(
+        [torch.full((len(one.right),), one.speaker in chosen) for one in judged]
+    )
+
+
+def _judge(
+    utterances: Sequence[Utterance], load: "partial[Recognizer]", processes: int
+) -> list[Judged]:
+    found = list[Judged]()
+    with (
+        progress_bar(len(utterances), "calibrate", "utterances") as bar,
+        recognizer_map(load, processes) as run,
+    ):
+        for judged in run(_judge_batch, batches(utterances)):
+            bar.update(len(judged))
+            found += judged
+    return found
+
+
+def _judge_batch(
+    recognizer: Recognizer, utterances: Sequence[Utterance]
+) -> list[Judged]:
+    waveforms = [read_waveform(utterance.audio) for utterance in utterances]
+    found = recognizer.search(waveforms)
+    return [
+        Judged(
+            utterance.speaker,
+            result.features,
+            torch.tensor(_right(utterance.text, result.texts[0]), dtype=torch.bool),
+            result.clear,
+        )
+        for utterance, result in zip(utterances, found, strict=True)
+    ]
+
+
+def _right(reference: str, hypothesis: str) -> list[bool]:
+    """Find out which words of a hypothesis were said.
+
+    >>> _right("GO ON NOW", "GO IN NOW THEN")
+    [True, False, True, False]
+    """
+    (edits,) = align([reference], [hypothesis])
+    return [edit.mark == " " for edit in edits if edit.mark != "D"]
+
+
+def _table(
+    predicted: Sequence[float], raw: Sequence[float], right: Sequence[bool]
+) -> str:
+    """Compare confidence and truth, in Markdown."""
+    bins = reliability(predicted, right)
+    rows = [
+        f"| {one.confidence:.2f} | {one.right:.2f} | {one.num_words} |" for one in bins
+    ]
+    error, raw_error = (
+        calibration_error(some) for some in (bins, reliability(raw, right))
+    )
+    area, raw_area = (area_under_curve(some, right) for some in (predicted, raw))
+    summary = (
+        f"{len(right)} words, {100 * sum(right) / len(right):.1f} % right. Expected "
+        f"calibration error {error:.3f} (the n-best list alone {raw_error:.3f}), area "
+        f"under the curve {area:.3f} ({raw_area:.3f})."
+    )
+    head = ["| confidence | right | words |", "|---|---|---|"]
+    return "\n".join([*head, *rows, "", summary])

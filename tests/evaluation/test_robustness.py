@@ -1,0 +1,70 @@
+import re
+
+import pytest
+import torch
+
+from asr.audio import SAMPLE_RATE, read_waveform
+from asr.data.manifest import Utterance
+from asr.decoding.config import DecodingConfig
+from asr.evaluation import robustness
+from asr.evaluation.robustness import (
+    CONDITIONS,
+    SOUNDS,
+    under_conditions,
+    without_speech,
+)
+from asr.inference.recognizer import Recognizer
+from asr.model.storage import Model
+
+
+def test_all_conditions_are_tried(model: Model, utterances: list[Utterance]) -> None:
+    recognizer = Recognizer(model, DecodingConfig(beam_size=1))
+
+    found = under_conditions(recognizer, utterances[:2])
+
+    rows = re.findall(r"^\| ([^|]+) \| (\d+\.\d) \| \d \|$", found, re.MULTILINE)
+    assert [name for name, _ in rows] == list(CONDITIONS)
+    assert rows[0][1] == rows[-1][1]  # loudness changes nothing
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_condition_changes_a_recording_and_leaves_it_finite(name: str) -> None:
+    speech = read_waveform("asr/assets/sample.opus")
+
+    changed = CONDITIONS[name](speech)
+
+    assert changed.isfinite().all()
+    if name != "as it is":
+        same = len(changed) == len(speech) and torch.equal(changed, speech)
+        assert not same
+
+
+def test_noise_is_as_loud_as_its_name_says() -> None:
+    torch.manual_seed(0)
+    speech = read_waveform("asr/assets/sample.opus")
+
+    noise = CONDITIONS["pink noise, 10 dB below"](speech) - speech
+
+    ratio = speech.square().mean() / noise.square().mean()
+    assert 10 * ratio.log10() == pytest.approx(10.0, abs=0.1)
+
+
+def test_words_in_sounds_without_speech_are_counted(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(robustness, "LENGTHS", (1,))
+
+    found = without_speech(Recognizer(model, DecodingConfig(beam_size=1)))
+
+    rows = re.findall(r"^\| ([^|]+) \| \d+(?: \([a-z, ]+\))? \|$", found, re.MULTILINE)
+    assert rows == list(SOUNDS)
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_a_sound_is_neither_silence_nor_over_full_scale(name: str) -> None:
+    times = torch.arange(SAMPLE_RATE) / SAMPLE_RATE
+
+    sound = SOUNDS[name](times)
+
+    assert sound.shape == times.shape
+    assert 0.001 < float(sound.square().mean().sqrt()) < 0.5
