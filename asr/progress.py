@@ -4,6 +4,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+PERCENT = "{desc}{percentage:5.1f} % |{bar}| {postfix}"
+"""Layout of a training's bar, which goes from 0 to 100."""
+
 
 def progress_bar(
     total: float, description: str, unit: str, *, layout: str | None = None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from asr.model.attention import AttentionConfig
 from asr.model.las import LAS, LASConfig
@@ -14,6 +15,11 @@ from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import Subwords
 
 torch.set_num_threads(1)
+# On a busy machine any example may take long.
+settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

@@ -170,6 +170,7 @@ def test_a_value_of_another_type_is_refused_by_name(
         ("augment.frequency_width=-1", "augment.frequency_width must be at least 0"),
         ("loss.ctc_weight=2", "loss.ctc_weight is a share from 0 to 1, not 2"),
         ("schedule.final_rate=2", "schedule.final_rate is a share from 0 to 1, not 2"),
+        ("schedule.decay=wave", "schedule.decay is linear or cosine, not 'wave'"),
         ("training.epochs=0", "training.epochs must be above 0, not 0"),
         ("training.minutes=0", "training.minutes must be above 0, not 0"),
         ("training.batch_seconds=0", "training.batch_seconds must be above 0, not 0"),

@@ -6,13 +6,13 @@ What is heavy (torch, and all that stands on it) is imported inside the subcomma
 
 import argparse
 import atexit
-import errno
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from asr.cli import (
+    ablate,
     calibrate,
     decode,
     demo,
@@ -20,6 +20,7 @@ from asr.cli import (
     evaluate,
     explain,
     export,
+    lm,
     report,
     score,
     train,
@@ -27,24 +28,23 @@ from asr.cli import (
     tune,
 )
 from asr.cli.completion import add_completion
-from asr.cli.options import Parser, add_version, one_line
+from asr.cli.options import Parser, add_version
+from asr.cli.scripts import run_main
 from asr.cli.transcribe import PARTIAL
-from asr.errors import AsrError
 
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
-    *(transcribe, explain, train, decode, score, report),
-    *(tune, calibrate, evaluate, export, demo, doctor),
+    *(transcribe, explain, train, lm, decode, score, report),
+    *(tune, calibrate, evaluate, ablate, export, demo, doctor),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)
 """Commands that people wait for, and that keep nothing open when they are done."""
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run() -> NoReturn:
     """Be the `asr` command."""
     args = _parser().parse_args()
-    status = _status(args)
+    status = run_main("asr", lambda: args.run(args))
     if status == 0 and args.run in _LEAVE_AT_ONCE:
         _leave()
     sys.exit(status)
@@ -52,7 +52,8 @@ def run() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    return _status(_parser().parse_args(argv))
+    args = _parser().parse_args(argv)
+    return run_main("asr", lambda: args.run(args))
 
 
 def _leave() -> NoReturn:
@@ -62,29 +63,6 @@ def _leave() -> NoReturn:
         if stream:  # a closed one is None
             stream.flush()
     os._exit(0)
-
-
-def _status(args: argparse.Namespace) -> int:
-    """Run a command; return 0, or 1 after a line about what went wrong."""
-    try:
-        status = int(args.run(args) or 0)
-        if sys.stdout:  # closed, it is None
-            sys.stdout.flush()  # a full disk is noticed here at the latest
-        return status
-    except AsrError as error:
-        print(one_line(f"asr: {error}"), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("asr: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader (head, say) has had enough
-        return 1
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        print(f"asr: cannot write what it found: {error.strerror}", file=sys.stderr)
-        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -107,6 +107,18 @@ def _leave_out(notice: str) -> None:
         logging.getLogger(__name__).warning(notice)
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of a language model, unless it is there.
+
+    Raises:
+        CheckpointError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from error
+
+
 class Level(NamedTuple):
     """The stored n-grams of one order."""
 
@@ -286,12 +298,7 @@ class WordNGram:
             tensors[f"counts_{n}"] = counts.astype(number)
             tensors[f"words_{n}"] = (level.keys % self.base).astype(number)
             tensors[f"log_probs_{n}"] = _to_bytes(level.log_probs, 0.0)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(
-                f"{folder}: cannot be made ({error.strerror})"
-            ) from error
+        make_folder(folder)
         about = {"kind": KIND, "order": len(self.levels), "format": FORMAT}
         content = as_bytes(
             {name: torch.from_numpy(array) for name, array in tensors.items()},
@@ -322,7 +329,7 @@ class WordNGram:
         if metadata.get("format") != FORMAT:
             raise CheckpointError(
                 f"{path}: has another format than this version of asr reads "
-                "(estimate it again: recipes/librispeech/language_model.py)"
+                "(build it again: asr lm build)"
             )
         try:
             text = _row(tensors["vocabulary"], np.uint8).tobytes().decode()

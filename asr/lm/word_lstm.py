@@ -146,8 +146,7 @@ class WordLSTM(nn.Module):
             raise CheckpointError(f"{path}: is no {KIND}")
         if metadata.get("words") != _fingerprint(words):
             raise CheckpointError(
-                f"{path}: belongs to another n-gram (train it again: "
-                "recipes/librispeech/word_lstm.py)"
+                f"{path}: belongs to another n-gram (train it again: asr lm train)"
             )
         try:
             tensors = dict[str, Tensor]()

@@ -21,13 +21,21 @@ class MetricsLog:
         folder: of the run; gets `metrics.jsonl` and `tensorboard/`.
         step: what was written behind this step, by a run that was killed after its last
             checkpoint, is taken off.
+
+    Raises:
+        CheckpointError: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         path = folder / METRICS
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
-        path.write_text("".join(kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+            path.write_text("".join(kept), encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: cannot be written ({error.strerror})"
+            ) from error
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

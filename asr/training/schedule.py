@@ -4,8 +4,11 @@
 The learning rate rises in a line over the first steps, stays, and falls in a line to
 its last value at the end (warm-up, stable, decay: Hu et al., 2024, arXiv:2404.06395,
 section 4): the stable part needs no knowledge of the end, so a run can be prolonged.
+It may fall along half a cosine instead, the quickest in the middle (Loshchilov and
+Hutter, 2017, arXiv:1608.03983, without the restarts).
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -19,6 +22,8 @@ class ScheduleConfig:
     """Steps in which the learning rate rises."""
     decay_from: float = 0.5
     """Progress from which the learning rate falls."""
+    decay: str = "linear"
+    """How the learning rate falls: linear or cosine."""
     final_rate: float = 0.02
     """Share of the learning rate that is left at the end."""
     augment_from: float = 0.1
@@ -48,6 +53,8 @@ class ScheduleConfig:
                 raise ValueError(
                     f"schedule.{name} is a share from 0 to 1, not {getattr(self, name)}"
                 )
+        if self.decay not in ("linear", "cosine"):
+            raise ValueError(f"schedule.decay is linear or cosine, not {self.decay!r}")
         if self.augment_full < self.augment_from:
             raise ValueError("schedule.augment_full must not be before augment_from")
 
@@ -61,6 +68,8 @@ def learning_rate(config: ScheduleConfig, step: int, progress: float) -> float:
     """
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     decayed = _ramp(progress, config.decay_from, 1.0)
+    if config.decay == "cosine":
+        decayed = 0.5 - 0.5 * math.cos(math.pi * decayed)
     return config.learning_rate * warm * (1 - (1 - config.final_rate) * decayed)
 
 
@@ -72,6 +81,15 @@ def augment_strength(config: ScheduleConfig, progress: float) -> float:
 def sampling_chance(config: ScheduleConfig, progress: float) -> float:
     """Return the chance of an input character to be the speller's own guess."""
     return config.sampling * _ramp(progress, config.sampling_from, 1.0)
+
+
+def validations_due(progress: float, validations: int) -> int:
+    """Return how many of so many validations, spread evenly, are due by now.
+
+    >>> [validations_due(progress, 4) for progress in (0.0, 0.24, 0.25, 1.0)]
+    [0, 0, 1, 4]
+    """
+    return math.floor(progress * validations + 1e-9)
 
 
 def _ramp(progress: float, start: float, end: float) -> float:

@@ -17,7 +17,6 @@ clock.
 import contextlib
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from asr.data.dataset import Dataset
 from asr.errors import TrainingError
 from asr.model.las import LAS
 from asr.model.storage import save_model
-from asr.progress import progress_bar
+from asr.progress import PERCENT, progress_bar
 from asr.runtime import pick_device, pick_precision
 from asr.text import Tokenizer
 from asr.training.checkpoint import Place, load_checkpoint, save_checkpoint
@@ -43,11 +42,12 @@ from asr.training.schedule import (
     augment_strength,
     learning_rate,
     sampling_chance,
+    validations_due,
 )
+from asr.training.stopwatch import Stopwatch
 from asr.training.validation import Validation, validate
 
 CHECKPOINT, MODEL, ATTENTION = "checkpoint.safetensors", "model", "attention"
-_LAYOUT = "{desc}{percentage:5.1f} % |{bar}| {postfix}"
 
 Draw = Callable[[Path, Tensor, Sequence[str]], None]
 """Draws (I, J) attention weights into a file, with what the I tokens write."""
@@ -163,7 +163,7 @@ class Trainer:
         )
         self.place = Place()
         self._num_batches = 1
-        self._saved_at = self._ticked_at = time.monotonic()
+        self._since_save, self._since_tick = Stopwatch(), Stopwatch()
 
     @property
     def progress(self) -> float:
@@ -191,13 +191,13 @@ class Trainer:
             self._num_batches = len(self.sampler.batches(self.place.epoch))
             # A longer training than before: some validations are still to come.
             self.place.validations = min(self.place.validations, self._due())
-        self._ticked_at = time.monotonic()
+        self._since_tick.restart()
         if not self.team.leads:
             self._run(None)
             return
         with (
             MetricsLog(self.folder, self.place.step) as log,
-            progress_bar(100, "train", "%", layout=_LAYOUT) as self._bar,
+            progress_bar(100, "train", "%", layout=PERCENT) as self._bar,
         ):
             self._run(log)
             self._save()
@@ -268,11 +268,10 @@ class Trainer:
 
     def _tick(self) -> None:
         """Count the time since the last tick, by the clock of the leading process."""
-        now = time.monotonic()
-        elapsed = now - self._ticked_at if self.team.leads else 0.0
+        lap = self._since_tick.restart()
+        elapsed = lap if self.team.leads else 0.0
         elapsed = float(self.team.sum(torch.tensor(elapsed, dtype=torch.float64)))
         self.place.seconds += elapsed
-        self._ticked_at = now
 
     def _update(self, group: list[Batch], group_size: int) -> dict[str, float]:
         """Do one update with the gradients of a group of batches.
@@ -358,13 +357,13 @@ class Trainer:
         elif (
             log
             and self.place.bad_steps == 0
-            and time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
+            and self._since_save.seconds >= 60 * self.config.checkpoint_minutes
         ):
             self._save()
 
     def _due(self) -> int:
         """Count how many validations there should have been by now."""
-        return math.floor(self.progress * self.config.validations + 1e-9)
+        return validations_due(self.progress, self.config.validations)
 
     def _validate(self, log: MetricsLog | None) -> None:
         """Look at dev with the averaged weights; keep them if they are the best."""
@@ -441,4 +440,4 @@ class Trainer:
             self.optimizer,
             self.run_config,
         )
-        self._saved_at = time.monotonic()
+        self._since_save.restart()

@@ -23,8 +23,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from asr.cli.scripts import run_main
 from asr.data.manifest import write_manifest
-from asr.errors import AsrError, CorpusError
+from asr.errors import CorpusError
 
 sys.path.append(str(Path(__file__).parents[2]))  # so that it runs as a script, too
 
@@ -43,17 +44,9 @@ from recipes.librispeech.published import measure, table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prepare what the command line asks for; tell a fault in one line."""
+    """Prepare what the command line asks for; return the exit status."""
     options = _parse(arguments)
-    try:
-        _run(options)
-    except AsrError as error:
-        print(f"prepare: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("prepare: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run_main("prepare", lambda: _run(options))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -15,12 +15,13 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2]))  # so that it runs as a script, too
 
+from asr.cli.scripts import run_main
 from asr.data.manifest import read_manifest, write_manifest
-from asr.errors import AsrError, ManifestError
+from asr.errors import ManifestError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Cut what the command line asks for; tell a fault in one line."""
+    """Cut what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="split_speakers", description="Cut a manifest in two by its speakers."
     )
@@ -28,12 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("manifest", type=Path, metavar="MANIFEST")
     add("--every", type=int, default=3, metavar="N", help="hold out every Nth speaker")
     options = parser.parse_args(arguments)
-    try:
-        _split(options.manifest, options.every)
-    except AsrError as error:
-        print(f"split_speakers: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_main("split_speakers", lambda: _split(options.manifest, options.every))
 
 
 def _split(manifest: Path, every: int) -> None:

@@ -10,6 +10,8 @@ the same seed makes the same corpus.
 
 import argparse
 import random
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,9 @@ import numpy.typing as npt
 import soundfile
 
 from asr.audio import SAMPLE_RATE
+from asr.cli.scripts import run_main
 from asr.data.manifest import Utterance, write_manifest
+from asr.errors import CorpusError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ'"
 LOWEST, RATIO = 250.0, 1.12
@@ -28,11 +32,18 @@ Samples = npt.NDArray[np.float32]
 
 
 def make(folder: Path, seed: int = 0) -> None:
-    """Write the corpus into a folder, which is made if it is missing."""
+    """Write the corpus into a folder, which is made if it is missing.
+
+    Raises:
+        CorpusError: it cannot be made.
+    """
     for subset, size in SIZES.items():
         rng = random.Random(f"{subset} {seed}")
         audio = folder / subset
-        audio.mkdir(parents=True, exist_ok=True)
+        try:
+            audio.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CorpusError(f"{audio}: cannot be made ({error.strerror})") from error
         utterances = []
         for number in range(size):
             text = make_text(rng)
@@ -80,7 +91,15 @@ def _note(character: str, rng: random.Random) -> npt.NDArray[np.float64]:
     return np.concatenate([tone * np.hanning(length) ** 0.3, gap])
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make what the command line asks for; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="make", description="Make a corpus in which each letter is a tone."
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="made if missing")
+    options = parser.parse_args(arguments)
+    return run_main("make", lambda: make(options.folder))
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    make(parser.parse_args().folder)
+    sys.exit(main())

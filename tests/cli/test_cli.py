@@ -105,6 +105,7 @@ def test_text_that_finds_no_place_is_told(tmp_path: Path) -> None:
         "transcribe",
         "explain",
         "train",
+        "ablate",
         "decode",
         "score",
         "report",

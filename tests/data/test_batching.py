@@ -2,6 +2,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -201,8 +202,12 @@ def singles(count: int) -> Iterator[tuple[list[int], float]]:
     return (([index], 1.0) for index in range(count))
 
 
+LONG = 300
+"""Seconds that only a test waits which has failed."""
+
+
 def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + LONG
     while not holds() and time.monotonic() < end:
         time.sleep(0.001)
     assert holds()
@@ -251,7 +256,7 @@ def test_several_threads_work_at_once() -> None:
 
     class Meeting(Slow):
         def example(self, index: int, epoch: int = 0, strength: float = 1.0) -> Example:
-            both.wait(timeout=10)
+            both.wait(timeout=LONG)
             return super().example(index, epoch, strength)
 
     assert len(list(load(Meeting(2), singles(2), num_threads=2))) == 2
@@ -267,29 +272,36 @@ def test_an_error_comes_in_its_place() -> None:
         next(batches)
 
 
-def test_closing_early_does_not_begin_what_was_planned() -> None:
+def test_closing_early_does_not_begin_what_was_planned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     class Held(Slow):
         def example(self, index: int, epoch: int = 0, strength: float = 1.0) -> Example:
             if index == 1:
                 begun.set()
-                go_on.wait(timeout=10)
+                go_on.wait(timeout=LONG)
             return super().example(index, epoch, strength)
 
     dataset = Held(9)
     batches = load(dataset, singles(9), num_threads=1)
     next(batches)
-    begun.wait(timeout=10)
+    assert begun.wait(timeout=LONG)
 
-    threading.Timer(0.3, go_on.set).start()
+    def release(pool: ThreadPoolExecutor, wait: bool = True) -> None:
+        go_on.set()
+        shutdown(pool, wait)
+
+    shutdown = ThreadPoolExecutor.shutdown
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", release)
     batches.close()
 
     assert dataset.made == [0, 1]  # the next one was waiting for its turn
 
 
 def test_closing_early_stops_the_work() -> None:
-    dataset, threads = Slow(1000), threading.active_count()
+    dataset, before = Slow(1000), set(threading.enumerate())
     batches = load(dataset, singles(1000), num_threads=2)
     first: Batch = next(batches)
 
@@ -298,6 +310,6 @@ def test_closing_early_stops_the_work() -> None:
     made = len(dataset.made)
     assert first.ids == ["0"]
     assert made <= 4
-    assert threading.active_count() == threads
+    assert not set(threading.enumerate()) - before
     time.sleep(0.03)
     assert len(dataset.made) == made

@@ -1,4 +1,4 @@
-"""The LSTM that is mixed into the word n-gram, and the recipe that trains it."""
+"""The LSTM that is mixed into the word n-gram."""
 
 import json
 import random
@@ -11,12 +11,11 @@ import torch
 
 from asr.decoding import SearchConfig, beam_search
 from asr.errors import CheckpointError
+from asr.lm.estimate import NGramConfig, estimate, measure, scores
 from asr.lm.ngram import WordNGram
 from asr.lm.word_lstm import DESCRIPTION, FILE, Contexts, WordLSTM
 from asr.tensor_files import checksums, read_tensors, write_tensors
 from asr.text import CharTokenizer
-from recipes.librispeech.language_model import estimate, measure, scores
-from recipes.librispeech.word_lstm import batches, main, prepare
 
 TOKENIZER = CharTokenizer()
 TEXT = ["A BE AN", "AND A BE", "BE BE", "I'M A AN", "AN AND I'M A BE", "A"]
@@ -33,7 +32,7 @@ def network(seed: int = 0) -> WordLSTM:
 
 
 def mixture(seed: int = 0) -> WordNGram:
-    ngram = estimate([TEXT], [1], vocabulary=9, order=3, least=[1, 1])
+    ngram = estimate([TEXT], [1], NGramConfig(3, 9, (1, 1)))
     assert ngram.words == ["A", "AN", "AND", "BE", "I'M"]
     return WordNGram(ngram.words, ngram.levels, lstm=network(seed))
 
@@ -201,7 +200,7 @@ def test_what_is_no_such_network_is_refused(tmp_path: Path) -> None:
 
 def test_a_network_of_another_n_gram_is_refused(tmp_path: Path) -> None:
     folder = saved(tmp_path)
-    estimate([["B C"]], [1], vocabulary=9, order=2, least=[1]).save(folder, {})
+    estimate([["B C"]], [1], NGramConfig(2, 9, (1,))).save(folder, {})
     with pytest.raises(CheckpointError, match=r"belongs to another n-gram \(train"):
         WordNGram.load(folder)
     assert WordNGram.load(folder, alone=True).words == ["B", "C"]
@@ -245,97 +244,3 @@ def test_whatever_is_altered_a_model_comes_or_a_checkpoint_error(
     except CheckpointError as error:
         refusal = str(error)
     assert FILE in refusal
-
-
-def test_batches_hold_each_sentence_once() -> None:
-    ngram = estimate([TEXT], [1], vocabulary=9, order=2, least=[1])
-    model, sentences = prepare(ngram, [TEXT], [2], (4, 16))
-    assert len(sentences) == 2 * len(TEXT)
-    assert {tuple(s.tolist()) for s in sentences} == {
-        (6, *model.ranks[ngram.numbers(text.split())].tolist()) for text in TEXT
-    }
-    drawn, seen = batches(sentences, 8), 0
-    found = list[tuple[int, ...]]()
-    while seen < len(sentences):
-        batch, padding = next(drawn)
-        assert batch.numel() <= 8 or len(batch) == 1
-        for row, gap in zip(batch, padding, strict=True):
-            found.append(tuple(row[: 1 + int((~gap).sum())].tolist()))
-        seen += len(batch)
-    assert sorted(found) == sorted(tuple(s.tolist()) for s in sentences)
-
-
-def test_the_recipe_learns_what_a_trigram_cannot_see(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rng = random.Random(0)
-    words = "ABCD"
-    text = list[str]()
-    for _ in range(600):
-        first = rng.choice(words)  # the last word is the first, four words later
-        text.append(" ".join([first, *rng.choices(words, k=3), first]))
-    (tmp_path / "text.txt").write_text("\n".join(text[:500]) + "\n")
-    entries = [
-        {"id": f"u{i}", "audio": "u.wav", "duration": 1.0, "text": sentence}
-        for i, sentence in enumerate(text[500:])
-    ]
-    dev = tmp_path / "dev.jsonl"
-    dev.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    ngram = estimate([text[:500]], [1], vocabulary=9, order=3, least=[1, 1])
-    ngram.save(tmp_path / "lm", {})
-    alone, _ = measure(ngram, text[500:])
-
-    options = ["--language-model", str(tmp_path / "lm"), "--dev", str(dev)]
-    options += ["--minutes", "0.07", "--size", "24", "--embedding-size", "8"]
-    options += ["--batch-words", "300", "--validations", "2", "--threads", "1"]
-    text_file = str(tmp_path / "text.txt")
-    without_sizes = [*options[:6], *options[10:]]
-    assert main([text_file, *without_sizes, "--go-on"]) == 1
-    assert f"holds no {FILE}" in capsys.readouterr().err
-    assert main([text_file, *options]) == 0
-
-    mixed = WordNGram.load(tmp_path / "lm")
-    assert measure(mixed, text[500:])[0] < 0.93 * alone
-    printed = capsys.readouterr().out
-    assert "100.0 %" in printed
-    assert f"n-gram alone {alone:.1f}" in printed
-
-    assert main([text_file, *options, "--go-on"]) == 1
-    assert "the sizes are those of the LSTM" in capsys.readouterr().err
-    options = without_sizes
-    options[options.index("0.07")] = "0.02"  # too short to learn it anew
-    before, _ = measure(mixed, text[500:])
-    assert main([text_file, *options, "--go-on"]) == 0
-    after, _ = measure(WordNGram.load(tmp_path / "lm"), text[500:])
-    assert after < before
-    _, metadata = read_tensors(tmp_path / "lm" / FILE)
-    assert metadata["before"]["minutes"] == 0.07
-
-    content = (tmp_path / "lm" / FILE).read_bytes()
-    options += ["--learning-rate", "1000"]
-    assert main([text_file, *options, "--go-on"]) == 0  # and it got worse
-    assert (tmp_path / "lm" / FILE).read_bytes() == content
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--times", "1", "2"], "--times: 1 numbers above zero are due"),
-        (["--minutes", "0"], "--minutes: must be above 0"),
-        (["--batch-words", "-1"], "--batch-words: must be above 0"),
-        (["--validations", "0"], "--validations: must be at least 1"),
-        ([], "cannot be read"),
-    ],
-)
-def test_faults_are_one_line(
-    options: list[str],
-    message: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    places = ["--language-model", str(tmp_path / "lm"), "--dev", str(tmp_path / "dev")]
-    assert main([str(tmp_path / "text.txt"), *places, *options]) == 1
-    printed = capsys.readouterr().err
-    assert printed.startswith("word_lstm: ")
-    assert message in printed
-    assert printed.count("\n") == 1

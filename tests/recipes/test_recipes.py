@@ -19,7 +19,7 @@ from asr.features import NUM_MELS
 from asr.model.las import LAS, LASConfig
 from asr.text import CharTokenizer
 from asr.training.loss import losses
-from recipes.toy.make import LETTERS, LOWEST, RATIO, make, make_text, sing
+from recipes.toy.make import LETTERS, LOWEST, RATIO, main, make, make_text, sing
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONFIGS = sorted((RECIPES / "librispeech" / "configs").glob("*.yaml"))
@@ -132,6 +132,22 @@ def test_the_manifests_tell_what_is_there(tmp_path: Path) -> None:
     for utterance in utterances:
         assert duration(utterance.audio) == utterance.duration
         assert TOKENIZER.encode(utterance.text)
+
+
+@pytest.mark.usefixtures("few")
+def test_the_toy_is_made_where_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+
+    assert main([str(tmp_path / "toy")]) == 0
+    assert main([str(tmp_path / "file")]) == 1
+
+    assert len(read_manifest(tmp_path / "toy" / "train.jsonl")) == 4
+    place = tmp_path / "file" / "train"
+    assert capsys.readouterr().err == (
+        f"make: {place}: cannot be made (Not a directory)\n"
+    )
 
 
 def test_each_letter_has_a_pitch_of_its_own() -> None:

@@ -363,7 +363,7 @@ def test_chromium_shows_the_page(one: Segment, tmp_path: Path) -> None:
         ["chromium", *options, (tmp_path / "page.html").as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,  # of a browser that hangs
         check=True,
     ).stdout
 

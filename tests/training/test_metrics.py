@@ -45,6 +45,13 @@ def test_what_was_written_behind_the_checkpoint_is_taken_off(run: Path) -> None:
     assert [line.get("loss") for line in read(run)] == [1.0, 0.5, None, 9.0]
 
 
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / METRICS).mkdir()
+    message = r"metrics\.jsonl: cannot be written \(Is a directory\)"
+    with pytest.raises(CheckpointError, match=message):
+        MetricsLog(tmp_path, step=0)
+
+
 def test_a_run_that_begins_anew_begins_with_no_lines(run: Path) -> None:
     with MetricsLog(run, step=0):
         pass

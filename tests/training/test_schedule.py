@@ -36,6 +36,25 @@ def test_the_learning_rate_rises_stays_and_falls(
     assert learning_rate(config, step, progress) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [
+        (0.5, 2.0),
+        (0.625, 1.7364),  # 0.2 + 1.8 * (0.5 + 0.5 cos 45 degrees)
+        (0.75, 1.1),  # half way, as on a line
+        (1.0, 0.2),
+        (1.5, 0.2),
+    ],
+)
+def test_the_learning_rate_may_fall_along_a_cosine(
+    progress: float, expected: float
+) -> None:
+    config = ScheduleConfig(
+        learning_rate=2.0, decay="cosine", decay_from=0.5, final_rate=0.1
+    )
+    assert learning_rate(config, 900, progress) == pytest.approx(expected, abs=5e-5)
+
+
 def test_there_may_be_no_warmup() -> None:
     config = ScheduleConfig(learning_rate=2.0, warmup_steps=0)
     assert learning_rate(config, 0, 0.0) == 2.0

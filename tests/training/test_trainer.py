@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -235,83 +234,100 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
     assert_same_run(tmp_path, whole)
 
 
-def start(config: Config, folder: Path) -> "subprocess.Popen[bytes]":
-    """Begin a training, or go on with it, in a process group of its own."""
-    path = folder.with_suffix(".yaml")
+DYING = """
+import os
+import signal
+from asr.training.metrics import MetricsLog
+
+write, fsync, num_synced = MetricsLog.write, os.fsync, 0
+
+def die():
+    os.killpg(0, signal.SIGKILL)
+
+def write_and_die(log, step, metrics):
+    write(log, step, metrics)
+    if step == int(os.environ.get("DIE_AT_STEP", 0)):
+        die()
+
+def sync_and_die(descriptor):
+    global num_synced
+    num_synced += 1
+    if num_synced == int(os.environ.get("DIE_AT_SYNC", 0)):
+        die()
+    fsync(descriptor)
+
+MetricsLog.write, os.fsync = write_and_die, sync_and_die
+"""
+"""A `sitecustomize`: Python runs it at its start, in each process of a training."""
+
+
+def killed(config: Config, folder: Path, **when: int) -> None:
+    """Begin a training, or go on with it; it is killed, with all of its processes.
+
+    Args:
+        config: of the training.
+        folder: of the run.
+        when: DIE_AT_STEP, when the metrics of this step are written; or DIE_AT_SYNC,
+            when the main process brings something to the disk for the nth time.
+    """
+    path, site = folder.with_suffix(".yaml"), folder.with_suffix(".site")
     path.write_text(to_yaml(config))
-    return subprocess.Popen(
+    site.mkdir(exist_ok=True)
+    (site / "sitecustomize.py").write_text(DYING)
+    done = subprocess.run(
         [sys.executable, "-m", "asr", "train", str(path), str(folder)],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{site}{os.pathsep}{ROOT}"}
+        | {name: str(number) for name, number in when.items()},
         stdout=subprocess.DEVNULL,
         start_new_session=True,
+        check=False,
     )
-
-
-def kill_after(training: "subprocess.Popen[bytes]", folder: Path, steps: int) -> None:
-    """Kill a training when its metrics show so many steps, or when it is done."""
-    lines = folder / "metrics.jsonl"
-    while training.poll() is None:
-        if lines.exists() and lines.read_bytes().count(b'"loss"') >= steps:
-            break
-        time.sleep(0.001)
-    kill(training)
-
-
-def kill(training: "subprocess.Popen[bytes]") -> None:
-    if training.poll() is None:
-        os.killpg(training.pid, signal.SIGKILL)
-    training.wait()
+    assert done.returncode == -signal.SIGKILL
 
 
 def test_a_run_that_was_killed_goes_on_bit_for_bit(
     corpus: Path, tmp_path: Path
 ) -> None:
     length = {"epochs": 5, "batch_size": 1, "validations": 1}
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    training = start(saving(corpus, **length), killed)
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     train(settings(corpus, **length), whole)
 
-    kill_after(training, killed, steps=7)
-    assert training.returncode == -signal.SIGKILL
-    train(settings(corpus, **length), killed)
+    killed(saving(corpus, **length), stopped, DIE_AT_STEP=7)
+    train(settings(corpus, **length), stopped)
 
-    assert_same_run(killed, whole)
+    assert_same_run(stopped, whole)
 
 
 @slow
 @pytest.mark.parametrize("seed", range(3))
-def test_a_run_may_be_killed_at_any_moment_and_again(
+def test_a_run_may_be_killed_at_any_step_and_again(
     corpus: Path, tmp_path: Path, seed: int
 ) -> None:
     length = {"epochs": 12, "batch_size": 1, "validations": 4}
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     train(settings(corpus, **length), whole)
     rng = random.Random(seed)
 
-    for steps in sorted(rng.sample(range(1, 80), k=4)):
-        training = start(saving(corpus, **length), killed)
-        kill_after(training, killed, steps)
-        assert training.returncode == -signal.SIGKILL
-    train(settings(corpus, **length), killed)
+    for step in sorted(rng.sample(range(1, 80), k=4)):
+        killed(saving(corpus, **length), stopped, DIE_AT_STEP=step)
+    train(settings(corpus, **length), stopped)
 
-    assert_same_run(killed, whole)
+    assert_same_run(stopped, whole)
 
 
 @slow
-@pytest.mark.parametrize("seed", range(3))
-def test_a_run_may_be_killed_while_it_begins(
-    corpus: Path, tmp_path: Path, whole: Path, seed: int
+def test_a_run_may_be_killed_whenever_it_writes(
+    corpus: Path, tmp_path: Path, whole: Path
 ) -> None:
-    killed, rng = tmp_path / "killed", random.Random(seed)
-    for _ in range(4):
-        training = start(saving(corpus), killed)
-        time.sleep(rng.uniform(1, 6))
-        kill(training)
+    stopped = tmp_path / "stopped"
+    for number in (1, 2, 3, 4, 5, 8):  # settings, first checkpoint, later ones
+        killed(saving(corpus), stopped, DIE_AT_SYNC=number)
 
-    train(settings(corpus), killed)
+    train(settings(corpus), stopped)
 
-    assert_same_run(killed, whole)
+    assert_same_run(stopped, whole)
 
 
 def test_a_half_written_checkpoint_is_never_seen(
@@ -965,15 +981,13 @@ def test_two_processes_that_were_killed_go_on_bit_for_bit(
     corpus: Path, tmp_path: Path
 ) -> None:
     length = {"epochs": 12, "batch_size": 1, "processes": 2}
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     train(settings(corpus, **length), whole)
 
-    training = start(saving(corpus, **length), killed)
-    kill_after(training, killed, steps=7)
-    assert training.returncode == -signal.SIGKILL
-    train(settings(corpus, **length), killed)
+    killed(saving(corpus, **length), stopped, DIE_AT_STEP=7)
+    train(settings(corpus, **length), stopped)
 
-    assert_same_run(killed, whole)
+    assert_same_run(stopped, whole)
 
 
 @slow
@@ -983,8 +997,7 @@ def test_the_fault_of_one_of_two_processes_is_told(
     moved = shutil.copytree(corpus, tmp_path / "corpus")
     config = saving(moved, batch_size=1, processes=2, epochs=50)
     folder = tmp_path / "run"
-    training = start(config, folder)
-    kill_after(training, folder, steps=2)
+    killed(config, folder, DIE_AT_STEP=2)
     (moved / "train-5.wav").unlink()
 
     with pytest.raises(TrainingError, match=r"train-5\.wav: cannot be read"):

@@ -1,11 +1,8 @@
 """What is each setting worth? The same training with one difference a run.
 
-    python recipes/librispeech/ablation.py recipes/librispeech/ablation.yaml FOLDER
-
-trains every run that the YAML file names, `--jobs` at a time with one thread each, and
-prints a table in Markdown: a run is told as it was at its lowest loss on dev. A run
-that was stopped goes on, one that is finished is only told again; names of runs behind
-the folder choose some of them.
+`asr ablate PLAN.yaml FOLDER` trains every run that the plan names, with one thread
+each, and prints a table in Markdown: each run at the validation where its loss on dev
+was lowest. A run that was stopped goes on, one that is finished is not trained again.
 
     config: configs/las_ablation.yaml     what all runs share, beside this file
     runs:
@@ -13,10 +10,10 @@ the folder choose some of them.
       no dropout: [listener.dropout=0]    settings of `asr train`
     scaling: [a quarter, a half, base]    runs on more and more hours, if wished
 
-Of the runs under `scaling` it fits error = a * hours ^ -b, and says what that predicts.
+To the runs under `scaling` it fits error = a * hours ^ -b, and prints what that
+predicts.
 """
 
-import argparse
 import math
 import os
 import re
@@ -32,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from asr.config import Config, load_config, read_settings
-from asr.errors import AsrError, ConfigError, TrainingError
+from asr.errors import ConfigError, TrainingError
 from asr.train import CONFIG, chosen, is_finished
 from asr.training.metrics import read_metrics
 
@@ -85,41 +82,43 @@ class Result(NamedTuple):
     minutes: float
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train and tell what the command line asks for; tell a fault in one line."""
-    options = _parse(arguments)
-    try:
-        plan, runs = _plan(options.plan, options.folder)
-        strangers = set(options.names) - {run.name for run in runs}
-        if strangers:
-            raise ConfigError(f"{options.plan}: has no run {min(strangers)!r}")
-        if options.jobs < 1:
-            raise ConfigError("--jobs: must be at least 1")
-        asked = [run for run in runs if run.name in options.names or not options.names]
-        _train_all(asked, options.jobs, runs, plan)
-    except AsrError as error:
-        print(f"ablation: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("ablation: stopped (the same command goes on)", file=sys.stderr)
-        return 130
-    return 0
+def ablate(plan: Path, folder: Path, names: Sequence[str] = (), jobs: int = 2) -> None:
+    """Train the runs of a plan, and print what they have come to.
+
+    Args:
+        plan: YAML file that names the runs.
+        folder: for the folders of the runs.
+        names: of some of the runs; all, if there are none.
+        jobs: trainings at a time, with one thread each.
+
+    Raises:
+        ConfigError: the plan is wrong, or a folder holds a run with other settings.
+        TrainingError: a run failed; the others were trained.
+    """
+    if jobs < 1:
+        raise ConfigError(f"jobs must be at least 1, not {jobs}")
+    planned, runs = read_plan(plan, folder)
+    unknown = set(names) - {run.name for run in runs}
+    if unknown:
+        raise ConfigError(f"{plan}: has no run {min(unknown)!r}")
+    chosen_runs = [run for run in runs if run.name in names or not names]
+    with ThreadPoolExecutor(jobs) as pool:
+        errors = [error for error in pool.map(_train, chosen_runs) if error]
+    results = list(_results(runs))
+    print("\n".join(_table(results)), flush=True)
+    scaling = planned.scaling or ()
+    for line in _scaling([r for r in results if r.run.name in scaling]):
+        print(line)
+    if errors:
+        raise TrainingError(errors[0])
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="ablation", description="Train with one difference a run."
-    )
-    add = parser.add_argument
-    add("plan", type=Path, metavar="RUNS.yaml")
-    add("folder", type=Path, metavar="FOLDER", help="of the runs' folders")
-    add("names", nargs="*", metavar="RUN", help="some of the runs (default: all)")
-    add("--jobs", type=int, default=2, metavar="N", help="trainings at a time")
-    return parser.parse_intermixed_args(arguments)
+def read_plan(path: Path, folder: Path) -> tuple[Plan, list[Run]]:
+    """Read a plan, and check all its runs before the first trains.
 
-
-def _plan(path: Path, folder: Path) -> tuple[Plan, list[Run]]:
-    """Read a plan, and check all its runs before the first trains."""
+    Raises:
+        ConfigError: it cannot be read, or names an impossible run.
+    """
     plan = read_settings(Plan, path)
     source = path.parent / plan.config
     runs = list[Run]()
@@ -149,7 +148,7 @@ def _plan(path: Path, folder: Path) -> tuple[Plan, list[Run]]:
 
 
 def _check_kept(folder: Path, config: Config) -> None:
-    """Refuse a folder of a run with other settings: its figures would be told as these.
+    """Refuse a folder of a run with other settings: its figures are of those.
 
     Raises:
         ConfigError: they are others.
@@ -166,50 +165,32 @@ def _check_kept(folder: Path, config: Config) -> None:
         )
 
 
-def _train_all(
-    asked: Sequence[Run], jobs: int, runs: Sequence[Run], plan: Plan
-) -> None:
-    """Train, and print what all finished runs have come to.
-
-    Raises:
-        TrainingError: a run failed; the others were trained.
-    """
-    with ThreadPoolExecutor(jobs) as pool:
-        faults = [fault for fault in pool.map(_train, asked) if fault]
-    results = list(_results(runs))
-    print("\n".join(_table(results)), flush=True)
-    for line in _scaling([r for r in results if r.run.name in (plan.scaling or ())]):
-        print(line)
-    if faults:
-        raise TrainingError(faults[0])
-
-
 def _train(run: Run) -> str | None:
-    """Train to the end, unless that is done; tell the fault, if there is one."""
+    """Train to the end, unless that is done; return the error, if there is one."""
     if is_finished(run.config, run.folder):
         return None
     log = run.folder / "train.log"
     command = [sys.executable, "-m", "asr", "train", str(run.source), str(run.folder)]
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+        with log.open("ab") as file:
             done = subprocess.run(
                 [*command, *run.settings],
-                stdout=output,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 check=False,
             )
-        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        output = log.read_text(encoding="utf-8", errors="replace").strip()
     except OSError as error:
         return f"{run.name}: {log} cannot be written ({error.strerror})"
     if done.returncode == 0:
         print(f"{run.name}: done", file=sys.stderr, flush=True)
         return None
-    fault = said[-1] if said else "it said nothing"
+    reason = output.splitlines()[-1] if output else "it printed nothing"
     if done.returncode < 0:
-        fault = f"ended by signal {-done.returncode}"
-    return f"{run.name}: {fault} (all it said is in {log})"
+        reason = f"ended by signal {-done.returncode}"
+    return f"{run.name}: {reason} (all that it printed is in {log})"
 
 
 def _results(runs: Sequence[Run]) -> Iterator[Result]:
@@ -257,7 +238,7 @@ def _table(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _scaling(results: Sequence[Result]) -> Iterator[str]:
-    """Fit a power law to runs on more and more hours, and say what it predicts."""
+    """Fit a power law to runs on more and more hours, and extrapolate it."""
     hours = [_hours(result.run.config) for result in results]
     if len(set(hours)) < 3:  # two points fit any law
         return
@@ -268,15 +249,15 @@ def _scaling(results: Sequence[Result]) -> Iterator[str]:
             continue
         a, b, spread = power_law(hours, rates)
         predicted = ", ".join(
-            f"{_told(label, a * h**-b)} on {h:.0f} hours" for h in PREDICTED
+            f"{_shown(label, a * h**-b)} on {h:.0f} hours" for h in PREDICTED
         )
         yield (
-            f"- {label} = {_told(label, a)} * hours ^ {-b:.3f} (within a factor of "
+            f"- {label} = {_shown(label, a)} * hours ^ {-b:.3f} (within a factor of "
             f"{spread:.3f} of what was measured); predicted: {predicted}"
         )
 
 
-def _told(label: str, value: float) -> str:
+def _shown(label: str, value: float) -> str:
     return f"{value:.3f}" if label == "loss" else f"{100 * value:.1f} %"
 
 
@@ -300,7 +281,3 @@ def power_law(
 
 def _hours(config: Config) -> float:
     return sum(u.duration for u in chosen(config.data)) / 3600
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,7 @@
-"""Estimate a word trigram from text, for `asr transcribe --language-model`.
+"""Estimate a word n-gram from text, for `asr transcribe --language-model`.
 
-    python recipes/librispeech/language_model.py TEXT.xz... --output FOLDER --dev DEV
-
-Texts hold one sentence a line, in A-Z, apostrophe and space; .xz or plain. The model is
-an interpolated Kneser-Ney n-gram with three discounts for each order:
+Texts hold one sentence a line, in A-Z, apostrophe and space; plain, .xz or .gz. The
+model is an interpolated Kneser-Ney n-gram with three discounts for each order:
 
     P(w | h) = (c(h w) - D(c)) / c(h) + gamma(h) P(w | h without its first word)
     Y = n1 / (n1 + 2 n2)    D(c) = c - (c + 1) Y n_c+1 / n_c  for c = 1, 2, 3 and more
@@ -19,107 +17,154 @@ Source: Chen and Goodman (1999), "An empirical study of smoothing techniques for
 language modeling", doi:10.1006/csla.1999.0128.
 """
 
-import argparse
+import gzip
 import lzma
-import sys
+import re
+import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from asr.data.manifest import read_manifest
-from asr.errors import AsrError, ConfigError, CorpusError
+from asr.errors import ConfigError, CorpusError
 from asr.lm.look_ahead import Floats, Ints
-from asr.lm.ngram import FILE, Level, WordNGram, find, look_up, mix
+from asr.lm.ngram import (
+    LONGEST_WORD,
+    Level,
+    WordNGram,
+    find,
+    look_up,
+    make_folder,
+    mix,
+)
 from asr.text import ALPHABET
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Estimate what the command line asks for; tell a fault in one line."""
-    options = _parse(arguments)
-    try:
-        _run(options)
-    except AsrError as error:
-        print(f"language_model: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="language_model", description="Estimate a word n-gram from text."
-    )
-    add = parser.add_argument
-    add("texts", nargs="+", type=Path, metavar="TEXT", help="one sentence a line")
-    add("--output", type=Path, required=True, metavar="FOLDER", help="for the model")
-    add("--vocabulary", type=int, default=60_000, metavar="W", help="most words")
-    add("--order", type=int, choices=(2, 3), default=3, help="longest n-grams")
-    add(
-        "--least",
-        type=int,
-        nargs="+",
-        default=[2, 3],
-        metavar="C",
-        help="least count of the stored n-grams of order 2 and 3 (default: 2 3)",
-    )
-    add("--times", type=int, nargs="+", metavar="T", help="count each TEXT T times")
-    add("--dev", type=Path, metavar="MANIFEST", help="to tell the perplexity of")
-    return parser.parse_args(arguments)
+ORDERS = (2, 3)
+"""Longest n-grams that can be estimated."""
+LARGEST_VOCABULARY = 2_000_000
+"""Words: three of them make one int64."""
+_MIN_COUNTS = (2, 3)
+_UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    ".xz": lzma.decompress,
+    ".gz": gzip.decompress,
+}
+_BROKEN = (lzma.LZMAError, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError)
+_TOO_LONG = re.compile(rf"[^ \n]{{{LONGEST_WORD + 1},}}")
 
 
-def _run(options: argparse.Namespace) -> None:
-    times = times_of(options)
-    if len(options.least) != options.order - 1:
-        raise ConfigError(f"--least: {options.order - 1} numbers are due")
-    if options.vocabulary < 1:
-        raise ConfigError("--vocabulary: must be at least 1")
-    texts = [read_text(path) for path in options.texts]
-    model = estimate(texts, times, options.vocabulary, options.order, options.least)
-    metadata = {"texts": [path.name for path in options.texts], "times": times}
-    model.save(options.output, {**metadata, "least": options.least})
-    size = (options.output / FILE).stat().st_size / 1e6
-    grams = ", ".join(f"{len(level.keys)}" for level in model.levels)
-    print(f"{options.output}: {size:.1f} MB, n-grams by order: {grams}")
-    if options.dev is not None:
-        said = [utterance.text for utterance in read_manifest(options.dev)]
-        perplexity, strangers = measure(WordNGram.load(options.output), said)
-        print(
-            f"{options.dev}: perplexity {perplexity:.1f}, OOV {100 * strangers:.2f} %"
-        )
+@dataclass(frozen=True)
+class NGramConfig:
+    """Settings of an n-gram."""
+
+    order: int = 3
+    """Length of the longest n-grams: 2 or 3."""
+    vocabulary_size: int = 60_000
+    """At most so many words, the most frequent ones; all others are <unk>."""
+    min_counts: tuple[int, ...] | None = None
+    """How often n-grams of order 2 (and 3) must be counted to be stored; None for 2
+    (and 3)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be estimated."""
+        if self.order not in ORDERS:
+            raise ValueError(f"order must be 2 or 3, not {self.order}")
+        if not 1 <= self.vocabulary_size <= LARGEST_VOCABULARY:
+            raise ValueError(
+                f"vocabulary_size must be from 1 to {LARGEST_VOCABULARY}, "
+                f"not {self.vocabulary_size}"
+            )
+        given = self.least_counts[1:]
+        if len(given) != self.order - 1 or min(given) < 1:
+            raise ValueError(
+                f"min_counts takes {self.order - 1} whole numbers above 0 where order "
+                f"is {self.order}, not {' '.join(map(str, given))}"
+            )
+
+    @property
+    def least_counts(self) -> list[int]:
+        """The least count of the stored n-grams, by order; all unigrams are stored."""
+        given = self.min_counts
+        return [1, *(_MIN_COUNTS[: self.order - 1] if given is None else given)]
 
 
-def times_of(options: argparse.Namespace) -> list[int]:
-    """Tell how often each text counts.
+def build(
+    texts: Sequence[Path],
+    folder: Path,
+    config: NGramConfig | None = None,
+    weights: Sequence[int] | None = None,
+) -> WordNGram:
+    """Estimate an n-gram from text files, and save it in a folder.
+
+    Args:
+        texts: one sentence a line, in A-Z, apostrophe and space; plain, .xz or .gz.
+        folder: for the model; made if it is missing.
+        config: settings.
+        weights: how many times each text is counted; once each if there are none.
+
+    Returns:
+        The model as it was saved (a little coarser than it was estimated).
+
+    Raises:
+        CorpusError: a text cannot be read, is empty, or holds another character.
+        ConfigError: there is not one weight above zero for each text.
+        CheckpointError: the folder cannot be written.
+    """
+    config = config or NGramConfig()
+    weights = check_weights(weights, len(texts))
+    make_folder(folder)  # what cannot be written is noticed before the work
+    sentences = [read_text(path) for path in texts]
+    model = estimate(sentences, weights, config)
+    metadata = {"texts": [path.name for path in texts], "weights": weights}
+    model.save(folder, {**metadata, "min_counts": config.least_counts[1:]})
+    return WordNGram.load(folder, alone=True)
+
+
+def check_weights(weights: Sequence[int] | None, num_texts: int) -> list[int]:
+    """Return how many times each text counts.
 
     Raises:
         ConfigError: there is not one number above zero for each text.
     """
-    times: list[int] = options.times or [1] * len(options.texts)
-    if len(times) != len(options.texts) or min(times) < 1:
-        raise ConfigError(f"--times: {len(options.texts)} numbers above zero are due")
-    return times
+    checked = list(weights or [1] * num_texts)
+    if len(checked) != num_texts or min(checked) < 1:
+        raise ConfigError(
+            f"weights: {num_texts} whole numbers above 0 were expected, one for each "
+            f"text, not {' '.join(map(str, checked))}"
+        )
+    return checked
 
 
 def read_text(path: Path) -> list[str]:
     """Read the sentences of a text.
 
     Raises:
-        CorpusError: it cannot be read, is empty, or not in LibriSpeech's alphabet.
+        CorpusError: it cannot be read, is empty, or is not in LibriSpeech's alphabet.
     """
     try:
         raw = path.read_bytes()
-        text = (lzma.decompress(raw) if path.suffix == ".xz" else raw).decode()
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror})") from error
-    except (lzma.LZMAError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{path}: is damaged, or no text ({error})") from error
-    if strangers := set(text) - set(ALPHABET) - {"\n"}:
+    try:
+        text = _UNPACK.get(path.suffix, bytes)(raw).decode()
+    except _BROKEN as error:
+        raise CorpusError(f"{path}: is damaged, or is no text ({error})") from error
+    lines = text.split("\n")
+    if unexpected := set(text) - set(ALPHABET) - {"\n"}:
+        number = next(n for n, line in enumerate(lines, 1) if unexpected & set(line))
         raise CorpusError(
-            f"{path}: holds {min(strangers)!r} (A-Z, apostrophe, space were expected)"
+            f"{path}:{number}: holds {min(unexpected & set(lines[number - 1]))!r} "
+            "(A-Z, apostrophe and space were expected; asr.text.normalize makes them "
+            "of any text)"
         )
-    sentences = [line for line in text.split("\n") if line.strip()]
+    if found := _TOO_LONG.search(text):
+        raise CorpusError(
+            f"{path}:{text.count(chr(10), 0, found.start()) + 1}: holds a word of "
+            f"{len(found[0])} letters (at most {LONGEST_WORD} were expected)"
+        )
+    sentences = [line for line in lines if line.strip()]
     if not sentences:
         raise CorpusError(f"{path}: is empty (one sentence a line was expected)")
     return sentences
@@ -127,37 +172,30 @@ def read_text(path: Path) -> list[str]:
 
 def estimate(
     texts: Sequence[Sequence[str]],
-    times: Sequence[int],
-    vocabulary: int,
-    order: int,
-    least: Sequence[int],
+    weights: Sequence[int],
+    config: NGramConfig,
 ) -> WordNGram:
     """Estimate an n-gram.
 
     Args:
         texts: sentences.
-        times: how often each text counts.
-        vocabulary: how many words, the most frequent ones.
-        order: 2 or 3.
-        least: least counts of orders 2 and 3.
+        weights: how many times each text is counted.
+        config: settings.
     """
     counter = Counter[str]()
-    for text, weight in zip(texts, times, strict=True):
+    for text, weight in zip(texts, weights, strict=True):
         for word, count in Counter(" ".join(text).split()).items():
             counter[word] += weight * count
     frequent = sorted(counter, key=lambda word: (-counter[word], word))
-    words = sorted(frequent[:vocabulary])
+    words = sorted(frequent[: config.vocabulary_size])
     base = len(words) + 2
     number = {word: place for place, word in enumerate(words)}
-    stream = np.concatenate(
-        [
-            numbers_of(text, number)
-            for text, n in zip(texts, times, strict=True)
-            for _ in range(n)
-        ]
-    )
-    keys, counts = _count(stream, order, base)
-    return WordNGram(words, _levels(keys, counts, order, base, [1, *least]))
+    streams = list[Ints]()
+    for text, weight in zip(texts, weights, strict=True):
+        streams += weight * [numbers_of(text, number)]
+    keys, counts = _count(np.concatenate(streams), config.order, base)
+    levels = _levels(keys, counts, config.order, base, config.least_counts)
+    return WordNGram(words, levels)
 
 
 def numbers_of(sentences: Sequence[str], number: Mapping[str, int]) -> Ints:
@@ -217,7 +255,7 @@ def _shorten(longer: Ints, counts: Ints, n: int, base: int) -> tuple[Ints, Ints]
 
 
 def _discounts(counts: Ints | Floats) -> Floats:
-    """Return (G,) D(c); where too few n-grams are seen to tell, it is c / 2."""
+    """Return (G,) D(c); where too few n-grams are seen to estimate it, c / 2."""
     n = [float((counts == c).sum()) for c in range(1, 5)]
     table = np.array([0.0, 0.5, 1.0, 1.5])
     if min(n) > 0:
@@ -252,17 +290,20 @@ def _interpolate(
 
 
 def measure(model: WordNGram, sentences: Sequence[str]) -> tuple[float, float]:
-    """Tell the perplexity per word and </s>, <unk> as one of them; and the OOV rate."""
-    said = [model.numbers(sentence.split()) for sentence in sentences]
-    words, ends = scores(model, said)
+    """Return the perplexity and the share of words that are out of the vocabulary.
+
+    The perplexity is per word and </s>; <unk> counts as one of the words.
+    """
+    numbers = [model.numbers(sentence.split()) for sentence in sentences]
+    words, ends = scores(model, numbers)
     if model.lstm:
         total = mix(words[0], words[1], model.lstm.share).sum() + ends.sum()
     else:
         total = words[0].sum() + ends.sum()
-    strangers = sum(int((words == model.unknown).sum()) for words in said)
-    num_words = sum(map(len, said))
-    perplexity = float(np.exp(-total / max(num_words + len(said), 1)))
-    return perplexity, strangers / max(num_words, 1)
+    num_unknown = sum(int((words == model.unknown).sum()) for words in numbers)
+    num_words = sum(map(len, numbers))
+    perplexity = float(np.exp(-total / max(num_words + len(numbers), 1)))
+    return perplexity, num_unknown / max(num_words, 1)
 
 
 def scores(model: WordNGram, sentences: Sequence[Ints]) -> tuple[Floats, Floats]:
@@ -289,7 +330,3 @@ def scores(model: WordNGram, sentences: Sequence[Ints]) -> tuple[Floats, Floats]
         histories[:going] = np.column_stack([histories[:going, 1:], words])
     ends = model.log_prob(histories, np.full(len(sentences), model.boundary))
     return np.concatenate([np.zeros((2, 0)), *found], axis=1), ends
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The recipe that trains one difference a run."""
+"""`asr ablate`: one difference a run."""
 
 import json
 import re
@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from asr.cli import main
 from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import ConfigError
+from asr.evaluation.ablation import read_plan
 from asr.tensor_files import write_tensors
 from asr.train import chosen
 from asr.training.checkpoint import Place
-from recipes.librispeech import ablation
 
 Capture = pytest.CaptureFixture[str]
 PLAN = """
@@ -92,10 +93,10 @@ def look(rate: float, focus: float) -> dict[str, float]:
     return {**rates, "dev/focus": focus, "dev/monotony": 0.95}
 
 
-def test_every_run_is_trained_with_its_own_settings_and_told(
+def test_every_run_is_trained_with_its_own_settings_and_shown(
     plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
 ) -> None:
-    assert ablation.main([str(plan), str(tmp_path / "runs"), "--jobs", "1"]) == 0
+    assert main(["ablate", str(plan), str(tmp_path / "runs"), "--jobs", "1"]) == 0
 
     config = str(tmp_path / "configs" / "base.yaml")
     folders = [str(tmp_path / "runs" / n) for n in ("base", "half-a-mile", "a-quarter")]
@@ -116,13 +117,13 @@ def test_what_is_finished_is_not_trained_again(
     plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
 ) -> None:
     arguments = [str(plan), str(tmp_path / "runs")]
-    assert ablation.main([*arguments, "base", "half a mile"]) == 0
+    assert main(["ablate", *arguments, "base", "half a mile"]) == 0
     assert len(trained) == 2
     config = load_config(plan.parent / "configs" / "base.yaml")
     finish(tmp_path / "runs" / "base", config, epochs=1)
     assert "hours ^" not in capsys.readouterr().out  # two points fit any law
 
-    assert ablation.main(arguments) == 0
+    assert main(["ablate", *arguments]) == 0
 
     assert sorted(command[5].rsplit("/")[-1] for command in trained[2:]) == [
         "a-quarter",
@@ -136,29 +137,32 @@ def test_a_run_that_fails_does_not_stop_the_others(
 ) -> None:
     plan.write_text(PLAN.replace("epochs=3", "epochs=4"))
 
-    assert ablation.main([str(plan), str(tmp_path / "runs"), "--jobs", "1"]) == 1
+    assert main(["ablate", str(plan), str(tmp_path / "runs"), "--jobs", "1"]) == 1
 
-    told = capsys.readouterr()
-    assert "| base |" in told.out
-    assert "a quarter |" not in told.out
-    assert "ablation: a quarter: asr: the disk is full (all it said is in" in told.err
+    printed = capsys.readouterr()
+    assert "| base |" in printed.out
+    assert "a quarter |" not in printed.out
+    assert (
+        "asr: a quarter: asr: the disk is full (all that it printed is in"
+        in printed.err
+    )
 
     plan.write_text(PLAN.replace("epochs=3", "epochs=5"))
-    assert ablation.main([str(plan), str(tmp_path / "runs"), "--jobs", "1"]) == 1
-    assert "a quarter: ended by signal 9 (all it said" in capsys.readouterr().err
+    assert main(["ablate", str(plan), str(tmp_path / "runs"), "--jobs", "1"]) == 1
+    assert "a quarter: ended by signal 9 (all that it" in capsys.readouterr().err
 
 
-def test_figures_of_other_settings_are_not_told_as_these(
+def test_figures_of_other_settings_are_not_shown_as_these(
     plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
 ) -> None:
     arguments = [str(plan), str(tmp_path / "runs")]
-    assert ablation.main(arguments) == 0
+    assert main(["ablate", *arguments]) == 0
     plan.write_text(PLAN.replace("data.every=2", "training.seed=2"))
 
-    assert ablation.main(arguments) == 1
+    assert main(["ablate", *arguments]) == 1
 
-    told = capsys.readouterr()
-    assert "half-a-mile: holds a run with other settings (take another" in told.err
+    printed = capsys.readouterr()
+    assert "half-a-mile: holds a run with other settings (take another" in printed.err
     assert len(trained) == 3
 
 
@@ -166,10 +170,10 @@ def test_a_run_may_be_made_longer(
     plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
 ) -> None:
     arguments = [str(plan), str(tmp_path / "runs"), "a quarter"]
-    assert ablation.main(arguments) == 0
+    assert main(["ablate", *arguments]) == 0
     plan.write_text(PLAN.replace("epochs=3", "epochs=7"))
 
-    assert ablation.main(arguments) == 0
+    assert main(["ablate", *arguments]) == 0
 
     assert trained[1][-1] == "training.epochs=7"
     assert "| a quarter | `data.every=4` `training.epochs=7` |" in (
@@ -181,21 +185,21 @@ def test_hours_that_are_all_the_same_make_no_law(
     plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
 ) -> None:
     plan.write_text(re.sub(r"data\.every=\d", "training.seed=2", PLAN))
-    assert ablation.main([str(plan), str(tmp_path / "runs")]) == 0
+    assert main(["ablate", str(plan), str(tmp_path / "runs")]) == 0
     assert "hours ^" not in capsys.readouterr().out
 
 
-def test_what_cannot_be_written_is_told(
+def test_what_cannot_be_written_is_an_error(
     plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
 ) -> None:
     (tmp_path / "runs").write_text("a file")
-    assert ablation.main([str(plan), str(tmp_path / "runs"), "base"]) == 1
+    assert main(["ablate", str(plan), str(tmp_path / "runs"), "base"]) == 1
     assert "train.log cannot be written (" in capsys.readouterr().err
     assert trained == []
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "fault"),
+    ("before", "after", "error"),
     [
         ("data.every=2", "data.every=0", "data.every must be at least 1, not 0"),
         ("data.every=2", "data.evry=2", "evry"),
@@ -216,16 +220,16 @@ def test_a_plan_is_checked_before_anything_is_trained(
     capsys: Capture,
     before: str,
     after: str,
-    fault: str,
+    error: str,
 ) -> None:
     plan.write_text(PLAN.replace(before, after))
 
-    assert ablation.main([str(plan), str(tmp_path / "runs")]) == 1
+    assert main(["ablate", str(plan), str(tmp_path / "runs")]) == 1
 
-    told = capsys.readouterr().err
-    assert told.startswith("ablation: ")
-    assert fault in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("asr: ")
+    assert error in printed
+    assert printed.count("\n") == 1
     assert trained == []
 
 
@@ -233,19 +237,19 @@ def test_the_command_line_is_checked(
     plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
 ) -> None:
     runs = str(tmp_path / "runs")
-    assert ablation.main([str(tmp_path / "no.yaml"), runs]) == 1
+    assert main(["ablate", str(tmp_path / "no.yaml"), runs]) == 1
     assert "no.yaml: cannot be read" in capsys.readouterr().err
-    assert ablation.main([str(plan), runs, "bass"]) == 1
+    assert main(["ablate", str(plan), runs, "bass"]) == 1
     assert "has no run 'bass'" in capsys.readouterr().err
-    assert ablation.main([str(plan), runs, "--jobs", "0"]) == 1
-    assert "--jobs: must be at least 1" in capsys.readouterr().err
+    assert main(["ablate", str(plan), runs, "--jobs", "0"]) == 1
+    assert "jobs must be at least 1, not 0" in capsys.readouterr().err
     assert trained == []
 
 
 def test_the_plan_that_is_here_is_one() -> None:
-    path = Path(ablation.__file__).with_name("ablation.yaml")
+    path = Path(__file__).parents[2] / "recipes" / "librispeech" / "ablation.yaml"
 
-    plan, runs = ablation._plan(path, Path("runs"))
+    plan, runs = read_plan(path, Path("runs"))
 
     assert plan.scaling
     assert len({run.folder for run in runs}) == len(runs) > 10

@@ -1,0 +1,189 @@
+"""`asr lm`: language models of words, made from text."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from asr.cli.options import add_command, checked, number
+
+_TEXT = "one sentence a line, in A-Z, apostrophe and space; plain, .xz or .gz"
+
+
+def add(commands: Any) -> None:
+    """Add `asr lm build` and `asr lm train`."""
+    parser = commands.add_parser(
+        "lm",
+        help="make a language model: an n-gram, and an LSTM beside it",
+        description="Make a language model of words, for --language-model.",
+        epilog="`asr lm COMMAND --help` shows an example of each command.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_build(commands)
+    _add_train(commands)
+
+
+def _add_build(commands: Any) -> None:
+    parser = add_command(
+        *(commands, "build", _build),
+        "estimate an n-gram from text (interpolated Kneser-Ney)",
+        "asr lm build sentences.txt.xz exp/lm --dev data/dev-clean.jsonl\n"
+        "  asr transcribe talk.wav --language-model exp/lm",
+    )
+    parser.add_argument("texts", nargs="+", type=Path, metavar="TEXT", help=_TEXT)
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="for the model; made if missing"
+    )
+    parser.add_argument(
+        "--order",
+        type=int,
+        default=3,
+        metavar="N",
+        help="words in the longest n-grams: 2 or 3 (default: 3)",
+    )
+    parser.add_argument(
+        "--vocabulary-size",
+        **number(60_000, "keep the N most frequent words (default: 60000)"),
+    )
+    parser.add_argument(
+        "--min-counts",
+        type=int,
+        nargs="+",
+        metavar="C",
+        help="store a word pair that occurs C times or more, and, with a second C, a "
+        "triple; smaller is more accurate and larger on disk (default: 2 3)",
+    )
+    _add_weights(parser, "count")
+    parser.add_argument(
+        "--dev",
+        type=Path,
+        metavar="MANIFEST",
+        help="print the perplexity of the texts of a manifest",
+    )
+
+
+def _add_train(commands: Any) -> None:
+    parser = add_command(
+        *(commands, "train", _train),
+        "train an LSTM that is mixed into an n-gram; a training that was stopped goes "
+        "on where it was",
+        "asr lm train sentences.txt.xz --language-model exp/lm "
+        "--dev data/dev-clean.jsonl",
+    )
+    add = parser.add_argument
+    add("texts", nargs="+", type=Path, metavar="TEXT", help=_TEXT)
+    add(
+        "--language-model",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder that `asr lm build` wrote; the LSTM is written into it",
+    )
+    add(
+        "--dev",
+        type=Path,
+        required=True,
+        metavar="MANIFEST",
+        help="its texts decide which weights are kept",
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--minutes", type=float, metavar="X", help="time to train (default: 40)"
+    )
+    length.add_argument(
+        "--updates",
+        **number(
+            None,
+            "updates to train, in place of --minutes: the result can be reproduced",
+        ),
+    )
+    add(
+        "--warm-start",
+        action="store_true",
+        help="begin with the weights of the LSTM that is in FOLDER; it is replaced "
+        "when the new one is better on dev",
+    )
+    _add_weights(parser, "read")
+    add("--hidden-size", **number(None, "units of the LSTM (default: 512)"))
+    add("--embedding-size", **number(None, "dimensions of a word (default: 128)"))
+    add("--batch-words", **number(None, "words in an update (default: 4000)"))
+    add("--learning-rate", type=float, metavar="X", help="the highest (default: 0.003)")
+    add("--validations", **number(None, "how often dev is looked at (default: 8)"))
+    add(
+        "--checkpoint-minutes",
+        type=float,
+        metavar="X",
+        help="time between checkpoints, which training goes on from after a stop "
+        "(default: 5)",
+    )
+    add("--threads", **number(None, "CPU threads (default: one for each core)"))
+
+
+def _add_weights(parser: argparse.ArgumentParser, verb: str) -> None:
+    parser.add_argument(
+        "--weights",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help=f"{verb} the first TEXT N times, and so on (default: each once)",
+    )
+
+
+def _build(args: argparse.Namespace) -> None:
+    from asr.data.manifest import read_manifest
+    from asr.lm.estimate import NGramConfig, build, measure
+    from asr.lm.ngram import FILE
+
+    config = checked(
+        NGramConfig,
+        order=args.order,
+        vocabulary_size=args.vocabulary_size,
+        min_counts=args.min_counts,
+    )
+    dev = read_manifest(args.dev) if args.dev else []
+    model = build(args.texts, args.folder, config, args.weights)
+    size = (args.folder / FILE).stat().st_size / 1e6
+    grams = ", ".join(
+        f"{len(level.keys)} of order {order}"
+        for order, level in enumerate(model.levels, 1)
+    )
+    print(f"{args.folder}: {size:.1f} MB, n-grams: {grams}")
+    if dev:
+        perplexity, unknown = measure(model, [utterance.text for utterance in dev])
+        print(
+            f"{args.dev}: perplexity {perplexity:.1f}, "
+            f"{100 * unknown:.2f} % of its words are not in the vocabulary"
+        )
+
+
+def _train(args: argparse.Namespace) -> None:
+    import torch
+
+    from asr.data.manifest import read_manifest
+    from asr.errors import ConfigError
+    from asr.lm.estimate import measure
+    from asr.lm.ngram import WordNGram
+    from asr.lm.train import train
+    from asr.lm.trainer import LSTMTrainingConfig
+    from asr.lm.word_lstm import FILE
+
+    names = (
+        *("minutes", "updates", "hidden_size", "embedding_size", "batch_words"),
+        *("learning_rate", "validations", "checkpoint_minutes"),
+    )
+    given = {name: getattr(args, name) for name in names}
+    config = checked(LSTMTrainingConfig, warm_start=args.warm_start, **given)
+    if args.threads is not None:
+        if args.threads < 1:
+            raise ConfigError(f"threads must be at least 1, not {args.threads}")
+        torch.set_num_threads(args.threads)
+    train(args.texts, args.language_model, args.dev, config, args.weights)
+    texts = [utterance.text for utterance in read_manifest(args.dev)]
+    # As it is stored, in bytes, it is a little worse than it was in training.
+    mixed, unknown = measure(WordNGram.load(args.language_model), texts)
+    alone, _ = measure(WordNGram.load(args.language_model, alone=True), texts)
+    size = (args.language_model / FILE).stat().st_size / 1e6
+    print(f"{args.language_model}: LSTM of {size:.1f} MB")
+    print(
+        f"{args.dev}: perplexity {mixed:.1f} (n-gram alone: {alone:.1f}), "
+        f"{100 * unknown:.2f} % of its words are not in the vocabulary"
+    )

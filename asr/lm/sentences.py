@@ -1,0 +1,87 @@
+"""Sentences as a word LSTM learns from them: ranks of words, in batches.
+
+Shapes: B sentences, I words of each.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr.lm.estimate import numbers_of
+from asr.lm.look_ahead import Ints
+from asr.lm.ngram import WordNGram
+from asr.lm.word_lstm import WordLSTM
+
+_CUTOFFS = (1000, 5000, 20_000)
+
+
+def prepare(
+    ngram: WordNGram,
+    texts: Sequence[Sequence[str]],
+    weights: Sequence[int],
+    model: WordLSTM | tuple[int, int],
+) -> tuple[WordLSTM, list[Ints]]:
+    """Build the network for the words of a text; bring the text to ranks.
+
+    Args:
+        ngram: gives the words.
+        texts: sentences.
+        weights: how many times each text is read in an epoch.
+        model: that is there already; or embedding size and size of a new one.
+
+    Returns:
+        The network; and the sentences, the start of each included.
+    """
+    number = {word: place for place, word in enumerate(ngram.words)}
+    streams = [numbers_of(text, number) for text in texts]
+    count = len(ngram.words) + 1
+    if isinstance(model, WordLSTM):
+        ranks = model.ranks.numpy()
+    else:
+        counts = np.zeros(count, dtype=np.int64)
+        for stream, weight in zip(streams, weights, strict=True):
+            counts += weight * np.bincount(stream, minlength=count + 1)[:count]
+        ranks = np.empty(count + 1, dtype=np.int64)
+        ranks[np.argsort(-counts, kind="stable")] = np.arange(count)
+        ranks[count] = count
+        cutoffs = [c for c in _CUTOFFS if c < count - 1] or [count // 2]
+        model = WordLSTM(torch.from_numpy(ranks), *model, cutoffs)
+    sentences = list[Ints]()
+    for stream, weight in zip(streams, weights, strict=True):
+        ends = np.flatnonzero(stream == count)
+        pieces = np.split(ranks[stream], ends)
+        sentences += weight * [piece for piece in pieces if len(piece) > 1]
+    return model, sentences
+
+
+def batches(lengths: Ints, batch_words: int, seed: int) -> list[Ints]:
+    """Put the sentences of an epoch, by their indices, into batches.
+
+    Sentences of a batch are about equally long; the order depends on the seed.
+
+    Args:
+        lengths: of the sentences, the start of each included.
+        batch_words: most words in a batch, padding counted.
+        seed: of the order.
+    """
+    rng = np.random.default_rng(seed)
+    order = np.argsort(lengths + rng.random(len(lengths)))
+    starts = [0]
+    for place, length in enumerate(lengths[order]):
+        if (place + 1 - starts[-1]) * length > batch_words and place > starts[-1]:
+            starts.append(place)
+    pieces = np.split(order, starts[1:])
+    return [pieces[i] for i in rng.permutation(len(pieces))]
+
+
+def pad(sentences: Sequence[Ints]) -> tuple[Tensor, Tensor]:
+    """Put sentences into one batch: (B, 1 + I) ranks, and (B, I) what is padding."""
+    width = max(map(len, sentences))
+    batch = np.zeros((len(sentences), width), dtype=np.int64)
+    padding = np.ones((len(sentences), width - 1), dtype=bool)
+    for row, sentence in enumerate(sentences):
+        batch[row, : len(sentence)] = sentence
+        padding[row, : len(sentence) - 1] = False
+    return torch.from_numpy(batch), torch.from_numpy(padding)

@@ -1,0 +1,138 @@
+"""Train an LSTM that is mixed into a word n-gram: from texts to a file beside it.
+
+The n-gram of a folder (see `estimate`) gives the vocabulary and stays as it is. A
+training that was stopped goes on where it was; a warm start is a new training, from the
+weights that another one came to.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from asr.data.manifest import read_manifest
+from asr.errors import CheckpointError, ConfigError
+from asr.lm.estimate import check_weights, measure, read_text
+from asr.lm.look_ahead import Ints
+from asr.lm.ngram import FILE as NGRAM
+from asr.lm.ngram import WordNGram
+from asr.lm.sentences import prepare
+from asr.lm.trainer import CHECKPOINT, LSTMTrainer, LSTMTrainingConfig
+from asr.lm.word_lstm import FILE, WordLSTM
+from asr.tensor_files import read_metadata
+
+KIND = "training of a word LSTM"
+"""Of the checkpoint."""
+_SIZES = 128, 512
+
+
+def train(
+    texts: Sequence[Path],
+    folder: Path,
+    dev: Path,
+    config: LSTMTrainingConfig | None = None,
+    weights: Sequence[int] | None = None,
+) -> None:
+    """Train an LSTM beside an n-gram; a training that was stopped goes on.
+
+    Args:
+        texts: one sentence a line, in A-Z, apostrophe and space; plain, .xz or .gz.
+        folder: of the n-gram. One with a training of other texts or sizes is refused;
+            how long and how fast to learn may change, and how to validate.
+        dev: manifest whose texts decide which weights are kept.
+        config: settings.
+        weights: how many times each text is read in an epoch; once each if there are
+            none.
+
+    Raises:
+        AsrError: a text, manifest, language model, setting or checkpoint cannot be
+            used, or cannot be written.
+    """
+    config = config or LSTMTrainingConfig()
+    weights = check_weights(weights, len(texts))
+    if not (folder / NGRAM).exists():
+        raise ConfigError(f"{folder}: holds no n-gram (asr lm build makes one)")
+    ngram = WordNGram.load(folder, alone=not config.warm_start)
+    if config.warm_start and not ngram.lstm:
+        raise ConfigError(f"{folder}: holds no {FILE} to start from")
+    dev_texts = [utterance.text for utterance in read_manifest(dev)]
+    sentences = [read_text(path) for path in texts]
+    sizes = config.embedding_size or _SIZES[0], config.hidden_size or _SIZES[1]
+    torch.manual_seed(1)
+    try:
+        model, ranked = prepare(ngram, sentences, weights, ngram.lstm or sizes)
+    except ValueError as error:
+        raise ConfigError(f"hidden_size: {error}") from error
+    settings = _settings(config, model, ngram.words, ranked)
+    before = read_metadata(folder / FILE) if config.warm_start else None
+    resumes = _claim(folder, settings)
+    if resumes:
+        before = read_metadata(folder / CHECKPOINT)["config"]["before"]
+    metadata = {
+        "texts": [path.name for path in texts],
+        "weights": weights,
+        **(
+            {"updates": config.updates}
+            if config.updates
+            else {"minutes": config.minutes}
+        ),
+        **({"before": before} if before else {}),
+    }
+    trainer = LSTMTrainer(
+        *(model, ngram, ranked, dev_texts, config),
+        folder=folder,
+        settings={**settings, "before": before},
+        metadata=metadata,
+    )
+    if resumes:
+        trainer.resume()
+    elif before:
+        trainer.place.best_loss = math.log(measure(ngram, dev_texts)[0])
+    trainer.run()
+
+
+def _settings(
+    config: LSTMTrainingConfig,
+    model: WordLSTM,
+    words: Sequence[str],
+    sentences: Sequence[Ints],
+) -> dict[str, Any]:
+    """Return what a training cannot change midway, for its checkpoint."""
+    content = hashlib.sha256("\n".join(words).encode())
+    content.update(np.concatenate(sentences).tobytes())
+    return {
+        "kind": KIND,
+        "warm_start": config.warm_start,
+        "embedding_size": model.settings["embedding_size"],
+        "hidden_size": model.settings["size"],
+        "batch_words": config.batch_words,
+        "text": content.hexdigest(),
+    }
+
+
+def _claim(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Return whether the folder holds a training to go on with.
+
+    Raises:
+        ConfigError: it holds one with other settings.
+        CheckpointError: its checkpoint is damaged, or none of such a training.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return False
+    kept = read_metadata(path).get("config", {})
+    if kept.get("kind") != KIND:
+        raise CheckpointError(f"{path}: is no checkpoint of `asr lm train`")
+    if settings["warm_start"] and kept["finished"]:
+        return False  # a new training, from the weights that this one came to
+    changed = [name for name, value in settings.items() if kept[name] != value]
+    if changed:
+        raise ConfigError(
+            f"{folder}: holds a training with other settings of {', '.join(changed)} "
+            f"(repeat its settings to go on with it, or delete {path} to begin anew)"
+        )
+    return True
