@@ -44,7 +44,7 @@ _LEAVE_AT_ONCE = (transcribe.run,)
 def run() -> NoReturn:
     """Be the `asr` command."""
     args = _parser().parse_args()
-    status = run_main("asr", lambda: args.run(args))
+    status = _status(args)
     if status == 0 and args.run in _LEAVE_AT_ONCE:
         _leave()
     sys.exit(status)
@@ -52,7 +52,11 @@ def run() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    args = _parser().parse_args(argv)
+    return _status(_parser().parse_args(argv))
+
+
+def _status(args: argparse.Namespace) -> int:
+    """Run a command; return its exit status, 1 after a line about what went wrong."""
     return run_main("asr", lambda: args.run(args))
 
 
