@@ -20,7 +20,7 @@ from torch.multiprocessing.spawn import (
 
 from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.data.dataset import Augmentation, Dataset
-from asr.data.manifest import Utterance, read_manifest
+from asr.data.manifest import Utterance, read_manifest, spread
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
 from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
@@ -66,7 +66,7 @@ def train(
             again wherever the run goes on or its model is loaded.
 
     Raises:
-        AsrError: a manifest, recording, setting or checkpoint is at error.
+        AsrError: a manifest, recording, setting or checkpoint cannot be used.
     """
     keep_freed_memory()
     tokenizer = tokenizer or _tokenizer(config, folder)
@@ -175,9 +175,8 @@ def _trainer(
             start = find_model(config.training.start)
             _start_from(start, las, tokenizer, attention)
         else:
-            spread = _spread(range(len(train_set)), _MEASURED)
-            plain = Dataset(train_set.utterances, tokenizer)
-            las.norm.measure([plain.example(index).features for index in spread])
+            plain = Dataset(spread(train_set.utterances, _MEASURED), tokenizer)
+            las.norm.measure([plain.example(i).features for i in range(len(plain))])
     return Trainer(
         las,
         tokenizer,
@@ -241,16 +240,16 @@ def _start_from(
 def _datasets(config: Config, tokenizer: Tokenizer) -> tuple[Dataset, Dataset]:
     utterances = chosen(config.data)
     dev = read_manifest(config.data.dev)
-    heard_before = {u.id for u in utterances} & {u.id for u in dev}
-    if heard_before:
+    in_both = {u.id for u in utterances} & {u.id for u in dev}
+    if in_both:
         raise ManifestError(
-            f"{config.data.dev}: {len(heard_before)} of its utterances are in the "
-            f"training set too, the first is {min(heard_before)}"
+            f"{config.data.dev}: {len(in_both)} of its utterances are in the "
+            f"training set too, the first is {min(in_both)}"
         )
     _check_durations(utterances, config)
     augmentation = Augmentation(config.augment, config.training.seed)
     hours = config.training.cache_hours
-    dev = [dev[i] for i in _spread(range(len(dev)), config.training.dev_utterances)]
+    dev = spread(dev, config.training.dev_utterances)
     return (
         Dataset(utterances, tokenizer, augmentation, cache_hours=hours),
         Dataset(dev, tokenizer, cache_hours=hours),
@@ -280,18 +279,8 @@ def _check_durations(utterances: list[Utterance], config: Config) -> None:
         )
 
 
-def _spread(places: range, count: int) -> list[int]:
-    """Take at most `count` places, spread evenly.
-
-    >>> _spread(range(10), 3)
-    [0, 3, 6]
-    """
-    count = min(count, len(places))
-    return [places[i * len(places) // count] for i in range(count)]
-
-
 def is_finished(config: Config, folder: Path) -> bool:
-    """Tell whether a folder holds a run that has nothing more to train.
+    """Return whether a folder holds a run that has nothing more to train.
 
     Raises:
         CheckpointError: its checkpoint is damaged.

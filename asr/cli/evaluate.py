@@ -68,8 +68,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
 
 
 def _robustness(args: argparse.Namespace) -> None:
-    from asr.data.manifest import read_manifest
-    from asr.evaluation.processes import spread
+    from asr.data.manifest import read_manifest, spread
     from asr.evaluation.robustness import under_conditions, without_speech
 
     utterances = spread(read_manifest(args.manifest), args.utterances)

@@ -8,11 +8,14 @@ Other keys may stand on a line; they are not read.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
-from asr.errors import ManifestError
+from asr.errors import ConfigError, ManifestError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -134,3 +137,19 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
         partial.replace(path)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def spread(utterances: Sequence[Item], number: int) -> list[Item]:
+    """Take so many, spread evenly over all; all where there are no more.
+
+    Raises:
+        ConfigError: the number is below 1.
+
+    >>> spread("ABCDEFG", 3)
+    ['A', 'C', 'E']
+    """
+    if number < 1:
+        raise ConfigError(f"the number of utterances must be at least 1, not {number}")
+    count = len(utterances)
+    number = min(number, count)
+    return [utterances[i * count // number] for i in range(number)]

@@ -21,7 +21,6 @@ from torch import Tensor
 from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest
 from asr.errors import ManifestError
-from asr.evaluation.processes import batches, number_of_processes, recognizer_map
 from asr.inference.confidence import (
     CALIBRATION,
     area_under_curve,
@@ -30,6 +29,7 @@ from asr.inference.confidence import (
     fit,
     reliability,
 )
+from asr.inference.processes import batches, number_of_processes, recognizer_map
 from asr.inference.recognizer import Recognizer
 from asr.model.storage import add_further, find_model
 from asr.progress import progress_bar

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr.audio import read_waveform
-from asr.data.manifest import Utterance, read_manifest
+from asr.data.manifest import Utterance, read_manifest, spread
 from asr.decoding.config import DecodingConfig, replaced
-from asr.evaluation.processes import (
+from asr.inference.processes import (
     batches,
     number_of_processes,
     recognizer_map,
-    spread,
 )
 from asr.inference.recognizer import Recognizer
 from asr.inference.search_settings import Situation

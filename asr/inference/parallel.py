@@ -1,7 +1,4 @@
-"""Many recordings: in several processes of one thread each.
-
-Such processes share nothing and wait for nobody, where the threads of one process would
-wait for each other after each small product of a search.
+"""Many recordings: in several processes of one thread each (see `processes`).
 
 `transcribe_files` takes recordings, in their order. `decode` takes a manifest, from
 long to short utterances and several at a time, and writes a folder with
@@ -13,17 +10,13 @@ decode.json             which model, which settings, and how long it took
 
 import contextlib
 import json
-import os
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import inf
-from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +28,14 @@ from torch import Tensor
 from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.decoding.config import DecodingConfig
-from asr.errors import AsrError, ConfigError, ManifestError
+from asr.errors import AsrError, ManifestError
 from asr.inference.long_audio import BATCH, Progress, Recording, transcripts
+from asr.inference.processes import (
+    Submit,
+    batches,
+    number_of_processes,
+    recognizer_pool,
+)
 from asr.inference.recognizer import Recognizer
 from asr.inference.search_settings import Decoding
 from asr.inference.segmentation import LONGEST
@@ -45,7 +44,7 @@ from asr.model.attention import Attention
 from asr.model.storage import find_model
 from asr.output import trn_line
 from asr.progress import progress_bar
-from asr.runtime import keep_freed_memory, one_thread, use_one_thread
+from asr.runtime import one_thread
 from asr.tensor_files import write_bytes
 from asr.transcript import Segment, Transcript
 
@@ -126,7 +125,7 @@ def decode(
     Raises:
         AsrError: model or manifest cannot be read, or the folder not be written.
     """
-    _checked(processes)
+    processes = number_of_processes(processes)
     if _is_same(folder / HYPOTHESES, manifest):
         raise ManifestError(f"{manifest}: would be overwritten (name another folder)")
     settings = RecognizerSettings(model, decoding, precision, language_model, attention)
@@ -137,14 +136,13 @@ def decode(
     except OSError as error:
         raise ManifestError(f"{folder}: cannot be made ({error.strerror})") from error
     started = time.perf_counter()
-    batches = _batches(utterances)
     found = dict[str, str]()
     errors = list[str]()
     durations = {u.id: u.duration for u in utterances}
     hours = sum(durations.values()) / 3600
     with progress_bar(round(hours * 3600), "decode", "s of audio") as bar:
         for ids, texts, found_errors in _in_processes(
-            recognizer, settings, batches, processes or os.cpu_count() or 1
+            recognizer, settings, batches(utterances), processes
         ):
             found |= dict(zip(ids, texts, strict=True))
             errors += found_errors
@@ -157,11 +155,6 @@ def decode(
     )
     _write(folder, settings, recognizer.decoding, utterances, decoded)
     return decoded
-
-
-def _checked(processes: int | None) -> None:
-    if processes is not None and processes < 1:
-        raise ConfigError(f"processes must be at least 1, not {processes}")
 
 
 def _is_same(path: Path, other: Path) -> bool:
@@ -201,17 +194,17 @@ def transcribe_files(
         AsrError: the model cannot be read, or a setting is impossible.
     """
     settings = RecognizerSettings(model, decoding, precision, language_model, attention)
-    _checked(processes)
-    if processes is None:
-        processes = (os.cpu_count() or 1) if seconds > _MUCH else 1
+    if processes is None and seconds <= _MUCH:
+        processes = 1
+    processes = number_of_processes(processes)
     recognizer = settings.load()  # here too: a wrong setting is reported once
     share = seconds / processes / LONGEST
     batch_size = BATCH if share > BATCH else max(1, round(share))
     with contextlib.ExitStack() as stack:
         recognize = partial(_recognize_batches, recognizer)
         if processes > 1:
-            pool = stack.enter_context(_pool(processes, settings))
-            recognize = partial(_ahead, pool, 2 * processes)
+            submit = stack.enter_context(recognizer_pool(settings.load, processes))
+            recognize = partial(_ahead, submit, 2 * processes)
         found = transcripts(
             recordings, recognize, batch_size=batch_size, progress=progress
         )
@@ -228,26 +221,25 @@ def _recognize_batches(
         yield segments
 
 
+def _recognize_arrays(
+    recognizer: Recognizer, arrays: list[npt.NDArray[np.float32]]
+) -> list[Segment]:
+    return recognizer.recognize([torch.from_numpy(array) for array in arrays])
+
+
 def _ahead(
-    pool: ProcessPoolExecutor, most: int, batches: Iterator[list[Tensor]]
+    submit: Submit, most: int, batches: Iterator[list[Tensor]]
 ) -> Iterator[list[Segment]]:
     """Have batches recognised in other processes, and so many of them at a time."""
     under_way = deque[Future[list[Segment]]]()
     for batch in batches:
         # As arrays: tensors would go by way of shared memory and open files.
         arrays = [waveform.numpy() for waveform in batch]
-        with _uninterrupted():
-            under_way.append(pool.submit(_recognize_in_worker, arrays))
+        under_way.append(submit(_recognize_arrays, arrays))
         if len(under_way) >= most:
             yield under_way.popleft().result()
     while under_way:
         yield under_way.popleft().result()
-
-
-def _batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
-    """Group utterances of like length, the longest first: they are waited for."""
-    order = sorted(utterances, key=lambda u: -u.duration)
-    return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
 
 
 _Decoded = tuple[list[str], list[str], list[str]]  # ids, texts, errors
@@ -265,43 +257,10 @@ def _in_processes(
                 decoded = _decode_batch(recognizer, batch)
             yield decoded
         return
-    with _pool(min(processes, len(batches)), settings) as pool:
-        with _uninterrupted():
-            futures = [pool.submit(_decode_in_worker, batch) for batch in batches]
+    with recognizer_pool(settings.load, min(processes, len(batches))) as submit:
+        futures = [submit(_decode_batch, batch) for batch in batches]
         for done in as_completed(futures):
             yield done.result()
-
-
-@contextlib.contextmanager
-def _pool(
-    processes: int, settings: RecognizerSettings
-) -> Iterator[ProcessPoolExecutor]:
-    """Start processes; whatever stops this one stops them, too."""
-    others = set(active_children())
-    pool = ProcessPoolExecutor(
-        processes, get_context("spawn"), initializer=_begin_worker, initargs=(settings,)
-    )
-    try:
-        yield pool
-    except BaseException:
-        for process in set(active_children()) - others:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach: it is for this one to stop them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _decode_batch(recognizer: Recognizer, batch: list[Utterance]) -> _Decoded:
@@ -315,28 +274,6 @@ def _decode_batch(recognizer: Recognizer, batch: list[Utterance]) -> _Decoded:
     segments = recognizer.recognize(list(waveforms.values()))
     texts |= {id: s.text for id, s in zip(waveforms, segments, strict=True)}
     return list(texts), list(texts.values()), errors
-
-
-# In a worker process
-
-
-_recognizer: Recognizer
-"""The one of a worker: loading it for each batch would cost more than decoding."""
-
-
-def _begin_worker(settings: RecognizerSettings) -> None:
-    global _recognizer
-    use_one_thread()
-    keep_freed_memory()
-    _recognizer = settings.load()
-
-
-def _recognize_in_worker(arrays: list[npt.NDArray[np.float32]]) -> list[Segment]:
-    return _recognizer.recognize([torch.from_numpy(array) for array in arrays])
-
-
-def _decode_in_worker(batch: list[Utterance]) -> _Decoded:
-    return _decode_batch(_recognizer, batch)
 
 
 # What is written

@@ -6,8 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.data.manifest import Utterance, read_manifest, read_paired, write_manifest
-from asr.errors import ManifestError
+from asr.data.manifest import (
+    Utterance,
+    read_manifest,
+    read_paired,
+    spread,
+    write_manifest,
+)
+from asr.errors import ConfigError, ManifestError
 
 GO = Utterance("84-1-0", "84/go.flac", duration=1.5, text="GO", speaker="84")
 
@@ -224,3 +230,17 @@ def test_both_need_the_same_utterances(
 
     with pytest.raises(ManifestError, match=rf"heard\.jsonl: {message}"):
         read_paired(tmp_path / "said.jsonl", tmp_path / "heard.jsonl")
+
+
+@pytest.mark.parametrize(("number", "expected"), [(1, [0]), (4, [0, 2, 5, 7])])
+def test_a_part_is_spread_evenly(number: int, expected: list[int]) -> None:
+    assert spread(range(10), number) == expected
+
+
+def test_more_than_there_are_is_all_of_them() -> None:
+    assert spread(range(3), 130) == [0, 1, 2]
+
+
+def test_a_part_of_no_utterance_is_refused() -> None:
+    with pytest.raises(ConfigError, match="utterances must be at least 1, not 0"):
+        spread(range(3), 0)

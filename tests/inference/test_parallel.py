@@ -205,8 +205,8 @@ def test_more_processes_are_started_where_there_is_much_to_do(
 
         def shutdown(self, cancel_futures: bool) -> None: ...
 
-        def submit(self, work: Callable[[object], object], item: object) -> "Done":
-            return Done(work(item))
+        def submit(self, work: Callable[..., object], *items: object) -> "Done":
+            return Done(work(*items))
 
     class Done(NamedTuple):
         answer: object
@@ -214,7 +214,7 @@ def test_more_processes_are_started_where_there_is_much_to_do(
         def result(self) -> object:
             return self.answer
 
-    monkeypatch.setattr("asr.inference.parallel.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("asr.inference.processes.ProcessPoolExecutor", Pool)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     recordings = [Recording.of_file(tmp_path / f"{i}.wav") for i in range(11)]
 

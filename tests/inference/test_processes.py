@@ -1,3 +1,6 @@
+import contextlib
+import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -5,11 +8,10 @@ import pytest
 
 from asr.data.manifest import Utterance
 from asr.errors import ConfigError
-from asr.evaluation.processes import (
+from asr.inference.processes import (
     batches,
     number_of_processes,
     recognizer_map,
-    spread,
 )
 from asr.inference.recognizer import Recognizer
 
@@ -46,19 +48,42 @@ def test_the_longest_utterances_come_first() -> None:
     assert len(parts) > 1
 
 
-@pytest.mark.parametrize(("number", "expected"), [(1, [0]), (4, [0, 2, 5, 7])])
-def test_a_part_is_spread_evenly(number: int, expected: list[int]) -> None:
-    assert spread(range(10), number) == expected
-
-
-def test_more_than_there_are_is_all_of_them() -> None:
-    assert spread(range(3), 130) == [0, 1, 2]
-
-
-def test_impossible_numbers_are_refused() -> None:
-    with pytest.raises(ConfigError, match="utterances must be at least 1, not 0"):
-        spread(range(3), 0)
+def test_an_impossible_number_of_processes_is_refused() -> None:
     with pytest.raises(ConfigError, match="processes must be at least 1, not 0"):
         number_of_processes(0)
     assert number_of_processes(3) == 3
     assert number_of_processes(None) >= 1
+
+
+def killed(recognizer: Recognizer, item: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_an_error_of_one_line(model_folder: Path) -> None:
+    load = partial(Recognizer.load, model_folder, decoding={"lm_weight": 0})
+
+    with (
+        pytest.raises(ConfigError, match=r"processes: one of 2 ended before its work"),
+        recognizer_map(load, 2) as run,
+    ):
+        list(run(killed, [1, 2]))
+
+
+@pytest.mark.slow
+def test_what_stops_one_pool_leaves_another_alone(model_folder: Path) -> None:
+    load = partial(
+        Recognizer.load, model_folder, decoding={"beam_size": 3, "lm_weight": 0}
+    )
+
+    with contextlib.ExitStack() as stack:
+        first = contextlib.ExitStack()
+        run = first.enter_context(recognizer_map(load, 2))
+        list(run(named, [1]))
+        other = stack.enter_context(recognizer_map(load, 2))
+        list(other(named, [1]))
+        with pytest.raises(KeyboardInterrupt), first:
+            raise KeyboardInterrupt
+        after = list(other(named, [2, 3]))
+
+    assert after == ["model 3 2", "model 3 3"]

@@ -1,0 +1,150 @@
+"""A recognizer in each of several worker processes, and parts of a manifest for them.
+
+Such processes have one thread each. They share nothing and wait for nobody, where the
+threads of one process would wait for each other after each small product of a search.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from typing import Protocol, TypeVar
+
+from asr.data.manifest import Utterance
+from asr.errors import ConfigError
+from asr.inference.long_audio import BATCH
+from asr.inference.recognizer import Recognizer
+from asr.runtime import keep_freed_memory, use_one_thread
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def number_of_processes(asked: int | None) -> int:
+    """Return how many processes to use: as many as were asked for, or one a core.
+
+    Raises:
+        ConfigError: fewer than one were asked for.
+    """
+    if asked is not None and asked < 1:
+        raise ConfigError(f"processes must be at least 1, not {asked}")
+    return asked or os.cpu_count() or 1
+
+
+def batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
+    """Group utterances of like length, the longest first: they are waited for."""
+    order = sorted(utterances, key=lambda utterance: -utterance.duration)
+    return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+
+
+class Submit(Protocol):
+    """Has a function of a recognizer called in a worker process."""
+
+    def __call__(
+        self, function: Callable[[Recognizer, Item], Result], item: Item, /
+    ) -> Future[Result]:
+        """Call a function that the process can import by its name."""
+
+
+@contextmanager
+def recognizer_pool(load: Callable[[], Recognizer], processes: int) -> Iterator[Submit]:
+    """Start worker processes that each load a recognizer; they end with the block.
+
+    Args:
+        load: makes the recognizer, in each process.
+        processes: how many.
+
+    Raises:
+        ConfigError: a process ended before its work was done.
+    """
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (load,))
+
+    def submit(
+        function: Callable[[Recognizer, Item], Result], item: Item, /
+    ) -> Future[Result]:
+        with _uninterrupted():
+            return pool.submit(_call, function, item)
+
+    try:
+        yield submit
+    except BaseException as error:  # whatever stops this process stops them, too
+        for process in list(pool._processes.values()):
+            process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise ConfigError(
+                f"processes: one of {processes} ended before its work was done (where "
+                "memory is short, use fewer)"
+            ) from error
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Map(Protocol):
+    """Calls a function of a recognizer for each item; results come in their order."""
+
+    def __call__(
+        self, function: Callable[[Recognizer, Item], Result], items: Iterable[Item], /
+    ) -> Iterator[Result]:
+        """Call a function that other processes can import by its name."""
+
+
+@contextmanager
+def recognizer_map(load: Callable[[], Recognizer], processes: int) -> Iterator[Map]:
+    """Give a map over processes that each have a recognizer; they end with the block.
+
+    Args:
+        load: makes the recognizer, in each process.
+        processes: 1 for this one.
+
+    Raises:
+        ConfigError: a process ended before its work was done.
+    """
+    if processes == 1:
+        recognizer = load()
+        yield lambda function, items: map(partial(function, recognizer), items)
+        return
+    with recognizer_pool(load, processes) as submit:
+
+        def run(
+            function: Callable[[Recognizer, Item], Result], items: Iterable[Item], /
+        ) -> Iterator[Result]:
+            futures = [submit(function, item) for item in items]
+            return (future.result() for future in futures)
+
+        yield run
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: it is for this one to stop them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# In a worker process
+
+_recognizer: Recognizer
+"""The one of the process: loading it for each item would cost more than its work."""
+
+
+def _begin(load: Callable[[], Recognizer]) -> None:
+    global _recognizer
+    use_one_thread()
+    keep_freed_memory()
+    _recognizer = load()
+
+
+def _call(function: Callable[[Recognizer, Item], Result], item: Item) -> Result:
+    return function(_recognizer, item)
