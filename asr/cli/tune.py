@@ -108,9 +108,10 @@ def _choices(settings: list[str]) -> dict[str, list[Any]]:
 
     found = dict[str, list[Any]]()
     for setting in settings:
-        key, _, values = setting.partition("=")
+        key, equals, values = setting.partition("=")
         for value in values.split(","):
-            for name, one in parse_settings("decoding", [f"{key}={value}"]).items():
+            one_setting = [f"{key}{equals}{value}"]
+            for name, one in parse_settings("decoding", one_setting).items():
                 found.setdefault(name, []).append(one)
     return found
 

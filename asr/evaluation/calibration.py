@@ -3,8 +3,9 @@
 A manifest is transcribed, its words are compared with what was said, and the weights of
 `asr.inference.confidence` are fitted to them and written into the model's folder. The
 figures that come back are of words that the weights were not fitted to: those of each
-half of the speakers are judged by weights fitted to the other half. The manifest must
-be one that the model did not learn from.
+half of the speakers (of the utterances, where there is one speaker) are judged by
+weights fitted to the other half. The manifest must be one that the model did not learn
+from.
 
 Shapes: W words, D features.
 """
@@ -31,6 +32,7 @@ from asr.inference.confidence import (
 )
 from asr.inference.processes import batches, number_of_processes, recognizer_map
 from asr.inference.recognizer import Recognizer
+from asr.model.attention import Attention
 from asr.model.storage import add_further, find_model
 from asr.progress import progress_bar
 from asr.scoring import align
@@ -59,6 +61,7 @@ def calibrate(
     *,
     language_model: str | Path | None = None,
     processes: int | None = None,
+    attention: type[Attention] | None = None,
 ) -> str:
     """Fit the confidence of words, and write it into the model's folder.
 
@@ -67,6 +70,7 @@ def calibrate(
         model: a model's or a run's folder, or the name of a bundled model.
         language_model: folder of a word n-gram; None for the bundled one.
         processes: one thread each; None for one a core.
+        attention: the class that the model was trained with, if it is not built in.
 
     Returns:
         A table in Markdown: how often words are right, by their confidence.
@@ -77,7 +81,9 @@ def calibrate(
     """
     folder = find_model(model)
     utterances = read_manifest(manifest)
-    load = partial(Recognizer.load, folder, language_model=language_model)
+    load = partial(
+        Recognizer.load, folder, language_model=language_model, attention=attention
+    )
     judged = _judge(utterances, load, number_of_processes(processes))
     features = torch.cat([one.features for one in judged])
     right = torch.cat([one.right for one in judged])
@@ -87,6 +93,11 @@ def calibrate(
             f"least {MIN_WORDS} are needed)"
         )
     first = _of_first_half(judged)
+    if bool(first.all()):
+        raise ManifestError(
+            f"{manifest}: words were found in one recording only (at least two are "
+            "needed)"
+        )
     predicted = torch.empty(len(right))
     for half in (first, ~first):
         found = fit(features[~half], right[~half])
@@ -100,11 +111,18 @@ def calibrate(
 
 
 def _of_first_half(judged: Sequence[Judged]) -> Tensor:
-    """(W,) whether a word is of the first half of the speakers."""
-    speakers = sorted({one.speaker for one in judged})
-    chosen = set(speakers[::2])
+    """(W,) whether a word is of the first half of the speakers, or utterances."""
+    with_words = [one for one in judged if len(one.right)]
+    speakers = sorted({one.speaker for one in with_words})
+    if len(speakers) > 1:
+        chosen = [one.speaker in speakers[::2] for one in with_words]
+    else:
+        chosen = [place % 2 == 0 for place in range(len(with_words))]
     return torch.cat(
-        [torch.full((len(one.right),), one.speaker in chosen) for one in judged]
+        [
+            torch.full((len(one.right),), is_first)
+            for one, is_first in zip(with_words, chosen, strict=True)
+        ]
     )
 
 

@@ -24,6 +24,7 @@ from asr.inference.processes import (
 )
 from asr.inference.recognizer import Recognizer
 from asr.inference.search_settings import Situation
+from asr.model.attention import Attention
 from asr.model.storage import find_model
 from asr.scoring import ErrorRate, word_error_rate
 
@@ -49,6 +50,8 @@ class Plan:
     """The settings that differ."""
     combinations: list[DecodingConfig]
     utterances: list[Utterance]
+    attention: type[Attention] | None = None
+    """The class that the model was trained with, if it is not built in."""
 
 
 class Trial(NamedTuple):
@@ -76,6 +79,7 @@ def plan_trials(
     *,
     language_model: str | Path | None = None,
     num_utterances: int = 130,
+    attention: type[Attention] | None = None,
 ) -> Plan:
     """Work out what to try.
 
@@ -87,6 +91,7 @@ def plan_trials(
         language_model: folder of a word n-gram; None for the bundled one. A `lm_weight`
             of 0 alone does without.
         num_utterances: of the manifest.
+        attention: the class that the model was trained with, if it is not built in.
 
     Raises:
         AsrError: manifest or a model cannot be read, or a setting is unknown or
@@ -98,7 +103,9 @@ def plan_trials(
         replaced(DecodingConfig(), combination)  # before a model is loaded
     weights = given.get("lm_weight", [])
     first = {"lm_weight": max(weights)} if weights else None
-    recognizer = Recognizer.load(model, decoding=first, language_model=language_model)
+    recognizer = Recognizer.load(
+        model, decoding=first, language_model=language_model, attention=attention
+    )
     is_there = recognizer.language_model is not None
     given = given or dict(WITH if is_there else WITHOUT)
     own = recognizer.decoding
@@ -107,7 +114,7 @@ def plan_trials(
     ]
     return Plan(
         *(find_model(model), language_model, Situation.of(language_model, is_there)),
-        *(list(given), list(dict.fromkeys(combinations)), utterances),
+        *(list(given), list(dict.fromkeys(combinations)), utterances, attention),
     )
 
 
@@ -147,6 +154,7 @@ def trials(plan: Plan, processes: int | None = None) -> Iterator[Trial]:
         plan.folder,
         decoding=max(plan.combinations, key=lambda one: one.lm_weight),
         language_model=plan.language_model,
+        attention=plan.attention,
     )
     parts = batches(plan.utterances)
     said = [utterance.text for part in parts for utterance in part]

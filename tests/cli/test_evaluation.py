@@ -65,6 +65,7 @@ def test_tune_writes_what_load_reads(
         (["decoding.ctc_weight=0.1,2"], "decoding.ctc_weight is a share from 0 to 1"),
         (["decoding.beam_size=1,"], "decoding.beam_size must be a whole number"),
         (["beam_size=1"], "beam_size=1: is not a setting (decoding.key=value was"),
+        (["decoding.eos_threshold"], "decoding.eos_threshold: is not a setting (decod"),
         (["--utterances", "0"], "the number of utterances must be at least 1, not 0"),
         (["decoding.lm_weight=0", "--processes", "0"], "processes must be at least 1"),
         (["--language-model", "/none"], "ngram.safetensors: cannot be read"),

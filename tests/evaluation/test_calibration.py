@@ -1,8 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.ctc_alignment import CTCAlignment
 from asr.decoding.search import Hypothesis
 from asr.errors import ManifestError
@@ -52,6 +54,41 @@ def test_calibration_learns_which_words_are_right(
     assert fitted.speech == pytest.approx(6 / 7, abs=1e-3)
     words = found_in([torch.zeros(1)])[0].segment(fitted).words
     assert [word.confidence > 0.9 for word in words] == [True, True, True, False]
+
+
+def test_one_speaker_is_enough(
+    utterances: list[Utterance],
+    tmp_path: Path,
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        Recognizer, "search", lambda self, waveforms: found_in(waveforms)
+    )
+    monkeypatch.setattr(calibration, "MIN_WORDS", 4)
+    manifest = tmp_path / "one.jsonl"
+    write_manifest(manifest, [replace(one, speaker="") for one in utterances])
+
+    printed = calibrate(manifest, model_folder, processes=1)
+
+    assert "24 words, 75.0 % right." in printed
+    assert "area under the curve 1.000" in printed
+
+
+def test_one_recording_is_not_enough(
+    utterances: list[Utterance],
+    tmp_path: Path,
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        Recognizer, "search", lambda self, waveforms: found_in(waveforms)
+    )
+    monkeypatch.setattr(calibration, "MIN_WORDS", 4)
+    write_manifest(tmp_path / "one.jsonl", utterances[:1])
+
+    with pytest.raises(ManifestError, match=r"one\.jsonl: words were found in one"):
+        calibrate(tmp_path / "one.jsonl", model_folder, processes=1)
 
 
 def test_too_few_words_are_refused(manifest: Path, model_folder: Path) -> None:

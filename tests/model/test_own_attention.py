@@ -8,6 +8,7 @@ import json
 import math
 import random
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from asr.config import Config, DataConfig
 from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.config import DecodingConfig
 from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
-from asr.errors import CheckpointError, ConfigError
+from asr.errors import CheckpointError, ConfigError, ManifestError
+from asr.evaluation.calibration import calibrate
+from asr.evaluation.tuning import plan_trials, trials
 from asr.features import AugmentConfig
 from asr.inference.parallel import decode
 from asr.inference.recognizer import Recognizer
@@ -414,6 +417,27 @@ def test_a_manifest_is_decoded_with_it_in_one_process_or_two(
     assert [u.text for u in decoded[0].hypotheses] == [
         u.text for u in decoded[1].hypotheses
     ]
+
+
+def test_settings_are_tuned_with_it(corpus: Path, run: Path) -> None:
+    choices = {"lm_weight": [0.0], "beam_size": [1, 2]}
+
+    plan = plan_trials(
+        corpus / "dev.jsonl", run, choices, attention=SharpenedDot, num_utterances=1
+    )
+    tried = list(trials(plan, processes=1))
+
+    assert [trial.decoding.beam_size for trial in tried] == [1, 2]
+
+
+def test_confidence_is_calibrated_with_it(
+    corpus: Path, run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(run / "model", folder)
+
+    with pytest.raises(ManifestError, match="words were found in its recordings"):
+        calibrate(corpus / "dev.jsonl", folder, processes=1, attention=SharpenedDot)
 
 
 def test_a_manifest_is_not_decoded_without_it(
