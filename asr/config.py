@@ -159,7 +159,7 @@ def _renamed(tree: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Say in one line what is wrong, with which setting or in which line."""
+    """Return in one line what is wrong, with which setting or in which line."""
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     reason = (str(error).splitlines() or ["is not YAML"])[0]

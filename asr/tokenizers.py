@@ -42,7 +42,7 @@ class TokenizerConfig:
     """V: how many subwords, special tokens counted. Characters have their number."""
 
     def __post_init__(self) -> None:
-        """Refuse a kind that is not known, and a number that says nothing."""
+        """Refuse a kind that is not known, and a number that has no use."""
         if self.kind not in _READERS:
             raise ValueError(
                 f"tokenizer.kind {self.kind}: is not known "

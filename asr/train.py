@@ -59,7 +59,7 @@ def train(
         folder: of the run. A folder with a run of another corpus or network, or of
             another order of the data, is refused; how long and how fast to learn may
             change, and how to validate.
-        tokenizer: what the speller writes, in place of what the settings say; None for
+        tokenizer: what the speller writes, in place of what the settings name; None for
             them. A kind that is not in `asr.tokenizers` trains, and cannot be loaded.
         attention: a class of the user's own, in place of the built-in attention that
             the settings name. The run keeps its name; the class has to be handed over

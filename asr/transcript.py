@@ -132,7 +132,7 @@ class Transcript:
         return tuple(word for segment in self.segments for word in segment.words)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the transcript as JSON can hold it; times in whole milliseconds."""
+        """Return the transcript as JSON can hold it; times in whole milliseconds."""
         return {
             "version": VERSION,
             "audio": self.audio,
@@ -176,7 +176,7 @@ def silence(duration: float) -> Segment:
 
 
 def moved(segment: Segment, seconds: float) -> Segment:
-    """Give a segment that begins later by so many seconds."""
+    """Return a segment that begins later by so many seconds."""
     alignment = segment.alignment
     return replace(
         segment,

@@ -19,7 +19,7 @@ def version() -> str:
     """Return the version of the installed package.
 
     Where nothing is installed and `asr` is imported from its source tree, return what
-    pyproject.toml says with `+source` after it, and `0+unknown` where that is missing.
+    pyproject.toml has, with `+source` after it, and `0+unknown` where that is missing.
     """
     with suppress(metadata.PackageNotFoundError):
         return metadata.version(DISTRIBUTION)

@@ -255,7 +255,7 @@ def draw_location(path: Path, model: Model, reading: Reading, i: int) -> None:
     _save(figure, path)
 
 
-def draw_faults(path: Path, model: Model, waveform: Tensor, text: str) -> None:
+def draw_failures(path: Path, model: Model, waveform: Tensor, text: str) -> None:
     """Draw the marks of what can go wrong.
 
     Args:
@@ -443,7 +443,7 @@ def draw_bundled(folder: Path) -> None:
     draw_location(folder / "attention-location.png", model, reading, again)
     words, seconds = CLIP
     clip = reading.waveform[: round(seconds * SAMPLE_RATE)]
-    draw_faults(folder / "attention-faults.png", model, clip, words)
+    draw_failures(folder / "attention-failures.png", model, clip, words)
 
 
 def draw_toy(folder: Path, runs: Path) -> None:

@@ -155,7 +155,7 @@ def clock_of(device: str | None) -> Callable[[], float]:
 
 
 def per_hour(device: str, batch: int, seconds: float) -> Figures:
-    """Tell how fast a batch of utterances was done, and how much memory it took."""
+    """Return how fast a batch of utterances was done, and how much memory it took."""
     import torch
 
     figures = {"cpu": batch * SECONDS / seconds}

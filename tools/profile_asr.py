@@ -133,8 +133,8 @@ def show(title: str, parts: dict[str, tuple[float, float]], fastest: float) -> N
     print(f"\n| {title} | ms | GFLOP/s | of the peak |\n|---|---|---|---|")
     for name, (seconds, count) in parts.items():
         speed = count / seconds
-        told = f"{speed / 1e9:.0f} | {100 * speed / fastest:.0f} %" if count else " | "
-        print(f"| {name} | {1000 * seconds:.3g} | {told} |")
+        cells = f"{speed / 1e9:.0f} | {100 * speed / fastest:.0f} %" if count else " | "
+        print(f"| {name} | {1000 * seconds:.3g} | {cells} |")
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def recognized(head: bytes) -> Kind | None:
 
 
 class Container:
-    """An open file, of which the first audio stream is heard.
+    """An open file, of which the first audio stream is read.
 
     Args:
         path: the file.
@@ -103,11 +103,11 @@ class Container:
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._opened.close()
 
     def duration(self) -> float:
-        """Return the length in seconds: as the header tells it, or of all packets."""
+        """Return the length in seconds: as the header has it, or of all packets."""
         with _telling(self._place):
             if (promised := self._promised_to_the_stream()) is not None:
                 return float(promised)
@@ -118,7 +118,7 @@ class Container:
     def blocks(self, start: int, stop: int | None, size: int) -> Iterator[Samples]:
         """Read a stretch, once: what lies before it is decoded too.
 
-        Not all formats tell to the sample where a packet lies, so nothing is sought.
+        Not all formats have to the sample where a packet lies, so nothing is sought.
 
         Args:
             start: its first sample.
@@ -129,7 +129,7 @@ class Container:
             (N, channels) each.
 
         Raises:
-            AudioError: it is damaged, or ends before its header says.
+            AudioError: it is damaged, or is shorter than its header states.
         """
         there, num_waiting = 0, 0
         waiting: list[Samples] = []
@@ -203,9 +203,9 @@ class Container:
             raise cut_short(self._place, there, whole, "seconds")
 
     def _promised_to_the_stream(self) -> Fraction | None:
-        """Return the seconds of the audio stream, where the format tells, not FFmpeg.
+        """Return the seconds of the audio stream, if the format itself has them.
 
-        FFmpeg guesses from the bit rate where a format does not tell.
+        FFmpeg guesses from the bit rate where a format has none.
         """
         if self._demuxer not in ("mov", "asf") or not self._stream.duration:
             return None
@@ -226,7 +226,7 @@ def _check_size(path: Path, kind: Kind, place: str) -> None:
 
 @contextmanager
 def _telling(place: str) -> Iterator[None]:
-    """Tell whatever goes wrong in PyAV, with its many errors, as an AudioError."""
+    """Turn whatever goes wrong in PyAV, with its many errors, into an AudioError."""
     try:
         yield
     except AudioError:

@@ -67,7 +67,7 @@ class Sound(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         ...
 
 

@@ -73,7 +73,7 @@ class SoundFile:
         self.num_channels: int = self._sound.channels
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._opened.close()
 
     def duration(self) -> float:

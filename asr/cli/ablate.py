@@ -11,8 +11,8 @@ def add(commands: Any) -> None:
     """Add `asr ablate`."""
     parser = add_command(
         *(commands, "ablate", _ablate),
-        "train with one setting changed a run, and compare the runs in a table; a run "
-        "that was stopped goes on",
+        "train models that differ in one setting each, and compare them in a table; a "
+        "run that was stopped goes on",
         "asr ablate recipes/librispeech/ablation.yaml exp/ablation",
     )
     parser.add_argument(
@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
         "on more and more hours, if wished",
     )
     parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="of the runs' folders"
+        "folder", type=Path, metavar="FOLDER", help="for the folders of the runs"
     )
     parser.add_argument(
         "names", nargs="*", metavar="RUN", help="some of the runs (default: all)"

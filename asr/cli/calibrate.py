@@ -30,7 +30,9 @@ def add(commands: Any) -> None:
         metavar="FOLDER",
         help="of a word n-gram (default: the bundled one)",
     )
-    parser.add_argument("--processes", **number(None, "default: one a core"))
+    parser.add_argument(
+        "--processes", **number(None, "worker processes (default: one a core)")
+    )
 
 
 def _calibrate(args: argparse.Namespace) -> None:

@@ -23,11 +23,13 @@ def add(commands: Any) -> None:
         "transcribe all utterances of a manifest, in several processes",
         "asr decode data/test-clean.jsonl exp/decoded --model exp/run",
     )
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("folder", type=Path, help="for the hypotheses")
+    parser.add_argument("manifest", type=Path, help="the utterances to transcribe")
+    parser.add_argument("folder", type=Path, help="for the hypotheses; made if missing")
     add_settings(parser, "settings of the search, in place of the model's")
     add_search(parser)
-    parser.add_argument("--processes", **number(None, "default: one a core"))
+    parser.add_argument(
+        "--processes", **number(None, "worker processes (default: one a core)")
+    )
 
 
 def _decode(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ def add(commands: Any) -> None:
     """Add `asr doctor`."""
     add_command(
         *(commands, "doctor", _doctor),
-        "look at this machine and installation, and tell what to mend",
+        "check this machine and installation, and print how to repair them",
         "asr doctor && asr demo demo.html",
     )
 

@@ -56,7 +56,7 @@ def _add_long_recordings(commands: Any) -> None:
         *("--output", "-o"),
         type=Path,
         metavar="FILE",
-        help="keep the recording, as FLAC (default: it is deleted at the end)",
+        help="keep the recording here, as FLAC (default: it is deleted at the end)",
     )
 
 
@@ -64,7 +64,9 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifest", type=Path, help="the utterances to use")
     add_settings(parser, "settings of the search, in place of the model's")
     add_search(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda or auto (default: cpu)"
+    )
 
 
 def _robustness(args: argparse.Namespace) -> None:

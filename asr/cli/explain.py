@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
         "write a page with the words, their confidence and times, sound and attention",
         "asr explain talk.flac --output talk.html",
     )
-    parser.add_argument("audio", type=Path, metavar="FILE")
+    parser.add_argument("audio", type=Path, metavar="FILE", help="the recording")
     add_settings(parser, "settings of the search, in place of the model's")
     parser.add_argument(
         *("--output", "-o"),
@@ -30,7 +30,9 @@ def add(commands: Any) -> None:
         help="HTML file (default: named as FILE is, in this folder)",
     )
     add_search(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda or auto (default: cpu)"
+    )
 
 
 def _explain(args: argparse.Namespace) -> None:

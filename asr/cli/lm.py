@@ -107,7 +107,7 @@ def _add_train(commands: Any) -> None:
     add("--embedding-size", **number(None, "dimensions of a word (default: 128)"))
     add("--batch-words", **number(None, "words in an update (default: 4000)"))
     add("--learning-rate", type=float, metavar="X", help="the highest (default: 0.003)")
-    add("--validations", **number(None, "how often dev is looked at (default: 8)"))
+    add("--validations", **number(None, "how often to measure on dev (default: 8)"))
     add(
         "--checkpoint-minutes",
         type=float,

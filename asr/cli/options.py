@@ -134,7 +134,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
 
 
 def number(default: int | None, about: str) -> dict[str, Any]:
-    """Give the settings of an option that takes a whole number."""
+    """Return the settings of an option that takes a whole number."""
     return {"type": int, "default": default, "metavar": "N", "help": about}
 
 

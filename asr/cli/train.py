@@ -17,7 +17,10 @@ def add(commands: Any) -> None:
     parser.add_argument("config", type=Path, help="YAML file with the settings")
     parser.add_argument("folder", type=Path, help="of the run; made if missing")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings that win"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings that replace those of the file",
     )
 
 

@@ -62,13 +62,13 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--skip-existing",
         action="store_true",
-        help="leave out recordings whose files are there: a broken run goes on",
+        help="leave out recordings whose files are there, to go on after a stop",
     )
     parser.add_argument(
         "--channel",
         choices=("mix", "left", "right", "split"),
         default="mix",
-        help="mix all channels (default), take one, or transcribe both apart",
+        help="mix all channels (default), take one, or transcribe each by itself",
     )
     parser.add_argument(
         "--clip", metavar="START:END", help="only from this second to that (90:120.5)"
@@ -88,7 +88,9 @@ def add(commands: Any) -> None:
         "--subtitle-words", **number(None, "most words a subtitle (default: no limit)")
     )
     add_search(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda or auto (default: cpu)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -187,7 +189,7 @@ class _Output:
         )
 
     def has(self, name: str) -> bool:
-        """Tell whether everything is written about a recording already."""
+        """Return whether everything is written about a recording already."""
         assert self.folder is not None
         files = [self.folder / f"{name}.{format}" for format in self.formats]
         return all(file.exists() for file in files)
@@ -234,7 +236,7 @@ def _prefix(transcript: "Transcript") -> str:
 
 
 def _cautions(transcript: "Transcript") -> "Iterator[str]":
-    """Say which parts of a transcript one should not rely on."""
+    """Yield which parts of a transcript one should not rely on."""
     about = {
         "noise": "no speech was found",
         "loop": "the text repeats itself",
@@ -275,7 +277,7 @@ def _transcripts(
 
 
 def _seconds(path: Path, clip: tuple[float, float | None]) -> float:
-    """Tell how much of a recording there is to transcribe, as far as one can tell."""
+    """Return the seconds to transcribe of a recording; 0 where it cannot be read."""
     from asr.audio import duration
 
     start, end = clip

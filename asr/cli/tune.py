@@ -49,7 +49,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--utterances", **number(130, "how many, spread evenly (default: 130)")
     )
-    parser.add_argument("--processes", **number(None, "default: one a core"))
+    parser.add_argument(
+        "--processes", **number(None, "worker processes (default: one a core)")
+    )
 
 
 def _tune(args: argparse.Namespace) -> None:

@@ -33,7 +33,7 @@ class Augmentation:
         return rng.choice(self.config.speeds)
 
     def masks(self, epoch: int, index: int) -> random.Random:
-        """Give the source of chance for the masks of utterance `index`."""
+        """Return the source of chance for the masks of utterance `index`."""
         return random.Random(f"masks {self.seed} {epoch} {index}")
 
 

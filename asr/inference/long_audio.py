@@ -1,8 +1,9 @@
 """From recordings of any length to transcripts, whoever it is that recognises.
 
-A recording is read block by block and cut into pieces (`segmenting`); batches of pieces
-go to a recogniser, in this process or in several; what comes back is put together in
-the order of the recordings. No more is in memory than the pieces that are under way.
+A recording is read block by block and cut into pieces (`segmentation`); batches of
+pieces go to a recogniser, in this process or in several; what comes back is put
+together in the order of the recordings. No more is in memory than the pieces that are
+under way.
 
 Shapes: N samples.
 """

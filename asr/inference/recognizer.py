@@ -77,7 +77,7 @@ class Recognizer:
         decoding: settings of the search.
         device: where the network runs.
         precision: float32; or int8 for weights as bytes, which is faster on a CPU.
-        language_model: has its say in the search.
+        language_model: of words, for the search; None for none.
         calibration: of the words' confidence; None for the n-best list's word alone.
         name: of the model.
 
@@ -291,7 +291,7 @@ class Recognizer:
 
         Args:
             waveforms: (N,) float32 at 16 kHz each, not silent.
-            least_ctc_weight: of the CTC head, whatever the settings say.
+            least_ctc_weight: of the CTC head, even where the settings have less.
         """
         weight = max(self.decoding.ctc_weight, least_ctc_weight)
         return self._search.search(waveforms, replace(self.decoding, ctc_weight=weight))

@@ -72,7 +72,7 @@ class SearchResult:
         return float(sure.float().mean()) if len(sure) else 1.0
 
     def segment(self, calibration: Calibration | None) -> Segment:
-        """Give the segment that starts at 0, with its alignment.
+        """Return the segment that starts at 0, with its alignment.
 
         Args:
             calibration: of the model; without one, noise is taken for speech.

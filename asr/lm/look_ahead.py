@@ -66,7 +66,7 @@ class LookAhead:
     def mass(
         self, nodes: Ints, plain: Floats, head: Tensor, clusters: Tensor
     ) -> Floats:
-        """Tell (R, L) m(v | h).
+        """Return (R, L) m(v | h).
 
         Args:
             nodes: (R, L) v, some of each hypothesis.
@@ -76,9 +76,9 @@ class LookAhead:
             clusters: (R, C) P(cluster | h).
         """
         sums = head.numpy()
-        told = np.take_along_axis(sums, self.behind[nodes], axis=1)
-        told -= np.take_along_axis(sums, self.first[nodes], axis=1)
-        told += (self.others[nodes] @ clusters.numpy()[:, :, None])[:, :, 0]
-        told = np.maximum(told, 0.0)  # a difference of sums may be rounded below
-        mixed: Floats = (1 - self.share) * plain + self.share * told
+        found = np.take_along_axis(sums, self.behind[nodes], axis=1)
+        found -= np.take_along_axis(sums, self.first[nodes], axis=1)
+        found += (self.others[nodes] @ clusters.numpy()[:, :, None])[:, :, 0]
+        found = np.maximum(found, 0.0)  # a difference of sums may be rounded below
+        mixed: Floats = (1 - self.share) * plain + self.share * found
         return mixed

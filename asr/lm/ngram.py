@@ -102,7 +102,7 @@ def load_language_model(
 
 @cache
 def _leave_out(notice: str) -> None:
-    """Give a notice, once a run: other processes of it need not repeat it."""
+    """Print a notice, once a run: other processes of it need not repeat it."""
     if parent_process() is None:
         logging.getLogger(__name__).warning(notice)
 
@@ -228,18 +228,18 @@ class WordNGram:
             )
 
     def ahead(self, nodes: Ints, contexts: Tensor | None) -> Floats:
-        """Tell (R, L) log m of nodes, in R contexts of the LSTM if there are any."""
+        """Return (R, L) log m of nodes, in R contexts of the LSTM if there are any."""
         mass = self.mass[nodes]
         if self.contexts and self.look_ahead and contexts is not None:
-            told = self.look_ahead.mass(nodes, mass, *self.contexts.ahead(contexts))
-            mass = np.where((nodes == 0) | (nodes == self.outside), mass, told)
+            mixed = self.look_ahead.mass(nodes, mass, *self.contexts.ahead(contexts))
+            mass = np.where((nodes == 0) | (nodes == self.outside), mass, mixed)
         log_mass: Floats = np.log(mass)
         return log_mass
 
     def log_prob(
         self, histories: Ints, words: Ints, contexts: Tensor | None = None
     ) -> Floats:
-        """Tell (R,) log P of words after their histories.
+        """Return (R,) log P of words after their histories.
 
         Args:
             histories: (R, H) the words before, the last one last; H >= order - 1.
@@ -253,7 +253,7 @@ class WordNGram:
         return mix(found, self.foretold(histories, words, contexts), self.lstm.share)
 
     def foretold(self, histories: Ints, words: Ints, contexts: Tensor) -> Floats:
-        """Tell what the LSTM says where it is mixed in: (R,) log P of the words."""
+        """Return what the LSTM adds where it is mixed in: (R,) log P of the words."""
         if self.contexts is None:
             raise ValueError("there is no LSTM")
         boundary = np.full_like(words, self.boundary)
@@ -427,8 +427,10 @@ class NGramPrefix:
             histories = np.where(ends[:, None], _append(histories, said), histories)
             if model.contexts and contexts is not None:
                 at = torch.from_numpy(ends.nonzero()[0])
-                told = model.contexts.read(torch.from_numpy(said[ends]), contexts[at])
-                contexts = contexts.index_copy(0, at, told)
+                read_on = model.contexts.read(
+                    torch.from_numpy(said[ends]), contexts[at]
+                )
+                contexts = contexts.index_copy(0, at, read_on)
         letters = np.maximum(read - space - 1, 0)
         nodes = np.where(read > space, model.children[nodes, letters], nodes)
         nodes = np.where(ends, 0, nodes)  # special tokens change nothing

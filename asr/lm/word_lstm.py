@@ -6,7 +6,7 @@ only, not on where sentences end; with the n-gram's word on that, the mixture
     P(w | h) = (1 - share) P_ngram(w | h) + share (1 - P_ngram(</s> | h)) P_lstm(w | h)
 
 sums to one again. The output is an adaptive softmax: the words by falling frequency, in
-clusters; the first is told in full, the others by fewer and fewer dimensions,
+clusters; the first is computed in full, the others by fewer and fewer dimensions,
 
     log P(w | h) = o_w . s - log Z_0                                      w in the head
                  = o_w . P_i s + (g_i . s - log Z_0 - log Z_i)            w in cluster i
@@ -89,7 +89,7 @@ class WordLSTM(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.1)
 
     def forward(self, words: Tensor) -> Tensor:
-        """Tell how well each word is foretold from those before.
+        """Return how well each word is foretold from those before.
 
         Args:
             words: (B, 1 + I) ranks, from the start of a sentence on.
@@ -120,7 +120,7 @@ class WordLSTM(nn.Module):
         for name, weight in self.state_dict().items():
             if weight.dim() == 2:
                 scale = (weight.abs().amax(dim=1) / 127).half()
-                scale = scale.clamp_min(6e-8)  # the least that float16 can tell
+                scale = scale.clamp_min(6e-8)  # the least that float16 can hold
                 tensors[f"{name}.scale"] = scale
                 steps = (weight / scale.float()[:, None]).round().clamp(-127, 127)
                 tensors[name] = steps.to(torch.int8)
@@ -232,15 +232,15 @@ class Contexts:
         for i, (dims, output) in enumerate(
             zip(projected, self.outputs[1:], strict=True)
         ):
-            told = head[:, self.edges[0] + i] + brackets[0]
-            brackets.append(told - linear(dims, output).logsumexp(dim=1))
+            log_prob = head[:, self.edges[0] + i] + brackets[0]
+            brackets.append(log_prob - linear(dims, output).logsumexp(dim=1))
         probs = head.add_(brackets[0][:, None]).exp_()
         sums = nn.functional.pad(probs[:, self.head].cumsum(dim=1), (1, 0))
         known = [s, cell, *projected, torch.stack(brackets, dim=1)]
         return torch.cat([*known, sums, probs[:, self.edges[0] :]], dim=1)
 
     def ahead(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
-        """Tell what contexts hold for looking ahead; see `LookAhead.mass`."""
+        """Return what contexts hold for looking ahead; see `LookAhead.mass`."""
         sums = contexts[:, self.ends[2] : self.ends[3]]
         return sums, contexts[:, self.ends[3] :]
 

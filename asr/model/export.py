@@ -35,7 +35,7 @@ RUN_SETTINGS = "config.yaml"
 
 
 class Exported(NamedTuple):
-    """What is to be told of a model that was packed."""
+    """A model that was packed, and a note about its card."""
 
     folder: Path
     card: str
@@ -60,7 +60,7 @@ def export(run: str | Path | None, folder: Path) -> Exported:
         name: read_further(source, name) or b"" for name in further_files(source)
     }
     _check_replaceable(folder, further)
-    card, told = _card(model, source, folder)
+    card, note = _card(model, source, folder)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         write_model(partial, model, half=True, further=further)
@@ -69,7 +69,7 @@ def export(run: str | Path | None, folder: Path) -> Exported:
         _put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Exported(folder, told)
+    return Exported(folder, note)
 
 
 def _checked(folder: Path) -> StoredModel:
@@ -139,13 +139,13 @@ def _put_in_place(partial: Path, folder: Path) -> None:
 
 
 def _card(model: StoredModel, source: Path, folder: Path) -> tuple[str, str]:
-    """Return the text of the card, and what to tell the user about it."""
+    """Return the text of the card, and a note about it for the user."""
     run = source.parent if source.name == "model" else source
     for path in (source / CARD, run / CARD, folder / CARD):
         if (text := _read(path)) is None:
             continue
         if path.parent.resolve() == folder and source.resolve() != folder:
-            return text, f"kept its {CARD} (see whether it tells of this model)"
+            return text, f"kept its {CARD} (check that it describes this model)"
         return text, f"its card is {path}"
     settings = _read(run / RUN_SETTINGS) or ""
     return _new_card(model, folder.name, settings), f"fill in its {CARD}"
@@ -189,19 +189,19 @@ def _new_card(model: StoredModel, name: str, settings: str) -> str:
 
 
 def _training(metadata: dict[str, Any]) -> str:
-    told = []
+    known = []
     if "step" in metadata:
-        told.append(f"{metadata['step']} updates")
+        known.append(f"{metadata['step']} updates")
     if isinstance(metadata.get("minutes"), int | float):
-        told.append(f"{metadata['minutes'] / 60:.1f} hours")
-    return ", ".join(told) or "unknown"
+        known.append(f"{metadata['minutes'] / 60:.1f} hours")
+    return ", ".join(known) or "unknown"
 
 
 def _dev(metadata: dict[str, Any]) -> str:
-    """Tell the rates of the validation that kept this model."""
-    told = [
+    """Return the rates of the validation that kept this model."""
+    known = [
         f"{name.upper()} {metadata[f'dev/{name}']:.1%}"
         for name in ("wer", "cer")
         if isinstance(metadata.get(f"dev/{name}"), int | float)
     ]
-    return f"{', '.join(told)} (greedy)" if told else "unknown"
+    return f"{', '.join(known)} (greedy)" if known else "unknown"

@@ -29,7 +29,7 @@ from asr.padding import valid_mask
 
 
 class BidirectionalLSTM(nn.Module):
-    """One layer of LSTM, read both ways, in which padding is never heard.
+    """One layer of LSTM, read both ways, in which padding is never read.
 
     Both ways of working it out give exactly what packed sequences give, which torch
     2.11 trains 20 times slower on a CPU.
@@ -205,7 +205,7 @@ class _BothWays(torch.autograd.Function):
 
 
 def _padding(lengths: Tensor, steps: int) -> list[Tensor | None]:
-    """Tell for each step which rows (B, 1) have it as padding; None where none has."""
+    """Return for each step the rows (B, 1) that have it as padding; None for no row."""
     padding = ~valid_mask(lengths, steps)
     shortest = int(lengths.min())
     return [None] * shortest + [padding[:, j, None] for j in range(shortest, steps)]

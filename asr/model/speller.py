@@ -77,7 +77,7 @@ class SpellerState(NamedTuple):
 
 
 class Spelling(NamedTuple):
-    """What the speller says of a whole target."""
+    """The speller's output for a whole target."""
 
     logits: Tensor
     """(B, I, V)."""
@@ -186,7 +186,7 @@ class Speller(nn.Module):
     ) -> Spelling:
         """Spell a target in which some characters are the speller's own.
 
-        A first pass over the right characters tells, without gradients, what the
+        A first pass over the right characters finds, without gradients, what the
         speller would have written; a share of the inputs is replaced by draws from it.
 
         Args:

@@ -103,12 +103,12 @@ class StepWeights:
         return (4 + 2 * self.layers) * self.size
 
     def state(self, layer: int) -> slice:
-        """Tell where a row has the state of a layer."""
+        """Return where a row has the state of a layer."""
         start = (4 + layer) * self.size
         return slice(start, start + self.size)
 
     def cell(self, layer: int) -> slice:
-        """Tell where a row has the cell of a layer."""
+        """Return where a row has the cell of a layer."""
         return self.state(self.layers + layer)
 
 

@@ -7,7 +7,7 @@ subwords.model       the vocabulary, where the model writes subwords
 MODEL_CARD.md        for people; no program reads it
 
 Further files belong to the model when model.json has their checksums. Reading executes
-nothing, and reads no file that model.json does not tell of or that is elsewhere. Of an
+nothing, and reads no file that model.json does not list or that is elsewhere. Of an
 attention that is not built in, model.json has the name of its class, which is compared
 with the class that is handed over: nothing is imported by it.
 """
@@ -112,7 +112,7 @@ def save_model(
         las: the network.
         tokenizer: of its tokens.
         metadata: where the model is from, as JSON can hold it.
-        weights: in place of the network's own (averaged ones, say).
+        weights: in place of the network's own (averaged ones, for example).
         half: write float16: half the size.
         further: contents of files that belong to the model, too, by their names.
 
@@ -261,7 +261,7 @@ def check_attention(
     """Compare the class of a model's attention with the one that is handed over.
 
     Raises:
-        CheckpointError: they have different names; `place` is where it says so.
+        CheckpointError: they have different names; `place` names the description.
     """
     needed, given = stored.attention_class, own_attention_name(attention)
     if needed == given:
@@ -305,8 +305,8 @@ def read_further(folder: Path, name: str) -> bytes | None:
     """Read a file that belongs to a model beside its weights.
 
     Returns:
-        Its content; None where model.json does not tell of it, whether it is there or
-        not: it may be of another model.
+        Its content; None where model.json does not list it, whether it is there or not:
+        it may be of another model.
 
     Raises:
         CheckpointError: as `load_model`.
@@ -353,7 +353,7 @@ def further_files(folder: Path) -> list[str]:
 
 
 def _description(folder: Path) -> dict[str, Any]:
-    """Read model.json, and check the files that it tells of.
+    """Read model.json, and check the files that it lists.
 
     Raises:
         CheckpointError: a file is missing, damaged, exchanged, or of another format.

@@ -238,7 +238,7 @@ def _attention(alignment: Alignment) -> dict[str, Any]:
 
 
 def _waveform(waveform: Tensor) -> dict[str, Any]:
-    """Give the least and the greatest sample of each column, as bytes around 128."""
+    """Return the least and the greatest sample of each column, as bytes around 128."""
     size = SAMPLE_RATE // ENVELOPE_RATE
     whole = nn.functional.pad(waveform, (0, -len(waveform) % size)).view(-1, size)
     peak = float(waveform.abs().max().clamp_min(1e-4))  # -80 dB: silence stays flat
@@ -253,7 +253,7 @@ def _waveform(waveform: Tensor) -> dict[str, Any]:
 
 
 def _spectrogram(waveform: Tensor) -> dict[str, Any]:
-    """Give the power over time, the highest band in the first row."""
+    """Return the power over time, the highest band in the first row."""
     decibels = 10 * mel_spectrogram(waveform).clamp_min(1e-10).log10()  # (T, F)
     joined = ceil(len(decibels) / _MOST_FRAMES)
     columns = decibels.t()[None]  # (T, F) -> (1, F, T)

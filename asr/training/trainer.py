@@ -2,7 +2,7 @@
 
 A run is a folder:
 
-config.yaml              all settings (written by `experiment`)
+config.yaml              all settings (written by `asr.train`)
 checkpoint.safetensors   where it was last; a run that finds one goes on from there
 model/                   the averaged weights with the lowest loss on dev so far (greedy
                          CER depends on whether one utterance repeats itself)

@@ -255,7 +255,7 @@ def _sort_audio(paths: Iterable[Path]) -> tuple[dict[str, Path], list[Problem]]:
 
 
 def dense(utterances: Iterable[Utterance], rate: int) -> Iterator[Problem]:
-    """Tell the utterances with more to spell than CTC has steps for.
+    """Return the utterances with more to spell than CTC has steps for.
 
     Args:
         utterances: what to look at.

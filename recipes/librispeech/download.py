@@ -289,7 +289,7 @@ def _extract(archive: Path, folder: Path) -> None:
 
 
 def _checked_path(member: tarfile.TarInfo, archive: Path, folder: Path) -> Path:
-    """Tell where a member goes; only files and folders, and only inside of `folder`."""
+    """Return where a member goes: only files and folders, and only inside `folder`."""
     path = folder / member.name
     outside = not path.resolve().is_relative_to(folder.resolve())
     if outside or ".." in Path(member.name).parts:

@@ -82,7 +82,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=_positive,
         default=25,
         metavar="R",
-        help="the model's rate, to tell what is too dense for CTC (default: 25)",
+        help="the model's rate, to find what is too dense for CTC (default: 25)",
     )
     return parser.parse_args(arguments)
 

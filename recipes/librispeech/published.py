@@ -36,14 +36,14 @@ PUBLISHED = {
 
 
 def measure(utterances: Sequence[Utterance]) -> Size:
-    """Tell how large a subset is."""
+    """Return how large a subset is."""
     hours = math.fsum(utterance.duration for utterance in utterances) / 3600
     speakers = {utterance.speaker for utterance in utterances}
     return Size(len(utterances), hours, len(speakers))
 
 
 def compare(size: Size, subset: str) -> str:
-    """Tell whether a subset is all that was published under its name.
+    """Return whether a subset is all that was published under its name.
 
     Hours may differ by 1 %: compressed audio is padded, and published figures rounded.
 

@@ -5,7 +5,7 @@
 writes every third speaker's utterances, in the order of the speakers' numbers, to
 DATA/dev-clean.held.jsonl and the others' to DATA/dev-clean.rest.jsonl: once everything
 has been chosen on dev, the last training may learn from the rest, too, and the speakers
-that are held out still tell how good it is.
+that are held out still show how good it is.
 """
 
 import argparse

@@ -83,7 +83,7 @@ function wordButton(word, strip, index) {
   return button;
 }
 
-/** Mark a word wherever it is shown, and tell about it beside an element. */
+/** Mark a word wherever it is shown, and describe it beside an element. */
 function mark(entry, beside) {
   if (marked === entry) return;
   marked?.button.classList.remove("marked");

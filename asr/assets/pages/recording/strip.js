@@ -288,7 +288,7 @@ class Strip {
     const { context, width, height } = sharp(this.spectrogram);
     const from = Math.max(0, Math.floor(start / matrix.seconds_per_column));
     const to = Math.min(matrix.columns, Math.ceil(end / matrix.seconds_per_column) + 1);
-    // A frame hears what is around its time, so its column stands around it, too.
+    // A frame is computed from the sound around its time, so its column stands around it, too.
     const x = (column) => (((column - 0.5) * matrix.seconds_per_column - start) / this.#duration) * width;
     context.imageSmoothingQuality = "high";
     context.drawImage(picture(matrix, palette("sound"), from, to), x(from), 0, x(to) - x(from), height);
