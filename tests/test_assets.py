@@ -58,7 +58,7 @@ def test_attention_goes_through_the_sample_from_beginning_to_end(
 
 
 @pytest.mark.parametrize("told", ["Data", "Licence", "Commit", "Command", "WER"])
-def test_the_card_tells_where_the_model_is_from(told: str) -> None:
+def test_the_card_has_where_the_model_is_from(told: str) -> None:
     assert told in (MODEL / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 

@@ -197,7 +197,7 @@ def test_a_recipe_must_name_its_manifests(tmp_path: Path) -> None:
     assert "missing mandatory value: train" in message_of(path)
 
 
-def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_by_name(tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
     message = f"{path}: cannot be read (No such file or directory)"
     assert message_of(path) == message
@@ -216,7 +216,7 @@ def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
         ("", "data: Structured config of type `Config` has missing mandatory"),
     ],
 )
-def test_what_is_no_settings_is_told_with_its_line(
+def test_what_is_no_settings_is_reported_with_its_line(
     tmp_path: Path, text: str, message: str
 ) -> None:
     path = write(tmp_path, text)
@@ -229,7 +229,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     assert "can't decode byte 0xff" in message_of(path)
 
 
-def test_an_override_that_is_no_yaml_is_told_itself() -> None:
+def test_an_override_that_is_no_yaml_is_reported_itself() -> None:
     message = message_of(TOY, "training.epochs=3", "data.train=[a")
     assert message == "data.train=[a: is not key=value with a value in YAML"
 
@@ -238,7 +238,7 @@ def test_an_override_that_is_no_yaml_is_told_itself() -> None:
     "overrides",
     [["a.b=1"], ["training.epochs=many"], ["listener=3"], ["data.train=[a"], ["=3"]],
 )
-def test_a_fault_is_told_in_one_line(overrides: list[str]) -> None:
+def test_an_error_is_reported_in_one_line(overrides: list[str]) -> None:
     assert "\n" not in message_of(TOY, *overrides)
 
 

@@ -75,7 +75,7 @@ def assets(patch: Patch, tmp_path: Path) -> Path:
 # A machine on which all is well
 
 
-def test_a_table_is_printed_and_the_status_tells_of_problems(
+def test_a_table_is_printed_and_the_status_shows_failed_checks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     status = main(["doctor"])
@@ -123,7 +123,7 @@ def test_a_problem_is_one_line_with_its_remedy_and_the_status_is_1(
         ),
     ],
 )
-def test_torch_and_torchaudio_that_do_not_fit_are_told(
+def test_torch_and_torchaudio_that_do_not_fit_are_reported(
     monkeypatch: Patch, others: dict[str, str | None], message: str
 ) -> None:
     versions(monkeypatch, **others)
@@ -158,7 +158,7 @@ def test_other_packages_are_compared_with_what_is_required(monkeypatch: Patch) -
     ]
 
 
-def test_an_old_python_is_told(monkeypatch: Patch) -> None:
+def test_an_old_python_is_reported(monkeypatch: Patch) -> None:
     monkeypatch.setattr("asr.doctor.platform.python_version", lambda: "3.10.2")
 
     assert problems(doctor._project_and_python()) == [
@@ -229,7 +229,7 @@ def test_without_packaging_there_is_a_line(monkeypatch: Patch) -> None:
         RuntimeError("two\nlines"),
     ],
 )
-def test_a_torchaudio_that_cannot_be_imported_is_told(
+def test_a_torchaudio_that_cannot_be_imported_is_reported(
     monkeypatch: Patch, fault: Exception
 ) -> None:
     breaks(monkeypatch, torchaudio=fault)
@@ -256,7 +256,7 @@ def test_a_torch_that_cannot_be_imported_is_one_problem(monkeypatch: Patch) -> N
     assert "soundfile" not in "".join(map(str, found[4:]))
 
 
-def test_what_is_not_installed_is_told_once(monkeypatch: Patch) -> None:
+def test_what_is_not_installed_is_reported_once(monkeypatch: Patch) -> None:
     versions(monkeypatch, soxr=None)
     breaks(monkeypatch, soxr=ModuleNotFoundError("No module named 'soxr'", name="soxr"))
 
@@ -337,7 +337,7 @@ def test_where_linux_files_are_missing_there_is_a_line(
     assert not check.remedy
 
 
-def test_a_driver_that_is_too_old_is_told(monkeypatch: Patch) -> None:
+def test_a_driver_that_is_too_old_is_reported(monkeypatch: Patch) -> None:
     def warn() -> bool:
         import warnings
 

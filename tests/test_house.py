@@ -158,7 +158,7 @@ def test_a_public_name_is_that_of_its_home(name: str) -> None:
     assert public.__module__ == asr._HOME[name]
 
 
-def test_type_checkers_are_told_the_same_homes() -> None:
+def test_type_checkers_find_the_same_homes() -> None:
     block = next(
         node for node in _tree("asr.__init__").body if isinstance(node, ast.If)
     )

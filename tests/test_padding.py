@@ -44,7 +44,7 @@ def test_rows_come_back_out_of_the_stack(lengths: list[int]) -> None:
         assert (stacked[len(row) :] == -7.0).all()
 
 
-def test_padding_is_zero_unless_told_otherwise() -> None:
+def test_padding_is_zero_unless_another_value_is_given() -> None:
     padded, _ = pad_rows([torch.tensor([1.5, 2.5]), torch.tensor([3.5])])
 
     assert padded.tolist() == [[1.5, 2.5], [3.5, 0.0]]

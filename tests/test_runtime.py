@@ -15,7 +15,7 @@ def test_the_cpu_is_always_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:0", ""])
-def test_an_unknown_device_is_told(name: str) -> None:
+def test_an_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="is not known"):
         pick_device(name)
 
@@ -36,12 +36,12 @@ def test_auto_is_what_the_hardware_multiplies_fastest(
     assert pick_precision("auto", torch.device("cuda")) == torch.bfloat16
 
 
-def test_apples_gpu_is_told_apart() -> None:
+def test_apples_gpu_has_an_error_of_its_own() -> None:
     with pytest.raises(ConfigError, match="device mps: has no float64"):
         pick_device("mps")
 
 
-def test_an_unknown_precision_is_told() -> None:
+def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ConfigError, match="precision fp16: is not known"):
         pick_precision("fp16", CPU)
 

@@ -136,7 +136,7 @@ def test_a_folder_that_is_a_file_cannot_be_written_to(tmp_path: Path) -> None:
         write_tensors(path, TENSORS, METADATA)
 
 
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "none" / "some.safetensors"
 
     message = re.escape(f"{path}: cannot be written (No such file or directory)")
@@ -156,7 +156,7 @@ def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
 # Reading what is not there, damaged, or another's
 
 
-def test_a_missing_file_is_told(path: Path) -> None:
+def test_a_missing_file_is_reported(path: Path) -> None:
     refuses(path, r"cannot be read \([Nn]o such file")
 
 

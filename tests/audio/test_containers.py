@@ -58,7 +58,7 @@ def test_a_lossless_stream_is_read_to_the_last_bit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", STEREO)
-def test_one_channel_is_heard_without_the_other(path: Path, kind: str) -> None:
+def test_one_channel_is_read_without_the_other(path: Path, kind: str) -> None:
     both = np.hstack([long_tone(48_000), long_tone(48_000, 1_000)])
     path.write_bytes(contained(kind, both, 48_000))
 
@@ -108,7 +108,7 @@ def test_a_stream_that_promises_nothing_is_read_to_its_end(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["m4a", "webm"])
-def test_the_sound_of_a_video_is_heard(path: Path, kind: str) -> None:
+def test_the_sound_of_a_video_is_read(path: Path, kind: str) -> None:
     path.write_bytes(contained(kind, long_tone(48_000), 48_000, has_picture=True))
 
     waveform = read_waveform(path)  # half as long as the pictures
@@ -127,7 +127,7 @@ def test_a_video_without_sound_is_refused(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["m4a", "mka"])
-def test_the_first_of_several_streams_is_heard(path: Path, kind: str) -> None:
+def test_the_first_of_several_streams_is_read(path: Path, kind: str) -> None:
     path.write_bytes(contained(kind, long_tone(48_000), 48_000, num_streams=2))
     middle = read_waveform(path)[8_000:24_000]
     assert float(middle.std()) == pytest.approx(0.35, abs=0.02)  # not 0.18
@@ -189,7 +189,7 @@ def test_odd_names_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_without_pyav_it_is_told_how_to_get_it(
+def test_without_pyav_the_error_names_the_package(
     path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed

@@ -47,7 +47,7 @@ def test_a_file_cut_anywhere_is_read_or_refused(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_nothing_is_said_on_stderr(
+def test_nothing_is_printed_on_stderr(
     path: Path, capfd: pytest.CaptureFixture[str], kind: str
 ) -> None:
     contents = bytearray(encoded(kind, tone()))

@@ -102,13 +102,13 @@ def test_a_long_file_is_read_whole(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_header_tells_the_duration(path: Path, kind: str) -> None:
+def test_the_duration_comes_from_the_header(path: Path, kind: str) -> None:
     path.write_bytes(encoded(kind, tone(rate=24_000), 24_000))
     assert duration(path) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("folder", ["dev-clean", "train-clean-5"])
-def test_libri_speech_lasts_as_long_as_its_headers_tell(folder: str) -> None:
+def test_libri_speech_lasts_as_long_as_its_headers_have_it(folder: str) -> None:
     paths = sorted(CORPORA.glob(f"{folder}/*/*/*.[mof]*"))[::300]
     if not paths:
         pytest.skip(f"{CORPORA / folder} is not here")
@@ -287,7 +287,7 @@ def test_blocks_come_before_the_damage(path: Path) -> None:
 
 @pytest.mark.parametrize("rate", [16_000, 48_000])
 @pytest.mark.parametrize("kind", FORMATS)
-def test_one_channel_is_heard_without_the_other(
+def test_one_channel_is_read_without_the_other(
     path: Path, kind: str, rate: int
 ) -> None:
     both = np.stack([tone(rate), tone(rate, hertz=1_000)], axis=1)

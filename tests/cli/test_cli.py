@@ -63,14 +63,14 @@ def test_transcribe_leaves_at_once_where_all_went_well(
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_a_closed_stream_is_no_fault(closed: str) -> None:
+def test_a_closed_stream_is_no_error(closed: str) -> None:
     code = "import asr.cli; asr.cli._status = lambda args: 0; asr.cli.run()"
     run = f'"$0" -c "$1" transcribe x {closed}'
     done = subprocess.run(["sh", "-c", run, sys.executable, code])
     assert done.returncode == 0
 
 
-def test_another_fault_is_not_taken_for_a_full_disk(
+def test_another_error_is_not_taken_for_a_full_disk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(args: argparse.Namespace) -> int:
@@ -84,7 +84,7 @@ def test_another_fault_is_not_taken_for_a_full_disk(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_text_that_finds_no_place_is_told(tmp_path: Path) -> None:
+def test_text_that_finds_no_place_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "ref.jsonl").write_text(
         '{"id": "a", "audio": "a.wav", "duration": 1.0, "text": "A"}\n'
     )
@@ -136,7 +136,7 @@ def test_transcribe_prints_a_line_for_a_file(
     assert len(capsys.readouterr().out.rstrip("\n").split("\n")) == 1
 
 
-def test_transcribe_goes_on_after_a_bad_file_and_says_so(
+def test_transcribe_goes_on_after_a_bad_file_and_reports_it(
     model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     empty = tmp_path / "empty.wav"
@@ -243,7 +243,7 @@ def test_a_recording_may_come_on_standard_input(
     assert capsys.readouterr().out == expected
 
 
-def test_what_is_wrong_on_standard_input_is_told_by_that_name(
+def test_what_is_wrong_on_standard_input_is_reported_by_that_name(
     model_folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Piped:
@@ -287,7 +287,9 @@ def test_a_clip_of_a_recording(
     assert tree["segments"][0]["start"] == 0.1
 
 
-def test_silence_is_told(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_silence_is_reported(
+    model_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
     path = tmp_path / "silence.wav"
     soundfile.write(path, torch.zeros(16_000).numpy(), 16_000)
 
@@ -366,7 +368,7 @@ def test_explain_writes_a_page_named_as_the_recording_is(
     assert capsys.readouterr().err == "asr: wrote noise.html\n"
 
 
-def test_explain_writes_where_it_is_told(
+def test_explain_writes_where_the_option_says(
     model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     page = tmp_path / "page.html"
@@ -390,7 +392,7 @@ def test_a_page_does_not_replace_its_recording(
     assert recording.read_bytes() == before
 
 
-def test_a_name_of_two_lines_is_told_in_one(tmp_path: Path, capsys: Capture) -> None:
+def test_a_name_of_two_lines_is_printed_in_one(tmp_path: Path, capsys: Capture) -> None:
     assert main(["transcribe", str(tmp_path / "a\nb.wav")]) == 1
 
     assert "a\\nb.wav: cannot be read" in capsys.readouterr().err
@@ -480,7 +482,7 @@ def test_a_report_of_what_does_not_match_is_the_line_of_score(
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_fault_is_one_line_and_no_traceback(tmp_path: Path, capsys: Capture) -> None:
+def test_an_error_is_one_line_and_no_traceback(tmp_path: Path, capsys: Capture) -> None:
     missing = tmp_path / "missing.jsonl"
 
     assert main(["score", str(missing), str(missing)]) == 1

@@ -64,7 +64,7 @@ def test_no_two_recordings_have_the_same_name(tmp_path: Path) -> None:
     assert names == ["a", "a.mp3", "a.mp3-2", "A.mp3-3"]
 
 
-def test_what_holds_no_audio_is_told_in_its_place(tmp_path: Path) -> None:
+def test_what_holds_no_audio_is_reported_in_its_place(tmp_path: Path) -> None:
     make(tmp_path, "a.wav", "empty/notes.txt")
 
     first, second, third = find_sources(

@@ -51,7 +51,7 @@ def assert_same(one: Example, other: Example) -> None:
 # Validation hears what is there
 
 
-def test_validation_hears_the_recordings_as_they_are(
+def test_validation_takes_the_recordings_as_they_are(
     utterances: list[Utterance],
 ) -> None:
     dataset = Dataset(utterances, TOKENIZER)

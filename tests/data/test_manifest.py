@@ -127,7 +127,7 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_manifest_that_cannot_be_written_is_told_by_name(tmp_path: Path) -> None:
+def test_a_manifest_that_cannot_be_written_is_reported_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ManifestError, match=r"file/m\.jsonl: cannot be written \(.+\)"):
         write_manifest(tmp_path / "file" / "m.jsonl", [GO])
@@ -136,7 +136,7 @@ def test_a_manifest_that_cannot_be_written_is_told_by_name(tmp_path: Path) -> No
 # Errors: the message tells the place and what is wrong there
 
 
-def test_a_missing_manifest_is_told_by_name(tmp_path: Path) -> None:
+def test_a_missing_manifest_is_reported_by_name(tmp_path: Path) -> None:
     message = r"none\.jsonl: cannot be read \(No such file or directory\)"
     with pytest.raises(ManifestError, match=message):
         read_manifest(tmp_path / "none.jsonl")
@@ -188,7 +188,7 @@ def test_an_id_is_there_once(tmp_path: Path) -> None:
         (json.dumps(entry(duration=float("inf"))), "a has duration inf"),
     ],
 )
-def test_a_bad_line_is_told_by_its_number(
+def test_a_bad_line_is_reported_by_its_number(
     tmp_path: Path, line: str, message: str
 ) -> None:
     path = write_lines(tmp_path / "bad.jsonl", entry(id="first\u2028"))

@@ -25,7 +25,7 @@ def heard(*labels: int) -> Tensor:
     return logits.log_softmax(dim=-1)
 
 
-def test_a_spike_lasts_as_long_as_the_head_says_the_same() -> None:
+def test_a_spike_lasts_as_long_as_the_head_writes_the_same() -> None:
     found = align(heard(BLANK, A, A, BLANK, A, B), torch.tensor([A, A, B]), BLANK)
 
     assert found.begins.tolist() == [1.0, 4.0, 5.0]
@@ -42,7 +42,7 @@ def test_a_spike_is_as_likely_as_its_best_step() -> None:
     assert found.log_probs.tolist() == [pytest.approx(sure)]
 
 
-def test_what_was_not_heard_is_unlikely() -> None:
+def test_what_the_head_did_not_find_is_unlikely() -> None:
     found = align(heard(A, BLANK, BLANK), torch.tensor([A, B]), BLANK)
 
     assert found.log_probs[0] > -0.1
@@ -50,7 +50,7 @@ def test_what_was_not_heard_is_unlikely() -> None:
 
 
 @pytest.mark.parametrize("tokens", [[A, A, A], [A, B, A, B]])
-def test_too_dense_a_text_is_spread_evenly_and_was_not_heard(tokens: list[int]) -> None:
+def test_too_dense_a_text_is_spread_evenly_and_unlikely(tokens: list[int]) -> None:
     found = align(heard(A, A, A), torch.tensor(tokens), BLANK)
 
     assert len(found.begins) == len(tokens)

@@ -65,7 +65,7 @@ def test_scores_are_weighted_and_added() -> None:
     torch.testing.assert_close(scores.exp(), torch.tensor([expected]))
 
 
-def test_a_language_model_settles_what_was_not_heard_well() -> None:
+def test_a_language_model_settles_what_the_sound_leaves_open() -> None:
     listened = bigram(*3 * [[0.9, 0.05, 0.05]], [0.02, 0.50, 0.48])
     known = bigram(*3 * [[0.8, 0.1, 0.1]], [0.1, 0.3, 0.6])
 

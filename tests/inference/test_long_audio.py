@@ -106,7 +106,7 @@ def test_silence_is_not_listened_to() -> None:
     }
 
 
-def test_a_fault_stands_in_the_place_of_its_recording() -> None:
+def test_an_error_stands_in_the_place_of_its_recording() -> None:
     def broken() -> Iterator[Tensor]:
         yield 0.9 * torch.ones(40 * SAMPLE_RATE)
         raise AudioError("b.wav: is cut short")

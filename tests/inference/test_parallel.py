@@ -54,7 +54,7 @@ def test_hypotheses_come_in_the_order_of_the_manifest(
 
 
 @pytest.mark.slow
-def test_what_became_of_the_language_model_is_told_once_and_written_down(
+def test_what_became_of_the_language_model_is_printed_once_and_written_down(
     subword_model: Model, model_folder: Path, manifest: Path, tmp_path: Path
 ) -> None:
     save_model(tmp_path / "subwords", *subword_model)
@@ -96,7 +96,7 @@ def test_a_language_model_that_does_not_fit_is_refused_before_any_work(
 
 
 @pytest.mark.slow
-def test_two_processes_hear_what_one_hears(
+def test_two_processes_find_what_one_finds(
     model_folder: Path, manifest: Path, tmp_path: Path
 ) -> None:
     one = decode(model_folder, manifest, tmp_path / "one", QUICK, processes=1)
@@ -105,7 +105,7 @@ def test_two_processes_hear_what_one_hears(
     assert [u.text for u in two.hypotheses] == [u.text for u in one.hypotheses]
 
 
-def test_a_recording_that_cannot_be_read_is_told_and_the_rest_goes_on(
+def test_a_recording_that_cannot_be_read_is_reported_and_the_rest_goes_on(
     model_folder: Path, manifest: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "3.wav").write_bytes(b"")
@@ -118,7 +118,7 @@ def test_a_recording_that_cannot_be_read_is_told_and_the_rest_goes_on(
     assert len(decoded.hypotheses) == 11
 
 
-def test_faults_are_found_before_the_work_begins(
+def test_errors_are_found_before_the_work_begins(
     model_folder: Path, manifest: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match="holds no model"):
@@ -145,7 +145,7 @@ def test_a_manifest_is_not_overwritten(
 
 
 @pytest.mark.parametrize("processes", [0, -1])
-def test_no_processes_are_told(
+def test_no_processes_are_refused(
     processes: int, model_folder: Path, manifest: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=f"at least 1, not {processes}"):
@@ -163,7 +163,7 @@ def transcribed(
     return [one.text if isinstance(one, Transcript) else None for one in found]
 
 
-def test_files_are_transcribed_in_their_order_and_a_fault_keeps_its_place(
+def test_files_are_transcribed_in_their_order_and_an_error_keeps_its_place(
     model_folder: Path, manifest: Path, tmp_path: Path
 ) -> None:
     paths = [tmp_path / f"{number}.wav" for number in (4, 2, 7)]

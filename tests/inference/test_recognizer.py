@@ -274,7 +274,7 @@ def test_a_model_of_subwords_transcribes_with_times_and_all_else(
     assert again.to_dict() == transcript.to_dict()
 
 
-def test_a_missing_language_model_is_told_by_its_path(
+def test_a_missing_language_model_is_reported_by_its_path(
     model_folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
@@ -358,7 +358,7 @@ def test_a_file_of_a_bundled_models_name_is_no_model(
         find_model("las_mini")
 
 
-def test_a_missing_recording_is_told_by_its_path(
+def test_a_missing_recording_is_reported_by_its_path(
     recognizer: Recognizer, tmp_path: Path
 ) -> None:
     with pytest.raises(AudioError, match=r"gone\.wav"):
@@ -470,7 +470,7 @@ def test_the_second_search_gives_the_ctc_head_more_weight(model: Model) -> None:
 # Confidence
 
 
-def test_a_model_folder_tells_how_sure_its_words_are(model_folder: Path) -> None:
+def test_the_calibration_of_a_model_folder_is_loaded(model_folder: Path) -> None:
     calibration = Calibration((0.0,) * len(FEATURES), 0.0, speech=0.0)
     add_further(model_folder, CALIBRATION, json.dumps(calibration.to_dict()).encode())
 
@@ -482,14 +482,14 @@ def test_a_model_folder_tells_how_sure_its_words_are(model_folder: Path) -> None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights": 1, "bias": 0}'])
-def test_a_damaged_calibration_is_told(model_folder: Path, content: str) -> None:
+def test_a_damaged_calibration_is_reported(model_folder: Path, content: str) -> None:
     add_further(model_folder, CALIBRATION, content.encode())
 
     with pytest.raises(CheckpointError, match=r"confidence\.json: "):
         Recognizer.load(model_folder)
 
 
-def test_a_head_that_hears_nothing_makes_it_noise(model: Model) -> None:
+def test_a_head_that_finds_nothing_makes_it_noise(model: Model) -> None:
     with torch.no_grad():
         model.las.ctc.bias[model.tokenizer.pad] = 100.0
     strict = Calibration((0.0,) * len(FEATURES), 0.0, speech=0.3)
@@ -503,7 +503,7 @@ def test_a_head_that_hears_nothing_makes_it_noise(model: Model) -> None:
 # Long recordings, clips and channels
 
 
-def test_a_long_recording_is_told_piece_by_piece(recognizer: Recognizer) -> None:
+def test_a_long_recording_is_transcribed_piece_by_piece(recognizer: Recognizer) -> None:
     waveform = torch.cat((noise(6.0), torch.zeros(3 * 16_000), noise(6.0)))
     done = list[float]()
 
@@ -519,7 +519,7 @@ def test_a_long_recording_is_told_piece_by_piece(recognizer: Recognizer) -> None
     assert times[-1] <= 15.0
 
 
-def test_a_clip_of_a_channel_is_heard_as_if_it_were_alone(
+def test_a_clip_of_a_channel_is_transcribed_as_if_it_were_alone(
     recognizer: Recognizer, tmp_path: Path
 ) -> None:
     left, right = noise(3.0), noise(3.0)
@@ -537,7 +537,7 @@ def test_a_clip_of_a_channel_is_heard_as_if_it_were_alone(
     )
 
 
-def test_a_transcript_says_how_it_was_made(model_folder: Path) -> None:
+def test_a_transcript_records_how_it_was_made(model_folder: Path) -> None:
     recognizer = Recognizer.load(
         model_folder, decoding=DecodingConfig(beam_size=2), precision="int8"
     )
@@ -573,7 +573,7 @@ def test_bytes_give_nearly_the_same_scores_and_leave_the_model_alone(
         ("int8", "meta", r"precision int8: is for the CPU \(not for meta\)"),
     ],
 )
-def test_a_precision_that_is_not_to_be_had_is_told(
+def test_a_precision_that_is_not_to_be_had_is_refused(
     model: Model, precision: str, device: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

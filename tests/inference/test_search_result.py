@@ -116,7 +116,7 @@ def test_an_alignment_of_subwords_has_a_row_for_each_of_them() -> None:
 STRICT = Calibration((0.0,) * len(FEATURES), 0.0, speech=0.3)
 
 
-def test_what_the_head_did_not_hear_is_noise() -> None:
+def test_what_the_head_did_not_find_is_noise() -> None:
     result = found("WHO WOULD HAVE", heard=-2.0)
 
     segment = result.segment(STRICT)

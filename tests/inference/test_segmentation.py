@@ -81,7 +81,7 @@ def test_a_long_pause_with_a_little_hiss_is_silent_too() -> None:
     assert len(found) == len(silent) + 2
 
 
-def test_a_quiet_speaker_after_a_loud_one_is_heard() -> None:
+def test_a_quiet_speaker_after_a_loud_one_is_found() -> None:
     waveform = torch.cat((noise(12.0), torch.zeros(SAMPLE_RATE), 0.1 * noise(12.0)))
 
     assert not any(piece.silent for piece in cut(waveform))
@@ -193,7 +193,7 @@ def segment(start: float, end: float, text: str, *times: float) -> Segment:
     return Segment(start, end, text, words, 0.5, (), (), alignment)
 
 
-def test_two_segments_meet_behind_a_word_that_both_heard() -> None:
+def test_two_segments_meet_behind_a_word_that_both_have() -> None:
     before = segment(0.0, 15.0, "GO ON AND STO", 12.0, 13.2, 14.0, 14.6)
     after = segment(13.0, 20.0, "OWN AND STOP NOW", 13.1, 14.05, 14.6, 16.0)
 

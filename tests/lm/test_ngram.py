@@ -258,7 +258,7 @@ def test_n_grams_that_no_number_holds_are_refused() -> None:
         WordNGram(["A"], [first, *[empty] * 39])
 
 
-def test_another_file_than_the_one_that_was_written_is_told(tmp_path: Path) -> None:
+def test_another_file_than_the_one_that_was_written_is_refused(tmp_path: Path) -> None:
     make(1).save(tmp_path / "other", {})
     make(0).save(tmp_path / "lm", {})
     (tmp_path / "other" / FILE).replace(tmp_path / "lm" / FILE)

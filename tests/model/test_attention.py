@@ -482,9 +482,7 @@ def test_the_smallest_settings_work() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("detach_keys", [False, True])
-def test_keys_that_stand_apart_teach_what_was_heard_nothing(
-    kind: str, detach_keys: bool
-) -> None:
+def test_detached_keys_do_not_train_the_listener(kind: str, detach_keys: bool) -> None:
     attention = build(kind)
     h = torch.randn(B, J, H, requires_grad=True)
 

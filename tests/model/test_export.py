@@ -62,9 +62,7 @@ def test_a_vocabulary_of_subwords_goes_with_its_model(
     assert load_model(exported.folder).tokenizer == subword_model.tokenizer
 
 
-def test_the_card_tells_what_is_known_and_what_is_open(
-    run: Path, tmp_path: Path
-) -> None:
+def test_the_card_has_what_is_known_and_what_is_open(run: Path, tmp_path: Path) -> None:
     card = (export(run, tmp_path / "mine").folder / CARD).read_text()
 
     assert card.startswith("# mine\n")
@@ -74,7 +72,7 @@ def test_the_card_tells_what_is_known_and_what_is_open(
     assert "```yaml\ntraining:\n  seed: 1\n```" in card
 
 
-def test_a_model_of_unknown_origin_has_a_card_that_says_so(
+def test_a_model_of_unknown_origin_has_unknown_on_its_card(
     model: Model, tmp_path: Path
 ) -> None:
     save_model(tmp_path / "from", model.las, model.tokenizer, {})
@@ -240,7 +238,7 @@ def test_what_is_elsewhere_is_not_packed(run: Path, tmp_path: Path, name: str) -
         export(run, tmp_path / "mine")
 
 
-def test_a_card_that_is_no_text_is_told(run: Path, tmp_path: Path) -> None:
+def test_a_card_that_is_no_text_is_refused(run: Path, tmp_path: Path) -> None:
     (run / "model" / CARD).write_bytes(b"\xff")
 
     with pytest.raises(CheckpointError, match=f"{CARD}: cannot be read"):

@@ -153,7 +153,7 @@ def test_ctc_listens_to_the_highest_layer_with_25_steps_a_second(
 
 @pytest.mark.parametrize("length", range(1, 18))
 @pytest.mark.parametrize("reductions", [(2, 2, 2), (3, 1, 2)])
-def test_an_utterance_does_not_hear_its_neighbours(
+def test_an_utterance_does_not_depend_on_its_neighbours(
     reductions: tuple[int, ...], length: int
 ) -> None:
     listener = build(*reductions)
@@ -184,7 +184,7 @@ def test_what_stands_in_the_padding_does_not_matter(rubbish: float) -> None:
     torch.testing.assert_close(found.ctc_h, clean.ctc_h, rtol=0, atol=0)
 
 
-def test_every_frame_is_heard_and_no_padding_is() -> None:
+def test_every_frame_counts_and_no_padding_does() -> None:
     listener = build(2, 2, 2)
     x = torch.randn(2, 13, F, requires_grad=True)
 
@@ -197,7 +197,7 @@ def test_every_frame_is_heard_and_no_padding_is() -> None:
     assert not x.grad[1, 6:].any()
 
 
-def test_the_last_step_hears_the_first_frame_and_the_first_the_last() -> None:
+def test_the_last_step_depends_on_the_first_frame_and_the_first_on_the_last() -> None:
     listener = build(2, 2, 1)
     x = torch.randn(1, 16, F)
     first, last = x.clone(), x.clone()
@@ -274,7 +274,7 @@ def test_runs_on_the_gpu_with_lengths_on_the_cpu() -> None:
 
 
 @torch.no_grad()
-def test_a_listener_in_bytes_hears_nearly_the_same() -> None:
+def test_an_int8_listener_puts_out_nearly_the_same() -> None:
     torch.manual_seed(0)
     listener = build(2, 2).eval()
     x = torch.randn(2, 20, F)

@@ -129,7 +129,7 @@ def test_under_autocast_the_loop_does_the_work(monkeypatch: pytest.MonkeyPatch) 
     assert y.shape == (1, 5, 2 * S)
 
 
-def test_what_stands_in_the_padding_of_a_row_is_not_heard_backwards() -> None:
+def test_what_stands_in_the_padding_of_a_row_is_not_read_backwards() -> None:
     layer, lengths = BidirectionalLSTM(D, S), torch.tensor([6, 2])
     x = torch.randn(2, 6, D)
     other = x.clone()

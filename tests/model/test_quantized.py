@@ -16,7 +16,7 @@ def test_a_product_is_that_of_the_layer(bias: bool) -> None:
 
 
 @torch.no_grad()
-def test_a_product_in_bytes_is_within_a_hundredth() -> None:
+def test_an_int8_product_is_within_a_hundredth() -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(64, 48), torch.randn(8, 64)
     product = Int8Linear(layer.weight, layer.bias)
@@ -47,7 +47,7 @@ def test_a_small_row_keeps_its_own_scale() -> None:
 
 
 @torch.no_grad()
-def test_an_lstm_in_bytes_is_nearly_that_of_torch() -> None:
+def test_an_int8_lstm_is_nearly_that_of_torch() -> None:
     torch.manual_seed(0)
     lstm, x = nn.LSTM(12, 16, batch_first=True), torch.randn(2, 30, 12)
 

@@ -208,7 +208,7 @@ def test_half_a_character_exactly_is_not_enough() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layers", [1, 2])
-def test_unheard_the_speller_writes_as_if_all_contexts_were_zero(
+def test_the_internal_language_model_writes_as_if_all_contexts_were_zero(
     kind: str, layers: int
 ) -> None:
     config = LASConfig(

@@ -183,19 +183,19 @@ def test_settings_come_back_out_of_a_tree() -> None:
 # Missing, damaged, altered
 
 
-def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     message = "holds no model (model.json cannot be read: No such file or directory)"
     refuses(tmp_path, re.escape(f"{tmp_path}: {message}"))
 
 
-def test_missing_weights_are_told(folder: Path) -> None:
+def test_missing_weights_are_reported(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
 
     refuses(folder, re.escape(f"{folder / WEIGHTS}: cannot be read"))
 
 
 @pytest.mark.parametrize("length", [0, 5, 200, -1])
-def test_damaged_weights_are_told(folder: Path, length: int) -> None:
+def test_damaged_weights_are_reported(folder: Path, length: int) -> None:
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[:length])
 
@@ -353,7 +353,7 @@ def test_the_description_has_size_and_checksum_of_the_weights(folder: Path) -> N
     }
 
 
-def test_a_single_altered_bit_is_told(folder: Path) -> None:
+def test_a_single_altered_bit_is_reported(folder: Path) -> None:
     content = bytearray((folder / WEIGHTS).read_bytes())
     content[-3] ^= 1
     (folder / WEIGHTS).write_bytes(content)
@@ -364,7 +364,7 @@ def test_a_single_altered_bit_is_told(folder: Path) -> None:
     refuses(folder, place + " lists .its checksum is another.*copy the whole folder")
 
 
-def test_weights_of_another_model_of_the_same_sizes_are_told(folder: Path) -> None:
+def test_weights_of_another_model_of_the_same_sizes_are_refused(folder: Path) -> None:
     save_model(folder.parent / "other", network(), TOKENIZER, METADATA)
     (folder.parent / "other" / WEIGHTS).replace(folder / WEIGHTS)
 
@@ -449,9 +449,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(
 
 
 @pytest.mark.parametrize("name", ["more.json", "x" * 300])
-def test_a_file_that_is_told_of_and_not_there_is_missed(
-    folder: Path, name: str
-) -> None:
+def test_a_file_that_is_listed_and_not_there_is_missed(folder: Path, name: str) -> None:
     alter(folder, lambda tree: tree["files"].update({name: {"size": 0, "sha256": ""}}))
 
     refuses(folder, re.escape(f"{folder / name}: cannot be read ("))
@@ -602,7 +600,7 @@ def test_whatever_is_altered_a_model_comes_or_a_checkpoint_error(
 # Writing that fails; reading that executes
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file")
     folder = tmp_path / "file" / "model"
 
@@ -611,7 +609,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         save_model(folder, network(), TOKENIZER, METADATA)
 
 
-def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("a file")
 
     with pytest.raises(CheckpointError, match=r"model: cannot be made \(File exists\)"):

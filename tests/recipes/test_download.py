@@ -353,13 +353,13 @@ def test_what_the_server_does_not_have_is_not_asked_for_twice(
     assert len(mirror.asked) == 1
 
 
-def test_a_server_that_is_not_there_is_told(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_is_reported(mirror: Mirror, tmp_path: Path) -> None:
     mirror.address = "http://127.0.0.1:9"
     with pytest.raises(DownloadError, match=r"Connection refused \(3 attempts"):
         fetch(mirror, tmp_path)
 
 
-def test_a_server_that_says_nothing_is_left(
+def test_a_server_that_sends_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited = list[float]()
@@ -381,7 +381,7 @@ def test_a_server_that_says_nothing_is_left(
 # Something else than was published
 
 
-def test_a_wrong_sum_is_told_and_the_next_run_starts_afresh(
+def test_a_wrong_sum_is_reported_and_the_next_run_starts_afresh(
     mirror: Mirror, tmp_path: Path
 ) -> None:
     mirror.content = ARCHIVE[:-9] + b"x" + ARCHIVE[-8:]
@@ -510,14 +510,16 @@ def test_a_folder_of_the_user_is_left_alone(mirror: Mirror, tmp_path: Path) -> N
     assert mirror.asked == []
 
 
-def test_a_full_disk_is_told_at_once(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_at_once(mirror: Mirror, tmp_path: Path) -> None:
     (tmp_path / f"{SUBSET}.tar.gz.partial").symlink_to("/dev/full")
     with pytest.raises(DownloadError, match=f"{tmp_path}: No space left on device"):
         fetch(mirror, tmp_path)
     assert len(mirror.asked) == 1
 
 
-def test_a_corpus_that_cannot_be_made_is_told(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_corpus_that_cannot_be_made_is_reported(
+    mirror: Mirror, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DownloadError, match=r"file/corpus: Not a directory"):
         fetch(mirror, tmp_path / "file" / "corpus")

@@ -281,7 +281,7 @@ def spoil_by_density(chapter: Path) -> None:
         (spoil_by_density, Kind.DENSE, "0000.flac: needs 2 steps, has 1", 5),
     ],
 )
-def test_a_fault_is_listed_and_the_others_are_kept(
+def test_a_problem_is_listed_and_the_others_are_kept(
     corpus: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -304,7 +304,7 @@ def test_a_fault_is_listed_and_the_others_are_kept(
     assert next(u for u in kept if u.id == "84-9-0001").text == "DO YOU HEAR"
 
 
-def test_a_mended_corpus_leaves_no_list_of_problems(
+def test_a_repaired_corpus_leaves_no_list_of_problems(
     corpus: Path, tmp_path: Path
 ) -> None:
     spoil_missing_text(corpus / "dev-clean" / "84" / "9")
@@ -331,7 +331,7 @@ def test_hidden_files_and_other_files_are_not_looked_at(
 # What is wrong with the corpus
 
 
-def test_a_wrong_path_is_told_in_one_line(
+def test_a_wrong_path_is_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert prepare(tmp_path / "none", tmp_path / "data") == 1
@@ -393,7 +393,7 @@ def test_a_subset_without_one_good_utterance_is_refused(
     assert not list((tmp_path / "data").iterdir())
 
 
-def test_a_place_that_cannot_be_written_is_told(
+def test_a_place_that_cannot_be_written_is_reported(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -409,7 +409,7 @@ def test_a_place_that_cannot_be_written_is_told(
     )
 
 
-def test_a_transcript_that_cannot_be_read_is_told(
+def test_a_transcript_that_cannot_be_read_is_reported(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (corpus / "dev-clean" / "84" / "9" / "0.trans.txt").mkdir()

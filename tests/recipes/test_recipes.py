@@ -40,7 +40,7 @@ def build(path: Path) -> LAS:
 
 
 @each_config
-def test_a_network_has_the_size_that_its_recipe_tells(path: Path) -> None:
+def test_a_network_has_the_size_that_its_recipe_states(path: Path) -> None:
     about = " ".join(re.findall(r"^# *(.*)", path.read_text(), flags=re.MULTILINE))
     told = re.search(r"(About|Below) (\d+) M\b", about)
     assert told, f"{path.name} does not tell how large its network is"
@@ -120,7 +120,7 @@ def test_the_same_seed_makes_the_same_corpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_the_manifests_tell_what_is_there(tmp_path: Path) -> None:
+def test_the_manifests_list_what_is_there(tmp_path: Path) -> None:
     make(tmp_path)
 
     subsets = [read_manifest(tmp_path / f"{s}.jsonl") for s in ("train", "dev", "test")]

@@ -236,7 +236,7 @@ def test_words_come_with_their_rows_and_alternatives() -> None:
     ]
 
 
-def test_flags_are_told_in_plain_words() -> None:
+def test_flags_are_shown_in_plain_words() -> None:
     (given,) = page_data(tone(), "a.wav", transcript(segment()))["segments"]
 
     (flag,) = given["flags"]

@@ -179,7 +179,7 @@ def test_each_table_is_what_scoring_counts(write: Write) -> None:
         assert [*shown, *map(str, known)] in rows
 
 
-def test_confusions_are_told_by_kind(write: Write) -> None:
+def test_confusions_are_shown_by_kind(write: Write) -> None:
     rows = Page(write(["A B C", "A B"], ["X B", "X B Y"])).rows
 
     assert ["A", "X", "2"] in rows
@@ -201,7 +201,7 @@ def test_a_speaker_of_five_utterances_has_an_interval(write: Write) -> None:
     assert content.count("class='whisker'") == 3  # a line and its two ends
 
 
-def test_one_speaker_is_said_to_be_one(write: Write) -> None:
+def test_one_speaker_is_shown_as_one(write: Write) -> None:
     page = Page(write(speakers=["7"] * 5))
 
     assert "There is only one speaker: 7." in page.text
@@ -230,7 +230,7 @@ def test_many_speakers_are_cut_in_the_chart_and_whole_in_the_table(
 # Extremes
 
 
-def test_nothing_heard_is_all_missed(write: Write) -> None:
+def test_an_empty_hypothesis_is_all_missed(write: Write) -> None:
     page = Page(write(heard=[""] * 5))
 
     assert page.data["wer"] == 1
@@ -309,14 +309,14 @@ def test_model_and_settings_are_those_of_decode(write: Write, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "3", '{"decoding": 5}', "\u00e9"])
-def test_a_broken_decode_json_is_told(
+def test_a_broken_decode_json_is_reported(
     content: str, write: Write, tmp_path: Path
 ) -> None:
     (tmp_path / "decode.json").write_text(content, encoding="latin-1")
     assert "cannot be read" in write()
 
 
-def test_without_decode_json_the_page_says_so(write: Write) -> None:
+def test_without_decode_json_the_page_has_a_note(write: Write) -> None:
     assert "No decode.json lies beside" in write()
 
 
@@ -412,7 +412,7 @@ def test_without_a_recording_there_is_no_player(name: str, tmp_path: Path) -> No
         assert "not found: 1." in str(players)
 
 
-def test_a_page_without_recordings_says_so(write: Write) -> None:
+def test_a_page_without_recordings_has_a_note(write: Write) -> None:
     page = write()
     assert "<audio" not in page
     assert "No recording to play." in page
@@ -444,7 +444,7 @@ def test_the_curves_of_a_run_are_shown(write: Write, run: Path) -> None:
     assert f"points='{places}'" in page
 
 
-def test_a_run_without_validations_says_so(run: Path) -> None:
+def test_a_run_without_validations_has_a_note(run: Path) -> None:
     metrics = run / "metrics.jsonl"
     lines = [line for line in metrics.read_text().split("\n") if "dev" not in line]
     metrics.write_text("\n".join(lines))
@@ -456,7 +456,7 @@ def test_a_run_without_validations_says_so(run: Path) -> None:
     assert "<circle" not in shown
 
 
-def test_broken_lines_of_a_run_are_told(run: Path) -> None:
+def test_broken_lines_of_a_run_are_reported(run: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write('hello\n{"step": 5, "lo')
     assert "metrics that could not be read: 2." in show_learning(run)
@@ -498,7 +498,9 @@ def test_an_empty_set_is_refused(tmp_path: Path) -> None:
         write_report(tmp_path / "p.html", empty, empty)
 
 
-def test_a_missing_folder_for_the_page_is_told(write: Write, tmp_path: Path) -> None:
+def test_a_missing_folder_for_the_page_is_reported(
+    write: Write, tmp_path: Path
+) -> None:
     write()
     page = tmp_path / "no" / "page.html"
     message = rf"{re.escape(os.fspath(page))}: cannot be written \(No such file"

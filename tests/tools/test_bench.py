@@ -35,7 +35,7 @@ def test_a_table_and_json_are_written(tmp_path: Path) -> None:
     assert result["ours"]["mib"] > 10
 
 
-def test_a_part_that_is_not_known_is_told() -> None:
+def test_a_part_that_is_not_known_is_refused() -> None:
     done = bench("--only", "trains")
 
     assert done.returncode != 0
@@ -51,7 +51,7 @@ def test_a_part_that_is_not_known_is_told() -> None:
         (["--peer-python", "python"], "--device has no peers"),
     ],
 )
-def test_what_is_not_measured_on_a_device_is_told(
+def test_what_is_not_measured_on_a_device_is_refused(
     words: list[str], message: str
 ) -> None:
     done = bench("--device", "cpu", *words)
@@ -61,7 +61,7 @@ def test_what_is_not_measured_on_a_device_is_told(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_told() -> None:
+def test_a_gpu_that_is_not_there_is_refused() -> None:
     done = bench("--device", "cuda")
 
     assert done.returncode != 0

@@ -24,7 +24,7 @@ def heard(*labels: int) -> Tensor:
     return logits.log_softmax(dim=-1)
 
 
-def test_a_character_stands_where_the_head_first_hears_it() -> None:
+def test_a_character_stands_where_the_head_first_finds_it() -> None:
     log_probs = heard(BLANK, A, A, BLANK, A, B, BLANK, BLANK)
 
     steps = character_steps(log_probs, torch.tensor([8]), batch([A, A, B]), BLANK)

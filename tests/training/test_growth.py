@@ -31,7 +31,7 @@ def network(
     return LAS(config, tokens).eval()
 
 
-def test_new_units_are_silent_and_the_old_ones_say_what_they_said() -> None:
+def test_new_units_are_silent_and_the_old_ones_put_out_what_they_did() -> None:
     old, las = network(32), network(40, seed=1)
     grow(las, old)
     x = torch.randn(2, 11, 2 * NUM_MELS)
@@ -44,7 +44,7 @@ def test_new_units_are_silent_and_the_old_ones_say_what_they_said() -> None:
     assert not says[:, :, new_units].any()
 
 
-def test_a_trained_network_still_hears_what_it_heard() -> None:
+def test_a_trained_network_still_finds_what_it_found() -> None:
     old = load_model(Path(str(files("asr") / "assets/las_mini"))).las.eval()
     listener = replace(old.config.listener, size=old.config.listener.size * 4 // 3)
     torch.manual_seed(1)

@@ -115,7 +115,7 @@ def test_teacher_and_pupil_worked_by_hand() -> None:
 # The guide
 
 
-def test_the_guide_points_where_ctc_heard_the_character() -> None:
+def test_the_guide_points_where_ctc_found_the_character() -> None:
     # CTC hears A at step 8 of 0 to 8: that is listener step 4.
     ctc = torch.full((1, 9, 5), 0.025)
     ctc[0, :8, PAD] = ctc[0, 8, A] = 0.9
@@ -281,7 +281,7 @@ def test_an_utterance_too_dense_for_ctc_teaches_the_speller_only(las: LAS) -> No
         assert parameter.grad is None or bool(parameter.grad.isfinite().all())
 
 
-def test_a_network_that_has_lost_itself_has_a_loss_that_tells(las: LAS) -> None:
+def test_a_network_that_has_lost_itself_has_a_loss_that_shows_it(las: LAS) -> None:
     """No error: the trainer leaves such a step out by its loss."""
     batch = batch_of(utterance(40, A, B, A), utterance(30, B))
 

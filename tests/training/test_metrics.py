@@ -69,7 +69,7 @@ def test_a_last_line_that_was_cut_is_dropped(run: Path, cut: str) -> None:
     assert [line["step"] for line in read(run)] == [1, 2, 2, 3, 4]
 
 
-def test_what_is_not_a_number_can_be_told(tmp_path: Path) -> None:
+def test_what_is_not_a_number_can_be_written(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, step=0) as log:
         log.write(1, {"loss": float("nan")})
     with MetricsLog(tmp_path, step=1):

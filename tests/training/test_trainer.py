@@ -383,7 +383,7 @@ def test_the_settings_are_in_the_folder_and_in_the_checkpoint(
     assert place(whole)["position"] == 0
 
 
-def test_the_metrics_tell_what_each_step_did(corpus: Path, whole: Path) -> None:
+def test_the_metrics_show_what_each_step_did(corpus: Path, whole: Path) -> None:
     lines, config = metrics(whole), settings(corpus)
 
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
@@ -486,7 +486,7 @@ def test_what_is_validated_is_the_average_without_chance(
     assert ids == ["dev-0", "dev-1"]
 
 
-def test_the_last_look_is_told_in_a_line(
+def test_the_last_validation_is_printed_in_a_line(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(settings(corpus, epochs=1, validations=1), tmp_path)
@@ -911,7 +911,7 @@ def test_a_training_needs_a_manifest(corpus: Path, tmp_path: Path) -> None:
         train(replace(config, data=replace(config.data, train=[])), tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_told(corpus: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/run: cannot be made \(Not a dir"):
         train(settings(corpus), tmp_path / "file" / "run")
@@ -926,7 +926,7 @@ def test_a_missing_recording_stops_the_run_by_name(
         train(settings(moved), tmp_path / "run")
 
 
-def test_a_damaged_checkpoint_is_told(
+def test_a_damaged_checkpoint_is_reported(
     corpus: Path, tmp_path: Path, whole: Path
 ) -> None:
     content = (whole / "checkpoint.safetensors").read_bytes()
@@ -936,7 +936,7 @@ def test_a_damaged_checkpoint_is_told(
 
 
 @pytest.mark.parametrize("fault", ["another size", "no place", "another place"])
-def test_a_checkpoint_of_another_network_is_told(
+def test_a_checkpoint_of_another_network_is_refused(
     corpus: Path, tmp_path: Path, whole: Path, fault: str
 ) -> None:
     path, config = tmp_path / "checkpoint.safetensors", settings(corpus)
@@ -991,7 +991,7 @@ def test_two_processes_that_were_killed_go_on_bit_for_bit(
 
 
 @slow
-def test_the_fault_of_one_of_two_processes_is_told(
+def test_the_error_of_one_of_two_processes_is_raised(
     corpus: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(corpus, tmp_path / "corpus")

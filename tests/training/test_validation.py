@@ -140,7 +140,7 @@ def test_each_head_is_scored_by_what_it_writes(las: LAS, dataset: Dataset) -> No
     assert found.ctc_cer == char_error_rate(TEXTS, ["G"] * 4)
 
 
-def test_what_ctc_says_of_padding_is_not_heard(las: LAS, dataset: Dataset) -> None:
+def test_what_ctc_writes_on_padding_does_not_count(las: LAS, dataset: Dataset) -> None:
     """A head that says blank where there is sound, and G where there is none."""
     with torch.no_grad():
         for norm in las.listener.norms:
@@ -170,7 +170,7 @@ def test_validation_draws_no_chance(las: LAS, dataset: Dataset) -> None:
 # How it is told
 
 
-def test_figures_are_told_as_metrics_and_in_a_line() -> None:
+def test_figures_come_as_metrics_and_in_a_line() -> None:
     one, half = ErrorRate(1, 0, 0, 1), ErrorRate(0, 1, 0, 2)
     found = Validation(1.25, 1.5, 1.0, one, half, replace(half), 0.5, 0.75, 1.0)
 
