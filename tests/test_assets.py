@@ -57,9 +57,9 @@ def test_attention_goes_through_the_sample_from_beginning_to_end(
     assert reach > 0.9
 
 
-@pytest.mark.parametrize("told", ["Data", "Licence", "Commit", "Command", "WER"])
-def test_the_card_has_where_the_model_is_from(told: str) -> None:
-    assert told in (MODEL / "MODEL_CARD.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("field", ["Data", "Licence", "Commit", "Command", "WER"])
+def test_the_card_has_where_the_model_is_from(field: str) -> None:
+    assert field in (MODEL / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_the_sample_names_its_source() -> None:

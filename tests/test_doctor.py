@@ -50,12 +50,12 @@ def versions(patch: Patch, **others: str | None) -> None:
     patch.setattr(doctor, "metadata", other)
 
 
-def breaks(patch: Patch, **faults: Exception) -> None:
+def breaks(patch: Patch, **errors: Exception) -> None:
     """Let the import of libraries fail; the checks themselves are not carried out."""
 
     def broken(name: str) -> types.ModuleType:
-        if name in faults:
-            raise faults[name]
+        if name in errors:
+            raise errors[name]
         return import_module(name)
 
     patch.setattr(doctor, "import_module", broken)
@@ -222,7 +222,7 @@ def test_without_packaging_there_is_a_line(monkeypatch: Patch) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "error",
     [
         OSError("libcudart.so.13: cannot open shared object file"),
         ImportError("undefined symbol"),
@@ -230,22 +230,22 @@ def test_without_packaging_there_is_a_line(monkeypatch: Patch) -> None:
     ],
 )
 def test_a_torchaudio_that_cannot_be_imported_is_reported(
-    monkeypatch: Patch, fault: Exception
+    monkeypatch: Patch, error: Exception
 ) -> None:
-    breaks(monkeypatch, torchaudio=fault)
+    breaks(monkeypatch, torchaudio=error)
 
     found = list(examine())
 
-    told = f"{type(fault).__name__}: {' '.join(str(fault).split())}"
+    reported = f"{type(error).__name__}: {' '.join(str(error).split())}"
     assert problems(iter(found)) == [
-        f"! torchaudio  cannot be imported ({told}) ({PAIR})"
+        f"! torchaudio  cannot be imported ({reported}) ({PAIR})"
     ]
     assert Check("model", "not examined, for want of torchaudio") in found
 
 
 def test_a_torch_that_cannot_be_imported_is_one_problem(monkeypatch: Patch) -> None:
-    fault = OSError("no kernel")
-    breaks(monkeypatch, torch=fault, torchaudio=fault)
+    error = OSError("no kernel")
+    breaks(monkeypatch, torch=error, torchaudio=error)
 
     found = list(examine())
 
@@ -348,8 +348,8 @@ def test_a_driver_that_is_too_old_is_reported(monkeypatch: Patch) -> None:
 
     (check,) = of("gpu")
 
-    told = "none (CUDA initialization: The driver is too old): the CPU is used"
-    assert check == Check("gpu", told)
+    reported = "none (CUDA initialization: The driver is too old): the CPU is used"
+    assert check == Check("gpu", reported)
 
 
 # What asr does

@@ -42,7 +42,7 @@ def test_a_click_sounds_in_the_frame_around_it(frame: int) -> None:
 
     power = mel_spectrogram(waveform).sum(dim=1)
 
-    # A frame sees 200 samples to each side, and hops by 160: the next ones just hear it
+    # A frame sees 200 samples to each side, and hops by 160: the next ones reach it
     assert int(power.argmax()) == frame
     assert set(power.nonzero()[:, 0].tolist()) == {frame - 1, frame, frame + 1} & set(
         range(101)

@@ -163,13 +163,13 @@ def test_type_checkers_find_the_same_homes() -> None:
         node for node in _tree("asr.__init__").body if isinstance(node, ast.If)
     )
     assert ast.unparse(block.test) == "TYPE_CHECKING"
-    told = {
+    homes = {
         alias.name: node.module
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert told == asr._HOME
+    assert homes == asr._HOME
 
 
 def test_an_unknown_name_is_refused() -> None:

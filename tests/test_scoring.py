@@ -20,7 +20,7 @@ from asr.scoring import (
 )
 
 SAID = ["THE CAT SAT", "GO", "ON THE MAT"]
-HEARD = ["THE BAT", "GO ON", "ON THE MAT"]
+DECODED = ["THE BAT", "GO ON", "ON THE MAT"]
 
 Measure = Callable[[Sequence[str], Sequence[str]], ErrorRate]
 
@@ -29,13 +29,13 @@ Measure = Callable[[Sequence[str], Sequence[str]], ErrorRate]
 
 def test_word_errors_counted_by_hand() -> None:
     # THE CAT SAT / THE BAT: 1 S, 1 D. GO / GO ON: 1 I. The last is right.
-    assert word_error_rate(SAID, HEARD) == ErrorRate(1, 1, 1, num_reference=7)
+    assert word_error_rate(SAID, DECODED) == ErrorRate(1, 1, 1, num_reference=7)
 
 
 def test_character_errors_counted_by_hand() -> None:
     # "THE CAT SAT" / "THE BAT": C -> B, and " SAT" is gone. "GO" / "GO ON": " ON".
     # References: 11 + 2 + 10 characters, spaces counted.
-    assert char_error_rate(SAID, HEARD) == ErrorRate(1, 4, 3, num_reference=23)
+    assert char_error_rate(SAID, DECODED) == ErrorRate(1, 4, 3, num_reference=23)
 
 
 def test_the_rate_is_errors_per_reference_word() -> None:
@@ -88,19 +88,19 @@ def test_case_counts() -> None:
 def test_errors_are_as_few_as_dynamic_programming_finds(seed: int) -> None:
     pairs = random_pairs(seed)
     for reference, hypothesis in pairs:
-        said, heard = reference.split(), hypothesis.split()
+        said, decoded = reference.split(), hypothesis.split()
 
         words = word_error_rate([reference], [hypothesis])
         characters = char_error_rate([reference], [hypothesis])
 
-        assert words.errors == edit_distance(said, heard)
+        assert words.errors == edit_distance(said, decoded)
         assert words.num_reference == len(said)
-        assert words.num_reference - words.deletions + words.insertions == len(heard)
+        assert words.num_reference - words.deletions + words.insertions == len(decoded)
         assert characters.errors == edit_distance(list(reference), list(hypothesis))
         assert characters.num_reference == len(reference)
 
     together = word_error_rate(*zip(*pairs, strict=True))
-    apart = [word_error_rate([said], [heard]) for said, heard in pairs]
+    apart = [word_error_rate([said], [decoded]) for said, decoded in pairs]
     assert together == sum(apart, start=ErrorRate(0, 0, 0, 0))
 
 
@@ -108,12 +108,12 @@ def test_errors_are_as_few_as_dynamic_programming_finds(seed: int) -> None:
 
 
 def test_the_interval_holds_the_rate_and_shrinks_with_more_utterances() -> None:
-    said, heard = zip(*random_pairs(0, num_pairs=400), strict=True)
+    said, decoded = zip(*random_pairs(0, num_pairs=400), strict=True)
 
     widths = []
     for number in (25, 100, 400):
-        low, high = confidence_interval(said[:number], heard[:number])
-        assert low < word_error_rate(said[:number], heard[:number]).rate < high
+        low, high = confidence_interval(said[:number], decoded[:number])
+        assert low < word_error_rate(said[:number], decoded[:number]).rate < high
         widths.append(high - low)
 
     # Four times the utterances: about half the width.
@@ -125,28 +125,28 @@ def test_the_interval_is_that_of_the_normal_distribution() -> None:
     # 1000 words, each its own utterance and wrong with p = 0.2: the standard error is
     # sqrt(0.2 * 0.8 / 1000) = 0.01265, so 95 % lie within 1.96 of them: 0.0248.
     said = ["A"] * 1000
-    heard = ["B"] * 200 + ["A"] * 800
+    decoded = ["B"] * 200 + ["A"] * 800
 
-    low, high = confidence_interval(said, heard, num_samples=4000)
+    low, high = confidence_interval(said, decoded, num_samples=4000)
 
     assert low == pytest.approx(0.2 - 0.0248, abs=0.002)
     assert high == pytest.approx(0.2 + 0.0248, abs=0.002)
 
 
 def test_a_higher_level_is_wider() -> None:
-    said, heard = zip(*random_pairs(0), strict=True)
-    low, high = confidence_interval(said, heard, level=0.5)
-    lower, higher = confidence_interval(said, heard, level=0.99)
+    said, decoded = zip(*random_pairs(0), strict=True)
+    low, high = confidence_interval(said, decoded, level=0.5)
+    lower, higher = confidence_interval(said, decoded, level=0.99)
     assert lower < low < high < higher
 
 
 def test_errors_of_one_speaker_go_together() -> None:
     said = ["A"] * 100
-    heard = ["B"] * 50 + ["A"] * 50
+    decoded = ["B"] * 50 + ["A"] * 50
     speakers = [str(number // 10) for number in range(100)]  # wrong or right throughout
 
-    low, high = confidence_interval(said, heard)
-    lower, higher = confidence_interval(said, heard, groups=speakers)
+    low, high = confidence_interval(said, decoded)
+    lower, higher = confidence_interval(said, decoded, groups=speakers)
 
     # Ten speakers in place of a hundred utterances: sqrt(10) times as wide.
     ratio = (higher - lower) / (high - low)
@@ -154,10 +154,10 @@ def test_errors_of_one_speaker_go_together() -> None:
 
 
 def test_the_interval_is_the_same_each_time() -> None:
-    said, heard = zip(*random_pairs(0), strict=True)
-    first = confidence_interval(said, heard, seed=1)
-    assert confidence_interval(said, heard, seed=1) == first
-    assert confidence_interval(said, heard, seed=2) != first
+    said, decoded = zip(*random_pairs(0), strict=True)
+    first = confidence_interval(said, decoded, seed=1)
+    assert confidence_interval(said, decoded, seed=1) == first
+    assert confidence_interval(said, decoded, seed=2) != first
 
 
 def test_without_errors_the_interval_is_a_point() -> None:
@@ -169,7 +169,7 @@ def test_without_errors_the_interval_is_a_point() -> None:
 
 
 def test_errors_by_speaker() -> None:
-    counts = by_group(SAID, HEARD, ["b", "a", "b"])
+    counts = by_group(SAID, DECODED, ["b", "a", "b"])
     assert list(counts.items()) == [
         ("a", ErrorRate(0, 0, 1, 1)),
         ("b", ErrorRate(1, 1, 0, 6)),
@@ -187,7 +187,7 @@ def test_errors_by_length() -> None:
 
 
 def test_the_bins_may_be_chosen() -> None:
-    counts = by_length(SAID, HEARD, [1, 10, 2], edges=[2.5, 10])
+    counts = by_length(SAID, DECODED, [1, 10, 2], edges=[2.5, 10])
     assert counts == {"0-2.5 s": ErrorRate(1, 1, 0, 6), "10+ s": ErrorRate(0, 0, 1, 1)}
     assert list(counts) == ["0-2.5 s", "10+ s"]
 
@@ -216,17 +216,17 @@ def test_a_long_utterance_fills_all_tenths_alike() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_errors_of_all_positions_are_all_errors(seed: int) -> None:
-    said, heard = zip(*random_pairs(seed), strict=True)
-    parts = by_position(said, heard)
-    assert sum(parts, start=ErrorRate(0, 0, 0, 0)) == word_error_rate(said, heard)
+    said, decoded = zip(*random_pairs(seed), strict=True)
+    parts = by_position(said, decoded)
+    assert sum(parts, start=ErrorRate(0, 0, 0, 0)) == word_error_rate(said, decoded)
 
 
 def test_errors_by_frequency() -> None:
     # THE is said 5 times and CAT twice, SAT once. One THE is wrong, one gone; so is
     # SAT. What is said too much is of no reference word.
     said = ["THE CAT SAT", "THE CAT", "THE THE THE"]
-    heard = ["A CAT", "THE CAT TOO", "THE THE"]
-    counts = by_frequency(said, heard)
+    decoded = ["A CAT", "THE CAT TOO", "THE THE"]
+    counts = by_frequency(said, decoded)
     assert list(counts.items()) == [
         ("once", ErrorRate(0, 1, 0, 1)),
         ("2-4 times", ErrorRate(0, 0, 0, 2)),
@@ -255,13 +255,13 @@ def test_an_alignment_has_an_edit_for_each_place() -> None:
 
 def test_the_most_frequent_errors_come_first() -> None:
     said = ["A B", "A B", "A", "C D", "E"]
-    heard = ["X B", "X B", "A Y", "C", "E"]
-    assert confusions(said, heard) == [
+    decoded = ["X B", "X B", "A Y", "C", "E"]
+    assert confusions(said, decoded) == [
         Confusion(2, "A", "X"),
         Confusion(1, "", "Y"),
         Confusion(1, "D", ""),
     ]
-    assert confusions(said, heard, top=1) == [Confusion(2, "A", "X")]
+    assert confusions(said, decoded, top=1) == [Confusion(2, "A", "X")]
 
 
 @pytest.mark.parametrize(
@@ -345,11 +345,11 @@ def random_pairs(seed: int, num_pairs: int = 30) -> list[tuple[str, str]]:
     return [(text(), text()) for _ in range(num_pairs)]
 
 
-def edit_distance(said: list[str], heard: list[str]) -> int:
-    row = list(range(len(heard) + 1))
+def edit_distance(said: list[str], decoded: list[str]) -> int:
+    row = list(range(len(decoded) + 1))
     for i, word in enumerate(said, 1):
         above, row = row, [i]
-        for j, other in enumerate(heard, 1):
+        for j, other in enumerate(decoded, 1):
             substituted = above[j - 1] + (word != other)
             row.append(min(substituted, above[j] + 1, row[j - 1] + 1))
     return row[-1]

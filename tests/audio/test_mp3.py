@@ -21,7 +21,7 @@ def test_joined_mp3_files_are_read_to_the_end(path: Path) -> None:
 
     waveform = read_waveform(path)
 
-    # Each half has some silence at both ends, which its own header told to skip.
+    # Each half has some silence at both ends, which its own header marks to skip.
     assert SAMPLE_RATE < len(waveform) < 1.2 * SAMPLE_RATE
     assert len(waveform) == duration(path) * SAMPLE_RATE
     assert waveform[-4000:-2000].abs().max() == pytest.approx(0.5, abs=0.05)
@@ -33,7 +33,7 @@ def test_joined_mp3_files_are_read_to_the_end(path: Path) -> None:
 def test_an_mp3_without_xing_header_is_read_to_the_end(
     path: Path, rate: int, num_channels: int, is_tagged: bool
 ) -> None:
-    # Silence, then noise: at a variable bit rate the first frame tells nothing.
+    # Silence, then noise: at a variable bit rate the first frame has no length.
     noise = np.random.default_rng(0).normal(0, 0.1, (2 * rate, num_channels))
     noise[:rate] = 0
     whole = encoded("mp3", noise.astype(np.float32), rate)

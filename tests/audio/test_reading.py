@@ -122,11 +122,11 @@ def test_libri_speech_lasts_as_long_as_its_headers_have_it(folder: str) -> None:
 def test_what_the_new_rate_cannot_carry_is_filtered_out() -> None:
     low, high = tone(48_000, hertz=1_000), tone(48_000, hertz=11_000)
 
-    heard = resample(torch.from_numpy(low + high), 48_000, 16_000)
+    resampled = resample(torch.from_numpy(low + high), 48_000, 16_000)
 
     expected = torch.from_numpy(tone(16_000, hertz=1_000))
     middle = slice(500, -500)
-    torch.testing.assert_close(heard[middle], expected[middle], atol=1e-3, rtol=0)
+    torch.testing.assert_close(resampled[middle], expected[middle], atol=1e-3, rtol=0)
 
 
 def test_an_equal_rate_leaves_the_waveform_alone() -> None:
@@ -400,7 +400,7 @@ def test_the_endings_of_audio_files_are_in_lower_case() -> None:
     assert all(suffix == suffix.lower() for suffix in AUDIO_SUFFIXES)
 
 
-# Errors: a file that cannot be read is told in one line
+# Errors: a file that cannot be read is an error of one line
 
 
 @pytest.mark.parametrize(

@@ -410,11 +410,11 @@ def test_an_impossible_beam_is_one_line(
 
 
 def test_score_prints_the_word_error_rate(tmp_path: Path, capsys: Capture) -> None:
-    said, heard = tmp_path / "said.jsonl", tmp_path / "heard.jsonl"
+    said, decoded = tmp_path / "said.jsonl", tmp_path / "decoded.jsonl"
     write_manifest(said, [SAID])
-    write_manifest(heard, [replace(SAID, text="THE BAT")])
+    write_manifest(decoded, [replace(SAID, text="THE BAT")])
 
-    assert main(["score", str(said), str(heard), "--details", "--aligned"]) == 0
+    assert main(["score", str(said), str(decoded), "--details", "--aligned"]) == 0
 
     printed = capsys.readouterr().out
     assert "%WER 66.67 [ 2 / 3, 0 ins, 1 del, 1 sub ]\n" in printed
@@ -423,24 +423,24 @@ def test_score_prints_the_word_error_rate(tmp_path: Path, capsys: Capture) -> No
 
 
 @pytest.mark.parametrize(
-    ("said", "heard", "message"),
+    ("said", "decoded", "message"),
     [
         (
             "ab",
             "a",
-            "heard.jsonl: 1 of 2 utterances have no hypothesis, the first is b",
+            "decoded.jsonl: 1 of 2 utterances have no hypothesis, the first is b",
         ),
-        ("a", "ab", "heard.jsonl: 1 of its utterances are not in"),
+        ("a", "ab", "decoded.jsonl: 1 of its utterances are not in"),
     ],
 )
 def test_score_wants_the_same_utterances_in_both(
-    said: str, heard: str, message: str, tmp_path: Path, capsys: Capture
+    said: str, decoded: str, message: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    for name, ids in (("said", said), ("heard", heard)):
+    for name, ids in (("said", said), ("decoded", decoded)):
         path = tmp_path / f"{name}.jsonl"
         write_manifest(path, [replace(SAID, id=id) for id in ids])
 
-    arguments = [str(tmp_path / "said.jsonl"), str(tmp_path / "heard.jsonl")]
+    arguments = [str(tmp_path / "said.jsonl"), str(tmp_path / "decoded.jsonl")]
     assert main(["score", *arguments]) == 1
 
     assert message in capsys.readouterr().err
@@ -449,16 +449,18 @@ def test_score_wants_the_same_utterances_in_both(
 def test_report_writes_a_page_beside_the_hypotheses(
     tmp_path: Path, capsys: Capture
 ) -> None:
-    said, heard = tmp_path / "said.jsonl", tmp_path / "decoded" / "heard.jsonl"
+    said, decoded = tmp_path / "said.jsonl", tmp_path / "decoded" / "decoded.jsonl"
     write_manifest(said, [SAID])
-    write_manifest(heard, [replace(SAID, text="THE BAT")])
+    write_manifest(decoded, [replace(SAID, text="THE BAT")])
     run = tmp_path / "run"
     run.mkdir()
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
 
-    assert main(["report", str(said), str(heard)]) == 0
+    assert main(["report", str(said), str(decoded)]) == 0
     chosen = str(tmp_path / "p.html")
-    assert main(["report", str(said), str(heard), "--run", str(run), "-o", chosen]) == 0
+    assert (
+        main(["report", str(said), str(decoded), "--run", str(run), "-o", chosen]) == 0
+    )
 
     page = (tmp_path / "decoded" / "report.html").read_text(encoding="utf-8")
     assert "66.7 %" in page
@@ -470,15 +472,15 @@ def test_report_writes_a_page_beside_the_hypotheses(
 def test_a_report_of_what_does_not_match_is_the_line_of_score(
     tmp_path: Path, capsys: Capture
 ) -> None:
-    said, heard = tmp_path / "said.jsonl", tmp_path / "heard.jsonl"
+    said, decoded = tmp_path / "said.jsonl", tmp_path / "decoded.jsonl"
     write_manifest(said, [SAID, replace(SAID, id="b")])
-    write_manifest(heard, [SAID])
+    write_manifest(decoded, [SAID])
 
-    assert main(["report", str(said), str(heard)]) == 1
-    told = capsys.readouterr().err
-    assert main(["score", str(said), str(heard)]) == 1
+    assert main(["report", str(said), str(decoded)]) == 1
+    error = capsys.readouterr().err
+    assert main(["score", str(said), str(decoded)]) == 1
 
-    assert told == capsys.readouterr().err
+    assert error == capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
 
 

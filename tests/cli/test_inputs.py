@@ -79,10 +79,10 @@ def test_what_holds_no_audio_is_reported_in_its_place(tmp_path: Path) -> None:
 
 
 def test_an_empty_path_is_not_the_current_folder() -> None:
-    (fault,) = find_sources([""])
+    (error,) = find_sources([""])
 
-    assert isinstance(fault, AudioError)
-    assert "is no path" in str(fault)
+    assert isinstance(error, AudioError)
+    assert "is no path" in str(error)
 
 
 @pytest.mark.parametrize(

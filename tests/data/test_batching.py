@@ -179,7 +179,7 @@ def test_lengths_stay_where_they_are_when_a_batch_moves() -> None:
 
 
 class Slow(Dataset):
-    """Examples that tell what was asked for; every other one takes its time.
+    """Examples that show what was asked for; every other one takes its time.
 
     Those before `ready` are made; where there is `broken`, its recording is damaged.
     """

@@ -48,7 +48,7 @@ def assert_same(one: Example, other: Example) -> None:
     assert torch.equal(one.tokens, other.tokens)
 
 
-# Validation hears what is there
+# Validation takes what is there
 
 
 def test_validation_takes_the_recordings_as_they_are(

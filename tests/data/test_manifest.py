@@ -133,7 +133,7 @@ def test_a_manifest_that_cannot_be_written_is_reported_by_name(tmp_path: Path) -
         write_manifest(tmp_path / "file" / "m.jsonl", [GO])
 
 
-# Errors: the message tells the place and what is wrong there
+# Errors: the message has the place and what is wrong there
 
 
 def test_a_missing_manifest_is_reported_by_name(tmp_path: Path) -> None:
@@ -200,36 +200,38 @@ def test_a_bad_line_is_reported_by_its_number(
         read_manifest(path)
 
 
-# What was said, and what was heard
+# What was said, and what was decoded
 
 
 def test_hypotheses_come_in_the_order_of_the_references(tmp_path: Path) -> None:
-    said, heard = tmp_path / "said.jsonl", tmp_path / "heard.jsonl"
+    said, decoded = tmp_path / "said.jsonl", tmp_path / "decoded.jsonl"
     write_manifest(said, [Utterance(id, "a.flac", 1.0, f"said {id}") for id in "bac"])
-    write_manifest(heard, [Utterance(id, "a.flac", 1.0, f"heard {id}") for id in "abc"])
+    write_manifest(
+        decoded, [Utterance(id, "a.flac", 1.0, f"decoded {id}") for id in "abc"]
+    )
 
-    references, hypotheses = read_paired(said, heard)
+    references, hypotheses = read_paired(said, decoded)
 
     assert [u.text for u in references] == ["said b", "said a", "said c"]
-    assert [u.text for u in hypotheses] == ["heard b", "heard a", "heard c"]
+    assert [u.text for u in hypotheses] == ["decoded b", "decoded a", "decoded c"]
 
 
 @pytest.mark.parametrize(
-    ("said", "heard", "message"),
+    ("said", "decoded", "message"),
     [
         ("abc", "a", "2 of 3 utterances have no hypothesis, the first is b"),
         ("a", "abc", "2 of its utterances are not in .*said.jsonl"),
     ],
 )
 def test_both_need_the_same_utterances(
-    said: str, heard: str, message: str, tmp_path: Path
+    said: str, decoded: str, message: str, tmp_path: Path
 ) -> None:
-    for name, ids in (("said", said), ("heard", heard)):
+    for name, ids in (("said", said), ("decoded", decoded)):
         utterances = [Utterance(id, "a.flac", 1.0, "A") for id in ids]
         write_manifest(tmp_path / f"{name}.jsonl", utterances)
 
-    with pytest.raises(ManifestError, match=rf"heard\.jsonl: {message}"):
-        read_paired(tmp_path / "said.jsonl", tmp_path / "heard.jsonl")
+    with pytest.raises(ManifestError, match=rf"decoded\.jsonl: {message}"):
+        read_paired(tmp_path / "said.jsonl", tmp_path / "decoded.jsonl")
 
 
 @pytest.mark.parametrize(("number", "expected"), [(1, [0]), (4, [0, 2, 5, 7])])

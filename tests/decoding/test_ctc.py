@@ -315,7 +315,7 @@ def test_an_utterance_is_spelled_alone_as_in_a_batch(seed: int) -> None:
             assert ours.log_prob == pytest.approx(theirs.log_prob, abs=1e-5)
 
 
-# Errors: the message tells what was wrong
+# Errors: the message names what was wrong
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from asr.decoding.ctc_alignment import (
 BLANK, A, B = 0, 3, 4
 
 
-def heard(*labels: int) -> Tensor:
+def sure_of(*labels: int) -> Tensor:
     """(J', V) log P of a head that is nearly sure of a label at each step."""
     logits = torch.zeros(len(labels), 6)
     logits[torch.arange(len(labels)), torch.tensor(labels)] = 5.0
@@ -26,14 +26,14 @@ def heard(*labels: int) -> Tensor:
 
 
 def test_a_spike_lasts_as_long_as_the_head_writes_the_same() -> None:
-    found = align(heard(BLANK, A, A, BLANK, A, B), torch.tensor([A, A, B]), BLANK)
+    found = align(sure_of(BLANK, A, A, BLANK, A, B), torch.tensor([A, A, B]), BLANK)
 
     assert found.begins.tolist() == [1.0, 4.0, 5.0]
     assert found.ends.tolist() == [3.0, 5.0, 6.0]
 
 
 def test_a_spike_is_as_likely_as_its_best_step() -> None:
-    log_probs = heard(BLANK, A, A, BLANK)
+    log_probs = sure_of(BLANK, A, A, BLANK)
     log_probs[1, A] = -3.0
     sure = float(log_probs[2, A])
 
@@ -43,7 +43,7 @@ def test_a_spike_is_as_likely_as_its_best_step() -> None:
 
 
 def test_what_the_head_did_not_find_is_unlikely() -> None:
-    found = align(heard(A, BLANK, BLANK), torch.tensor([A, B]), BLANK)
+    found = align(sure_of(A, BLANK, BLANK), torch.tensor([A, B]), BLANK)
 
     assert found.log_probs[0] > -0.1
     assert found.log_probs[1] < -4.0
@@ -51,7 +51,7 @@ def test_what_the_head_did_not_find_is_unlikely() -> None:
 
 @pytest.mark.parametrize("tokens", [[A, A, A], [A, B, A, B]])
 def test_too_dense_a_text_is_spread_evenly_and_unlikely(tokens: list[int]) -> None:
-    found = align(heard(A, A, A), torch.tensor(tokens), BLANK)
+    found = align(sure_of(A, A, A), torch.tensor(tokens), BLANK)
 
     assert len(found.begins) == len(tokens)
     assert found.begins[0] == 0.0
@@ -61,7 +61,7 @@ def test_too_dense_a_text_is_spread_evenly_and_unlikely(tokens: list[int]) -> No
 
 
 def test_no_text_has_no_spikes() -> None:
-    found = align(heard(BLANK, BLANK), torch.tensor([]).long(), BLANK)
+    found = align(sure_of(BLANK, BLANK), torch.tensor([]).long(), BLANK)
 
     assert len(found.begins) == len(found.ends) == len(found.log_probs) == 0
 

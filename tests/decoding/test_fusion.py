@@ -94,7 +94,7 @@ def test_a_model_with_a_weight_below_zero_is_taken_off() -> None:
         torch.tensor([SOS]), torch.zeros(2, 1, 0).long().unbind()
     )
 
-    # 0.5 / sqrt(0.7) = 0.598 against 0.3 / sqrt(0.1) = 0.949: B is what was heard.
+    # 0.5 / sqrt(0.7) = 0.598 against 0.3 / sqrt(0.1) = 0.949: B was said.
     expected = [0.2 / 0.2**0.5, 0.5 / 0.7**0.5, 0.3 / 0.1**0.5]
     torch.testing.assert_close(scores.exp(), torch.tensor([expected]))
 
@@ -144,7 +144,7 @@ def test_all_models_read_the_same_spellings(seed: int) -> None:
         assert ours.tolist() == theirs.tolist()
 
 
-# Errors: the message tells what was wrong
+# Errors: the message names what was wrong
 
 
 @pytest.mark.parametrize(

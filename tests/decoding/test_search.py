@@ -321,7 +321,7 @@ def test_an_utterance_is_spelled_alone_as_in_a_batch(
         assert greedy(alone, max_length) == [plain[utterance]]
 
 
-# Errors: the message tells what was wrong
+# Errors: the message names what was wrong
 
 
 @pytest.mark.parametrize("score", [nan, inf])

@@ -21,7 +21,7 @@ def tones(*levels: float) -> Recording:
 
 
 def level(waveform: Tensor) -> Segment:
-    """What a fake recogniser hears: how loud a waveform is."""
+    """What a fake recogniser finds: how loud a waveform is."""
     text = f"{float(waveform.max()):.1f}"
     end = len(waveform) / SAMPLE_RATE
     return Segment(0.0, end, text, (Word(text, 1.0, 2.0, 0.5),), 0.5, (), (), None)

@@ -40,13 +40,13 @@ def test_hypotheses_come_in_the_order_of_the_manifest(
 ) -> None:
     decoded = decode(model_folder, manifest, tmp_path / "out", QUICK, processes=1)
 
-    said, heard = (
+    said, written = (
         read_manifest(manifest),
         read_manifest(tmp_path / "out/hypotheses.jsonl"),
     )
-    assert [u.id for u in heard] == [u.id for u in said]
-    assert [u.audio for u in heard] == [u.audio for u in said]
-    assert [u.text for u in heard] == [u.text for u in decoded.hypotheses]
+    assert [u.id for u in written] == [u.id for u in said]
+    assert [u.audio for u in written] == [u.audio for u in said]
+    assert [u.text for u in written] == [u.text for u in decoded.hypotheses]
     assert (tmp_path / "out/ref.trn").read_text().startswith("GO (s1-u0)\nGO (s1-u1)\n")
     assert len((tmp_path / "out/hyp.trn").read_text().split("\n")) == 12
     metadata = json.loads((tmp_path / "out/decode.json").read_text())
@@ -155,7 +155,7 @@ def test_no_processes_are_refused(
 def transcribed(
     model_folder: Path, paths: list[Path], processes: int
 ) -> list[str | None]:
-    """The text of each file, None where it has a fault."""
+    """The text of each file, None where it has an error."""
     recordings = [Recording.of_file(path) for path in paths]
     found = transcribe_files(
         model_folder, recordings, QUICK, processes=processes, seconds=60.0
@@ -171,8 +171,8 @@ def test_files_are_transcribed_in_their_order_and_an_error_keeps_its_place(
     paths.insert(1, tmp_path / "gone.wav")
 
     assert transcribed(model_folder, paths, 1) == [alone[0], None, *alone[1:]]
-    *_, fault = transcribe_files(model_folder, [Recording.of_file(paths[1])])
-    assert isinstance(fault, AudioError)
+    *_, error = transcribe_files(model_folder, [Recording.of_file(paths[1])])
+    assert isinstance(error, AudioError)
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ def test_nbest_is_ranked_and_begins_with_the_text(recognizer: Recognizer) -> Non
 
 
 def test_the_ctc_head_has_its_say(model: Model) -> None:
-    with torch.no_grad():  # a head that is sure of blank, whatever it hears
+    with torch.no_grad():  # a head that is sure of blank, whatever the sound
         model.las.ctc.bias[model.tokenizer.pad] = 100.0
     waveform = noise(1.0)
 
@@ -156,7 +156,7 @@ def words(characters: str = ALPHABET) -> WordNGram:
 def test_the_language_model_has_its_say(model: Model) -> None:
     waveform = noise(0.5)
 
-    def hear(weight: float, bonus: float) -> str:
+    def recognize(weight: float, bonus: float) -> str:
         decoding = DecodingConfig(
             length_norm=0.0,
             eos_threshold=None,
@@ -168,9 +168,9 @@ def test_the_language_model_has_its_say(model: Model) -> None:
 
     plain = DecodingConfig(length_norm=0.0, eos_threshold=None)
     without = Recognizer(model, plain).recognize([waveform])[0].text
-    assert hear(0.0, 9.0) == without
-    assert set(hear(5.0, 0.0).split()) <= {"CAB"}
-    assert len(hear(5.0, 40.0).split()) > len(hear(5.0, -40.0).split())
+    assert recognize(0.0, 9.0) == without
+    assert set(recognize(5.0, 0.0).split()) <= {"CAB"}
+    assert len(recognize(5.0, 40.0).split()) > len(recognize(5.0, -40.0).split())
 
 
 def test_the_speller_s_own_language_model_is_taken_off_beside_another(
@@ -290,12 +290,12 @@ def test_several_threads_get_the_same_answers(model: Model, precision: str) -> N
     )
     waveforms = [noise(0.3 + 0.2 * i) for i in range(8)]
 
-    def hear(i: int) -> Transcript:
+    def recognize(i: int) -> Transcript:
         return recognizer.transcribe(waveforms[i], sample_rate=16_000)
 
-    alone = [hear(i) for i in range(8)]
+    alone = [recognize(i) for i in range(8)]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(hear, [*range(8), *range(8)]))
+        together = list(pool.map(recognize, [*range(8), *range(8)]))
 
     assert len({transcript.text for transcript in alone}) > 4
     assert together == alone + alone
@@ -459,7 +459,7 @@ def test_a_text_that_is_no_good_is_searched_for_again(
 
 
 def test_the_second_search_gives_the_ctc_head_more_weight(model: Model) -> None:
-    with torch.no_grad():  # a head that is sure of blank, whatever it hears
+    with torch.no_grad():  # a head that is sure of blank, whatever the sound
         model.las.ctc.bias[model.tokenizer.pad] = 100.0
     recognizer = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=0.0))
 

@@ -14,7 +14,7 @@ from asr.transcript import Alternative, Flag
 
 def found(
     *texts: str,
-    heard: float = -0.1,
+    ctc_log_prob: float = -0.1,
     finished: bool = True,
     pieces: Sequence[str] | None = None,
 ) -> SearchResult:
@@ -32,7 +32,7 @@ def found(
         ],
         texts=texts,
         pieces=pieces,
-        alignment=CTCAlignment(begins, begins + 1, torch.full((length,), heard)),
+        alignment=CTCAlignment(begins, begins + 1, torch.full((length,), ctc_log_prob)),
         log_probs=torch.full((length + 1,), -0.2),
         weights=torch.eye(length + 1, 30),
         seconds_per_ctc_step=0.04,
@@ -117,7 +117,7 @@ STRICT = Calibration((0.0,) * len(FEATURES), 0.0, speech=0.3)
 
 
 def test_what_the_head_did_not_find_is_noise() -> None:
-    result = found("WHO WOULD HAVE", heard=-2.0)
+    result = found("WHO WOULD HAVE", ctc_log_prob=-2.0)
 
     segment = result.segment(STRICT)
 
@@ -133,9 +133,9 @@ def test_some_of_the_characters_make_it_speech(num_clear: int, expected: str) ->
     result = found("ABCDEFGHIJ")
     log_probs = torch.where(torch.arange(10) < num_clear, -0.1, -3.0)
 
-    heard = result.alignment._replace(log_probs=log_probs)
+    altered = result.alignment._replace(log_probs=log_probs)
 
-    assert replace(result, alignment=heard).segment(STRICT).text == expected
+    assert replace(result, alignment=altered).segment(STRICT).text == expected
 
 
 def test_nothing_said_is_not_noise() -> None:

@@ -12,7 +12,7 @@ from asr.transcript import Alignment, Segment, Word
 
 
 def noise(seconds: float, *pauses: tuple[float, float], quiet: float = 0.001) -> Tensor:
-    """White noise with pauses (from, to), told in seconds."""
+    """White noise with pauses (from, to), in seconds."""
     waveform = 0.1 * torch.randn(round(seconds * SAMPLE_RATE))
     for start, end in pauses:
         waveform[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] *= quiet

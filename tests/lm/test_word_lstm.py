@@ -79,16 +79,16 @@ def test_what_a_word_may_become_is_the_sum_of_its_head_and_its_clusters(
     contexts = model.contexts.start(1)
     for word in said:
         contexts = model.contexts.read(torch.tensor([word]), contexts)
-    told = model.contexts.log_prob(torch.arange(6), contexts.expand(6, -1)).exp()
+    probs = model.contexts.log_prob(torch.arange(6), contexts.expand(6, -1)).exp()
     ranks, unigrams = model.lstm.ranks[:5], np.exp(model.levels[0].log_probs[:5])
     cluster = [0 if rank < 2 else 1 if rank < 4 else 2 for rank in ranks.tolist()]
     of_all = [*cluster, 2]  # <unk>, of rank 5, is in the last one
 
     def mass(beginning: str) -> float:
         below = [i for i, w in enumerate(model.words) if w.startswith(beginning)]
-        found = sum(told[i].item() for i in below if cluster[i] == 0)
+        found = sum(probs[i].item() for i in below if cluster[i] == 0)
         for c in (1, 2):
-            whole = sum(told[i].item() for i in range(6) if of_all[i] == c)
+            whole = sum(probs[i].item() for i in range(6) if of_all[i] == c)
             own = sum(unigrams[i] for i in below if cluster[i] == c)
             if own:
                 found += whole * own / sum(unigrams[np.array(cluster) == c])

@@ -57,18 +57,20 @@ def test_the_ctc_head_has_25_steps_a_second(
     norm = las.listener.norms[layer]
     norm.register_forward_hook(lambda *args: outputs.append(args[2]))
 
-    _, ctc_log_probs, heard = run(las, features_of(1, 100), [100], torch.tensor([[1]]))
+    _, ctc_log_probs, listened = run(
+        las, features_of(1, 100), [100], torch.tensor([[1]])
+    )
 
     (expected,) = outputs
     assert ctc_log_probs.shape == (1, 25, V)
-    assert heard.num_ctc_steps.tolist() == [25]
+    assert listened.num_ctc_steps.tolist() == [25]
     torch.testing.assert_close(ctc_log_probs, las.ctc(expected).log_softmax(dim=-1))
 
 
 def test_outputs_have_the_promised_shapes() -> None:
     las = build()
 
-    spelling, ctc_log_probs, heard = run(
+    spelling, ctc_log_probs, listened = run(
         las, features_of(2, 30), [30, 9], torch.ones(2, 5, dtype=torch.int64)
     )
 
@@ -76,7 +78,7 @@ def test_outputs_have_the_promised_shapes() -> None:
     assert spelling.logits.shape == (2, 5, V)
     assert spelling.weights.shape == (2, 5, 8)
     assert ctc_log_probs.shape == (2, 8, V)
-    assert heard.num_steps.tolist() == [8, 3]
+    assert listened.num_steps.tolist() == [8, 3]
     torch.testing.assert_close(ctc_log_probs.exp().sum(dim=-1), torch.ones(2, 8))
 
 
@@ -138,24 +140,24 @@ def test_every_weight_is_trained() -> None:
 
 
 class HalfListener(Listener):
-    """A listener that hears the same in whatever it is told, in half precision."""
+    """A listener that puts out the same for any input, in half precision."""
 
-    def __init__(self, heard: ListenerOutput) -> None:
+    def __init__(self, listened: ListenerOutput) -> None:
         super().__init__(ListenerConfig(size=4), NUM_MELS)
-        self.heard = heard
+        self.listened = listened
 
     def forward(self, x: Tensor, num_frames: Tensor) -> ListenerOutput:
-        h, num_steps, ctc_h, num_ctc_steps = self.heard
+        h, num_steps, ctc_h, num_ctc_steps = self.listened
         return ListenerOutput(h.bfloat16(), num_steps, ctc_h.bfloat16(), num_ctc_steps)
 
 
 def test_the_speller_works_in_full_precision_under_autocast() -> None:
     las = build()
     features, inputs = features_of(2, 30), torch.randint(V, (2, 5))
-    heard = las.listen(features, torch.tensor([30, 9]))
-    heard = heard._replace(h=heard.h.bfloat16().float())
-    las.listener = HalfListener(heard)  # in bfloat16, as under autocast on a GPU
-    expected = las.speller.spell(las.precompute(heard), inputs).logits
+    listened = las.listen(features, torch.tensor([30, 9]))
+    listened = listened._replace(h=listened.h.bfloat16().float())
+    las.listener = HalfListener(listened)  # in bfloat16, as under autocast on a GPU
+    expected = las.speller.spell(las.precompute(listened), inputs).logits
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         spelling, ctc_log_probs, _ = run(las, features, [30, 9], inputs)
@@ -175,8 +177,8 @@ def test_reordered_hypotheses_score_as_their_spelling_does(
     chance = random.Random(seed)
     las = build(kind)
     num_frames = [24, 5, 17]
-    heard = las.listen(features_of(3, 24), torch.tensor(num_frames))
-    memory, steps = las.precompute(heard), las.steps(heard)
+    listened = las.listen(features_of(3, 24), torch.tensor(num_frames))
+    memory, steps = las.precompute(listened), las.steps(listened)
     state = steps.start()
     groups = [[(utterance, [SOS])] for utterance in range(3)]
 
@@ -206,21 +208,21 @@ def test_reordered_hypotheses_score_as_their_spelling_does(
 
 def test_what_is_no_longer_searched_is_no_longer_kept() -> None:
     las = build()
-    heard = las.listen(features_of(3, 24), torch.tensor([24, 24, 24]))
-    steps = las.steps(heard)
+    listened = las.listen(features_of(3, 24), torch.tensor([24, 24, 24]))
+    steps = las.steps(listened)
     _, state = steps.step(torch.tensor([SOS] * 3), steps.start())
 
     state = steps.select(state, torch.tensor([[2, 2]]))
 
     assert len(state.memory.h) == 1
-    assert torch.equal(state.memory.keys[0], las.precompute(heard).keys[2])
+    assert torch.equal(state.memory.keys[0], las.precompute(listened).keys[2])
     assert len(state.kept) == len(state.weights) == 2
 
 
 def test_scores_are_log_probabilities() -> None:
     las = build()
-    heard = las.listen(features_of(2, 24), torch.tensor([24, 9]))
-    steps = las.steps(heard)
+    listened = las.listen(features_of(2, 24), torch.tensor([24, 9]))
+    steps = las.steps(listened)
 
     scores, _ = steps.step(torch.tensor([SOS, SOS]), steps.start())
 
@@ -230,20 +232,24 @@ def test_scores_are_log_probabilities() -> None:
 # Searched
 
 
-def search(las: LAS, heard: ListenerOutput, beam_size: int) -> list[list[Hypothesis]]:
+def search(
+    las: LAS, listened: ListenerOutput, beam_size: int
+) -> list[list[Hypothesis]]:
     config = SearchConfig(beam_size, length_norm=0.0)
-    limits = torch.full_like(heard.num_steps, 6)
-    return beam_search(las.steps(heard), config, sos=SOS, eos=EOS, max_lengths=limits)
+    limits = torch.full_like(listened.num_steps, 6)
+    return beam_search(
+        las.steps(listened), config, sos=SOS, eos=EOS, max_lengths=limits
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_hypotheses_carry_the_probability_of_their_spelling(kind: str) -> None:
     las = build(kind)
-    heard = las.listen(features_of(2, 24), torch.tensor([24, 9]))
-    memory = las.precompute(heard)
+    listened = las.listen(features_of(2, 24), torch.tensor([24, 9]))
+    memory = las.precompute(listened)
 
-    found = search(las, heard, beam_size=4)
+    found = search(las, listened, beam_size=4)
 
     for utterance, hypotheses in enumerate(found):
         assert hypotheses
@@ -272,12 +278,12 @@ def test_a_search_finds_the_same_alone_and_in_a_batch() -> None:
 
 def test_a_beam_of_one_is_greedy() -> None:
     las = build()
-    heard = las.listen(features_of(3, 24), torch.tensor([24, 5, 17]))
-    limits = torch.full_like(heard.num_steps, 6)
+    listened = las.listen(features_of(3, 24), torch.tensor([24, 5, 17]))
+    limits = torch.full_like(listened.num_steps, 6)
 
-    greedy = greedy_search(las.steps(heard), sos=SOS, eos=EOS, max_lengths=limits)
+    greedy = greedy_search(las.steps(listened), sos=SOS, eos=EOS, max_lengths=limits)
 
-    beam = search(las, heard, beam_size=1)
+    beam = search(las, listened, beam_size=1)
     assert [h.tokens for h in greedy] == [hypotheses[0].tokens for hypotheses in beam]
 
 
@@ -300,5 +306,8 @@ def test_learns_to_spell_two_utterances() -> None:
         optimizer.step()
 
     with torch.no_grad():
-        heard = las.listen(features, num_frames)
-    assert [found[0].tokens for found in search(las, heard, 4)] == [(3, 4, 5), (5, 3)]
+        listened = las.listen(features, num_frames)
+    assert [found[0].tokens for found in search(las, listened, 4)] == [
+        (3, 4, 5),
+        (5, 3),
+    ]

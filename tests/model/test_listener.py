@@ -22,8 +22,8 @@ def build(*reductions: int, dropout: float = 0.0) -> Listener:
 
 
 def listen(listener: Listener, x: Tensor, *num_frames: int) -> ListenerOutput:
-    heard: ListenerOutput = listener(x, torch.tensor(num_frames))
-    return heard
+    listened: ListenerOutput = listener(x, torch.tensor(num_frames))
+    return listened
 
 
 # Joining neighbours: golden
@@ -94,7 +94,7 @@ def test_the_pyramid_is_its_layers_one_after_the_other() -> None:
     listener = build(2, 1, 3)
     x = torch.randn(1, 11, F)
 
-    heard = listen(listener, x, 11)
+    listened = listen(listener, x, 11)
 
     h, ctc_h = x, x
     for index, reduction in enumerate((2, 1, 3)):
@@ -106,8 +106,8 @@ def test_the_pyramid_is_its_layers_one_after_the_other() -> None:
         h = listener.norms[index](h)
         if index == 1:  # a step of two frames; the next has six
             ctc_h = h
-    torch.testing.assert_close(heard.h, h)
-    torch.testing.assert_close(heard.ctc_h, ctc_h)
+    torch.testing.assert_close(listened.h, h)
+    torch.testing.assert_close(listened.ctc_h, ctc_h)
 
 
 @pytest.mark.parametrize("num_frames", [1, 3, 4, 5, 8, 9, 50])
@@ -117,15 +117,15 @@ def test_there_are_as_many_steps_as_the_reductions_say(
 ) -> None:
     listener = build(*reductions)
 
-    heard = listen(listener, torch.randn(1, num_frames, F), num_frames)
+    listened = listen(listener, torch.randn(1, num_frames, F), num_frames)
 
     num_steps = math.ceil(num_frames / math.prod(reductions))
     num_ctc_steps = math.ceil(num_frames / listener.ctc_reduction)
     assert listener.reduction == math.prod(reductions)
-    assert heard.num_steps.tolist() == [num_steps]
-    assert heard.h.shape == (1, num_steps, 2 * SIZE)
-    assert heard.num_ctc_steps.tolist() == [num_ctc_steps]
-    assert heard.ctc_h.shape == (1, num_ctc_steps, 2 * SIZE)
+    assert listened.num_steps.tolist() == [num_steps]
+    assert listened.h.shape == (1, num_steps, 2 * SIZE)
+    assert listened.num_ctc_steps.tolist() == [num_ctc_steps]
+    assert listened.ctc_h.shape == (1, num_ctc_steps, 2 * SIZE)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_ctc_listens_to_the_highest_layer_with_25_steps_a_second(
     assert listener.ctc_reduction == ctc_reduction
 
 
-# Invariance: an utterance does not hear its neighbours, nor its padding
+# Invariance: an utterance does not depend on its neighbours, nor its padding
 
 
 @pytest.mark.parametrize("length", range(1, 18))
@@ -188,8 +188,8 @@ def test_every_frame_counts_and_no_padding_does() -> None:
     listener = build(2, 2, 2)
     x = torch.randn(2, 13, F, requires_grad=True)
 
-    heard = listen(listener, x, 13, 6)
-    torch.autograd.backward((heard.h * torch.randn_like(heard.h)).sum())
+    listened = listen(listener, x, 13, 6)
+    torch.autograd.backward((listened.h * torch.randn_like(listened.h)).sum())
 
     assert x.grad is not None
     assert x.grad[0].abs().sum(dim=-1).all()
@@ -280,9 +280,9 @@ def test_an_int8_listener_puts_out_nearly_the_same() -> None:
     x = torch.randn(2, 20, F)
     before = listen(listener, x, 20, 11).h
 
-    heard = listen(quantize_int8(listener), x, 20, 11)
+    listened = listen(quantize_int8(listener), x, 20, 11)
 
-    difference = (heard.h - before).abs().max()
+    difference = (listened.h - before).abs().max()
     assert 0 < float(difference) < 0.2
     assert torch.equal(listen(listener, x, 20, 11).h, before)  # the first stays exact
-    assert not heard.h[1, 3:].any()
+    assert not listened.h[1, 3:].any()

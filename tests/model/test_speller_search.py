@@ -161,7 +161,7 @@ def test_bytes_are_nearly_as_exact(
 def bonuses(
     looks: list[list[list[float]]], moves: list[list[int]]
 ) -> list[list[float]]:
-    """Let rows look as told and change places; tell what each was paid for."""
+    """Let rows look as given and change places; return what each was paid for."""
     speller = build("additive")
     memory = memory_of(speller, 3)
     steps, plain = steps_of(speller, memory, coverage=0.25), steps_of(speller, memory)

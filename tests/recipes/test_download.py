@@ -63,7 +63,7 @@ ARCHIVE = pack()
 
 @dataclass
 class Mirror:
-    """A server of one archive, with the faults that servers have."""
+    """A server of one archive, with the failures that servers have."""
 
     content: bytes = ARCHIVE
     knows_ranges: bool = True

@@ -42,14 +42,14 @@ def build(path: Path) -> LAS:
 @each_config
 def test_a_network_has_the_size_that_its_recipe_states(path: Path) -> None:
     about = " ".join(re.findall(r"^# *(.*)", path.read_text(), flags=re.MULTILINE))
-    told = re.search(r"(About|Below) (\d+) M\b", about)
-    assert told, f"{path.name} does not tell how large its network is"
+    size = re.search(r"(About|Below) (\d+) M\b", about)
+    assert size, f"{path.name} does not state how large its network is"
 
     millions = sum(parameter.numel() for parameter in build(path).parameters()) / 1e6
-    if told[1] == "Below":
-        assert millions < int(told[2])
+    if size[1] == "Below":
+        assert millions < int(size[2])
     else:
-        assert millions == pytest.approx(int(told[2]), rel=0.15)
+        assert millions == pytest.approx(int(size[2]), rel=0.15)
 
 
 @each_config

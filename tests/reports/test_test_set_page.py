@@ -26,7 +26,7 @@ from asr.scoring import (
 )
 
 SAID = ["THE CAT SAT", "GO", "ON THE MAT", "NO NO", "A B C D E"]
-HEARD = ["THE BAT", "GO ON", "ON THE MAT", "NO NO NO", "A"]
+DECODED = ["THE BAT", "GO ON", "ON THE MAT", "NO NO NO", "A"]
 SPEAKERS = ["1", "1", "2", "2", "3"]
 
 Write = Callable[..., str]
@@ -82,7 +82,7 @@ def utterances(said: Sequence[str], speakers: Sequence[str]) -> list[Utterance]:
 def write(tmp_path: Path) -> Write:
     def write(
         said: Sequence[str] = SAID,
-        heard: Sequence[str] = HEARD,
+        decoded: Sequence[str] = DECODED,
         speakers: Sequence[str] | None = None,
         run: Path | None = None,
     ) -> str:
@@ -93,12 +93,12 @@ def write(tmp_path: Path) -> Write:
             for u in utterances(said, speakers)
         ]
         hypotheses = [
-            replace(u, text=t) for u, t in zip(references, heard, strict=True)
+            replace(u, text=t) for u, t in zip(references, decoded, strict=True)
         ]
         write_manifest(tmp_path / "said.jsonl", references)
-        write_manifest(tmp_path / "heard.jsonl", hypotheses)
+        write_manifest(tmp_path / "decoded.jsonl", hypotheses)
         page = tmp_path / "page.html"
-        write_report(page, tmp_path / "said.jsonl", tmp_path / "heard.jsonl", run=run)
+        write_report(page, tmp_path / "said.jsonl", tmp_path / "decoded.jsonl", run=run)
         return page.read_text(encoding="utf-8")
 
     return write
@@ -140,8 +140,8 @@ def run(tmp_path: Path) -> Path:
 def test_the_headline_is_what_scoring_counts(write: Write) -> None:
     page = Page(write())
 
-    words, characters = word_error_rate(SAID, HEARD), char_error_rate(SAID, HEARD)
-    low, high = confidence_interval(SAID, HEARD, groups=SPEAKERS)
+    words, characters = word_error_rate(SAID, DECODED), char_error_rate(SAID, DECODED)
+    low, high = confidence_interval(SAID, DECODED, groups=SPEAKERS)
     assert page.data == {
         "utterances": 5,
         "wer": words.rate,
@@ -163,11 +163,11 @@ def test_each_table_is_what_scoring_counts(write: Write) -> None:
     rows = Page(write()).rows
 
     durations = [u.duration for u in utterances(SAID, SPEAKERS)]
-    tenths = by_position(SAID, HEARD)
+    tenths = by_position(SAID, DECODED)
     counted = {
-        **by_group(SAID, HEARD, SPEAKERS),
-        **by_length(SAID, HEARD, durations),
-        **by_frequency(SAID, HEARD),
+        **by_group(SAID, DECODED, SPEAKERS),
+        **by_length(SAID, DECODED, durations),
+        **by_frequency(SAID, DECODED),
         "1st": tenths[0],
         "6th": tenths[5],
         "10th": tenths[9],
@@ -175,7 +175,7 @@ def test_each_table_is_what_scoring_counts(write: Write) -> None:
     for name, count in counted.items():
         edits = count.substitutions, count.deletions, count.insertions
         shown = [name, f"{100 * count.rate:.1f} %", str(count.num_reference)]
-        known = edits[:2] if name in by_frequency(SAID, HEARD) else edits
+        known = edits[:2] if name in by_frequency(SAID, DECODED) else edits
         assert [*shown, *map(str, known)] in rows
 
 
@@ -231,7 +231,7 @@ def test_many_speakers_are_cut_in_the_chart_and_whole_in_the_table(
 
 
 def test_an_empty_hypothesis_is_all_missed(write: Write) -> None:
-    page = Page(write(heard=[""] * 5))
+    page = Page(write(decoded=[""] * 5))
 
     assert page.data["wer"] == 1
     assert page.data["num-stops"] == 5
@@ -244,7 +244,7 @@ def test_references_without_words_make_a_page(write: Write) -> None:
 
 
 def test_without_errors_there_is_no_worst(write: Write) -> None:
-    page = Page(write(heard=SAID))
+    page = Page(write(decoded=SAID))
 
     assert "Not one error was made." in page.text
     assert page.data["wer"] == page.data["num-loops"] == page.data["num-stops"] == 0
@@ -340,7 +340,7 @@ def test_an_early_stop_has_less_than_half_the_words() -> None:
 
 
 def test_the_worst_come_first_and_the_right_ones_not_at_all() -> None:
-    found = worst(results(utterances(SAID, SPEAKERS), HEARD))
+    found = worst(results(utterances(SAID, SPEAKERS), DECODED))
 
     # 1 of 1, 4 of 5, 2 of 3, 1 of 2.
     assert [result.utterance.id for result in found] == ["u1", "u4", "u0", "u3"]
@@ -433,8 +433,8 @@ def test_a_page_with_recordings_plays_them(write: Write, tmp_path: Path) -> None
 def test_the_curves_of_a_run_are_shown(write: Write, run: Path) -> None:
     page = write(run=run)
 
-    told = "Updates: 4 in 2.0 hours; the lowest loss on dev was 1.200, at update 4."
-    assert told in page
+    line = "Updates: 4 in 2.0 hours; the lowest loss on dev was 1.200, at update 4."
+    assert line in page
     assert page.count("<circle") == 2 + 3 * 2  # dev loss; two WERs, CERs, CTC CERs
     assert "<title>CER, CTC head: 40 % (update 4)</title>" in page
     assert ["4", "80.00 %", "30.00 %", "40.00 %"] in Page(page).rows
@@ -505,4 +505,4 @@ def test_a_missing_folder_for_the_page_is_reported(
     page = tmp_path / "no" / "page.html"
     message = rf"{re.escape(os.fspath(page))}: cannot be written \(No such file"
     with pytest.raises(CheckpointError, match=message):
-        write_report(page, tmp_path / "said.jsonl", tmp_path / "heard.jsonl")
+        write_report(page, tmp_path / "said.jsonl", tmp_path / "decoded.jsonl")

@@ -17,7 +17,7 @@ def batch(*texts: list[int]) -> Batch:
     return Batch(ids, torch.zeros(len(texts), 1, 80), frames, tokens, lengths, 1.0)
 
 
-def heard(*labels: int) -> Tensor:
+def sure_of(*labels: int) -> Tensor:
     """(1, J', V) log P of a head that is nearly sure of a label at each step."""
     logits = torch.zeros(1, len(labels), 6)
     logits[0, torch.arange(len(labels)), torch.tensor(labels)] = 5.0
@@ -25,7 +25,7 @@ def heard(*labels: int) -> Tensor:
 
 
 def test_a_character_stands_where_the_head_first_finds_it() -> None:
-    log_probs = heard(BLANK, A, A, BLANK, A, B, BLANK, BLANK)
+    log_probs = sure_of(BLANK, A, A, BLANK, A, B, BLANK, BLANK)
 
     steps = character_steps(log_probs, torch.tensor([8]), batch([A, A, B]), BLANK)
 
@@ -33,8 +33,8 @@ def test_a_character_stands_where_the_head_first_finds_it() -> None:
 
 
 def test_what_stands_in_the_padding_does_not_matter() -> None:
-    short, long = heard(A, BLANK, B), heard(A, BLANK, B, B, A)
-    both = torch.cat((torch.cat((short, heard(A, B)), dim=1), long))
+    short, long = sure_of(A, BLANK, B), sure_of(A, BLANK, B, B, A)
+    both = torch.cat((torch.cat((short, sure_of(A, B)), dim=1), long))
 
     steps = character_steps(both, torch.tensor([3, 5]), batch([A, B], [A, B, A]), BLANK)
 
@@ -44,14 +44,14 @@ def test_what_stands_in_the_padding_does_not_matter() -> None:
 
 def test_too_dense_an_utterance_is_spread_evenly() -> None:
     steps = character_steps(
-        heard(A, A, A), torch.tensor([3]), batch([A, A, A]), BLANK
+        sure_of(A, A, A), torch.tensor([3]), batch([A, A, A]), BLANK
     )  # two repeats need two blanks: five steps
 
     assert steps.tolist() == [[0.0, 1.0, 2.0, 2.0]]
 
 
 def test_silence_has_only_its_end() -> None:
-    silent = heard(BLANK, BLANK)
+    silent = sure_of(BLANK, BLANK)
 
     steps = character_steps(silent, torch.tensor([2]), batch([]), BLANK)
 

@@ -48,7 +48,7 @@ def batch_of(*examples: Example) -> Batch:
 
 
 class Told:
-    """A network that says what it is told to say; two CTC steps a listener step."""
+    """A network that puts out what it is given; two CTC steps a listener step."""
 
     listener = SimpleNamespace(ctc_reduction=4, reduction=8)
 
@@ -56,8 +56,8 @@ class Told:
         self, logits: Tensor, weights: Tensor, ctc: Tensor, num_ctc_steps: list[int]
     ) -> None:
         steps, nothing = torch.tensor(num_ctc_steps), torch.empty(0)
-        heard = ListenerOutput(nothing, (steps + 1) // 2, nothing, steps)
-        self.said = Spelling(logits, weights), ctc, heard
+        listened = ListenerOutput(nothing, (steps + 1) // 2, nothing, steps)
+        self.said = Spelling(logits, weights), ctc, listened
 
     def __call__(
         self, *_: object, detach_keys: bool
@@ -116,7 +116,7 @@ def test_teacher_and_pupil_worked_by_hand() -> None:
 
 
 def test_the_guide_points_where_ctc_found_the_character() -> None:
-    # CTC hears A at step 8 of 0 to 8: that is listener step 4.
+    # CTC finds A at step 8 of 0 to 8: that is listener step 4.
     ctc = torch.full((1, 9, 5), 0.025)
     ctc[0, :8, PAD] = ctc[0, 8, A] = 0.9
     for step, cost in ((4, 0.0), (0, 1 / 2), (6, 1 / 8)):
@@ -201,12 +201,12 @@ def test_ctc_is_the_sum_over_all_paths(las: LAS) -> None:
     batch = batch_of(utterance(13, A, B), utterance(16, B, B), utterance(9))
     with torch.no_grad():
         found, _ = losses(las, batch, AB, LossConfig())
-        heard = las.listen(batch.features, batch.num_frames)
-        log_probs = las.ctc_log_probs(heard).double()
+        listened = las.listen(batch.features, batch.num_frames)
+        log_probs = las.ctc_log_probs(listened).double()
 
     total = 0.0
     for row, example in enumerate([[A, B], [B, B], []]):
-        steps = int(heard.num_ctc_steps[row])
+        steps = int(listened.num_ctc_steps[row])
         total -= math.log(
             sum(
                 math.exp(sum(float(log_probs[row, j, k]) for j, k in enumerate(path)))

@@ -151,7 +151,7 @@ def part(folder: Path, prefix: str) -> dict[str, Tensor]:
 
 
 def metrics(folder: Path, name: str = "loss") -> list[dict[str, Any]]:
-    """The lines that tell of `name`."""
+    """The lines that have `name`."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [entry for entry in map(json.loads, lines) if name in entry]
 
@@ -935,15 +935,15 @@ def test_a_damaged_checkpoint_is_reported(
         train(settings(corpus), tmp_path)
 
 
-@pytest.mark.parametrize("fault", ["another size", "no place", "another place"])
+@pytest.mark.parametrize("damage", ["another size", "no place", "another place"])
 def test_a_checkpoint_of_another_network_is_refused(
-    corpus: Path, tmp_path: Path, whole: Path, fault: str
+    corpus: Path, tmp_path: Path, whole: Path, damage: str
 ) -> None:
     path, config = tmp_path / "checkpoint.safetensors", settings(corpus)
     tensors, metadata = read_tensors(whole / "checkpoint.safetensors")
-    if fault == "another size":
+    if damage == "another size":
         config = replace(config, speller=SpellerConfig(size=5, embedding_size=3))
-    elif fault == "no place":
+    elif damage == "no place":
         del metadata["place"]
     else:
         metadata["place"]["verse"] = 7

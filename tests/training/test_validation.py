@@ -167,7 +167,7 @@ def test_validation_draws_no_chance(las: LAS, dataset: Dataset) -> None:
     assert look(las, dataset).metrics() == look(las, dataset).metrics()
 
 
-# How it is told
+# How it is shown
 
 
 def test_figures_come_as_metrics_and_in_a_line() -> None:
