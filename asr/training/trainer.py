@@ -1,4 +1,4 @@
-"""The training loop: read, step, validate, keep.
+"""The training loop: read, update, validate, keep.
 
 A run is a folder:
 
@@ -337,13 +337,13 @@ class Trainer:
             self.average[name].lerp_(value, 1 - decay)
 
     def _skip(self, group: list[Batch]) -> None:
-        """Leave a step out, and stop after several."""
+        """Leave an update out, and stop after several."""
         self.place.bad_steps += 1
         names = ", ".join(id for batch in group for id in batch.ids)
-        print(f"step {self.place.step} is not finite and left out: {names}", flush=True)
+        print(f"update {self.place.step} is not finite and left out: {names}", flush=True)
         if self.place.bad_steps >= self.config.bad_steps:
             raise TrainingError(
-                f"{self.folder}: {self.place.bad_steps} steps in a row were not "
+                f"{self.folder}: {self.place.bad_steps} updates in a row were not "
                 f"finite, the last with {names} (the checkpoint before is kept; a "
                 "lower schedule.learning_rate may help)"
             )
@@ -390,7 +390,7 @@ class Trainer:
             self.place.best_loss = found.loss
             self._keep(found)
         print(
-            f"{100 * self.progress:5.1f} % | step {self.place.step} | "
+            f"{100 * self.progress:5.1f} % | update {self.place.step} | "
             f"epoch {self.place.epoch} | {self.place.seconds / 60:.1f} min | {found}",
             flush=True,
         )

@@ -491,7 +491,7 @@ def test_the_last_validation_is_printed_in_a_line(
 ) -> None:
     train(settings(corpus, epochs=1, validations=1), tmp_path)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("100.0 % | step 4 | epoch 1 | 0.")
+    assert line.startswith("100.0 % | update 4 | epoch 1 | 0.")
     assert " min | dev loss " in line
 
 
@@ -645,7 +645,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_named(
     train(settings(corpus), tmp_path)
 
     assert (
-        f"step 3 is not finite and left out: {ids[0]}, {ids[1]}\n"
+        f"update 3 is not finite and left out: {ids[0]}, {ids[1]}\n"
         in capsys.readouterr().out
     )
     assert (place(tmp_path)["step"], place(tmp_path)["updates"]) == (12, 11)
@@ -676,7 +676,7 @@ def test_several_such_steps_in_a_row_stop_the_run_and_keep_the_checkpoint(
             train(saving(corpus, bad_steps=3), tmp_path)
 
     assert str(caught.value).startswith(
-        f"{tmp_path}: 3 steps in a row were not finite, the last with {ids[4]}, "
+        f"{tmp_path}: 3 updates in a row were not finite, the last with {ids[4]}, "
         f"{ids[5]} (the checkpoint before is kept; "
     )
     assert place(tmp_path)["step"] == 2
