@@ -2,7 +2,9 @@
 
 import errno
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from asr.cli.options import one_line
 from asr.errors import AsrError
@@ -21,7 +23,8 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
         The exit status: that of the work; 1 after an error, 130 after an interrupt.
     """
     try:
-        status = int(work() or 0)
+        with _short_warnings(name):
+            status = int(work() or 0)
         if sys.stdout:  # closed, it is None
             sys.stdout.flush()  # a full disk is noticed here at the latest
         return status
@@ -39,3 +42,26 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
             raise
         print(f"{name}: cannot write what it found: {error.strerror}", file=sys.stderr)
         return 1
+
+
+@contextmanager
+def _short_warnings(name: str) -> Iterator[None]:
+    """Print what is called otherwise now in one line, without its place in the code."""
+    usual = warnings.formatwarning
+
+    def short(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if issubclass(category, FutureWarning):
+            return f"{name}: {one_line(str(message))}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = short
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual

@@ -23,7 +23,12 @@ import torch
 from torch import Tensor
 
 from asr.errors import CheckpointError
-from asr.model.attention import Attention, AttentionConfig, own_attention_name
+from asr.model.attention import (
+    BUILT_IN,
+    Attention,
+    AttentionConfig,
+    own_attention_name,
+)
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
@@ -261,16 +266,17 @@ def check_attention(
     """Compare the class of a model's attention with the one that is handed over.
 
     Raises:
-        CheckpointError: they have different names; `place` names the description.
+        CheckpointError: they are not the same; `place` names the description.
     """
     needed, given = stored.attention_class, own_attention_name(attention)
+    kind = stored.config.attention.kind
+    if needed is None and attention not in (None, BUILT_IN[kind]):
+        raise CheckpointError(
+            f"{place}: has a built-in attention, {kind}, not {attention.__name__} "
+            "(load it without a class, or load another model)"
+        )
     if needed == given:
         return
-    if needed is None:
-        raise CheckpointError(
-            f"{place}: has a built-in attention, {stored.config.attention.kind}, not "
-            f"{given} (take it without a class, or another model)"
-        )
     instead = f", not {given}" if given else ""
     raise CheckpointError(
         f"{place}: has an attention of the class {needed}{instead} (hand the class "

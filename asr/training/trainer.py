@@ -340,7 +340,9 @@ class Trainer:
         """Leave an update out, and stop after several."""
         self.place.bad_steps += 1
         names = ", ".join(id for batch in group for id in batch.ids)
-        print(f"update {self.place.step} is not finite and left out: {names}", flush=True)
+        print(
+            f"update {self.place.step} is not finite and left out: {names}", flush=True
+        )
         if self.place.bad_steps >= self.config.bad_steps:
             raise TrainingError(
                 f"{self.folder}: {self.place.bad_steps} updates in a row were not "

@@ -1,6 +1,7 @@
 """What a command or script does with the errors of its user."""
 
 import errno
+import warnings
 
 import pytest
 
@@ -43,3 +44,21 @@ def test_an_error_of_the_user_is_one_line(
 def test_an_error_of_the_program_is_raised(error: Exception) -> None:
     with pytest.raises(type(error), match="x"):
         run_main("toy", lambda: failing(error))
+
+
+def test_what_is_called_otherwise_now_is_one_line() -> None:
+    shown = list[str]()
+
+    def warned(category: type[Warning]) -> None:
+        text = warnings.formatwarning("a is called b now", category, "c.py", 1, "d()")
+        shown.append(text)
+
+    before = warnings.formatwarning
+    run_main("toy", lambda: warned(FutureWarning))
+    run_main("toy", lambda: warned(UserWarning))
+
+    assert shown == [
+        "toy: a is called b now\n",
+        "c.py:1: UserWarning: a is called b now\n  d()\n",
+    ]
+    assert warnings.formatwarning is before

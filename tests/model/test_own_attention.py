@@ -277,9 +277,17 @@ def test_a_model_loads_with_its_own_class_only(
 
 
 def test_a_built_in_attention_takes_no_class(model_folder: Path) -> None:
-    message = "model.json: has a built-in attention, location, not SharpenedDot (take"
+    message = "model.json: has a built-in attention, location, not SharpenedDot (load"
     with pytest.raises(CheckpointError, match=re.escape(message)):
         load_model(model_folder, SharpenedDot)
+
+
+def test_a_model_is_not_loaded_with_another_built_in_class(model_folder: Path) -> None:
+    message = "model.json: has a built-in attention, location, not DotAttention (load"
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        load_model(model_folder, DotAttention)
+
+    load_model(model_folder, LocationAwareAttention)
 
 
 def test_what_is_no_name_of_a_class_is_refused(model_folder: Path) -> None:
