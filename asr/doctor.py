@@ -79,7 +79,7 @@ def examine() -> Iterator[Check]:
             broken.add(name)
             if _is_installed(name) and not reported:
                 yield Check(
-                    name, f"cannot be imported ({_told(error)})", _install(name)
+                    name, f"cannot be imported ({_in_a_line(error)})", _install(name)
                 )
     for topic, check, needs in _CHECKS:
         if wrong := broken & set(needs):
@@ -96,12 +96,12 @@ def _carried_out(topic: str, check: Callable[[], Iterator[Check]]) -> Iterator[C
         yield Check(topic, str(error), _AGAIN)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
-        yield Check(topic, f"failed ({_told(error)})", f"pip install {missing}")
+        yield Check(topic, f"failed ({_in_a_line(error)})", f"pip install {missing}")
     except Exception as error:  # see above
-        yield Check(topic, f"failed ({_told(error)})", _AGAIN)
+        yield Check(topic, f"failed ({_in_a_line(error)})", _AGAIN)
 
 
-def _told(error: BaseException) -> str:
+def _in_a_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

@@ -87,7 +87,7 @@ class Container:
         _check_size(path, kind, place)
         self._ends: dict[int, Fraction] = {}  # of the packets of each stream, seconds
         with ExitStack() as opened:
-            with _telling(place):
+            with _errors_of_the_library(place):
                 # file: as FFmpeg takes some names for addresses.
                 name = f"file:{path.absolute()}"
                 self._container: Any = av.open(name, format=kind.demuxer)
@@ -108,7 +108,7 @@ class Container:
 
     def duration(self) -> float:
         """Return the length in seconds: as the header has it, or of all packets."""
-        with _telling(self._place):
+        with _errors_of_the_library(self._place):
             if (promised := self._promised_to_the_stream()) is not None:
                 return float(promised)
             for packet in self._container.demux():
@@ -163,7 +163,7 @@ class Container:
         return stream
 
     def _frames(self) -> Iterator[Any]:
-        with _telling(self._place):
+        with _errors_of_the_library(self._place):
             for packet in self._container.demux():
                 self._note_end(packet)
                 if packet.stream.index == self._stream.index:
@@ -179,7 +179,7 @@ class Container:
                 f"{self._place}: changes its sample rate or its channels on the way "
                 "(convert it to wav or flac)"
             )
-        with _telling(self._place):
+        with _errors_of_the_library(self._place):
             samples = frame.to_ndarray()
             if frame.format.is_planar:
                 return scaled(samples.T)
@@ -225,7 +225,7 @@ def _check_size(path: Path, kind: Kind, place: str) -> None:
 
 
 @contextmanager
-def _telling(place: str) -> Iterator[None]:
+def _errors_of_the_library(place: str) -> Iterator[None]:
     """Turn whatever goes wrong in PyAV, with its many errors, into an AudioError."""
     try:
         yield

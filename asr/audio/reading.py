@@ -150,12 +150,12 @@ def read_blocks(
             raise AudioError(f"{place}: is mono (has no right channel)")
         mono = _mono(sound, channel, start, end)
         blocks = resampled(_finite(mono, place), sound.rate, rate)
-        num_heard = 0
+        num_read = 0
         for block in _clip(_finite(blocks, place), rate, start, end):
-            num_heard += len(block)
+            num_read += len(block)
             yield torch.from_numpy(block)
-        if num_heard == 0:
-            raise _nothing_heard(sound, start, end, place)
+        if num_read == 0:
+            raise _nothing_read(sound, start, end, place)
 
 
 def duration(path: str | Path, *, name: str | None = None) -> float:
@@ -265,7 +265,7 @@ def _finite(blocks: Iterable[Samples], place: str) -> Iterator[Samples]:
         yield block
 
 
-def _nothing_heard(sound: Sound, start: float, end: float, place: str) -> AudioError:
+def _nothing_read(sound: Sound, start: float, end: float, place: str) -> AudioError:
     seconds = sound.duration()
     if seconds == 0:
         return no_samples(place)

@@ -64,7 +64,7 @@ class SoundFile:
         with ExitStack() as opened:
             if corrected is not None:
                 opened.enter_context(corrected)
-            with self._telling():
+            with self._errors_of_the_library():
                 self._sound = soundfile.SoundFile(corrected or path)
             opened.callback(self._close_sound)
             self._check_header()
@@ -99,11 +99,11 @@ class SoundFile:
             return
         there = start
         if start > 0:
-            with self._telling():
+            with self._errors_of_the_library():
                 self._sound.seek(start)
         while stop is None or there < stop:
             wished = size if stop is None else min(size, stop - there)
-            with self._telling():
+            with self._errors_of_the_library():
                 block = self._sound.read(wished, dtype="float32", always_2d=True)
             if len(block) == 0:
                 break
@@ -127,11 +127,11 @@ class SoundFile:
             )
 
     def _close_sound(self) -> None:
-        with self._telling():
+        with self._errors_of_the_library():
             self._sound.close()
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _errors_of_the_library(self) -> Iterator[None]:
         """Turn an error of libsndfile into an AudioError of one line."""
         try:
             with _hushed(self._head):

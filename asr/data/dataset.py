@@ -22,7 +22,7 @@ from asr.text import Tokenizer
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training disturbs the utterances of an epoch."""
+    """How training augments the utterances of an epoch."""
 
     config: AugmentConfig
     seed: int

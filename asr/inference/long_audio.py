@@ -80,7 +80,7 @@ class _Read(NamedTuple):
     """What is wrong with the recording, at its end."""
 
     @property
-    def is_heard(self) -> bool:
+    def is_loud(self) -> bool:
         """Whether there is something to recognise."""
         return self.piece is not None and not self.piece.silent
 
@@ -113,7 +113,7 @@ def transcripts(
                 yield read.error or _transcript(read, said)
                 said = []
                 continue
-            segment = next(found) if read.is_heard else silence(read.piece.seconds)
+            segment = next(found) if read.is_loud else silence(read.piece.seconds)
             start = read.recording.start + read.piece.start / SAMPLE_RATE
             said.append(moved(segment, start))
             if read.piece.overlap:
@@ -130,7 +130,7 @@ def _batches(
     for recording in recordings:
         for read in _read(recording):
             batch.append(read)
-            if sum(one.is_heard for one in batch) == size:
+            if sum(one.is_loud for one in batch) == size:
                 waiting.append(batch)
                 yield _waveforms(batch)
                 batch = []
@@ -153,7 +153,7 @@ def _read(recording: Recording) -> Iterator[_Read]:
 
 
 def _waveforms(batch: list[_Read]) -> list[Tensor]:
-    return [read.piece.waveform for read in batch if read.piece and read.is_heard]
+    return [read.piece.waveform for read in batch if read.piece and read.is_loud]
 
 
 def _transcript(read: _Read, said: list[Segment]) -> Transcript:

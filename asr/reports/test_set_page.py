@@ -75,7 +75,7 @@ def write_report(
         positions=_rates(_by_tenth(texts, written), "tenth of the utterance"),
         frequencies=_rates(by_frequency(texts, written), "said"),
         **_confusions(texts, written),
-        **_faults(found),
+        **_search_errors(found),
         worst=worst_shown or Html("<p class='nothing'>Not one error was made.</p>"),
         drawn=drawn_shown,
         players=players,
@@ -258,7 +258,7 @@ def _confusions(texts: Texts, written: Texts) -> dict[str, Html]:
     return tables
 
 
-def _faults(found: Sequence[Result]) -> dict[str, object]:
+def _search_errors(found: Sequence[Result]) -> dict[str, object]:
     """Count and list the loops and the early stops."""
     loops = [r for r in found if is_loop(r.utterance.text, r.hypothesis)]
     stops = [r for r in found if is_early_stop(r.utterance.text, r.hypothesis)]

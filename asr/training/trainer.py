@@ -207,14 +207,14 @@ class Trainer:
         while self.progress < 1:
             for metrics in self._epoch():
                 if log:
-                    self._tell(metrics, log)
+                    self._report(metrics, log)
                 self._look_after(log)
                 if self.progress >= 1:
                     break
         if self.place.validations < self.config.validations:
             self._validate(log)
 
-    def _tell(self, metrics: dict[str, float], log: MetricsLog) -> None:
+    def _report(self, metrics: dict[str, float], log: MetricsLog) -> None:
         """Write the metrics of an update, and move the bar."""
         log.write(self.place.step, metrics)
         left = self.place.seconds * (1 / max(self.progress, 1e-6) - 1) / 60

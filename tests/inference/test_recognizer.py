@@ -558,8 +558,8 @@ def test_bytes_give_nearly_the_same_scores_and_leave_the_model_alone(
     exact, waveform = Recognizer(model, DecodingConfig(beam_size=1)), noise(1.0)
     before = exact.recognize([waveform])
 
-    in_bytes = Recognizer(model, DecodingConfig(beam_size=1), precision="int8")
-    (segment,) = in_bytes.recognize([waveform])
+    int8 = Recognizer(model, DecodingConfig(beam_size=1), precision="int8")
+    (segment,) = int8.recognize([waveform])
 
     assert segment.nbest[0].score != before[0].nbest[0].score
     assert segment.nbest[0].score == pytest.approx(before[0].nbest[0].score, abs=0.2)

@@ -583,17 +583,17 @@ def test_chance_and_guide_follow_the_schedule(
 ) -> None:
     guides, chances, strengths = list[float](), list[float](), list[float]()
 
-    def losses_and_tell(*args: Any, guide: float, sampling: float) -> Any:
+    def losses_and_note(*args: Any, guide: float, sampling: float) -> Any:
         guides.append(guide)
         chances.append(sampling)
         return losses(*args, guide=guide, sampling=sampling)
 
-    def mask_and_tell(features: Tensor, _: Any, strength: float, __: Any) -> Tensor:
+    def mask_and_note(features: Tensor, _: Any, strength: float, __: Any) -> Tensor:
         strengths.append(strength)
         return features
 
-    monkeypatch.setattr("asr.training.trainer.losses", losses_and_tell)
-    monkeypatch.setattr("asr.data.dataset.spec_augment", mask_and_tell)
+    monkeypatch.setattr("asr.training.trainer.losses", losses_and_note)
+    monkeypatch.setattr("asr.data.dataset.spec_augment", mask_and_note)
     config = settings(corpus)
     train(config, tmp_path)
 
