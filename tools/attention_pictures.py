@@ -13,6 +13,7 @@ Shapes: I characters with the end, J listener steps, H listener size, N heads, M
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, read_waveform
+from asr.cli.scripts import run_main
 from asr.data.manifest import read_manifest
 from asr.decoding.config import DecodingConfig
 from asr.features import FRAMES_PER_SECOND, HOP, log_mel, mel_spectrogram
@@ -467,4 +469,4 @@ def draw_toy(folder: Path, runs: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main("attention_pictures", main))

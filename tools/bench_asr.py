@@ -513,13 +513,9 @@ def main() -> None:
     if unknown := set(chosen) - set(PARTS):
         sys.exit(f"bench: {min(unknown)} is no part (take some of {','.join(PARTS)})")
     if args.device:
-        from asr.errors import ConfigError
         from asr.runtime import pick_device
 
-        try:
-            args.device = pick_device(args.device).type
-        except ConfigError as error:
-            sys.exit(f"bench: {error}")
+        args.device = pick_device(args.device).type
         if args.peer_python:
             sys.exit("bench: --device has no peers (leave --peer-python out)")
     if args.peer_python and not args.peers:
@@ -541,4 +537,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from asr.cli.scripts import run_main
+
+    sys.exit(run_main("bench", main))

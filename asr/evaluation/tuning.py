@@ -113,8 +113,13 @@ def plan_trials(
         _plain(replaced(own, one), own, is_there) for one in _product(given)
     ]
     return Plan(
-        *(find_model(model), language_model, Situation.of(language_model, is_there)),
-        *(list(given), list(dict.fromkeys(combinations)), utterances, attention),
+        folder=find_model(model),
+        language_model=language_model,
+        situation=Situation.of(language_model, is_there),
+        names=list(given),
+        combinations=list(dict.fromkeys(combinations)),
+        utterances=utterances,
+        attention=attention,
     )
 
 

@@ -428,7 +428,7 @@ def test_a_manifest_is_decoded_with_it_in_one_process_or_two(
 
 
 def test_settings_are_tuned_with_it(corpus: Path, run: Path) -> None:
-    choices = {"lm_weight": [0.0], "beam_size": [1, 2]}
+    choices: dict[str, list[float]] = {"lm_weight": [0.0], "beam_size": [1, 2]}
 
     plan = plan_trials(
         corpus / "dev.jsonl", run, choices, attention=SharpenedDot, num_utterances=1
