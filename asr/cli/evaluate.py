@@ -10,6 +10,7 @@ from asr.cli.options import (
     add_settings,
     load_recognizer,
     number,
+    refuse_overwriting,
 )
 from asr.errors import ConfigError
 
@@ -89,7 +90,11 @@ def _long_recordings(args: argparse.Namespace) -> None:
 
     if not args.minutes > 0:
         raise ConfigError(f"--minutes must be above 0, not {args.minutes:g}")
-    joined = join_utterances(read_manifest(args.manifest), 60 * args.minutes)
+    utterances = read_manifest(args.manifest)
+    if args.output:
+        recordings = (Path(utterance.audio) for utterance in utterances)
+        refuse_overwriting(args.output, args.manifest, *recordings)
+    joined = join_utterances(utterances, 60 * args.minutes)
     recognizer = load_recognizer(args)
     with TemporaryDirectory(prefix="asr-", ignore_cleanup_errors=True) as folder:
         path = args.output or Path(folder, "long.flac")

@@ -194,11 +194,11 @@ def device_of(name: str) -> Any:
     return pick_device(name)
 
 
-def refuse_overwriting(page: Path, *inputs: Path) -> None:
-    """Refuse to write a page over what it is made of."""
+def refuse_overwriting(output: Path, *inputs: Path) -> None:
+    """Refuse to write a file over what it is made of."""
     for path in inputs:
-        if page.exists() and path.exists() and page.samefile(path):
-            raise ConfigError(f"{page}: would be overwritten (give another --output)")
+        if output.exists() and path.exists() and output.samefile(path):
+            raise ConfigError(f"{output}: would be overwritten (name another file)")
 
 
 def one_line(text: str) -> str:

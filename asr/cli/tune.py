@@ -5,7 +5,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr.cli.options import add_command, add_settings, number, own_process
+from asr.cli.options import (
+    add_command,
+    add_settings,
+    number,
+    own_process,
+    refuse_overwriting,
+)
 
 if TYPE_CHECKING:
     from asr.evaluation.tuning import Plan, Trial
@@ -38,7 +44,9 @@ def add(commands: Any) -> None:
         help="write the best into the model's decoding.json, from where all commands "
         "take it; run `asr calibrate` afterwards (default: only print it)",
     )
-    parser.add_argument("--table", type=Path, metavar="FILE", help="JSON for all rows")
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="write all rows into this JSON file"
+    )
     parser.add_argument(
         "--language-model",
         type=Path,
@@ -59,6 +67,8 @@ def _tune(args: argparse.Namespace) -> None:
     from asr.inference.search_settings import DECODING, save_decoding
 
     own_process()
+    if args.table:
+        refuse_overwriting(args.table, args.manifest)
     plan = plan_trials(
         args.manifest,
         args.model,

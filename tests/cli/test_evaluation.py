@@ -10,7 +10,7 @@ import torch
 
 from asr.audio import SAMPLE_RATE, read_waveform
 from asr.cli import main
-from asr.data.manifest import Utterance, write_manifest
+from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.evaluation import robustness
 from asr.inference.recognizer import Recognizer
 from asr.inference.search_settings import DECODING
@@ -127,6 +127,22 @@ def test_evaluate_long_recordings_keeps_the_recording_where_asked(
 
     assert capsys.readouterr().out.count("as a whole     %WER") == 2
     assert len(read_waveform(path)) > 1.8 * SAMPLE_RATE
+
+
+def test_what_is_measured_on_is_not_overwritten(
+    manifest: Path, model_folder: Path, capsys: Capture
+) -> None:
+    before = manifest.read_bytes()
+    recording = read_manifest(manifest)[0].audio
+    long = ["evaluate", "long-recordings", str(manifest), "-o"]
+    tune = ["tune", str(manifest), str(model_folder), "--table", str(manifest)]
+
+    for command in ([*long, str(manifest)], [*long, recording], tune):
+        assert main(command) == 1
+        line = f"asr: {command[-1]}: would be overwritten (name another file)\n"
+        assert capsys.readouterr().err == line
+
+    assert manifest.read_bytes() == before
 
 
 def test_a_recording_of_no_length_is_refused(manifest: Path, capsys: Capture) -> None:

@@ -35,12 +35,18 @@ def found_in(waveforms: list[torch.Tensor]) -> list[SearchResult]:
     return [result] * len(waveforms)
 
 
-def test_calibration_learns_which_words_are_right(
-    manifest: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _same_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is said, a search finds `found_in`."""
     monkeypatch.setattr(
         Recognizer, "search", lambda self, waveforms: found_in(waveforms)
     )
+
+
+@pytest.mark.usefixtures("_same_words")
+def test_calibration_learns_which_words_are_right(
+    manifest: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(calibration, "MIN_WORDS", 24)
 
     printed = calibrate(manifest, model_folder, processes=1)
@@ -56,15 +62,13 @@ def test_calibration_learns_which_words_are_right(
     assert [word.confidence > 0.9 for word in words] == [True, True, True, False]
 
 
+@pytest.mark.usefixtures("_same_words")
 def test_one_speaker_is_enough(
     utterances: list[Utterance],
     tmp_path: Path,
     model_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        Recognizer, "search", lambda self, waveforms: found_in(waveforms)
-    )
     monkeypatch.setattr(calibration, "MIN_WORDS", 4)
     manifest = tmp_path / "one.jsonl"
     write_manifest(manifest, [replace(one, speaker="") for one in utterances])
@@ -75,15 +79,13 @@ def test_one_speaker_is_enough(
     assert "area under the curve 1.000" in printed
 
 
+@pytest.mark.usefixtures("_same_words")
 def test_one_recording_is_not_enough(
     utterances: list[Utterance],
     tmp_path: Path,
     model_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        Recognizer, "search", lambda self, waveforms: found_in(waveforms)
-    )
     monkeypatch.setattr(calibration, "MIN_WORDS", 4)
     write_manifest(tmp_path / "one.jsonl", utterances[:1])
 
