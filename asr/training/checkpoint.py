@@ -2,7 +2,7 @@
 
 One file holds the weights, their average, and the optimiser's moments; its header the
 place in the data, the time spent and the run's settings. Chance needs no place: all of
-it is drawn anew from (seed, step) or (seed, epoch, utterance).
+it is drawn anew from (seed, update) or (seed, epoch, utterance).
 """
 
 from dataclasses import asdict, dataclass
@@ -23,18 +23,18 @@ class Place:
     step: int = 0
     """Updates tried."""
     updates: int = 0
-    """Updates done: steps that were finite."""
+    """Updates done: those tried whose loss and gradient were finite."""
     epoch: int = 0
     position: int = 0
     """Batches of the epoch that were used."""
     seconds: float = 0.0
-    """Time spent in training steps."""
+    """Time spent in updates."""
     validations: int = 0
     """Validations done."""
     best_loss: float | None = None
     """The lowest of the validations so far; None before the first."""
     bad_steps: int = 0
-    """Steps in a row that were not finite."""
+    """Updates in a row that were not finite."""
 
 
 def save_checkpoint(

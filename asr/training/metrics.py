@@ -39,7 +39,7 @@ class MetricsLog:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write the metrics of a step.
+        """Write the metrics of an update or a validation.
 
         Raises:
             CheckpointError: the disk is full.
@@ -73,7 +73,7 @@ class History(NamedTuple):
     """What a run has logged so far."""
 
     steps: list[dict[str, float]]
-    """Metrics of a step or of a validation, with its "step", in the order written."""
+    """Metrics of an update or of a validation, with its "step", in the order written."""
     num_broken: int
     """Lines that could not be read."""
 

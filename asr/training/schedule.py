@@ -60,7 +60,7 @@ class ScheduleConfig:
 
 
 def learning_rate(config: ScheduleConfig, step: int, progress: float) -> float:
-    """Return the learning rate of a step (counted from 0).
+    """Return the learning rate of an update (counted from 0).
 
     >>> config = ScheduleConfig(learning_rate=1.0, warmup_steps=4, final_rate=0.0)
     >>> [learning_rate(config, s, p) for s, p in [(0, 0.0), (9, 0.5), (9, 0.75)]]

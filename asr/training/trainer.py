@@ -280,7 +280,7 @@ class Trainer:
             group: the batches of this process.
             group_size: batches of all processes together.
         """
-        # All chance of a step hangs on its number: a resumed run draws the same.
+        # All chance of an update hangs on its number: a resumed run draws the same.
         seed = self.config.seed * 1_000_003 + self.place.step
         torch.manual_seed(seed * self.team.size + self.team.rank)
         rate = learning_rate(self.schedule, self.place.updates, self.progress)
