@@ -73,7 +73,7 @@ class History(NamedTuple):
     """What a run has logged so far."""
 
     steps: list[dict[str, float]]
-    """Metrics of an update or of a validation, with its "step", as they were written."""
+    """Metrics of an update or a validation, with its "step", as they were written."""
     num_broken: int
     """Lines that could not be read."""
 
