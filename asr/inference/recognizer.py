@@ -39,6 +39,7 @@ from asr.lm.ngram import WordNGram, load_language_model
 from asr.model.attention import Attention, note_plain_path
 from asr.model.quantized import PRECISIONS
 from asr.model.storage import Model, find_model, load_model
+from asr.runtime import pick_device
 from asr.transcript import Segment, Transcript, silence
 
 Audio = str | Path | npt.NDArray[Any] | Tensor
@@ -96,7 +97,7 @@ class Recognizer:
         calibration: Calibration | None = None,
         name: str = "",
     ) -> None:
-        self.device = torch.device(device)
+        self.device = _device(device)
         _check_precision(precision, self.device)
         self.precision = precision
         las = model.las.to(self.device).eval()
@@ -295,6 +296,13 @@ class Recognizer:
         """
         weight = max(self.decoding.ctc_weight, least_ctc_weight)
         return self._search.search(waveforms, replace(self.decoding, ctc_weight=weight))
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """Return the device; auto is a GPU where there is one."""
+    name = str(device).partition(":")[0]
+    picked = pick_device(name)
+    return picked if name == "auto" else torch.device(device)
 
 
 def _check_precision(precision: str, device: torch.device) -> None:

@@ -596,3 +596,12 @@ def test_arguments_of_version_0_1_are_accepted_with_a_warning(
         "transcribe: rate is called sample_rate",
         "transcribe: alignment is called return_alignment",
     }
+
+
+def test_a_device_that_is_not_there_is_reported(model: Model) -> None:
+    with pytest.raises(ConfigError, match="device tpu: is not known"):
+        Recognizer(model, device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="device cuda: torch finds no GPU here"):
+            Recognizer(model, device="cuda:0")
+        assert Recognizer(model, device="auto").device.type == "cpu"
