@@ -299,8 +299,14 @@ class Recognizer:
 
 
 def _device(device: str | torch.device) -> torch.device:
-    """Return the device; auto is a GPU where there is one."""
+    """Return the device; auto is a GPU where there is one.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
     name = str(device).partition(":")[0]
+    if name == "meta":  # torch's own, without memory
+        return torch.device(device)
     picked = pick_device(name)
     return picked if name == "auto" else torch.device(device)
 
