@@ -35,6 +35,8 @@ def add(commands: Any) -> None:
 
 def _calibrate(args: argparse.Namespace) -> None:
     from asr.evaluation.calibration import calibrate
+    from asr.inference.confidence import CALIBRATION
+    from asr.model.storage import find_model
 
     own_process()
     print(
@@ -45,3 +47,4 @@ def _calibrate(args: argparse.Namespace) -> None:
             processes=args.processes,
         )
     )
+    print(f"wrote {find_model(args.model) / CALIBRATION}")

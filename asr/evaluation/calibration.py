@@ -31,7 +31,7 @@ from asr.inference.confidence import (
     reliability,
 )
 from asr.inference.recognizer import Recognizer
-from asr.model.storage import add_further, find_model
+from asr.model.storage import add_further, find_model_to_change
 from asr.progress import progress_bar
 from asr.scoring import align
 
@@ -64,7 +64,7 @@ def calibrate(
 
     Args:
         manifest: what the model is tried on.
-        model: a model's or a run's folder, or the name of a bundled model.
+        model: a model's or a run's folder.
         language_model: folder of a word n-gram; None for the bundled one.
         processes: one thread each; None for one a core.
 
@@ -75,8 +75,10 @@ def calibrate(
         AsrError: manifest, model or a recording cannot be read, there are too few
             words, or the model's folder cannot be written to.
     """
-    folder = find_model(model)
     utterances = read_manifest(manifest)
+    folder = find_model_to_change(model)
+    if len(utterances) < 2:
+        raise ManifestError(f"{manifest}: one utterance is not enough (two are needed)")
     load = partial(Recognizer.load, folder, language_model=language_model)
     judged = _judge(utterances, load, number_of_processes(processes))
     features = torch.cat([one.features for one in judged])
@@ -100,11 +102,19 @@ def calibrate(
 
 
 def _of_first_half(judged: Sequence[Judged]) -> Tensor:
-    """(W,) whether a word is of the first half of the speakers."""
-    speakers = sorted({one.speaker for one in judged})
-    chosen = set(speakers[::2])
+    """(W,) whether a word is of the first half of the speakers.
+
+    Of one speaker's words it is whether they are of every other utterance.
+    """
+    groups = [one.speaker for one in judged]
+    if len(set(groups)) == 1:
+        groups = [f"{number:09}" for number in range(len(judged))]
+    chosen = set(sorted(set(groups))[::2])
     return torch.cat(
-        [torch.full((len(one.right),), one.speaker in chosen) for one in judged]
+        [
+            torch.full((len(one.right),), group in chosen)
+            for one, group in zip(judged, groups, strict=True)
+        ]
     )
 
 
