@@ -164,6 +164,8 @@ def _reason(error: Exception) -> str:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     reason = (str(error).splitlines() or ["is not YAML"])[0]
     setting = getattr(error, "full_key", None)
+    if setting and "is not a ListConfig" in reason:
+        reason = f"is a list ({setting}=[…] was expected)"
     return f"{setting}: {reason}" if setting else reason
 
 

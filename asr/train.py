@@ -47,7 +47,7 @@ _MEASURED = 300
 
 def train(
     config: Config,
-    folder: Path,
+    folder: str | Path,
     tokenizer: Tokenizer | None = None,
     *,
     attention: type[Attention] | None = None,
@@ -69,6 +69,7 @@ def train(
         AsrError: a manifest, recording, setting or checkpoint cannot be used.
     """
     keep_freed_memory()
+    folder = Path(folder)
     tokenizer = tokenizer or _tokenizer(config, folder)
     datasets = _datasets(config, tokenizer)
     _claim(folder, config, tokenizer, own_attention_name(attention))

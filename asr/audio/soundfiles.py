@@ -35,7 +35,7 @@ KINDS = {
 }
 """What `encode` can make, by libsndfile's names of format and coding."""
 
-CAN_BE_READ = "wav, flac, ogg vorbis, opus and mp3 can be read"
+CAN_BE_READ = "wav, flac, ogg vorbis, opus, mp3 and aiff can be read"
 
 _UNKNOWN_SIZE = 2**31 - 2**16  # a WAV that was piped promises so many bytes, or more
 _UNKNOWN_FRAMES = 2**62  # what libsndfile returns for a stream without a length

@@ -37,6 +37,8 @@ def add(commands: Any) -> None:
 
 def _calibrate(args: argparse.Namespace) -> None:
     from asr.evaluation.calibration import calibrate
+    from asr.inference.confidence import CALIBRATION
+    from asr.model.storage import find_model
 
     own_process()
     print(
@@ -47,3 +49,4 @@ def _calibrate(args: argparse.Namespace) -> None:
             processes=args.processes,
         )
     )
+    print(f"wrote {find_model(args.model) / CALIBRATION}")

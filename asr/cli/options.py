@@ -12,12 +12,15 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings")
 
+_MANY = ("paths", "names")
+"""Arguments of any number, which may stand behind options, too."""
+
 _SECTION = "decoding."
 """How the settings of a search begin on the command line."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that finds settings of the search behind options, too."""
+    """A parser that takes arguments behind options, too: `a.wav --nbest 2 b.wav`."""
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -29,6 +32,11 @@ class Parser(argparse.ArgumentParser):
             late = [one for one in left if is_setting(one)]
             found.settings = [*found.settings, *late]
             left = [one for one in left if not is_setting(one)]
+        unknown = any(one.startswith("-") and one != "-" for one in left)
+        for name in _MANY:
+            if name in found and not unknown:
+                setattr(found, name, [*getattr(found, name), *left])
+                left = []
         if left:
             self.error(f"unrecognized arguments: {' '.join(left)}")
         return found

@@ -1,10 +1,11 @@
 """`asr train`: settings in, a trained model out."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from asr.cli.options import add_command
+from asr.cli.options import add_command, one_line
 
 
 def add(commands: Any) -> None:
@@ -26,6 +27,34 @@ def add(commands: Any) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from asr.config import load_config
-    from asr.train import train
+    from asr.train import is_finished, train
 
-    train(load_config(args.config, args.overrides), args.folder)
+    config = load_config(args.config, args.overrides)
+    was_finished = is_finished(config, args.folder)
+    try:
+        train(config, args.folder)
+    except KeyboardInterrupt:
+        _note(args.folder, _after_interrupt(args.folder))
+        raise
+    if was_finished:
+        _note(
+            args.folder,
+            "was finished before (a larger training.epochs or training.minutes trains "
+            "longer)",
+        )
+
+
+def _after_interrupt(folder: Path) -> str:
+    """Return from where the same command will go on."""
+    from asr.training.trainer import CHECKPOINT
+
+    if (folder / CHECKPOINT).exists():
+        return "the same command goes on from the last checkpoint"
+    return (
+        "holds no checkpoint yet, the same command begins anew "
+        "(training.checkpoint_minutes is the time between two)"
+    )
+
+
+def _note(folder: Path, note: str) -> None:
+    print(one_line(f"asr: {folder}: {note}"), file=sys.stderr)

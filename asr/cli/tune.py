@@ -65,10 +65,13 @@ def add(commands: Any) -> None:
 def _tune(args: argparse.Namespace) -> None:
     from asr.evaluation.tuning import best, plan_trials, trials
     from asr.inference.search_settings import DECODING, save_decoding
+    from asr.model.storage import find_model_to_change
 
     own_process()
     if args.table:
         refuse_overwriting(args.table, args.manifest)
+    if args.write:
+        find_model_to_change(args.model)  # before hours of trials
     plan = plan_trials(
         args.manifest,
         args.model,

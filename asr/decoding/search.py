@@ -354,6 +354,7 @@ def _extend(
         least = best * worse  # a bonus can put scores above zero
         ending = ending.masked_fill(ending < least, -inf)
     totals = (log_probs[:, :, None] + others).flatten(1)  # (B, K, V) -> (B, K * V)
+    # Here the beam is pruned: of all K * V extensions the best `beam_size` go on.
     best, index = totals.topk(min(config.beam_size, totals.size(1)), dim=1)
     first_rows = torch.arange(0, num_groups * width, width, device=scores.device)
     return _Extensions(

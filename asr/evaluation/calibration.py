@@ -33,7 +33,7 @@ from asr.inference.confidence import (
 from asr.inference.processes import batches, number_of_processes, recognizer_map
 from asr.inference.recognizer import Recognizer
 from asr.model.attention import Attention
-from asr.model.storage import add_further, find_model
+from asr.model.storage import add_further, find_model_to_change
 from asr.progress import progress_bar
 from asr.scoring import align
 
@@ -67,7 +67,7 @@ def calibrate(
 
     Args:
         manifest: what the model is tried on.
-        model: a model's or a run's folder, or the name of a bundled model.
+        model: a model's or a run's folder.
         language_model: folder of a word n-gram; None for the bundled one.
         processes: one thread each; None for one a core.
         attention: the class that the model was trained with, if it is not built in.
@@ -79,8 +79,8 @@ def calibrate(
         AsrError: manifest, model or a recording cannot be read, there are too few
             words, or the model's folder cannot be written to.
     """
-    folder = find_model(model)
     utterances = read_manifest(manifest)
+    folder = find_model_to_change(model)
     load = partial(
         Recognizer.load, folder, language_model=language_model, attention=attention
     )

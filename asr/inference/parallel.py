@@ -128,9 +128,9 @@ def decode(
     processes = number_of_processes(processes)
     if _is_same(folder / HYPOTHESES, manifest):
         raise ManifestError(f"{manifest}: would be overwritten (name another folder)")
+    utterances = read_manifest(manifest)  # before seconds of loading
     settings = RecognizerSettings(model, decoding, precision, language_model, attention)
     recognizer = settings.load()  # fail here, not in each process
-    utterances = read_manifest(manifest)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

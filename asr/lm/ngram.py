@@ -319,6 +319,10 @@ class WordNGram:
         """
         folder = Path(folder)
         path = folder / FILE
+        if not path.exists() and not (folder / DESCRIPTION).exists():
+            raise CheckpointError(
+                f"{folder}: holds no language model (asr lm build makes one)"
+            )
         if (folder / DESCRIPTION).exists():
             checked(folder, FILE, DESCRIPTION, KIND)
         else:

@@ -100,6 +100,22 @@ def find_model(folder: str | Path | None) -> Path:
     )
 
 
+def find_model_to_change(folder: str | Path) -> Path:
+    """Find the folder of a model that is about to be written into.
+
+    Raises:
+        CheckpointError: there is none; or a bundled model was asked for by its name,
+            which all users of this installation share.
+    """
+    found = find_model(folder)
+    if found.name == str(folder) and not Path(folder).exists():
+        raise CheckpointError(
+            f"{folder}: is bundled, a part of the installation (make a copy to change: "
+            f"asr export {folder} my-model)"
+        )
+    return found
+
+
 def save_model(
     folder: Path,
     las: LAS,

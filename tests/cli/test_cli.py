@@ -21,6 +21,7 @@ from asr.output import FORMATS
 from asr.transcript import Transcript
 
 Capture = pytest.CaptureFixture[str]
+TOY_CONFIG = str(Path(__file__).parents[2] / "recipes" / "toy" / "las.yaml")
 SAID = Utterance("a", "a.flac", 1.0, "THE CAT SAT")
 
 
@@ -317,7 +318,7 @@ def test_silence_is_reported(
         (["--ilm-weight", "-1"], "decoding.ilm_weight must be zero or more"),
         (["--ctc-weight", "2"], "decoding.ctc_weight is a share"),
         (["--precision", "int4"], "precision int4: is not known"),
-        (["--language-model", "/none"], "ngram.safetensors: cannot be read"),
+        (["--language-model", "/none"], "/none: holds no language model (asr lm build"),
     ],
 )
 def test_an_option_that_cannot_be_is_one_line(
@@ -599,6 +600,67 @@ def test_what_is_left_over_is_refused(capsys: Capture) -> None:
         main(["decode", "a", "b", "--beam", "2", "decoding.beam_size=1", "more"])
 
     assert "unrecognized arguments: more" in capsys.readouterr().err
+
+
+def test_recordings_may_stand_behind_options(tmp_path: Path, capsys: Capture) -> None:
+    names = [str(tmp_path / name) for name in ("a.wav", "b.wav")]
+
+    main(["transcribe", names[0], "--beam-size", "2", names[1]])
+
+    printed = capsys.readouterr().err
+    assert all(f"asr: {name}: cannot be read" in printed for name in names)
+
+
+def test_an_unknown_option_is_refused_before_recordings(capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["transcribe", "a.wav", "--bean-size", "2"])
+
+    assert "unrecognized arguments: --bean-size 2" in capsys.readouterr().err
+
+
+def test_tuning_the_bundled_model_in_its_place_is_refused(capsys: Capture) -> None:
+    assert main(["tune", "dev.jsonl", "las_mini", "--write"]) == 1
+
+    assert "asr: las_mini: is bundled" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        ([], "holds no checkpoint yet, the same command begins anew"),
+        (["checkpoint.safetensors"], "the same command goes on from the last check"),
+    ],
+)
+def test_an_interrupted_training_shows_from_where_it_will_go_on(
+    files: list[str],
+    hint: str,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(config: object, folder: Path) -> None:
+        for name in files:
+            (folder / name).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asr.train.train", interrupted)
+
+    assert main(["train", TOY_CONFIG, str(tmp_path)]) == 130
+
+    note, end = capsys.readouterr().err.splitlines()
+    assert note.startswith(f"asr: {tmp_path}: {hint}")
+    assert end == "asr: stopped"
+
+
+def test_a_finished_training_is_named_so(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.train.train", lambda config, folder: None)
+    monkeypatch.setattr("asr.train.is_finished", lambda config, folder: True)
+
+    assert main(["train", TOY_CONFIG, str(tmp_path)]) == 0
+
+    assert f"asr: {tmp_path}: was finished before" in capsys.readouterr().err
 
 
 # What the whole command prints of itself

@@ -68,7 +68,7 @@ def test_tune_writes_what_load_reads(
         (["decoding.eos_threshold"], "decoding.eos_threshold: is not a setting (decod"),
         (["--utterances", "0"], "the number of utterances must be at least 1, not 0"),
         (["decoding.lm_weight=0", "--processes", "0"], "processes must be at least 1"),
-        (["--language-model", "/none"], "ngram.safetensors: cannot be read"),
+        (["--language-model", "/none"], "/none: holds no language model"),
     ],
 )
 def test_what_cannot_be_tuned_is_one_line(

@@ -7,7 +7,7 @@ import torch
 from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.ctc_alignment import CTCAlignment
 from asr.decoding.search import Hypothesis
-from asr.errors import ManifestError
+from asr.errors import CheckpointError, ManifestError
 from asr.evaluation import calibration
 from asr.evaluation.calibration import calibrate
 from asr.inference.confidence import CALIBRATION
@@ -91,6 +91,19 @@ def test_one_recording_is_not_enough(
 
     with pytest.raises(ManifestError, match=r"one\.jsonl: words were found in one"):
         calibrate(tmp_path / "one.jsonl", model_folder, processes=1)
+
+
+def test_the_bundled_model_is_not_calibrated_in_its_place(
+    utterances: list[Utterance], tmp_path: Path
+) -> None:
+    manifest = tmp_path / "dev.jsonl"
+    write_manifest(manifest, utterances)
+
+    with pytest.raises(
+        CheckpointError,
+        match=r"las_mini: is bundled, .*\(make a copy to change: asr export",
+    ):
+        calibrate(manifest, "las_mini", processes=1)
 
 
 def test_too_few_words_are_refused(manifest: Path, model_folder: Path) -> None:

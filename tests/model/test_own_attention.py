@@ -138,7 +138,7 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr("asr.train.draw_attention", draw_nothing)
-        train(settings(corpus), folder, attention=SharpenedDot)
+        train(settings(corpus), str(folder), attention=SharpenedDot)
     return folder
 
 
