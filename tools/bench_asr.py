@@ -254,8 +254,8 @@ def measure_search(
         las.listener = quantize_int8(las.listener)
     with torch.inference_mode():
         listened = las.listen(x, lengths)
-        listened = best(lambda: las.listen(x, lengths), repetitions, clock)
-        searched = best(
+        listening = best(lambda: las.listen(x, lengths), repetitions, clock)
+        searching = best(
             lambda: beam_search(
                 las.steps(listened, weights=weights),
                 SearchConfig(beam_size=8),
@@ -267,8 +267,8 @@ def measure_search(
             clock,
         )
     if device:
-        return per_hour(device, batch, listened + searched)
-    return {"listen": listened, "cpu": searched}
+        return per_hour(device, batch, listening + searching)
+    return {"listen": listening, "cpu": searching}
 
 
 def measure_features(kind: str, repetitions: int) -> Figures:
