@@ -22,12 +22,15 @@ from typing import Any
 import safetensors
 import safetensors.torch
 from torch import Tensor
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from asr.errors import CheckpointError
 
 _KEY = "facts"
 """Of the metadata in the header; on disk it keeps the name of version 0.1."""
 _AGAIN = "copy the whole folder again"
+_DRAWS = (init.uniform_, init.normal_, init.kaiming_uniform_)
 
 
 def write_tensors(
@@ -139,6 +142,28 @@ def _read(
             f"{path}: was not written by asr (its metadata is no table)"
         )
     return tensors, metadata
+
+
+class Undrawn(TorchFunctionMode):
+    """Leaves new weights undrawn where they will come from a file: that takes time.
+
+    They hold anything, as `torch.empty` does; the state of chance stays as it is. (The
+    meta device does the same, but its first use imports a second's worth of torch.)
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call a function of torch, but for those that draw."""
+        del types
+        given = kwargs or {}
+        if function in _DRAWS:
+            return given["tensor"]
+        return function(*args, **given)
 
 
 # The files of a folder, and the checksums that prove they are the right ones

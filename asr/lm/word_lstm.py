@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from asr.errors import CheckpointError
-from asr.tensor_files import as_bytes, checked, read_tensors, write_checked
+from asr.tensor_files import Undrawn, as_bytes, checked, read_tensors, write_checked
 
 FILE = "lstm.safetensors"
 """The file of a language model's folder, beside that of the n-gram."""
@@ -164,7 +164,7 @@ class WordLSTM(nn.Module):
             ):
                 raise ValueError("a weight is no number")
             settings = {n: metadata[n] for n in ("embedding_size", "size", "cutoffs")}
-            with torch.device("meta"):  # draws nothing
+            with Undrawn():
                 model = cls(tensors["ranks"], **settings, share=metadata["share"])
             model.load_state_dict(tensors, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:

@@ -33,6 +33,7 @@ from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.tensor_files import (
+    Undrawn,
     as_bytes,
     check_files,
     checksums,
@@ -270,7 +271,7 @@ def _build(stored: StoredModel, attention: type[Attention] | None) -> LAS:
     """
     size = stored.tokenizer.size
     if attention is None:
-        with torch.device("meta"):
+        with Undrawn():
             return LAS(stored.config, size)
     with torch.random.fork_rng(devices=()):
         return LAS(stored.config, size, attention)
