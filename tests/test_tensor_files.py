@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asr.errors import CheckpointError
-from asr.tensor_files import read_tensors, write_bytes, write_tensors
+from asr.tensor_files import Undrawn, read_tensors, write_bytes, write_tensors
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)}
 METADATA = {"step": 3, "of": {"cer": 0.5, "best": None}, "name": "Müller\u2028"}
@@ -241,3 +241,18 @@ def test_reading_executes_nothing(path: Path, tmp_path: Path) -> None:
 def _saved_by_torch(folder: Path, tmp_path: Path) -> bytes:
     torch.save({"weights": Trap(folder)}, tmp_path / "torch.pt")
     return (tmp_path / "torch.pt").read_bytes()
+
+
+# Networks whose weights come from a file
+
+
+def test_what_comes_from_a_file_is_not_drawn_first() -> None:
+    state = torch.get_rng_state()
+    with Undrawn():
+        for layer in (nn.LSTM(3, 4), nn.Linear(3, 4), nn.Embedding(3, 4)):
+            assert all(p.requires_grad for p in layer.parameters())
+        assert torch.zeros(2).tolist() == [0.0, 0.0]
+        assert (torch.ones(2) + 1).tolist() == [2.0, 2.0]
+    assert torch.get_rng_state().equal(state)
+    nn.Linear(3, 4)
+    assert not torch.get_rng_state().equal(state)

@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -395,6 +396,26 @@ def test_loading_draws_nothing(folder: Path) -> None:
     assert torch.get_rng_state().equal(state)
     assert {tensor.device.type for tensor in las.state_dict().values()} == {"cpu"}
     assert all(parameter.requires_grad for parameter in las.parameters())
+
+
+def test_loading_imports_no_compiler_of_torch(folder: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from asr.model.storage import load_model\n"
+        "load_model(Path(sys.argv[1]))\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == "False\n"  # 882 modules: a second of each cold start
 
 
 def test_a_model_of_version_0_1_is_read(folder: Path) -> None:
