@@ -30,7 +30,12 @@ from asr.runtime import keep_freed_memory, use_one_thread
 from asr.tensor_files import read_metadata, write_files
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import SUBWORDS, Subwords
-from asr.training.distributed import Team, join_team
+from asr.training.distributed import (
+    Team,
+    join_team,
+    started_by_torchrun,
+    torchrun_team,
+)
 from asr.training.growth import grow
 from asr.training.trainer import CHECKPOINT, Trainer
 
@@ -54,9 +59,12 @@ def train(
 ) -> None:
     """Train a model; a run that was stopped goes on where it was.
 
+    In a process that torchrun has started, it trains together with the others, each of
+    which calls this.
+
     Args:
         config: all settings.
-        folder: of the run. A folder with a run of another corpus or network, or of
+        folder: of the run, which all processes can read. A folder with a run of another corpus or network, or of
             another order of the data, is refused; how long and how fast to learn may
             change, and how to validate.
         tokenizer: what the speller writes, in place of what the settings name; None for
@@ -70,14 +78,49 @@ def train(
     """
     keep_freed_memory()
     folder = Path(folder)
-    tokenizer = tokenizer or _tokenizer(config, folder)
-    datasets = _datasets(config, tokenizer)
-    _claim(folder, config, tokenizer, own_attention_name(attention))
-    note_plain_path(attention)
+    if started_by_torchrun():
+        with torchrun_team(config.training.processes) as team:
+            _train_as_one(config, folder, tokenizer, attention, team)
+        return
+    tokenizer, datasets = _prepared(config, folder, tokenizer, attention)
     if config.training.processes > 1:
         _train_together(config, folder, tokenizer, attention)
     else:
         _trainer(config, folder, tokenizer, attention, datasets, Team()).run()
+
+
+def _prepared(
+    config: Config,
+    folder: Path,
+    tokenizer: Tokenizer | None,
+    attention: type[Attention] | None,
+) -> tuple[Tokenizer, tuple[Dataset, Dataset]]:
+    """Make tokenizer and datasets, and only then the run's folder."""
+    tokenizer = tokenizer or _tokenizer(config, folder)
+    datasets = _datasets(config, tokenizer)
+    _claim(folder, config, tokenizer, own_attention_name(attention))
+    note_plain_path(attention)
+    return tokenizer, datasets
+
+
+def _train_as_one(
+    config: Config,
+    folder: Path,
+    tokenizer: Tokenizer | None,
+    attention: type[Attention] | None,
+    team: Team,
+) -> None:
+    """Train as one of the processes that torchrun has started."""
+    if team.size > 1:
+        use_one_thread()
+    if team.leads:
+        tokenizer, datasets = _prepared(config, folder, tokenizer, attention)
+        team.share(tokenizer)
+    else:  # waits until the folder is claimed
+        shared = team.share(tokenizer)
+        assert shared is not None
+        tokenizer, datasets = shared, _datasets(config, shared)
+    _trainer(config, folder, tokenizer, attention, datasets, team).run()
 
 
 def _train_together(

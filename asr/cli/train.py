@@ -13,7 +13,8 @@ def add(commands: Any) -> None:
     parser = add_command(
         *(commands, "train", _train),
         "train a model; a run that was stopped goes on where it was",
-        "asr train recipes/toy/las.yaml exp/toy/run training.epochs=12",
+        "asr train recipes/toy/las.yaml exp/toy/run training.epochs=12\n"
+        "  torchrun --standalone --nproc-per-node 8 -m asr train CONFIG RUN",
     )
     parser.add_argument("config", type=Path, help="YAML file with the settings")
     parser.add_argument("folder", type=Path, help="of the run; made if missing")
@@ -28,15 +29,18 @@ def add(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> None:
     from asr.config import load_config
     from asr.train import is_finished, train
+    from asr.training.distributed import errors_for_torchrun, leads_by_environment
 
-    config = load_config(args.config, args.overrides)
-    was_finished = is_finished(config, args.folder)
-    try:
-        train(config, args.folder)
-    except KeyboardInterrupt:
-        _note(args.folder, _after_interrupt(args.folder))
-        raise
-    if was_finished:
+    with errors_for_torchrun():
+        config = load_config(args.config, args.overrides)
+        was_finished = is_finished(config, args.folder)
+        try:
+            train(config, args.folder)
+        except KeyboardInterrupt:
+            if leads_by_environment():
+                _note(args.folder, _after_interrupt(args.folder))
+            raise
+    if was_finished and leads_by_environment():
         _note(
             args.folder,
             "was finished before (a larger training.epochs or training.minutes trains "

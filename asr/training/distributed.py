@@ -6,14 +6,42 @@ them down in proportion, not by a factor of ten. On a machine with several GPUs 
 process has its own.
 
 All processes hold the same weights, and all make the same update from the sum of all
-gradients, so nothing but gradients (and the clock of the first) ever travels.
+gradients, so nothing but gradients (and the clock of the first) ever travels. The
+gradients travel in one piece when the last batch of an update is done. To send them in
+pieces during the backward pass would need a hook in each parameter, which a recorded
+CUDA graph does not call, and could only begin with the last batch of an update.
+
+The processes are started here (`training.processes`), or by torchrun, on one machine or
+on several. Tensors on a GPU are added up by NCCL, those on the CPU by gloo, which also
+notices at once where a process has died.
 """
 
-from collections.abc import Iterable
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
+
+from asr.errors import AsrError, ConfigError, TrainingError
+
+Item = TypeVar("Item")
+
+TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for the others. A process that died is noticed at once,
+one whose machine lost its network after this time; a validation may not take longer."""
+_SECONDS_FOR_THE_FIRST = 2.0
+"""By how much the errors of other processes come later than the same of the first."""
+_SECONDS_FOR_THE_CAUSE = 5.0
+"""How long a process that lost another leaves that one time to report its error."""
+_ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun sets."""
 
 
 class Team:
@@ -22,37 +50,110 @@ class Team:
     Args:
         rank: which one this is; 0 is the one that validates and writes.
         size: how many there are. A team of one never waits for anybody.
+        local_rank: which one of those on this machine; None for `rank`.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
+    def __init__(
+        self, rank: int = 0, size: int = 1, local_rank: int | None = None
+    ) -> None:
         self.rank, self.size = rank, size
+        self.local_rank = rank if local_rank is None else local_rank
 
     @property
     def leads(self) -> bool:
         """Whether this is the process that validates and writes."""
         return self.rank == 0
 
+    def device(self, kind: torch.device) -> torch.device:
+        """Return the device of this process: of several GPUs its own.
+
+        Args:
+            kind: what the settings name; "cuda" for any GPU.
+
+        Raises:
+            ConfigError: this machine has more processes than GPUs.
+        """
+        if kind.type != "cuda" or self.size == 1:
+            return kind
+        count = torch.cuda.device_count()
+        if self.local_rank >= count:
+            raise ConfigError(
+                f"process {self.local_rank + 1} of this machine has no GPU of its own "
+                f"(there are {count}; start one process a GPU)"
+            )
+        torch.cuda.set_device(self.local_rank)
+        return torch.device("cuda", self.local_rank)
+
     def sum(self, values: Tensor) -> Tensor:
-        """Add up a CPU tensor over all processes; each gets the same sum."""
+        """Add up a tensor over all processes; each gets the same sum.
+
+        Raises:
+            TrainingError: another process is gone.
+        """
         if self.size > 1:
-            torch.distributed.all_reduce(values)
+            with self._together():
+                torch.distributed.all_reduce(values)
         return values
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up the gradients over all processes; none counts as zero."""
+        """Add up the gradients over all processes; none counts as zero.
+
+        Raises:
+            TrainingError: another process is gone.
+        """
         if self.size == 1:
             return
         parameters = list(parameters)
         gradients = [
             torch.zeros_like(p) if p.grad is None else p.grad for p in parameters
         ]
-        joined = torch.cat([gradient.flatten() for gradient in gradients])
-        torch.distributed.all_reduce(joined)
+        joined = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
         start = 0
         for parameter in parameters:
             part = joined[start : start + parameter.numel()]
             parameter.grad = part.view_as(parameter)
             start += parameter.numel()
+
+    def share(self, item: Item) -> Item:
+        """Return what the leading process handed over; the others wait for it.
+
+        Args:
+            item: of the leading process, can be pickled; of the others it is ignored.
+
+        Raises:
+            TrainingError: another process is gone.
+        """
+        if self.size == 1:
+            return item
+        shared = [item]
+        with self._together():
+            torch.distributed.broadcast_object_list(shared)  # by gloo
+        return shared[0]
+
+    def gather(self, item: Item) -> list[Item]:
+        """Return what each process hands over, in the order of their ranks.
+
+        Raises:
+            TrainingError: another process is gone.
+        """
+        if self.size == 1:
+            return [item]
+        items = [item] * self.size
+        with self._together():
+            torch.distributed.all_gather_object(items, item)
+        return items
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Do what all processes do at the same time."""
+        try:
+            yield
+        except RuntimeError as error:
+            time.sleep(_SECONDS_FOR_THE_CAUSE)
+            raise TrainingError(
+                f"process {self.rank} of {self.size} lost another one (its message, "
+                "or that of its machine, shows why)"
+            ) from error
 
 
 def join_team(rank: int, size: int, meeting_point: str) -> Team:
@@ -64,11 +165,106 @@ def join_team(rank: int, size: int, meeting_point: str) -> Team:
         meeting_point: path of a file that does not exist yet and that all can write.
     """
     torch.distributed.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo",
+        _backend(),
         init_method=f"file://{meeting_point}",
         rank=rank,
         world_size=size,
+        timeout=TIMEOUT,
     )
-    if torch.cuda.is_available():
-        torch.cuda.set_device(rank)
     return Team(rank, size)
+
+
+def started_by_torchrun() -> bool:
+    """Return whether this process is one of those that torchrun has started."""
+    return "RANK" in os.environ
+
+
+def leads_by_environment() -> bool:
+    """Return whether this process leads: torchrun has started it first, or none."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def torchrun_team(processes: int) -> Iterator[Team]:
+    """Be one of the processes that torchrun has started, on one machine or several.
+
+    Args:
+        processes: that the settings ask for: 1 where they leave it to torchrun.
+
+    Raises:
+        ConfigError: torchrun has started another number of processes, or what it sets
+            in the environment is not there.
+        TrainingError: another process did not come.
+    """
+    rank, size, local_rank = _place_in_environment()
+    if processes not in (1, size):
+        raise ConfigError(
+            f"training.processes: is {processes} and torchrun has started {size} "
+            "(leave it at 1)"
+        )
+    team = Team(rank, size, local_rank)
+    if size == 1:
+        yield team
+        return
+    with team._together():
+        torch.distributed.init_process_group(
+            _backend(), init_method="env://", timeout=TIMEOUT
+        )
+    try:
+        yield team
+    finally:
+        with suppress(RuntimeError):  # another one is gone, and so is this
+            torch.distributed.destroy_process_group()
+
+
+def _place_in_environment() -> tuple[int, int, int]:
+    """Return rank, size and local rank as torchrun sets them."""
+    missing = [name for name in _ENVIRONMENT if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"RANK is set, {missing[0]} is not (start by torchrun, or unset RANK)"
+        )
+    try:
+        rank, size, local_rank = (int(os.environ[name]) for name in _ENVIRONMENT[:3])
+    except ValueError as error:
+        raise ConfigError(
+            f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers ({error})"
+        ) from error
+    return rank, size, local_rank
+
+
+@contextmanager
+def errors_for_torchrun() -> Iterator[None]:
+    """Let an error be reported once, by the process that has it, and by torchrun.
+
+    An error that all have is the leading one's to report: the others wait until
+    torchrun ends them. What torchrun prints at the end has the same line. Without
+    torchrun nothing of this happens.
+    """
+    try:
+        yield
+    except AsrError as error:
+        if started_by_torchrun():
+            if not leads_by_environment():
+                time.sleep(_SECONDS_FOR_THE_FIRST)
+            _note_for_torchrun(error)
+        raise
+
+
+def _note_for_torchrun(error: AsrError) -> None:
+    """Write an error into the file that torchrun reads when a process has failed."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return
+    line = " ".join(str(error).split())
+    extra = {"py_callstack": line, "timestamp": str(int(time.time()))}
+    content = json.dumps({"message": {"message": line, "extraInfo": extra}})
+    with suppress(OSError):  # it is printed in any case
+        Path(path).write_text(content, encoding="utf-8")
+
+
+def _backend() -> str:
+    """Return what adds up tensors: gloo on the CPU, and NCCL where there is a GPU."""
+    if torch.cuda.is_available() and torch.distributed.is_nccl_available():
+        return "cpu:gloo,cuda:nccl"
+    return "cpu:gloo"

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from asr.data.batching import Batch, BatchSampler, load
 from asr.data.dataset import Dataset
-from asr.errors import TrainingError
+from asr.errors import CheckpointError, TrainingError
 from asr.model.las import LAS
 from asr.model.storage import save_model
 from asr.progress import PERCENT, progress_bar
@@ -145,7 +145,7 @@ class Trainer:
     ) -> None:
         self.team = team or Team()
         self.config, self.loss_config, self.schedule = configs
-        self.device = pick_device(self.config.device)
+        self.device = self.team.device(pick_device(self.config.device))
         self.precision = pick_precision(self.config.precision, self.device)
         self.las = las.to(self.device)
         self.tokenizer, self.train_set, self.dev_set = tokenizer, train, dev
@@ -191,6 +191,7 @@ class Trainer:
             self._num_batches = len(self.sampler.batches(self.place.epoch))
             # A longer training than before: some validations are still to come.
             self.place.validations = min(self.place.validations, self._due())
+        self._check_same_place()
         self._since_tick.restart()
         if not self.team.leads:
             self._run(None)
@@ -201,6 +202,14 @@ class Trainer:
         ):
             self._run(log)
             self._save()
+
+    def _check_same_place(self) -> None:
+        """Refuse to train together from different checkpoints."""
+        if self.team.share(self.place.step) != self.place.step:
+            raise CheckpointError(
+                f"{self.folder}: is another folder here than where process 0 runs "
+                "(all machines must see the same one)"
+            )
 
     def _run(self, log: MetricsLog | None) -> None:
         """Train to the end; the process that has the log validates and saves."""
@@ -339,10 +348,13 @@ class Trainer:
     def _skip(self, group: list[Batch]) -> None:
         """Leave an update out, and stop after several."""
         self.place.bad_steps += 1
-        names = ", ".join(id for batch in group for id in batch.ids)
-        print(
-            f"update {self.place.step} is not finite and left out: {names}", flush=True
-        )
+        own = [id for batch in group for id in batch.ids]
+        names = ", ".join(id for ids in self.team.gather(own) for id in ids)
+        if self.team.leads:
+            print(
+                f"update {self.place.step} is not finite and left out: {names}",
+                flush=True,
+            )
         if self.place.bad_steps >= self.config.bad_steps:
             raise TrainingError(
                 f"{self.folder}: {self.place.bad_steps} updates in a row were not "
