@@ -24,10 +24,13 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from asr.errors import AsrError, ConfigError, TrainingError
 
@@ -40,6 +43,7 @@ _SECONDS_FOR_THE_FIRST = 2.0
 """By how much the errors of other processes come later than the same of the first."""
 _SECONDS_FOR_THE_CAUSE = 5.0
 """How long a process that lost another leaves that one time to report its error."""
+_SECONDS_BETWEEN_ANSWERS = 0.05
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets."""
 
@@ -150,9 +154,10 @@ class Team:
             yield
         except RuntimeError as error:
             time.sleep(_SECONDS_FOR_THE_CAUSE)
+            reason = (str(error).splitlines() or [""])[0]
             raise TrainingError(
-                f"process {self.rank} of {self.size} lost another one (its message, "
-                "or that of its machine, shows why)"
+                f"process {self.rank} of {self.size} lost another one, whose own "
+                f"message shows why ({reason})"
             ) from error
 
 
@@ -207,8 +212,13 @@ def torchrun_team(processes: int) -> Iterator[Team]:
         yield team
         return
     with team._together():
+        store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
         torch.distributed.init_process_group(
-            _backend(), init_method="env://", timeout=TIMEOUT
+            _backend(),
+            store=PrefixStore(_agree_on_prefix(store, rank, size), store),
+            rank=rank,
+            world_size=size,
+            timeout=TIMEOUT,
         )
     try:
         yield team
@@ -231,6 +241,32 @@ def _place_in_environment() -> tuple[int, int, int]:
             f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers ({error})"
         ) from error
     return rank, size, local_rank
+
+
+def _agree_on_prefix(store: Store, rank: int, size: int) -> str:
+    """Return a prefix of keys that only the processes of this start have.
+
+    After a restart torchrun's store still has the addresses of the processes before,
+    and no process can see from its environment which start this is: torchrun counts
+    restarts on each machine for itself (https://github.com/pytorch/pytorch/issues/135712).
+    So each process asks under a name that no other ever had, and the leading one, of
+    which there is one at a time, answers until all of this start have their answer.
+    """
+    own = uuid4().hex
+    if rank > 0:
+        store.set(f"asr/asks/{rank}", own)
+        prefix = store.get(f"asr/answer/{own}").decode()  # waits for it
+        store.add(f"{prefix}/answered", 1)
+        return prefix
+    prefix, end = f"asr/{own}", time.monotonic() + TIMEOUT.total_seconds()
+    while store.add(f"{prefix}/answered", 0) < size - 1:
+        for key in (f"asr/asks/{other}" for other in range(1, size)):
+            if store.check([key]):
+                store.set(f"asr/answer/{store.get(key).decode()}", prefix)
+        if time.monotonic() > end:
+            raise RuntimeError("not all processes came in time")
+        time.sleep(_SECONDS_BETWEEN_ANSWERS)
+    return prefix
 
 
 @contextmanager

@@ -323,7 +323,7 @@ def test_a_process_that_lost_another_reports_it(
 
     monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
 
-    message = r"^process 1 of 2 lost another one \(its message, or that of its machine"
+    message = r"^process 1 of 2 lost another one, .+ \(Connection closed by peer .+\)$"
     with pytest.raises(TrainingError, match=message):
         Team(1, 2).sum(torch.zeros(1))
 
