@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from asr.audio.archives import Member
 from asr.audio.errors import cut_short, damaged, no_samples
 from asr.audio.sizes import boxes_end, segment_end
 from asr.audio.waveforms import Samples, scaled
@@ -75,7 +76,7 @@ class Container:
         AudioError: PyAV is missing, the file is damaged, or it has no audio stream.
     """
 
-    def __init__(self, path: Path, kind: Kind, place: str) -> None:
+    def __init__(self, path: Path | Member, kind: Kind, place: str) -> None:
         try:
             import av
         except ImportError as error:
@@ -89,8 +90,12 @@ class Container:
         with ExitStack() as opened:
             with _errors_of_the_library(place):
                 # file: as FFmpeg takes some names for addresses.
-                name = f"file:{path.absolute()}"
-                self._container: Any = av.open(name, format=kind.demuxer)
+                file = (
+                    f"file:{path.absolute()}"
+                    if isinstance(path, Path)
+                    else path.open()
+                )
+                self._container: Any = av.open(file, format=kind.demuxer)
                 opened.callback(self._container.close)
                 self._stream = self._first_stream()
                 frames = self._frames()
@@ -212,7 +217,7 @@ class Container:
         return Fraction(self._stream.duration * self._stream.time_base)
 
 
-def _check_size(path: Path, kind: Kind, place: str) -> None:
+def _check_size(path: Path | Member, kind: Kind, place: str) -> None:
     promised = 0
     with path.open("rb") as file:
         if kind.demuxer == "mov":

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
+from asr.audio.archives import Member
 from asr.audio.errors import cut_short
 
 SIGNATURES: Final = (
@@ -98,7 +99,7 @@ class Corrected(io.RawIOBase):
         super().close()
 
 
-def corrected(path: Path, place: str) -> Corrected | None:
+def corrected(path: Path | Member, place: str) -> Corrected | None:
     """Give an MP3 file whose header is wrong one with its true length.
 
     Args:

@@ -2,7 +2,8 @@
 
 What soundfile (libsndfile) reads can be read: wav, flac, ogg vorbis, opus, mp3 and its
 other formats, of any rate, width and number of channels; and with PyAV installed m4a,
-mp4, webm, mka, aac, wma and amr. What is wrong with a file is an `AudioError`, also
+mp4, webm, mka, aac, wma and amr. A recording inside of a tar file can be read, too: the
+path is `ARCHIVE.tar:OFFSET:SIZE` then, see `archives`. What is wrong with a file is an `AudioError`, also
 where those libraries do not notice.
 
 A file is read in blocks, so an hour needs no more memory than a minute.
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr.audio.archives import Member, source
 from asr.audio.containers import Container, recognized
 from asr.audio.errors import AGAIN, no_samples
 from asr.audio.soundfiles import SoundFile
@@ -184,14 +186,15 @@ def num_channels(path: str | Path, *, name: str | None = None) -> int:
 
 @contextmanager
 def _opened(path: Path, place: str) -> Iterator[Sound]:
-    head = _head(path, place)
-    kind = recognized(head)
     sound: Sound
     try:
+        file = source(path, place)
+        head = _head(file, place)
+        kind = recognized(head)
         if kind is not None:
-            sound = Container(path, kind, place)
+            sound = Container(file, kind, place)
         else:
-            sound = SoundFile(path, head, place)
+            sound = SoundFile(file, head, place)
     except OSError as error:
         raise AudioError(f"{place}: cannot be read ({error.strerror})") from error
     with closing(sound):
@@ -203,12 +206,12 @@ def _opened(path: Path, place: str) -> Iterator[Sound]:
         yield sound
 
 
-def _head(path: Path, place: str) -> bytes:
+def _head(path: Path | Member, place: str) -> bytes:
     """Return the first bytes of a file."""
     try:
-        if path.is_dir():
+        if isinstance(path, Path) and path.is_dir():
             raise AudioError(f"{place}: is a folder (a file was expected)")
-        if path.exists() and not path.is_file():
+        if isinstance(path, Path) and path.exists() and not path.is_file():
             raise AudioError(f"{place}: is a pipe or a device (a file was expected)")
         with path.open("rb") as file:
             head = file.read(16)

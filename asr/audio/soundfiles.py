@@ -19,6 +19,7 @@ import soundfile
 from torch import Tensor
 
 from asr.audio import mp3
+from asr.audio.archives import Member
 from asr.audio.errors import AGAIN, cut_short, damaged
 from asr.audio.waveforms import SAMPLE_RATE, Samples
 from asr.errors import AudioError
@@ -54,7 +55,7 @@ class SoundFile:
         AudioError: it cannot be read, or its header shows damage.
     """
 
-    def __init__(self, path: Path, head: bytes, place: str) -> None:
+    def __init__(self, path: Path | Member, head: bytes, place: str) -> None:
         self._place, self._head = place, head
         if head.startswith(b"OggS"):
             _check_pages(path, place)
@@ -64,8 +65,9 @@ class SoundFile:
         with ExitStack() as opened:
             if corrected is not None:
                 opened.enter_context(corrected)
+            file = path if isinstance(path, Path) else path.open()
             with self._errors_of_the_library():
-                self._sound = soundfile.SoundFile(corrected or path)
+                self._sound = soundfile.SoundFile(corrected or file)
             opened.callback(self._close_sound)
             self._check_header()
             self._opened = opened.pop_all()
@@ -144,7 +146,7 @@ class SoundFile:
             ) from error
 
 
-def _check_pages(path: Path, place: str) -> None:
+def _check_pages(path: Path | Member, place: str) -> None:
     """Refuse an Ogg file that was cut short or joined of two.
 
     libsndfile reads the one up to where it was cut, and of the other the first part.

@@ -9,7 +9,7 @@ Other keys may stand on a line; they are not read.
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,8 +24,9 @@ class Utterance:
 
     id: str
     audio: str
-    """Path of the audio file. In a file, a relative one starts at the manifest's
-    folder; `read_manifest` joins the two."""
+    """Path of the audio file, or SHARD.tar:OFFSET:SIZE, see `asr.data.shards`. In a
+    file, a relative one starts at the manifest's folder; `read_manifest` joins the
+    two."""
     duration: float
     """Length in seconds."""
     text: str
@@ -62,7 +63,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     try:
         with path.open(encoding="utf-8", newline="\n") as lines:
             for number, line in enumerate(lines, 1):
-                utterance = _parse(line, path, number)
+                utterance = parse_line(line, path, number)
                 seen = first_line.setdefault(utterance.id, number)
                 if seen != number:
                     raise ManifestError(
@@ -102,7 +103,17 @@ def read_paired(
     return said, [by_id[utterance.id] for utterance in said]
 
 
-def _parse(line: str, path: Path, number: int) -> Utterance:
+def parse_line(line: str, path: Path, number: int) -> Utterance:
+    """Read one line of a manifest, with the path of its audio resolved.
+
+    Args:
+        line: of the file.
+        path: of the file.
+        number: of the line, from 1.
+
+    Raises:
+        ManifestError: it is no utterance.
+    """
     try:
         entries = json.loads(line)
         if not isinstance(entries, dict):
@@ -110,8 +121,8 @@ def _parse(line: str, path: Path, number: int) -> Utterance:
         utterance = Utterance(**{k: v for k, v in entries.items() if k in _FIELDS})
     except (TypeError, ValueError) as error:
         raise ManifestError(f"{path}:{number}: not an utterance: {error}") from error
-    audio = os.path.normpath(path.parent / utterance.audio)
-    return Utterance(**{**asdict(utterance), "audio": audio})
+    audio = os.path.normpath(os.path.join(path.parent, utterance.audio))
+    return replace(utterance, audio=audio)
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
