@@ -5,6 +5,7 @@ import pickle
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from multiprocessing import get_context, parent_process
 from operator import attrgetter
@@ -21,6 +22,7 @@ from torch.multiprocessing.spawn import (
 from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.data.dataset import Augmentation, Dataset
 from asr.data.manifest import Utterance, read_manifest, spread
+from asr.data.shards import read_corpus
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
 from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
@@ -64,9 +66,9 @@ def train(
 
     Args:
         config: all settings.
-        folder: of the run, which all processes can read. A folder with a run of another corpus or network, or of
-            another order of the data, is refused; how long and how fast to learn may
-            change, and how to validate.
+        folder: of the run, which all processes can read. A folder with a run of another
+            corpus or network, or of another order of the data, is refused; how long and
+            how fast to learn may change, and how to validate.
         tokenizer: what the speller writes, in place of what the settings name; None for
             them. A kind that is not in `asr.tokenizers` trains, and cannot be loaded.
         attention: a class of the user's own, in place of the built-in attention that
@@ -284,13 +286,7 @@ def _start_from(
 def _datasets(config: Config, tokenizer: Tokenizer) -> tuple[Dataset, Dataset]:
     utterances = chosen(config.data)
     dev = read_manifest(config.data.dev)
-    in_both = {u.id for u in utterances} & {u.id for u in dev}
-    if in_both:
-        raise ManifestError(
-            f"{config.data.dev}: {len(in_both)} of its utterances are in the "
-            f"training set too, the first is {min(in_both)}"
-        )
-    _check_durations(utterances, config)
+    _check_corpus(utterances, dev, config)
     augmentation = Augmentation(config.augment, config.training.seed)
     hours = config.training.cache_hours
     dev = spread(dev, config.training.dev_utterances)
@@ -300,21 +296,34 @@ def _datasets(config: Config, tokenizer: Tokenizer) -> tuple[Dataset, Dataset]:
     )
 
 
-def chosen(data: DataConfig) -> list[Utterance]:
+def chosen(data: DataConfig) -> Sequence[Utterance]:
     """Read the utterances to learn from.
 
     Raises:
         AsrError: there is no manifest, or one cannot be read.
     """
-    utterances = [u for path in data.train for u in read_manifest(path)]
+    utterances = read_corpus(data.train)
     if not utterances:
         raise ConfigError("data.train: names no manifest (at least one was expected)")
     return utterances[:: data.every]
 
 
-def _check_durations(utterances: list[Utterance], config: Config) -> None:
-    """Refuse an utterance that no batch has room for."""
-    longest = max(utterances, key=lambda u: u.duration)
+def _check_corpus(
+    utterances: Sequence[Utterance], dev: Sequence[Utterance], config: Config
+) -> None:
+    """Refuse an utterance that is in dev, too, or that no batch has room for."""
+    longest, in_dev = utterances[0], {utterance.id for utterance in dev}
+    in_both = set[str]()
+    for utterance in utterances:  # once: they may come from the disk
+        if utterance.duration > longest.duration:
+            longest = utterance
+        if utterance.id in in_dev:
+            in_both.add(utterance.id)
+    if in_both:
+        raise ManifestError(
+            f"{config.data.dev}: {len(in_both)} of its utterances are in the "
+            f"training set too, the first is {min(in_both)}"
+        )
     room = config.training.batch_seconds * min(config.augment.speeds)
     if longest.duration > room:
         raise ConfigError(

@@ -50,9 +50,7 @@ class Member:
         with location.archive.open("rb") as archive:
             there = os.fstat(archive.fileno()).st_size
             if there < location.offset + location.size:
-                raise cut_short(
-                    place, there, location.offset + location.size, "bytes"
-                )
+                raise cut_short(place, there, location.offset + location.size, "bytes")
             archive.seek(max(0, location.offset - tarfile.BLOCKSIZE))
             about = _entry(archive.read(tarfile.BLOCKSIZE))
             if about is None or about.size != location.size:

@@ -91,9 +91,7 @@ class Container:
             with _errors_of_the_library(place):
                 # file: as FFmpeg takes some names for addresses.
                 file = (
-                    f"file:{path.absolute()}"
-                    if isinstance(path, Path)
-                    else path.open()
+                    f"file:{path.absolute()}" if isinstance(path, Path) else path.open()
                 )
                 self._container: Any = av.open(file, format=kind.demuxer)
                 opened.callback(self._container.close)

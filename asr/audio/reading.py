@@ -2,9 +2,9 @@
 
 What soundfile (libsndfile) reads can be read: wav, flac, ogg vorbis, opus, mp3 and its
 other formats, of any rate, width and number of channels; and with PyAV installed m4a,
-mp4, webm, mka, aac, wma and amr. A recording inside of a tar file can be read, too: the
-path is `ARCHIVE.tar:OFFSET:SIZE` then, see `archives`. What is wrong with a file is an `AudioError`, also
-where those libraries do not notice.
+mp4, webm, mka, aac, wma and amr. What is wrong with a file is an `AudioError`, also
+where those libraries do not notice. A recording inside of a tar file can be read, too:
+its path is ARCHIVE.tar:OFFSET:SIZE then (`asr.audio.archives`).
 
 A file is read in blocks, so an hour needs no more memory than a minute.
 

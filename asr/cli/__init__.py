@@ -14,6 +14,7 @@ from typing import NoReturn
 from asr.cli import (
     ablate,
     calibrate,
+    data,
     decode,
     demo,
     doctor,
@@ -34,7 +35,7 @@ from asr.cli.transcribe import PARTIAL
 
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
-    *(transcribe, explain, train, lm, decode, score, report),
+    *(transcribe, explain, data, train, lm, decode, score, report),
     *(tune, calibrate, evaluate, ablate, export, demo, doctor),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)

@@ -8,13 +8,14 @@ import random
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from asr.audio import read_waveform
 from asr.data.manifest import Utterance
+from asr.data.shards import ShardedUtterances
 from asr.errors import ManifestError
 from asr.features import AugmentConfig, change_speed, log_mel, spec_augment
 from asr.text import Tokenizer
@@ -50,7 +51,8 @@ class Dataset:
     """The utterances of a manifest as examples; safe to use from several threads.
 
     Args:
-        utterances: what to learn from. A text must be in the tokenizer's alphabet.
+        utterances: what to learn from; those of shards are read as they are needed. A
+            text must be in the tokenizer's alphabet.
         tokenizer: turns text into tokens.
         augmentation: None for validation: the utterances as they are.
         cache_hours: hours of audio that are kept in memory once they were read
@@ -67,9 +69,17 @@ class Dataset:
         augmentation: Augmentation | None = None,
         cache_hours: float = 0.0,
     ) -> None:
-        self.utterances = list(utterances)
+        self.utterances: Sequence[Utterance]
+        self.tokens: Sequence[Tensor]
+        self._durations: Sequence[float]
+        if isinstance(utterances, ShardedUtterances):
+            self.utterances, self._durations = utterances, utterances.durations
+            self.tokens = _ShardedTokens(utterances, tokenizer)
+        else:
+            self.utterances = list(utterances)
+            self._durations = [utterance.duration for utterance in utterances]
+            self.tokens = [_encode(utterance, tokenizer) for utterance in utterances]
         self.augmentation = augmentation
-        self.tokens = [_encode(utterance, tokenizer) for utterance in utterances]
         self._cache = dict[int, Tensor]()
         self._room = cache_hours * 3600
         self._lock = threading.Lock()
@@ -81,7 +91,7 @@ class Dataset:
     def duration(self, index: int, epoch: int) -> float:
         """Length in seconds of utterance `index`, as it is played in an epoch."""
         speed = self.augmentation.speed(epoch, index) if self.augmentation else 1.0
-        return self.utterances[index].duration / speed
+        return self._durations[index] / speed
 
     def example(self, index: int, epoch: int = 0, strength: float = 1.0) -> Example:
         """Make the example of utterance `index`.
@@ -107,12 +117,41 @@ class Dataset:
         waveform = self._cache.get(index)
         if waveform is None:
             utterance = self.utterances[index]
+            if isinstance(self.utterances, ShardedUtterances):
+                self.utterances.read_ahead(index)
             waveform = read_waveform(utterance.audio)
             with self._lock:
                 if index not in self._cache and self._room >= utterance.duration:
                     self._room -= utterance.duration
                     self._cache[index] = waveform
         return waveform
+
+
+class _ShardedTokens(Sequence[Tensor]):
+    """The tokens of utterances in shards, made when they are asked for.
+
+    Raises:
+        ManifestError: a text has a character that is not in the alphabet.
+    """
+
+    def __init__(self, utterances: ShardedUtterances, tokenizer: Tokenizer) -> None:
+        self._utterances, self._tokenizer = utterances, tokenizer
+        for utterance in utterances:  # better now than after hours
+            _encode(utterance, tokenizer)
+
+    def __len__(self) -> int:
+        return len(self._utterances)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return _encode(self._utterances[index], self._tokenizer)
 
 
 def _encode(utterance: Utterance, tokenizer: Tokenizer) -> Tensor:

@@ -29,7 +29,7 @@ from uuid import uuid4
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.distributed import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from asr.errors import AsrError, ConfigError, TrainingError

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from asr.data.batching import Batch, BatchSampler, load
 from asr.data.dataset import Dataset
+from asr.data.shard_order import in_order_of_shards
 from asr.errors import CheckpointError, TrainingError
 from asr.model.las import LAS
 from asr.model.storage import save_model
@@ -154,13 +155,14 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             las.parameters(), betas=(0.9, 0.98), weight_decay=self.config.weight_decay
         )
-        self.sampler = BatchSampler(
+        sampler = BatchSampler(
             lambda epoch: [train.duration(i, epoch) for i in range(len(train))],
             self.config.batch_seconds,
             self.config.batch_size,
             self.config.seed,
             self.config.short_first,
         )
+        self.sampler = in_order_of_shards(sampler, train.utterances, self.team.size)
         self.place = Place()
         self._num_batches = 1
         self._since_save, self._since_tick = Stopwatch(), Stopwatch()

@@ -85,7 +85,7 @@ def torchrun(
 
 def in_environment(monkeypatch: pytest.MonkeyPatch, **variables: object) -> None:
     """Set what torchrun sets."""
-    usual = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+    usual: dict[str, object] = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
     usual |= {"MASTER_ADDR": "localhost", "MASTER_PORT": 29500}
     for name, value in (usual | variables).items():
         monkeypatch.setenv(name, str(value))
