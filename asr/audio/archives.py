@@ -23,7 +23,8 @@ _LOCATION = re.compile(r"(.+\.tar):([0-9]+):([0-9]+)", re.DOTALL)
 class Location(NamedTuple):
     """Where a recording lies in an archive."""
 
-    archive: Path
+    archive: str
+    """Its path."""
     offset: int
     """Bytes before it."""
     size: int
@@ -47,7 +48,7 @@ class Member:
     """
 
     def __init__(self, location: Location, place: str) -> None:
-        with location.archive.open("rb") as archive:
+        with open(location.archive, "rb") as archive:
             there = os.fstat(archive.fileno()).st_size
             if there < location.offset + location.size:
                 raise cut_short(place, there, location.offset + location.size, "bytes")
@@ -71,11 +72,11 @@ def location(path: str | Path) -> Location | None:
     """Return where in an archive a recording is, if its path is of such a form.
 
     >>> location("corpus/shard-000003.tar:1536:40321")
-    Location(archive=PosixPath('corpus/shard-000003.tar'), offset=1536, size=40321)
+    Location(archive='corpus/shard-000003.tar', offset=1536, size=40321)
     >>> location("corpus/a.wav")
     """
     found = _LOCATION.fullmatch(str(path))
-    return Location(Path(found[1]), int(found[2]), int(found[3])) if found else None
+    return Location(found[1], int(found[2]), int(found[3])) if found else None
 
 
 def source(path: Path, place: str) -> Path | Member:

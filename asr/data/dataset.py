@@ -136,8 +136,14 @@ class _ShardedTokens(Sequence[Tensor]):
 
     def __init__(self, utterances: ShardedUtterances, tokenizer: Tokenizer) -> None:
         self._utterances, self._tokenizer = utterances, tokenizer
-        for utterance in utterances:  # better now than after hours
-            _encode(utterance, tokenizer)
+        letters = set[str]()
+        for utterance in utterances:
+            letters.update(utterance.text)
+        try:
+            tokenizer.encode("".join(sorted(letters)))
+        except ValueError:  # better now than after hours
+            for utterance in utterances:
+                _encode(utterance, tokenizer)
 
     def __len__(self) -> int:
         return len(self._utterances)

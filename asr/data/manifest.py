@@ -9,7 +9,7 @@ Other keys may stand on a line; they are not read.
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -118,11 +118,13 @@ def parse_line(line: str, path: Path, number: int) -> Utterance:
         entries = json.loads(line)
         if not isinstance(entries, dict):
             raise ValueError("a JSON object was expected")
-        utterance = Utterance(**{k: v for k, v in entries.items() if k in _FIELDS})
+        known = {k: v for k, v in entries.items() if k in _FIELDS}
+        if isinstance(known.get("audio"), str):
+            folder = os.path.dirname(path)
+            known["audio"] = os.path.normpath(os.path.join(folder, known["audio"]))
+        return Utterance(**known)
     except (TypeError, ValueError) as error:
         raise ManifestError(f"{path}:{number}: not an utterance: {error}") from error
-    audio = os.path.normpath(os.path.join(path.parent, utterance.audio))
-    return replace(utterance, audio=audio)
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:

@@ -49,7 +49,7 @@ class ShardSampler:
         are of another process's shards.
         """
         durations = self.sampler.durations(epoch)
-        members = dict[int, array[int]]()
+        members: dict[int, array[int]] = {}
         for index, shard in enumerate(self.shards):
             members.setdefault(shard, array("i")).append(index)
         rng = random.Random(f"shards {self.sampler.seed} {epoch}")

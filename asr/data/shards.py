@@ -159,7 +159,7 @@ def _append(tar: tarfile.TarFile, path: Path, utterance: Utterance) -> Location:
         _add(tar, f"{key}.json", BytesIO(line.encode()))
         size = _add(tar, name, audio)
     blocks = -(-size // tarfile.BLOCKSIZE)
-    return Location(path, tar.offset - blocks * tarfile.BLOCKSIZE, size)
+    return Location(str(path), tar.offset - blocks * tarfile.BLOCKSIZE, size)
 
 
 def _add(tar: tarfile.TarFile, name: str, file: BinaryIO) -> int:
@@ -321,7 +321,7 @@ class ShardedUtterances(Sequence[Utterance]):
 
     def _add(self, path: Path) -> None:
         """Read a manifest."""
-        numbers, hashes = dict[Path, int](), array("q")
+        numbers, hashes = dict[str, int](), array("q")
         ends, first, start = Counter[int](), len(self), 0
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
@@ -334,7 +334,7 @@ class ShardedUtterances(Sequence[Utterance]):
                     )
                 if place.archive not in numbers:
                     numbers[place.archive] = len(self._names)
-                    self._names.append(place.archive)
+                    self._names.append(Path(place.archive))
                 shard = numbers[place.archive]
                 ends[shard] = max(ends[shard], place.offset + place.size)
                 hashes.append(hash(utterance.id))
