@@ -548,10 +548,10 @@ def test_only_the_first_window_of_the_first_epoch_goes_from_short_to_long() -> N
     def longest(epoch: int) -> list[float]:
         return [max(durations[i] for i in batch) for batch in order.batches(epoch)]
 
-    window = 5  # batches in it
-    assert longest(0)[:window] == sorted(longest(0)[:window])
-    assert longest(0)[window : 2 * window] != sorted(longest(0)[window : 2 * window])
-    assert longest(1)[:window] != sorted(longest(1)[:window])
+    first, second = longest(0)[:5], longest(0)[5:8]  # of two windows
+    assert first == sorted(first)
+    assert second != sorted(second)
+    assert longest(1)[:5] != sorted(longest(1)[:5])
 
 
 def test_only_shards_have_an_order_of_shards(sharded: Path) -> None:
