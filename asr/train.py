@@ -35,6 +35,7 @@ from asr.tokenizers import SUBWORDS, Subwords
 from asr.training.distributed import (
     Team,
     join_team,
+    leave_team,
     started_by_torchrun,
     torchrun_team,
 )
@@ -183,6 +184,7 @@ def _work(
         team = join_team(rank, size, meeting_point)
         datasets = _datasets(config, tokenizer)
         _trainer(config, folder, tokenizer, attention, datasets, team).run()
+        leave_team()
     except AsrError as error:
         errors.put(str(error))
         sys.exit(1)

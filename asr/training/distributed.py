@@ -179,6 +179,12 @@ def join_team(rank: int, size: int, meeting_point: str) -> Team:
     return Team(rank, size)
 
 
+def leave_team() -> None:
+    """End what joins this process with the others, who may be gone."""
+    with suppress(RuntimeError):
+        torch.distributed.destroy_process_group()
+
+
 def started_by_torchrun() -> bool:
     """Return whether this process is one of those that torchrun has started."""
     return "RANK" in os.environ
@@ -223,8 +229,7 @@ def torchrun_team(processes: int) -> Iterator[Team]:
     try:
         yield team
     finally:
-        with suppress(RuntimeError):  # another one is gone, and so is this
-            torch.distributed.destroy_process_group()
+        leave_team()
 
 
 def _place_in_environment() -> tuple[int, int, int]:

@@ -197,6 +197,28 @@ def test_what_processes_hand_each_other_arrives(tmp_path: Path) -> None:
     assert found == [(r, "of 0", [[0], [1]], 3.0) for r in (0, 1)]
 
 
+def _sum_on_both(rank: int, meeting_point: str, answers: Any) -> None:
+    join_team(rank, 1, meeting_point)
+    sums = [torch.ones(2), torch.ones(2, device="cuda")]
+    for values in sums:
+        torch.distributed.all_reduce(values)
+    answers.put([values.tolist() for values in sums])
+
+
+@pytest.mark.gpu
+def test_tensors_on_the_cpu_and_on_a_gpu_are_added_up(tmp_path: Path) -> None:
+    context = get_context("spawn")
+    answers = context.SimpleQueue()
+    point = str(tmp_path / "point")
+    process = context.Process(target=_sum_on_both, args=(0, point, answers))
+
+    process.start()
+    process.join()
+
+    assert process.exitcode == 0
+    assert answers.get() == [[1.0, 1.0], [1.0, 1.0]]
+
+
 # What is read from the environment
 
 
