@@ -1,8 +1,12 @@
 """Where a network runs, and how the machine is made use of."""
 
+import atexit
 import ctypes
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 import torch
 
@@ -77,3 +81,17 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process without Python's taking torch to pieces: 0.3 s and 120 MB.
+
+    A process of a team ends so, too: a thread of gloo frees the last tensor when it
+    comes to it, and where Python is being taken to pieces by then, it aborts the
+    process.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream:  # a closed one is None
+            stream.flush()
+    os._exit(status)

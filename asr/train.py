@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
 from asr.model.storage import find_model, load_model, load_tokenizer
 from asr.reports.attention_plot import draw_attention
-from asr.runtime import keep_freed_memory, use_one_thread
+from asr.runtime import end_process, keep_freed_memory, use_one_thread
 from asr.tensor_files import read_metadata, write_files
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import SUBWORDS, Subwords
@@ -184,10 +183,12 @@ def _work(
         team = join_team(rank, size, meeting_point)
         datasets = _datasets(config, tokenizer)
         _trainer(config, folder, tokenizer, attention, datasets, team).run()
-        leave_team()
+        leave_team(team)
+        status = 0
     except AsrError as error:
         errors.put(str(error))
-        sys.exit(1)
+        status = 1
+    end_process(status)
 
 
 def _end_with_parent() -> None:

@@ -11,7 +11,7 @@ from asr.cli.options import add_command, one_line
 def add(commands: Any) -> None:
     """Add `asr train`."""
     parser = add_command(
-        *(commands, "train", _train),
+        *(commands, "train", run),
         "train a model; a run that was stopped goes on where it was",
         "asr train recipes/toy/las.yaml exp/toy/run training.epochs=12\n"
         "  torchrun --standalone --nproc-per-node 8 -m asr train CONFIG RUN",
@@ -26,7 +26,8 @@ def add(commands: Any) -> None:
     )
 
 
-def _train(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Train a model."""
     from asr.config import load_config
     from asr.train import is_finished, train
     from asr.training.distributed import errors_for_torchrun, leads_by_environment

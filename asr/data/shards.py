@@ -185,7 +185,7 @@ def _opened(utterance: Utterance) -> BinaryIO:
 
 
 def _suffix(utterance: Utterance) -> str:
-    """Return the ending of an utterance's audio, by which others recognise its format."""
+    """Return the ending of an utterance's audio, which shows others its format."""
     file = source(Path(utterance.audio), utterance.id)
     suffix = file.suffix.lower()
     return suffix if suffix in AUDIO_SUFFIXES else ".audio"

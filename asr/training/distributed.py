@@ -179,10 +179,13 @@ def join_team(rank: int, size: int, meeting_point: str) -> Team:
     return Team(rank, size)
 
 
-def leave_team() -> None:
-    """End what joins this process with the others, who may be gone."""
-    with suppress(RuntimeError):
-        torch.distributed.destroy_process_group()
+def leave_team(team: Team) -> None:
+    """Part in order: none leaves before the leading process has done its last work.
+
+    The process should then end by `asr.runtime.end_process`.
+    """
+    team.share(None)
+    torch.distributed.destroy_process_group()
 
 
 def started_by_torchrun() -> bool:
@@ -226,10 +229,8 @@ def torchrun_team(processes: int) -> Iterator[Team]:
             world_size=size,
             timeout=TIMEOUT,
         )
-    try:
-        yield team
-    finally:
-        leave_team()
+    yield team
+    leave_team(team)
 
 
 def _place_in_environment() -> tuple[int, int, int]:

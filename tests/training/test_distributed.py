@@ -13,12 +13,14 @@ import torch
 
 from asr.config import Config, to_yaml
 from asr.errors import AudioError, CheckpointError, ConfigError, TrainingError
+from asr.runtime import end_process
 from asr.train import train
 from asr.training import distributed
 from asr.training.distributed import (
     Team,
     errors_for_torchrun,
     join_team,
+    leave_team,
     started_by_torchrun,
     torchrun_team,
 )
@@ -179,6 +181,8 @@ def _work(rank: int, meeting_point: str, answers: Any) -> None:
             float(team.sum(number)),
         )
     )
+    leave_team(team)
+    end_process(0)
 
 
 @slow
@@ -203,6 +207,7 @@ def _sum_on_both(rank: int, meeting_point: str, answers: Any) -> None:
     for values in sums:
         torch.distributed.all_reduce(values)
     answers.put([values.tolist() for values in sums])
+    end_process(0)
 
 
 @pytest.mark.gpu
