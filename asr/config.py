@@ -42,7 +42,7 @@ class DataConfig:
     """Which corpus to learn from."""
 
     train: list[str]
-    """Manifests to learn from, all together."""
+    """Manifests to learn from, all together; all of them name shards, or none does."""
     dev: str
     """Manifest to validate on."""
     every: int = 1
