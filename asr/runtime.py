@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,10 +56,9 @@ def allow_tf32(allowed: bool) -> None:
     TF32 is several times as fast. It is torch's default for LSTMs and not for
     products of matrices; here both are alike.
     """
-    precision = "tf32" if allowed else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.rnn.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision
+    backends: Any = torch.backends  # its stubs know no precision
+    for part in (backends.cuda.matmul, backends.cudnn.rnn, backends.cudnn.conv):
+        part.fp32_precision = "tf32" if allowed else "ieee"
 
 
 @contextmanager

@@ -14,9 +14,11 @@ Shapes: B utterances, N samples, T frames, I tokens.
 
 import multiprocessing
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import NamedTuple
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,7 +56,7 @@ class DeviceCorpus:
         device: where the batches are needed.
         device_hours: most hours of audio, at all speeds, that are kept there
             (0.12 GB each).
-        processes: that decode.
+        processes: that decode; 1 for this one alone, None for one a core.
 
     Raises:
         AudioError: a recording cannot be read.
@@ -181,10 +183,8 @@ class DeviceCorpus:
         loader = DataLoader(
             _Samples(self.dataset.utterances, wanted),
             batch_size=None,
-            num_workers=min(self.processes, len(wanted)),
-            prefetch_factor=_AHEAD,
             pin_memory=self.device.type == "cuda",
-            multiprocessing_context="forkserver",
+            **self._workers(len(wanted)),
         )
         for packed, lengths in loader:
             yield packed.to(self.device, non_blocking=True).float() / _LOUDEST, lengths
@@ -208,13 +208,10 @@ class DeviceCorpus:
         room = round(total * SAMPLE_RATE * 1.02) + len(utterances) * SAMPLE_RATE
         flat = torch.empty(room, dtype=torch.int16)
         at = 0
-        context = multiprocessing.get_context("forkserver")
         with (
-            ProcessPoolExecutor(self.processes, context, use_one_thread) as pool,
+            self._decoded() as found,
             progress_bar(len(utterances), "read", "utt") as bar,
         ):
-            jobs = ((u.audio, self.speeds) for u in utterances)
-            found = pool.map(_decode, *zip(*jobs, strict=True), chunksize=_AT_A_TIME)
             for index, versions in enumerate(found):
                 for place, samples in enumerate(versions):
                     end = at + len(samples)
@@ -226,6 +223,28 @@ class DeviceCorpus:
                     at = end
                 bar.update()
         self.waveforms = flat[:at].to(self.device)
+
+    def _workers(self, batches: int) -> dict[str, Any]:
+        """Return who reads, as a `DataLoader` is told."""
+        if self.processes == 1:
+            return {}
+        return {
+            "num_workers": min(self.processes, batches),
+            "prefetch_factor": _AHEAD,
+            "multiprocessing_context": "forkserver",
+        }
+
+    @contextmanager
+    def _decoded(self) -> Iterator[Iterator[list[np.ndarray]]]:
+        """Decode all recordings, in order, at all speeds."""
+        paths = [utterance.audio for utterance in self.dataset.utterances]
+        decode = partial(_decode, speeds=self.speeds)
+        if self.processes == 1:
+            yield map(decode, paths)
+            return
+        context = multiprocessing.get_context("forkserver")
+        with ProcessPoolExecutor(self.processes, context, use_one_thread) as pool:
+            yield pool.map(decode, paths, chunksize=_AT_A_TIME)
 
     def _gather(
         self, batch: ClassBatch, speeds: Sequence[int]
@@ -372,8 +391,8 @@ class _Samples(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             (samples,) = _decode(utterance.audio, (speed,))
             if len(samples) > room:
                 raise AudioError(
-                    f"{utterance.audio}: lasts longer than the {utterance.duration:.2f} "
-                    "s of its manifest (prepare the data again)"
+                    f"{utterance.audio}: lasts longer than in its manifest, "
+                    f"{utterance.duration:.2f} s (prepare the data again)"
                 )
             packed[row, : len(samples)] = torch.from_numpy(samples)
             lengths[row] = len(samples)

@@ -203,7 +203,8 @@ def _narrow(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     frequencies = torch.linspace(0, SAMPLE_RATE / 2, width // 2 + 1, device=x.device)
     passes = (frequencies >= low[:, None]) & (frequencies <= high[:, None])
     shares = passes.float().clamp_min(_STOPPED)
-    return torch.fft.irfft(torch.fft.rfft(x, width) * shares, width)[:, : x.size(1)]
+    passed: Tensor = torch.fft.irfft(torch.fft.rfft(x, width) * shares, width)
+    return passed[:, : x.size(1)]
 
 
 def _fast_width(samples: int) -> int:
@@ -245,7 +246,8 @@ def _room(generator: torch.Generator) -> Tensor:
     tail[0] = 0.0
     tail *= 10 ** (-direct / 20) / tail.norm()
     tail[0] = 1.0
-    return tail / tail.norm()
+    response: Tensor = tail / tail.norm()
+    return response
 
 
 def _of_power_one(x: Tensor) -> Tensor:

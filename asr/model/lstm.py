@@ -81,7 +81,10 @@ def _beside(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    side = _SIDES.setdefault(device, torch.cuda.Stream(device))
+    side = _SIDES.setdefault(
+        device,
+        torch.cuda.Stream(device),  # type: ignore[no-untyped-call]
+    )
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
         yield

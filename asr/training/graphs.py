@@ -17,7 +17,7 @@ outlive it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +47,10 @@ class Recording:
         work: reads and writes tensors that stay where they are; returns some of them.
     """
 
-    def __init__(self, work: Callable[[], tuple[Tensor, ...]]) -> None:
+    def __init__(self, work: Callable[[], tuple[Tensor | None, ...]]) -> None:
         self._work = work
         self._graph: torch.cuda.CUDAGraph | None = None
-        self.results: tuple[Tensor, ...] = ()
+        self.results: tuple[Any, ...] = ()
         """What `work` returned; filled anew by each `replay`."""
 
     def record(self) -> None:
@@ -127,15 +127,19 @@ class RecordedStep:
 
     def record(self, batch: Batch) -> None:
         """Record both graphs with a batch of the shape."""
-        side = torch.cuda.Stream(self.device)
+        self.warm_up(batch)
+        self.forward.results = self.backward.results = ()
+        self.forward.record()
+        self.backward.record()
+
+    def warm_up(self, batch: Batch) -> None:
+        """Do the work twice: what is made once, and compiled, is no part of it."""
+        side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
             for _ in range(2):
                 self.run(batch, guide=0.0)
         torch.cuda.current_stream(self.device).wait_stream(side)
-        self.forward.results = self.backward.results = ()
-        self.forward.record()
-        self.backward.record()
 
     def run(
         self, batch: Batch, guide: float, sampling: float = 0.0

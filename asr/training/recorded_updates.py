@@ -154,8 +154,8 @@ class RecordedUpdates:
             self._sums[:4] += losses * share
             self._audio += batch.seconds
         self.team.sum_gradients(self.parameters)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        total = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(total, foreach=True)
         nn.utils.clip_grads_with_norm_(
             self.parameters, self.clip_norm, norm, foreach=True
         )

@@ -11,7 +11,8 @@ attention/               a picture of the same dev utterance at each validation
 
 On a CPU, `K steps, kill, M steps` gives the weights of `K + M steps` bit for bit where
 the length is given in epochs. Where it is given in minutes, the schedule follows the
-clock.
+clock. In batches of fixed shapes a run that goes on while attention is guided finds
+out anew where the CTC head finds the tokens.
 """
 
 import contextlib
@@ -223,11 +224,12 @@ class Trainer:
             self.place = load_checkpoint(
                 checkpoint, self.las, self.average, self.optimizer
             )
+        if self.corpus:
+            self.recorded = self._prepare(self.corpus)
+        if checkpoint.exists():
             self._num_batches = len(self.sampler.batches(self.place.epoch))
             # A longer training than before: some validations are still to come.
             self.place.validations = min(self.place.validations, self._due())
-        if self.corpus:
-            self.recorded = self._prepare(self.corpus)
         self._reported_at = self.place.seconds
         self._since_tick.restart()
         if not self.team.leads:
@@ -237,7 +239,13 @@ class Trainer:
             MetricsLog(self.folder, self.place.step) as log,
             progress_bar(100, "train", "%", layout=PERCENT) as self._bar,
         ):
-            self._run(log)
+            try:
+                self._run(log)
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(
+                    f"{self.folder}: the device's memory is full (the checkpoint "
+                    "before is kept; a smaller training.batch_seconds needs less)"
+                ) from error
             self._save()
 
     def _prepare(self, corpus: DeviceCorpus) -> RecordedUpdates:
@@ -271,7 +279,6 @@ class Trainer:
             self.config.short_first,
             group=self.accumulate * self.team.size,
         )
-        self._num_batches = len(self.sampler.batches(self.place.epoch))
         self._classes = classes
         return recorded
 
@@ -285,6 +292,7 @@ class Trainer:
                 if self.progress >= 1:
                     break
         if self.place.validations < self.config.validations:
+            self._catch_up(log)
             self._validate(log)
 
     def _report(self, metrics: dict[str, float], log: MetricsLog) -> None:
@@ -312,20 +320,25 @@ class Trainer:
                 group_size = len(batches[start : start + size])
                 own = len(range(self.team.rank, group_size, self.team.size))
                 group = list(itertools.islice(loaded, own))
-                if self.recorded:
-                    metrics = self._replay(group, batches[start], self.recorded)
+                planned = batches[start]
+                if self.recorded and isinstance(planned, ClassBatch):
+                    metrics = self._replay(group, planned, self.recorded)
                 else:
                     metrics = self._update(group, group_size)
                 self.place.position = start + group_size
                 self._tick()
                 if metrics:
-                    metrics["seconds"] = self.place.seconds
-                    passed = self.place.seconds - self._reported_at
-                    metrics["audio_per_second"] = metrics.pop("audio") / passed
-                    self._reported_at = self.place.seconds
+                    metrics = self._timed(metrics)
                 if self.place.position == len(batches):
                     self.place.epoch, self.place.position = self.place.epoch + 1, 0
                 yield metrics
+
+    def _timed(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Put the time to figures of the updates since the last ones."""
+        passed = self.place.seconds - self._reported_at
+        self._reported_at = self.place.seconds
+        rate = metrics.pop("audio") / max(passed, 1e-9)
+        return {**metrics, "seconds": self.place.seconds, "audio_per_second": rate}
 
     def _load(self, batches: Iterator[tuple[Any, float]]) -> Generator[Batch]:
         """Make batches, wherever they are made."""
@@ -372,7 +385,7 @@ class Trainer:
         guide = self.loss_config.guide(self.progress)
         if guide and self.corpus:
             self._align(self.corpus)
-        rate = self._begin_update()
+        self._begin_update()
         recorded.update(
             group,
             planned.shape,
@@ -384,7 +397,7 @@ class Trainer:
         self.place.updates += 1
         if recorded.since_read < READ_EVERY:
             return {}
-        return {**self._read(recorded), "learning_rate": rate}
+        return self._read(recorded)
 
     def _read(self, recorded: RecordedUpdates) -> dict[str, float]:
         """Wait for the device and read the figures of the last updates."""
@@ -403,7 +416,9 @@ class Trainer:
                 "finite (the checkpoint before is kept; a lower "
                 "schedule.learning_rate may help)"
             )
-        return {**metrics, "epoch": self.place.epoch, "progress": self.progress}
+        rate = self.optimizer.param_groups[0]["lr"]
+        where = {"epoch": self.place.epoch, "progress": self.progress}
+        return {**metrics, "learning_rate": rate, **where}
 
     def _update(self, group: list[Batch], group_size: int) -> dict[str, float]:
         """Do one update with the gradients of a group of batches.
@@ -482,12 +497,14 @@ class Trainer:
     def _look_after(self, log: MetricsLog | None) -> None:
         """Validate and save when it is time for it."""
         if self._due() > self.place.validations:
+            self._catch_up(log)
             self._validate(log)
             if log:
                 self._save()
         elif (
             log
             and self.place.bad_steps == 0
+            and not (self.recorded and self.recorded.since_read)
             and self._since_save.seconds >= 60 * self.config.checkpoint_minutes
         ):
             self._save()
@@ -505,6 +522,13 @@ class Trainer:
                 self.las, corpus, self._classes, self.tokenizer.pad
             )
         self._tick()
+
+    def _catch_up(self, log: MetricsLog | None) -> None:
+        """Read the figures of updates that have not been read."""
+        if self.recorded and self.recorded.since_read:
+            metrics = self._read(self.recorded)
+            if log:
+                self._report(self._timed(metrics), log)
 
     def _due(self) -> int:
         """Count how many validations there should have been by now."""
