@@ -56,7 +56,8 @@ class Recording:
     def record(self) -> None:
         """Record the work as a CUDA graph; it was done twice before."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may use the device meanwhile: one of them fills pinned memory.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self.results = self._work()
         self._graph = graph
 
@@ -274,10 +275,13 @@ def largest_difference(
     return max(shares)
 
 
-def replays_faithfully(step: RecordedStep, batch: Batch, guide: float) -> bool:
-    """Record a step and hold its gradients against those that are worked out anew.
+def replay_difference(step: RecordedStep, batch: Batch, guide: float) -> float:
+    """Record a step and compare its gradients with those that are worked out anew.
 
     Nothing is dropped meanwhile, so that chance has no part in it.
+
+    Returns:
+        See `largest_difference`.
     """
     dropouts = [m for m in step.las.modules() if isinstance(m, nn.Dropout)]
     before = [module.p for module in dropouts]
@@ -289,7 +293,7 @@ def replays_faithfully(step: RecordedStep, batch: Batch, guide: float) -> bool:
         step.record(batch)
         for _ in range(2):  # the second time nothing is as it was left by chance
             found, _ = step.run(batch, guide)
-        return largest_difference(found, expected) <= MOST_DIFFERENT
+        return largest_difference(found, expected)
     finally:
         for module, p in zip(dropouts, before, strict=True):
             module.p = p

@@ -1,5 +1,6 @@
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,8 @@ def drawn(config: AugmentConfig, strength: float = 1.0) -> list[Disturbance]:
 )
 def test_a_share_of_the_recordings_is_disturbed(name: str, happened: object) -> None:
     assert callable(happened)
-    config = replace(AugmentConfig([1.0]), **{name: 0.4})
+    shares: dict[str, Any] = {name: 0.4}
+    config = AugmentConfig([1.0], **shares)
 
     found = [d for d in drawn(config) if d != NOTHING]
 

@@ -224,9 +224,9 @@ def test_recordings_that_are_not_faithful_are_not_used(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def never(step: RecordedStep, *_: Any) -> bool:
+    def never(step: RecordedStep, *_: Any) -> float:
         del step
-        return False
+        return 1.0
 
     def record(self: RecordedStep, *_: Any) -> None:
         raise AssertionError("recorded")
@@ -236,7 +236,7 @@ def test_recordings_that_are_not_faithful_are_not_used(
     def recording(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **(kwargs | {"records": True}))
 
-    monkeypatch.setattr(recorded_updates, "replays_faithfully", never)
+    monkeypatch.setattr(recorded_updates, "replay_difference", never)
     monkeypatch.setattr(recorded_updates.RecordedUpdates, "__init__", recording)
     monkeypatch.setattr(RecordedStep, "record", record)
 
