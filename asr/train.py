@@ -202,7 +202,7 @@ def _device_corpus(config: Config, train_set: Dataset) -> DeviceCorpus | None:
     training = config.training
     device = pick_device(training.device)
     wanted = training.fixed_shapes
-    if wanted == "off" or (wanted == "auto" and device.type != "cuda"):
+    if wanted == "never" or (wanted == "auto" and device.type != "cuda"):
         return None
     return DeviceCorpus(train_set, device, training.device_hours)
 

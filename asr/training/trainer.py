@@ -109,7 +109,7 @@ class TrainingConfig:
     larger corpus is read ahead by processes."""
     fixed_shapes: str = "auto"
     """Whether batches have few fixed shapes and are made on the device, and updates are
-    recorded there: on, off, or auto for where there is a GPU."""
+    recorded there: always, never, or auto for where there is a GPU."""
     precision: str = "auto"
     """How matrices are multiplied: float32, tf32 (a GPU's shorter float32), bfloat16
     (in the listener; the rest is tf32), or auto for the fastest."""
@@ -125,9 +125,10 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"training.{name} must be above 0, not {value}")
-        if self.fixed_shapes not in ("auto", "on", "off"):
+        if self.fixed_shapes not in ("auto", "always", "never"):
             raise ValueError(
-                f"training.fixed_shapes is auto, on or off, not {self.fixed_shapes!r}"
+                "training.fixed_shapes is auto, always or never, not "
+                f"{self.fixed_shapes!r}"
             )
         if self.weight_decay < 0:
             raise ValueError(

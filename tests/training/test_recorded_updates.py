@@ -53,7 +53,7 @@ def settings(corpus: Path, **training: Any) -> Config:
     """A tiny network, with everything at work that draws on chance."""
     defaults: dict[str, Any] = {
         **{"epochs": 3, "batch_size": 2, "validations": 2, "device": "cpu"},
-        **{"precision": "float32", "fixed_shapes": "on", "checkpoint_minutes": 0.0},
+        **{"precision": "float32", "fixed_shapes": "always", "checkpoint_minutes": 0.0},
     }
     return Config(
         data=DataConfig([str(corpus / "train.jsonl")], str(corpus / "dev.jsonl")),
