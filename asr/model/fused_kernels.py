@@ -70,14 +70,14 @@ def lstm_forward(
 
 @triton.jit(do_not_specialize=["hidden_stride", "above_stride", "count"])
 def _lstm_forward(
-    gates: Any,
-    cell: Any,
-    new_cell: Any,
-    hidden: Any,
-    above: Any,
-    hidden_stride: Any,
-    above_stride: Any,
-    count: Any,
+    gates: tl.tensor,
+    cell: tl.tensor,
+    new_cell: tl.tensor,
+    hidden: tl.tensor,
+    above: tl.tensor,
+    hidden_stride: tl.tensor,
+    above_stride: tl.tensor,
+    count: tl.tensor,
     size: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
@@ -143,17 +143,17 @@ def lstm_backward(
 
 @triton.jit(do_not_specialize=["above_stride", "later_stride", "count"])
 def _lstm_backward(
-    gates: Any,
-    cell: Any,
-    new_cell: Any,
-    d_above: Any,
-    d_later: Any,
-    d_looked: Any,
-    d_cell: Any,
-    d_gates: Any,
-    above_stride: Any,
-    later_stride: Any,
-    count: Any,
+    gates: tl.tensor,
+    cell: tl.tensor,
+    new_cell: tl.tensor,
+    d_above: tl.tensor,
+    d_later: tl.tensor,
+    d_looked: tl.tensor,
+    d_cell: tl.tensor,
+    d_gates: tl.tensor,
+    above_stride: tl.tensor,
+    later_stride: tl.tensor,
+    count: tl.tensor,
     size: tl.constexpr,
     looked: tl.constexpr,
     block: tl.constexpr,
@@ -213,12 +213,12 @@ def look(energies: Tensor, h: Tensor, alpha: Tensor, context: Tensor) -> None:
 
 @triton.jit(do_not_specialize=["steps", "context_stride"])
 def _look(
-    energies: Any,
-    h: Any,
-    alpha: Any,
-    context: Any,
-    steps: Any,
-    context_stride: Any,
+    energies: tl.tensor,
+    h: tl.tensor,
+    alpha: tl.tensor,
+    context: tl.tensor,
+    steps: tl.tensor,
+    context_stride: tl.tensor,
     heads: tl.constexpr,
     size: tl.constexpr,
     tile: tl.constexpr,
@@ -228,13 +228,13 @@ def _look(
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     energies += row * steps
     h += row * steps * size
-    j = tl.arange(0, block)
-    e = tl.load(energies + j, mask=j < steps, other=-float("inf"))
-    highest = tl.max(e, axis=0)
-    grown = tl.exp(e - highest)
+    all_j = tl.arange(0, block)
+    all_e = tl.load(energies + all_j, mask=all_j < steps, other=-float("inf"))
+    highest = tl.max(all_e, axis=0)
+    grown = tl.exp(all_e - highest)
     total = tl.sum(grown, axis=0)
     if part == 0:
-        tl.store(alpha + row * steps + j, grown / total, mask=j < steps)
+        tl.store(alpha + row * steps + all_j, grown / total, mask=all_j < steps)
     c = part * width + tl.arange(0, width)
     found = tl.zeros([tile, width], dtype=tl.float32)
     for start in range(0, steps, tile):
@@ -298,16 +298,16 @@ def alphas_backward(
 
 @triton.jit(do_not_specialize=["steps", "input_stride"])
 def _alphas_backward(
-    h: Any,
-    d_contexts: Any,
-    d_inputs: Any,
-    d_alphas: Any,
-    d_filtered: Any,
-    filters: Any,
-    d_context: Any,
-    d_alpha: Any,
-    steps: Any,
-    input_stride: Any,
+    h: tl.tensor,
+    d_contexts: tl.tensor,
+    d_inputs: tl.tensor,
+    d_alphas: tl.tensor,
+    d_filtered: tl.tensor,
+    filters: tl.tensor,
+    d_context: tl.tensor,
+    d_alpha: tl.tensor,
+    steps: tl.tensor,
+    input_stride: tl.tensor,
     heads: tl.constexpr,
     size: tl.constexpr,
     num_filters: tl.constexpr,
@@ -383,11 +383,11 @@ def dot_energies(
 
 @triton.jit(do_not_specialize=["steps"])
 def _dot_energies(
-    query: Any,
-    keys: Any,
-    penalty: Any,
-    energies: Any,
-    steps: Any,
+    query: tl.tensor,
+    keys: tl.tensor,
+    penalty: tl.tensor,
+    energies: tl.tensor,
+    steps: tl.tensor,
     scale: tl.constexpr,
     size: tl.constexpr,
     tile: tl.constexpr,
@@ -434,12 +434,12 @@ def dot_backward(
 
 @triton.jit(do_not_specialize=["steps"])
 def _dot_backward(
-    keys: Any,
-    alpha: Any,
-    d_alpha: Any,
-    d_energies: Any,
-    d_query: Any,
-    steps: Any,
+    keys: tl.tensor,
+    alpha: tl.tensor,
+    d_alpha: tl.tensor,
+    d_energies: tl.tensor,
+    d_query: tl.tensor,
+    steps: tl.tensor,
     scale: tl.constexpr,
     size: tl.constexpr,
     tile: tl.constexpr,
@@ -517,15 +517,15 @@ def _constants(size: int, filters: Tensor | None, activation: str) -> dict[str, 
 
 @triton.jit(do_not_specialize=["steps"])
 def _additive_energies(
-    query: Any,
-    keys: Any,
-    previous: Any,
-    penalty: Any,
-    v: Any,
-    filters: Any,
-    location: Any,
-    energies: Any,
-    steps: Any,
+    query: tl.tensor,
+    keys: tl.tensor,
+    previous: tl.tensor,
+    penalty: tl.tensor,
+    v: tl.tensor,
+    filters: tl.tensor,
+    location: tl.tensor,
+    energies: tl.tensor,
+    steps: tl.tensor,
     size: tl.constexpr,
     num_filters: tl.constexpr,
     taps: tl.constexpr,
@@ -605,18 +605,18 @@ def additive_backward(
 
 @triton.jit(do_not_specialize=["steps"])
 def _additive_backward(
-    query: Any,
-    keys: Any,
-    previous: Any,
-    v: Any,
-    filters: Any,
-    location: Any,
-    alpha: Any,
-    d_alpha: Any,
-    d_energies: Any,
-    d_query: Any,
-    d_filtered: Any,
-    steps: Any,
+    query: tl.tensor,
+    keys: tl.tensor,
+    previous: tl.tensor,
+    v: tl.tensor,
+    filters: tl.tensor,
+    location: tl.tensor,
+    alpha: tl.tensor,
+    d_alpha: tl.tensor,
+    d_energies: tl.tensor,
+    d_query: tl.tensor,
+    d_filtered: tl.tensor,
+    steps: tl.tensor,
     size: tl.constexpr,
     num_filters: tl.constexpr,
     taps: tl.constexpr,
@@ -709,20 +709,20 @@ def weights_backward(
 
 @triton.jit(do_not_specialize=["num_tokens", "rows", "steps"])
 def _weights_backward(
-    queries: Any,
-    keys: Any,
-    alphas: Any,
-    v: Any,
-    filters: Any,
-    location: Any,
-    d_energies: Any,
-    d_keys: Any,
-    d_v: Any,
-    d_filters: Any,
-    d_location: Any,
-    num_tokens: Any,
-    rows: Any,
-    steps: Any,
+    queries: tl.tensor,
+    keys: tl.tensor,
+    alphas: tl.tensor,
+    v: tl.tensor,
+    filters: tl.tensor,
+    location: tl.tensor,
+    d_energies: tl.tensor,
+    d_keys: tl.tensor,
+    d_v: tl.tensor,
+    d_filters: tl.tensor,
+    d_location: tl.tensor,
+    num_tokens: tl.tensor,
+    rows: tl.tensor,
+    steps: tl.tensor,
     size: tl.constexpr,
     num_filters: tl.constexpr,
     taps: tl.constexpr,
@@ -789,14 +789,18 @@ def _weights_backward(
 
 
 @triton.jit
-def _steps_of(x: Any, j: Any, a: Any, steps: Any, size: tl.constexpr) -> Any:
+def _steps_of(
+    x: tl.tensor, j: tl.tensor, a: tl.tensor, steps: tl.tensor, size: tl.constexpr
+) -> tl.tensor:
     """(J, A) at x, steps j -> (tile, block), zeros beyond."""
     real = (j < steps)[:, None] & (a < size)[None, :]
     return tl.load(x + j[:, None] * size + a[None, :], mask=real, other=0.0)
 
 
 @triton.jit
-def _neighbours(weights: Any, j: Any, r: Any, steps: Any, taps: tl.constexpr) -> Any:
+def _neighbours(
+    weights: tl.tensor, j: tl.tensor, r: tl.tensor, steps: tl.tensor, taps: tl.constexpr
+) -> tl.tensor:
     """(J,) at weights -> (tile, taps_block) around each step j, zeros beyond."""
     place = j[:, None] + r[None, :] - taps // 2
     real = (r < taps)[None, :] & (place >= 0) & (place < steps)
@@ -804,7 +808,9 @@ def _neighbours(weights: Any, j: Any, r: Any, steps: Any, taps: tl.constexpr) ->
 
 
 @triton.jit
-def _filtered(seen: Any, filter_f: Any, r: Any, taps: tl.constexpr) -> Any:
+def _filtered(
+    seen: tl.tensor, filter_f: tl.tensor, r: tl.tensor, taps: tl.constexpr
+) -> tl.tensor:
     """(tile, taps_block), (R,) at filter_f -> (tile,)."""
     taps_f = tl.load(filter_f + r, mask=r < taps, other=0.0)
     return tl.sum(seen * taps_f[None, :], axis=1)
@@ -812,8 +818,12 @@ def _filtered(seen: Any, filter_f: Any, r: Any, taps: tl.constexpr) -> Any:
 
 @triton.jit
 def _softmax_backward(
-    alpha: Any, d_alpha: Any, j: Any, steps: Any, steps_block: tl.constexpr
-) -> Any:
+    alpha: tl.tensor,
+    d_alpha: tl.tensor,
+    j: tl.tensor,
+    steps: tl.tensor,
+    steps_block: tl.constexpr,
+) -> tl.tensor:
     """(J,), (J,) -> (tile,) gradient of the energies of steps j, zeros beyond."""
     all_j = tl.arange(0, steps_block)
     weight = tl.load(alpha + all_j, mask=all_j < steps, other=0.0)
@@ -825,7 +835,7 @@ def _softmax_backward(
 
 
 @triton.jit
-def _act(x: Any, tanh: tl.constexpr) -> Any:
+def _act(x: tl.tensor, tanh: tl.constexpr) -> tl.tensor:
     if tanh:  # noqa: SIM108
         y = _tanh(x)
     else:
@@ -834,7 +844,7 @@ def _act(x: Any, tanh: tl.constexpr) -> Any:
 
 
 @triton.jit
-def _slope(y: Any, tanh: tl.constexpr) -> Any:
+def _slope(y: tl.tensor, tanh: tl.constexpr) -> tl.tensor:
     """Derivative where the activation has the value y."""
     if tanh:  # noqa: SIM108
         slope = 1 - y * y
@@ -844,12 +854,12 @@ def _slope(y: Any, tanh: tl.constexpr) -> Any:
 
 
 @triton.jit
-def _tanh(x: Any) -> Any:
+def _tanh(x: tl.tensor) -> tl.tensor:
     shrunk = tl.exp(-2 * tl.abs(x))  # at most 1: nothing overflows
     y = (1 - shrunk) / (1 + shrunk)
     return tl.where(x < 0, -y, y)
 
 
 @triton.jit
-def _sigmoid(x: Any) -> Any:
+def _sigmoid(x: tl.tensor) -> tl.tensor:
     return 1 / (1 + tl.exp(-x))
