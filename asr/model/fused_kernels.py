@@ -704,6 +704,7 @@ def weights_backward(
         **constants,
         filters_block=triton.next_power_of_2(constants["num_filters"]),
         num_stages=1,
+        num_warps=8,
     )
 
 
@@ -741,7 +742,7 @@ def _weights_backward(
     key = _steps_of(keys + row * steps * size, j, a, steps, size)
     v_a = tl.load(v + a, mask=a < size, other=0.0)
     sum_keys = tl.zeros([tile, block], dtype=tl.float32)
-    sum_v = tl.zeros([tile, block], dtype=tl.float32)
+    sum_v = tl.zeros([block], dtype=tl.float32)
     sum_filters = tl.zeros([filters_block, taps_block], dtype=tl.float32)
     sum_location = tl.zeros([filters_block, block], dtype=tl.float32)
     queries += row * size
@@ -759,7 +760,7 @@ def _weights_backward(
         active = _act(x, tanh)
         d_x = d_e[:, None] * v_a[None, :] * _slope(active, tanh)
         sum_keys += d_x
-        sum_v += d_e[:, None] * active
+        sum_v += tl.sum(d_e[:, None] * active, axis=0)
         if located:
             for f in range(num_filters):
                 filtered = _filtered(seen, filters + f * taps, r, taps)
@@ -776,7 +777,7 @@ def _weights_backward(
     real = (j < steps)[:, None] & (a < size)[None, :]
     to = d_keys + row * steps * size + j[:, None] * size + a[None, :]
     tl.store(to, sum_keys, mask=real)
-    tl.store(d_v + part_of_row * size + a, tl.sum(sum_v, axis=0), mask=a < size)
+    tl.store(d_v + part_of_row * size + a, sum_v, mask=a < size)
     if located:
         f_at = (part_of_row * num_filters + fs)[:, None]
         real = (fs < num_filters)[:, None] & (r < taps)[None, :]
