@@ -25,7 +25,6 @@ Source: the formulas are those of `attention` and `lstm`.
 import math
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -211,7 +210,10 @@ def look(energies: Tensor, h: Tensor, alpha: Tensor, context: Tensor) -> None:
     )
 
 
-@triton.jit(do_not_specialize=["steps", "context_stride"])
+@triton.jit(
+    do_not_specialize=["steps", "context_stride"],
+    do_not_specialize_on_alignment=["energies", "alpha"],
+)
 def _look(
     energies: tl.tensor,
     h: tl.tensor,
@@ -296,7 +298,10 @@ def alphas_backward(
     )
 
 
-@triton.jit(do_not_specialize=["steps", "input_stride"])
+@triton.jit(
+    do_not_specialize=["steps", "input_stride"],
+    do_not_specialize_on_alignment=["d_alphas", "d_filtered", "d_alpha"],
+)
 def _alphas_backward(
     h: tl.tensor,
     d_contexts: tl.tensor,
@@ -352,7 +357,8 @@ def _alphas_backward(
 
 def tile_of(size: int) -> int:
     """Steps of a tile, where each step has so many numbers to compare."""
-    return max(1, min(16, 4096 // triton.next_power_of_2(size)))
+    block: int = triton.next_power_of_2(size)
+    return max(1, min(16, 4096 // block))
 
 
 def dot_energies(
@@ -381,7 +387,7 @@ def dot_energies(
     )
 
 
-@triton.jit(do_not_specialize=["steps"])
+@triton.jit(do_not_specialize=["steps"], do_not_specialize_on_alignment=["energies"])
 def _dot_energies(
     query: tl.tensor,
     keys: tl.tensor,
@@ -432,7 +438,10 @@ def dot_backward(
     )
 
 
-@triton.jit(do_not_specialize=["steps"])
+@triton.jit(
+    do_not_specialize=["steps"],
+    do_not_specialize_on_alignment=["alpha", "d_alpha", "d_energies"],
+)
 def _dot_backward(
     keys: tl.tensor,
     alpha: tl.tensor,
@@ -468,6 +477,7 @@ def additive_energies(
     filters: Tensor | None,
     location: Tensor | None,
     activation: str,
+    filtered: Tensor | None,
     energies: Tensor,
 ) -> None:
     """Work out v . act(query_b + keys_bj [+ L f_bj], f = filters * previous weights).
@@ -481,11 +491,12 @@ def additive_energies(
         filters: (F, R); None without.
         location: (F, A) L, transposed; None without.
         activation: tanh or relu.
+        filtered: (rows, F, J) is filled with f; None without filters.
         energies: (rows, J) is filled.
     """
     rows, steps, size = keys.shape
-    tile = tile_of(size)
-    _additive_energies[(rows, triton.cdiv(steps, tile))](
+    taps = 1 if filters is None else filters.size(1)
+    _additive_energies[(rows, triton.cdiv(steps, tile_of(size)))](
         query,
         keys,
         previous,
@@ -493,29 +504,32 @@ def additive_energies(
         v,
         v if filters is None else filters,
         v if location is None else location,
+        energies if filtered is None else filtered,
         energies,
         steps,
-        **_constants(size, filters, activation),
+        **_constants(size, location, activation),
+        taps=taps,
+        taps_block=triton.next_power_of_2(taps),
         num_stages=1,
     )
 
 
-def _constants(size: int, filters: Tensor | None, activation: str) -> dict[str, Any]:
-    """Return what the kernels of the additive energies are compiled for."""
-    num_filters, taps = (1, 1) if filters is None else filters.shape
+def _constants(size: int, location: Tensor | None, activation: str) -> dict[str, Any]:
+    """Return what all kernels of the additive energies are compiled for."""
     return {
         "size": size,
-        "num_filters": num_filters,
-        "taps": taps,
-        "located": filters is not None,
+        "num_filters": 1 if location is None else len(location),
+        "located": location is not None,
         "tanh": activation == "tanh",
         "tile": tile_of(size),
         "block": triton.next_power_of_2(size),
-        "taps_block": triton.next_power_of_2(taps),
     }
 
 
-@triton.jit(do_not_specialize=["steps"])
+@triton.jit(
+    do_not_specialize=["steps"],
+    do_not_specialize_on_alignment=["previous", "filtered", "energies"],
+)
 def _additive_energies(
     query: tl.tensor,
     keys: tl.tensor,
@@ -524,15 +538,16 @@ def _additive_energies(
     v: tl.tensor,
     filters: tl.tensor,
     location: tl.tensor,
+    filtered: tl.tensor,
     energies: tl.tensor,
     steps: tl.tensor,
     size: tl.constexpr,
     num_filters: tl.constexpr,
-    taps: tl.constexpr,
     located: tl.constexpr,
     tanh: tl.constexpr,
     tile: tl.constexpr,
     block: tl.constexpr,
+    taps: tl.constexpr,
     taps_block: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
@@ -542,10 +557,13 @@ def _additive_energies(
     x += tl.load(query + row * size + a, mask=a < size, other=0.0)[None, :]
     if located:
         seen = _neighbours(previous + row * steps, j, r, steps, taps)
+        filtered += row * num_filters * steps
         for f in range(num_filters):
-            filtered = _filtered(seen, filters + f * taps, r, taps)
+            taps_f = tl.load(filters + f * taps + r, mask=r < taps, other=0.0)
+            f_j = tl.sum(seen * taps_f[None, :], axis=1)
+            tl.store(filtered + f * steps + j, f_j, mask=j < steps)
             l_f = tl.load(location + f * size + a, mask=a < size, other=0.0)
-            x += filtered[:, None] * l_f[None, :]
+            x += f_j[:, None] * l_f[None, :]
     v_a = tl.load(v + a, mask=a < size, other=0.0)
     e = tl.sum(_act(x, tanh) * v_a[None, :], axis=1)
     e += tl.load(penalty + row * steps + j, mask=j < steps, other=0.0)
@@ -555,9 +573,8 @@ def _additive_energies(
 def additive_backward(
     query: Tensor,
     keys: Tensor,
-    previous: Tensor,
+    filtered: Tensor | None,
     v: Tensor,
-    filters: Tensor | None,
     location: Tensor | None,
     activation: str,
     alpha: Tensor,
@@ -569,47 +586,48 @@ def additive_backward(
     """Go back through the softmax and `additive_energies`, but for the weights.
 
     Args:
-        query: (rows, A), as are the next six what `additive_energies` was given.
+        query: (rows, A).
         keys: (rows, J, A).
-        previous: (rows, J).
+        filtered: (rows, F, J) f; None without filters.
         v: (A,).
-        filters: (F, R); None without.
-        location: (F, A); None without.
+        location: (F, A) L, transposed; None without.
         activation: tanh or relu.
         alpha: (rows, J) weights.
         d_alpha: (rows, J) their gradient.
         d_energies: (rows, J) is filled.
         d_query: (rows, T, A) is filled with what the query gets from each tile.
-        d_filtered: (rows, F, J) is filled with the gradient of what the filters made of
-            the previous weights; None without filters.
+        d_filtered: (rows, F, J) is filled with the gradient of f; None without.
     """
     rows, steps, size = keys.shape
     _additive_backward[(rows, triton.cdiv(steps, tile_of(size)))](
         query,
         keys,
-        previous,
+        alpha if filtered is None else filtered,
         v,
-        v if filters is None else filters,
         v if location is None else location,
         alpha,
         d_alpha,
         d_energies,
         d_query,
-        v if d_filtered is None else d_filtered,
+        d_energies if d_filtered is None else d_filtered,
         steps,
-        **_constants(size, filters, activation),
+        **_constants(size, location, activation),
         steps_block=triton.next_power_of_2(steps),
         num_stages=1,
     )
 
 
-@triton.jit(do_not_specialize=["steps"])
+@triton.jit(
+    do_not_specialize=["steps"],
+    do_not_specialize_on_alignment=[
+        *("filtered", "alpha", "d_alpha", "d_energies", "d_filtered"),
+    ],
+)
 def _additive_backward(
     query: tl.tensor,
     keys: tl.tensor,
-    previous: tl.tensor,
+    filtered: tl.tensor,
     v: tl.tensor,
-    filters: tl.tensor,
     location: tl.tensor,
     alpha: tl.tensor,
     d_alpha: tl.tensor,
@@ -619,17 +637,15 @@ def _additive_backward(
     steps: tl.tensor,
     size: tl.constexpr,
     num_filters: tl.constexpr,
-    taps: tl.constexpr,
     located: tl.constexpr,
     tanh: tl.constexpr,
     tile: tl.constexpr,
     block: tl.constexpr,
-    taps_block: tl.constexpr,
     steps_block: tl.constexpr,
 ) -> None:
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     j = part * tile + tl.arange(0, tile)
-    a, r = tl.arange(0, block), tl.arange(0, taps_block)
+    a = tl.arange(0, block)
     d_e = _softmax_backward(
         alpha + row * steps, d_alpha + row * steps, j, steps, steps_block
     )
@@ -637,11 +653,11 @@ def _additive_backward(
     x = _steps_of(keys + row * steps * size, j, a, steps, size)
     x += tl.load(query + row * size + a, mask=a < size, other=0.0)[None, :]
     if located:
-        seen = _neighbours(previous + row * steps, j, r, steps, taps)
+        filtered += row * num_filters * steps
         for f in range(num_filters):
-            filtered = _filtered(seen, filters + f * taps, r, taps)
+            f_j = tl.load(filtered + f * steps + j, mask=j < steps, other=0.0)
             l_f = tl.load(location + f * size + a, mask=a < size, other=0.0)
-            x += filtered[:, None] * l_f[None, :]
+            x += f_j[:, None] * l_f[None, :]
     v_a = tl.load(v + a, mask=a < size, other=0.0)
     d_x = d_e[:, None] * v_a[None, :] * _slope(_act(x, tanh), tanh)
     to = d_query + (row * tl.num_programs(1) + part) * size + a
@@ -658,11 +674,12 @@ def weights_backward(
     queries: Tensor,
     keys: Tensor,
     alphas: Tensor,
+    filtered: Tensor | None,
     v: Tensor,
-    filters: Tensor | None,
     location: Tensor | None,
     activation: str,
     d_energies: Tensor,
+    d_filtered: Tensor | None,
     d_keys: Tensor,
     d_v: Tensor,
     d_filters: Tensor | None,
@@ -673,27 +690,30 @@ def weights_backward(
     Args:
         queries: (I, rows, A).
         keys: (rows, J, A).
-        alphas: (I + 1, rows, J) weights, from those before the first character on.
+        alphas: (I, rows, J) weights of the characters before.
+        filtered: (I, rows, F, J) f; None without filters.
         v: (A,).
-        filters: (F, R); None without.
         location: (F, A) L, transposed; None without.
         activation: tanh or relu.
         d_energies: (I, rows, J) gradients of the energies.
+        d_filtered: (I, rows, F, J) gradients of f; None without.
         d_keys: (rows, J, A) is filled.
         d_v: (rows, T, A) is filled with the part of each tile.
         d_filters: (rows, T, F, R), likewise; None without.
         d_location: (rows, T, F, A), likewise; None without.
     """
     rows, steps, size = keys.shape
-    constants = _constants(size, filters, activation)
+    constants = _constants(size, location, activation)
+    taps = 1 if d_filters is None else d_filters.size(3)
     _weights_backward[(rows, triton.cdiv(steps, tile_of(size)))](
         queries,
         keys,
         alphas,
+        alphas if filtered is None else filtered,
         v,
-        v if filters is None else filters,
         v if location is None else location,
         d_energies,
+        d_energies if d_filtered is None else d_filtered,
         d_keys,
         d_v,
         d_v if d_filters is None else d_filters,
@@ -703,20 +723,27 @@ def weights_backward(
         steps,
         **constants,
         filters_block=triton.next_power_of_2(constants["num_filters"]),
+        taps=taps,
+        taps_block=triton.next_power_of_2(taps),
         num_stages=1,
         num_warps=8,
+        maxnreg=128,
     )
 
 
-@triton.jit(do_not_specialize=["num_tokens", "rows", "steps"])
+@triton.jit(
+    do_not_specialize=["num_tokens", "rows", "steps"],
+    do_not_specialize_on_alignment=["alphas", "filtered", "d_energies", "d_filtered"],
+)
 def _weights_backward(
     queries: tl.tensor,
     keys: tl.tensor,
     alphas: tl.tensor,
+    filtered: tl.tensor,
     v: tl.tensor,
-    filters: tl.tensor,
     location: tl.tensor,
     d_energies: tl.tensor,
+    d_filtered: tl.tensor,
     d_keys: tl.tensor,
     d_v: tl.tensor,
     d_filters: tl.tensor,
@@ -726,13 +753,13 @@ def _weights_backward(
     steps: tl.tensor,
     size: tl.constexpr,
     num_filters: tl.constexpr,
-    taps: tl.constexpr,
     located: tl.constexpr,
     tanh: tl.constexpr,
     tile: tl.constexpr,
     block: tl.constexpr,
-    taps_block: tl.constexpr,
     filters_block: tl.constexpr,
+    taps: tl.constexpr,
+    taps_block: tl.constexpr,
 ) -> None:
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     part_of_row = row * tl.num_programs(1) + part
@@ -745,35 +772,39 @@ def _weights_backward(
     sum_v = tl.zeros([block], dtype=tl.float32)
     sum_filters = tl.zeros([filters_block, taps_block], dtype=tl.float32)
     sum_location = tl.zeros([filters_block, block], dtype=tl.float32)
+    all_rows = rows.to(tl.int64)
     queries += row * size
     alphas += row * steps
     d_energies += row * steps
+    filtered += row * num_filters * steps
+    d_filtered += row * num_filters * steps
     for _ in range(num_tokens):
         d_e = tl.load(d_energies + j, mask=j < steps, other=0.0)
         x = key + tl.load(queries + a, mask=a < size, other=0.0)[None, :]
         if located:
-            seen = _neighbours(alphas, j, r, steps, taps)
             for f in range(num_filters):
-                filtered = _filtered(seen, filters + f * taps, r, taps)
+                f_j = tl.load(filtered + f * steps + j, mask=j < steps, other=0.0)
                 l_f = tl.load(location + f * size + a, mask=a < size, other=0.0)
-                x += filtered[:, None] * l_f[None, :]
+                x += f_j[:, None] * l_f[None, :]
         active = _act(x, tanh)
         d_x = d_e[:, None] * v_a[None, :] * _slope(active, tanh)
         sum_keys += d_x
         sum_v += tl.sum(d_e[:, None] * active, axis=0)
         if located:
+            seen = _neighbours(alphas, j, r, steps, taps)
             for f in range(num_filters):
-                filtered = _filtered(seen, filters + f * taps, r, taps)
-                l_f = tl.load(location + f * size + a, mask=a < size, other=0.0)
-                d_l = tl.sum(d_x * filtered[:, None], axis=0)
-                d_f = tl.sum(d_x * l_f[None, :], axis=1)
+                f_j = tl.load(filtered + f * steps + j, mask=j < steps, other=0.0)
+                d_f = tl.load(d_filtered + f * steps + j, mask=j < steps, other=0.0)
+                d_l = tl.sum(d_x * f_j[:, None], axis=0)
                 d_taps = tl.sum(seen * d_f[:, None], axis=0)
                 here = (fs == f)[:, None]
                 sum_location += tl.where(here, d_l[None, :], 0.0)
                 sum_filters += tl.where(here, d_taps[None, :], 0.0)
-        queries += rows.to(tl.int64) * size
-        alphas += rows.to(tl.int64) * steps
-        d_energies += rows.to(tl.int64) * steps
+        queries += all_rows * size
+        alphas += all_rows * steps
+        d_energies += all_rows * steps
+        filtered += all_rows * num_filters * steps
+        d_filtered += all_rows * num_filters * steps
     real = (j < steps)[:, None] & (a < size)[None, :]
     to = d_keys + row * steps * size + j[:, None] * size + a[None, :]
     tl.store(to, sum_keys, mask=real)
@@ -806,15 +837,6 @@ def _neighbours(
     place = j[:, None] + r[None, :] - taps // 2
     real = (r < taps)[None, :] & (place >= 0) & (place < steps)
     return tl.load(weights + place, mask=real, other=0.0)
-
-
-@triton.jit
-def _filtered(
-    seen: tl.tensor, filter_f: tl.tensor, r: tl.tensor, taps: tl.constexpr
-) -> tl.tensor:
-    """(tile, taps_block), (R,) at filter_f -> (tile,)."""
-    taps_f = tl.load(filter_f + r, mask=r < taps, other=0.0)
-    return tl.sum(seen * taps_f[None, :], axis=1)
 
 
 @triton.jit

@@ -81,6 +81,7 @@ class FusedLoop(torch.autograd.Function):
     def forward(
         ctx: Any, settings: LoopSettings, gates: Tensor, *flat: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return states (I, B, S), contexts (I, B, N * H) and weights (I, rows, J)."""
         from asr.model.fused_kernels import lstm_forward
 
         weights = LoopWeights.of(flat)
@@ -103,10 +104,10 @@ class FusedLoop(torch.autograd.Function):
         queries = gates.new_empty(num_tokens, batch, query_size)
         transposed = [weight.t() for weight in recurrent]
         query_transposed = weights.query.t()
-        look = _look(settings, weights)
+        look = _look(settings, weights, num_tokens)
         above = [*(x[:, :, :size] for x in inputs[1:]), states]
 
-        with torch.cuda.device_of(gates):
+        with torch.cuda.device_of(gates):  # type: ignore[no-untyped-call]
             for i in range(num_tokens):
                 for layer, weight in enumerate(transposed):
                     act, cell = acts[layer][i], cells[layer]
@@ -115,11 +116,11 @@ class FusedLoop(torch.autograd.Function):
                     lstm_forward(act, cell[i], cell[i + 1], hidden, above[layer][i])
                 torch.mm(states[i], query_transposed, out=queries[i])
                 query = queries[i].view(rows, -1)
-                look.forward(query, alphas[i], alphas[i + 1], inputs[0][i + 1])
+                look.forward(i, query, alphas[i], alphas[i + 1], inputs[0][i + 1])
 
         ctx.save_for_backward(alphas, queries, *flat)
         ctx.settings = settings
-        ctx.buffers = inputs, acts, cells, states
+        ctx.buffers = inputs, acts, cells, states, look.filtered
         contexts = inputs[0][1:, :, :-size]
         return states.view_as(states), contexts, alphas[1:]
 
@@ -127,12 +128,13 @@ class FusedLoop(torch.autograd.Function):
     def backward(
         ctx: Any, d_states: Tensor, d_contexts: Tensor, d_alphas: Tensor
     ) -> tuple[Tensor | None, ...]:
+        """Return the gradients of what `forward` was given."""
         from asr.model.fused_kernels import lstm_backward
 
         alphas, queries, *flat = ctx.saved_tensors
         weights = LoopWeights.of(flat)
         recurrent = weights.recurrent
-        inputs, acts, cells, states = ctx.buffers
+        inputs, acts, cells, states, filtered = ctx.buffers
         d_states, d_contexts = d_states.contiguous(), d_contexts.contiguous()
         d_alphas = d_alphas.contiguous()
         num_tokens, batch, size = d_states.shape
@@ -143,14 +145,13 @@ class FusedLoop(torch.autograd.Function):
         d_inputs = [d_states.new_zeros(batch, w.size(1)) for w in recurrent]
         d_cells = [torch.zeros_like(cell[0]) for cell in cells]
         d_looked = torch.empty_like(states[0])
-        look = _look(ctx.settings, weights)
-        look.prepare_backward(num_tokens)
+        look = _look(ctx.settings, weights, num_tokens, filtered)
+        look.prepare_backward()
 
         for i in reversed(range(num_tokens)):
             query, d_query = (x[i].view(rows, -1) for x in (queries, d_queries))
-            around = alphas[i], alphas[i + 1]
             d_outside = d_contexts[i], d_inputs[0], d_alphas[i]
-            look.backward(i, query, *around, *d_outside, d_context[i], d_query)
+            look.backward(i, query, alphas[i + 1], *d_outside, d_context[i], d_query)
             torch.mm(d_queries[i], weights.query, out=d_looked)
             for layer in reversed(range(top + 1)):
                 lstm_backward(
@@ -184,36 +185,66 @@ class _Look:
     What the query gets from each of T tiles of steps is added up by torch.
     """
 
-    def __init__(self, settings: LoopSettings, weights: LoopWeights) -> None:
+    def __init__(
+        self,
+        settings: LoopSettings,
+        weights: LoopWeights,
+        num_tokens: int,
+        filtered: Tensor | None = None,
+    ) -> None:
         from asr.model import fused_kernels
 
-        self.kernels, self.settings, self.weights = fused_kernels, settings, weights
+        self.kernels, self.weights, self.num_tokens = fused_kernels, weights, num_tokens
         self.h, self.keys = weights.h.contiguous(), weights.keys.contiguous()
         self.penalty = self.h.new_zeros(self.h.shape[:2])  # (rows, J)
         self.penalty.masked_fill_(~settings.valid, -torch.inf)
         self.energies = torch.empty_like(self.penalty)
+        self.activation = settings.activation
+        self.filters: Tensor | None = None
+        self.location: Tensor | None = None
         self.d_filtered: Tensor | None = None
+        self.filtered = filtered  # (I, rows, F, J), if there are filters
+        if weights.filters is not None and weights.location is not None:
+            self.filters = weights.filters.contiguous()  # (F, R)
+            self.location = weights.location.t().contiguous()  # (F, A)
+            if filtered is None:
+                self.filtered = self._for_filters(num_tokens)
 
-    def forward(
-        self, query: Tensor, previous: Tensor, alpha: Tensor, context: Tensor
-    ) -> None:
-        """(rows, A), (rows, J) -> alpha (rows, J), context (B, N * H + …) are filled."""
-        self._energies(query, previous)
-        self.kernels.look(self.energies, self.h, alpha, context)
-
-    def prepare_backward(self, num_tokens: int) -> None:
+    def prepare_backward(self) -> None:
         """Make the buffers of the way back."""
         rows, steps, size = self.keys.shape
         self.d_alpha = torch.empty_like(self.penalty)
-        self.d_energies = self.h.new_empty(num_tokens, rows, steps)
+        self.d_energies = self.h.new_empty(self.num_tokens, rows, steps)
         self.tiles = -(-steps // self.kernels.tile_of(size))  # T
         self.d_query_parts = self.h.new_empty(rows, self.tiles, size)
+        if self.filters is not None:
+            self.d_filtered = self._for_filters(self.num_tokens + 1)
+            self.d_filtered[-1].zero_()  # no character comes after the last one
+
+    def forward(
+        self,
+        i: int,
+        query: Tensor,
+        previous: Tensor,
+        alpha: Tensor,
+        context: Tensor,
+    ) -> None:
+        """Look for character i.
+
+        Args:
+            i: which.
+            query: (rows, A).
+            previous: (rows, J) alpha_{i-1}.
+            alpha: (rows, J) is filled.
+            context: (B, N * H + …) is filled in its first N * H.
+        """
+        self._energies(query, previous, _at(self.filtered, i))
+        self.kernels.look(self.energies, self.h, alpha, context)
 
     def backward(
         self,
         i: int,
         query: Tensor,
-        previous: Tensor,
         alpha: Tensor,
         d_contexts: Tensor,
         d_inputs: Tensor,
@@ -221,39 +252,80 @@ class _Look:
         d_context: Tensor,
         d_query: Tensor,
     ) -> None:
-        """Go back through character i; d_context (B, N * H) and d_query are filled."""
+        """Go back through character i.
+
+        Args:
+            i: which.
+            query: (rows, A).
+            alpha: (rows, J).
+            d_contexts: (B, N * H) what c_i gets from outside the loop.
+            d_inputs: (B, N * H + …) what it gets from the next character's gates.
+            d_alphas: (rows, J) what alpha_i gets from outside.
+            d_context: (B, N * H) is filled.
+            d_query: (rows, A) is filled.
+        """
         self.kernels.alphas_backward(
             self.h,
             d_contexts,
             d_inputs,
             d_alphas,
-            self.d_filtered,
-            self.weights.filters,
+            _at(self.d_filtered, i + 1),
+            self.filters,
             d_context,
             self.d_alpha,
         )
-        self._energies_backward(query, previous, alpha, self.d_energies[i])
+        self._energies_backward(
+            query,
+            alpha,
+            _at(self.filtered, i),
+            self.d_energies[i],
+            _at(self.d_filtered, i),
+        )
         torch.sum(self.d_query_parts, dim=1, out=d_query)
 
     def gradients(self, queries: Tensor, alphas: Tensor) -> LoopWeights:
         """(I, rows, A), (I + 1, rows, J) -> what keys and energies' weights get."""
         raise NotImplementedError
 
-    def _energies(self, query: Tensor, previous: Tensor) -> None:
-        raise NotImplementedError
-
-    def _energies_backward(
-        self, query: Tensor, previous: Tensor, alpha: Tensor, d_energies: Tensor
+    def _energies(
+        self, query: Tensor, previous: Tensor, filtered: Tensor | None
     ) -> None:
         raise NotImplementedError
 
+    def _energies_backward(
+        self,
+        query: Tensor,
+        alpha: Tensor,
+        filtered: Tensor | None,
+        d_energies: Tensor,
+        d_filtered: Tensor | None,
+    ) -> None:
+        raise NotImplementedError
+
+    def _for_filters(self, count: int) -> Tensor:
+        """Make a buffer (count, rows, F, J)."""
+        assert self.filters is not None
+        rows, steps, _ = self.keys.shape
+        return self.h.new_empty(count, rows, len(self.filters), steps)
+
+
+def _at(x: Tensor | None, i: int) -> Tensor | None:
+    return None if x is None else x[i]
+
 
 class _LookDot(_Look):
-    def _energies(self, query: Tensor, previous: Tensor) -> None:
+    def _energies(
+        self, query: Tensor, previous: Tensor, filtered: Tensor | None
+    ) -> None:
         self.kernels.dot_energies(query, self.keys, self.penalty, self.energies)
 
     def _energies_backward(
-        self, query: Tensor, previous: Tensor, alpha: Tensor, d_energies: Tensor
+        self,
+        query: Tensor,
+        alpha: Tensor,
+        filtered: Tensor | None,
+        d_energies: Tensor,
+        d_filtered: Tensor | None,
     ) -> None:
         self.kernels.dot_backward(
             self.keys, alpha, self.d_alpha, d_energies, self.d_query_parts
@@ -265,22 +337,14 @@ class _LookDot(_Look):
 
 
 class _LookAdditive(_Look):
-    def __init__(self, settings: LoopSettings, weights: LoopWeights) -> None:
-        super().__init__(settings, weights)
-        v, filters, location = weights.v, weights.filters, weights.location
-        assert v is not None
-        self.v, self.filters, self.location = v.contiguous(), filters, location
-        if filters is not None and location is not None:
-            self.filters = filters.contiguous()  # (F, R)
-            self.location = location.t().contiguous()  # (F, A)
+    @property
+    def v(self) -> Tensor:
+        assert self.weights.v is not None
+        return self.weights.v
 
-    def prepare_backward(self, num_tokens: int) -> None:
-        super().prepare_backward(num_tokens)
-        rows, steps, _ = self.keys.shape
-        if self.filters is not None:
-            self.d_filtered = self.h.new_zeros(rows, len(self.filters), steps)
-
-    def _energies(self, query: Tensor, previous: Tensor) -> None:
+    def _energies(
+        self, query: Tensor, previous: Tensor, filtered: Tensor | None
+    ) -> None:
         self.kernels.additive_energies(
             query,
             self.keys,
@@ -289,58 +353,69 @@ class _LookAdditive(_Look):
             self.v,
             self.filters,
             self.location,
-            self.settings.activation,
+            self.activation,
+            filtered,
             self.energies,
         )
 
     def _energies_backward(
-        self, query: Tensor, previous: Tensor, alpha: Tensor, d_energies: Tensor
+        self,
+        query: Tensor,
+        alpha: Tensor,
+        filtered: Tensor | None,
+        d_energies: Tensor,
+        d_filtered: Tensor | None,
     ) -> None:
         self.kernels.additive_backward(
             query,
             self.keys,
-            previous,
+            filtered,
             self.v,
-            self.filters,
             self.location,
-            self.settings.activation,
+            self.activation,
             alpha,
             self.d_alpha,
             d_energies,
             self.d_query_parts,
-            self.d_filtered,
+            d_filtered,
         )
 
     def gradients(self, queries: Tensor, alphas: Tensor) -> LoopWeights:
-        d_keys, v, filters, location = torch.empty_like(self.keys), self.v, None, None
+        d_keys, d_filters, d_location = torch.empty_like(self.keys), None, None
         parts = len(self.keys), self.tiles
-        d_v = v.new_empty(*parts, *v.shape)
+        d_v = self.h.new_empty(*parts, *self.v.shape)
         if self.filters is not None and self.location is not None:
-            filters = v.new_empty(*parts, *self.filters.shape)
-            location = v.new_empty(*parts, *self.location.shape)
+            d_filters = self.h.new_empty(*parts, *self.filters.shape)
+            d_location = self.h.new_empty(*parts, *self.location.shape)
         self.kernels.weights_backward(
             queries,
             self.keys,
             alphas,
-            v,
-            self.filters,
+            self.filtered,
+            self.v,
             self.location,
-            self.settings.activation,
+            self.activation,
             self.d_energies,
+            self.d_filtered,
             d_keys,
             d_v,
-            filters,
-            location,
+            d_filters,
+            d_location,
         )
         return self.weights._replace(
             keys=d_keys,
             v=d_v.sum(dim=(0, 1)),
-            filters=None if filters is None else filters.sum(dim=(0, 1)),
-            location=None if location is None else location.sum(dim=(0, 1)).t(),
+            filters=None if d_filters is None else d_filters.sum(dim=(0, 1)),
+            location=None if d_location is None else d_location.sum(dim=(0, 1)).t(),
         )
 
 
-def _look(settings: LoopSettings, weights: LoopWeights) -> _Look:
+def _look(
+    settings: LoopSettings,
+    weights: LoopWeights,
+    num_tokens: int,
+    filtered: Tensor | None = None,
+) -> _Look:
     """Build the look that these weights are of."""
     kind = _LookDot if weights.v is None else _LookAdditive
-    return kind(settings, weights)
+    return kind(settings, weights, num_tokens, filtered)

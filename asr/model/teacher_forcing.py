@@ -101,7 +101,9 @@ def spell_loop(
         attention.start(memory).repeat_interleave(heads, dim=0),
     )
     loop = FusedLoop if is_fused(gates, settings) else _Loop
-    states, contexts, alphas = loop.apply(settings, gates, *weights.flat())
+    states, contexts, alphas = loop.apply(  # type: ignore[no-untyped-call]
+        settings, gates, *weights.flat()
+    )
     return Spelled(states, contexts, alphas.unflatten(1, (-1, heads)).mean(dim=2))
 
 

@@ -272,7 +272,7 @@ def test_a_graph_of_the_loop_gives_what_the_loop_gives(kind: str) -> None:
         found = torch.autograd.grad(loss, parameters, materialize_grads=True)
         return [loss, *found]
 
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         expected = step()
