@@ -225,7 +225,9 @@ def test_sizes_of_a_training_are_right_on_a_gpu(
             device="cuda",
         )
 
-        assert_fused_is_plain(case, 1e-4)
+        # Among so many numbers some are so near 0 that rounding decides whether relu
+        # lets their gradients through.
+        assert_fused_is_plain(case, 2e-3 if activation == "relu" else 1e-4)
 
 
 # Invariance
@@ -262,7 +264,8 @@ def test_a_padded_step_gets_no_weight_and_no_gradient(device: str) -> None:
 @pytest.mark.parametrize("kind", ["location", "dot"])
 def test_a_graph_of_the_loop_gives_what_the_loop_gives(kind: str) -> None:
     case = Case(kind, device="cuda", steps=150, batch=8, size=96, tokens=10)
-    memory = case.speller.attention.precompute(case.h.detach(), case.num_steps)
+    with torch.no_grad():
+        memory = case.speller.attention.precompute(case.h, case.num_steps)
     parameters = list(case.speller.parameters())
 
     def step() -> list[Tensor]:
@@ -287,7 +290,7 @@ def test_a_graph_of_the_loop_gives_what_the_loop_gives(kind: str) -> None:
     torch.cuda.synchronize()
 
     for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 # Which loop is taken
@@ -335,12 +338,12 @@ def test_kernels_that_work_are_found_to_work(
     assert not capfd.readouterr().err
 
 
-def python(program: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in which Triton does not interpret, and which sees no GPU."""
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python where Triton does not interpret and sees no GPU."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     environment.pop("TRITON_INTERPRET", None)
     return subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -351,8 +354,9 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
 
 def test_where_triton_does_not_work_one_line_is_printed() -> None:
     done = python(
+        "-c",
         "import torch; from asr.model.fused_steps import kernels_work\n"
-        "print([kernels_work(torch.device('cpu')) for _ in range(2)])"
+        "print([kernels_work(torch.device('cpu')) for _ in range(2)])",
     )
 
     assert done.stdout == "[False, False]\n"
@@ -362,6 +366,26 @@ def test_where_triton_does_not_work_one_line_is_printed() -> None:
 
 
 def test_triton_is_not_imported_before_it_is_used() -> None:
-    done = python("import sys, asr.model.las; print('triton' in sys.modules)")
+    done = python("-c", "import sys, asr.model.las; print('triton' in sys.modules)")
 
     assert done.stdout == "False\n"
+
+
+# Compilation, which no interpreter proves
+
+
+@pytest.mark.slow
+def test_all_kernels_compile_for_a_gpu_and_keep_their_numbers_in_registers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # nothing is compiled yet
+
+    lines = python("-m", "tests.model.compile_fused_kernels").stdout.splitlines()
+
+    spilled = {line.split()[0]: int(line.split()[2]) for line in lines}
+    assert set(spilled) == {
+        *("_lstm_forward", "_lstm_backward", "_look", "_alphas_backward"),
+        *("_dot_energies", "_dot_backward"),
+        *("_additive_energies", "_additive_backward", "_weights_backward"),
+    }
+    assert max(spilled.values()) <= 64  # bytes of a thread, of the 512 in registers
