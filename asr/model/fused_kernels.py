@@ -1,10 +1,10 @@
 """Kernels of the speller's loop for a GPU, in Triton; `fused_steps` calls them.
 
 One character forward is five launches: the product of the gates, `lstm_forward`, the
-product of the query, energies, `look`. One character back is seven: `alphas_backward`,
+product of the query, energies, `look`. One character back is six: `alphas_backward`,
 energies, the sum of their parts, the product of the query, `lstm_backward`, and the
-product of the gates; what weights and keys get is worked out after the loop, in one
-launch (`weights_backward`).
+product of the gates. Each further layer adds two to both. What keys and weights of the
+additive energies get is worked out after the loop, in one launch (`weights_backward`).
 
 A program works on one utterance (head) and a tile of its steps, so that 32 utterances
 fill a GPU, too. Where tiles have to be added up, each writes its own part and the parts

@@ -1,7 +1,7 @@
 """The speller's loop on a GPU: what `teacher_forcing` does, in few kernels a character.
 
 On a GPU the loop of `teacher_forcing` waits for its launches, about 22 a character
-forward and 50 back. Here they are 5 and 7: products are torch's (so the switches for
+forward and 50 back. Here they are 5 and 6: products are torch's (so the switches for
 TF32 count), and what is between two of them is one kernel of `fused_kernels`. Nothing
 waits for the GPU, and all shapes follow from those of the arguments, so the loop can be
 captured into a CUDA graph once it has run.
