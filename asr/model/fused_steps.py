@@ -12,7 +12,9 @@ attention keeps the plain loop. `choose_fused` says otherwise, for comparisons.
 Shapes: see `teacher_forcing`. Rows are B * N heads of utterances.
 """
 
+import math
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -179,7 +181,7 @@ class FusedLoop(torch.autograd.Function):
         return None, d_gates[0], *gradients.flat()
 
 
-class _Look:
+class _Look(ABC):
     """Energies, weights and context of a character, and the way back.
 
     What the query gets from each of T tiles of steps is added up by torch.
@@ -283,15 +285,24 @@ class _Look:
         )
         torch.sum(self.d_query_parts, dim=1, out=d_query)
 
+    @abstractmethod
     def gradients(self, queries: Tensor, alphas: Tensor) -> LoopWeights:
-        """(I, rows, A), (I + 1, rows, J) -> what keys and energies' weights get."""
-        raise NotImplementedError
+        """Once the loop is through: what keys and the energies' weights get.
 
+        All other fields hold anything.
+
+        Args:
+            queries: (I, rows, A).
+            alphas: (I + 1, rows, J), from alpha_0 on.
+        """
+
+    @abstractmethod
     def _energies(
         self, query: Tensor, previous: Tensor, filtered: Tensor | None
     ) -> None:
-        raise NotImplementedError
+        """Fill `energies`, and filtered (rows, F, J) if there are filters."""
 
+    @abstractmethod
     def _energies_backward(
         self,
         query: Tensor,
@@ -300,7 +311,7 @@ class _Look:
         d_energies: Tensor,
         d_filtered: Tensor | None,
     ) -> None:
-        raise NotImplementedError
+        """Take `d_alpha`; fill d_energies, `d_query_parts` and d_filtered."""
 
     def _for_filters(self, count: int) -> Tensor:
         """Make a buffer (count, rows, F, J)."""
@@ -314,6 +325,8 @@ def _at(x: Tensor | None, i: int) -> Tensor | None:
 
 
 class _LookDot(_Look):
+    """query_b . keys_bj / sqrt(A)."""
+
     def _energies(
         self, query: Tensor, previous: Tensor, filtered: Tensor | None
     ) -> None:
@@ -333,10 +346,12 @@ class _LookDot(_Look):
 
     def gradients(self, queries: Tensor, alphas: Tensor) -> LoopWeights:
         d_keys = self.d_energies.permute(1, 2, 0) @ queries.transpose(0, 1)
-        return self.weights._replace(keys=d_keys / self.keys.size(2) ** 0.5)
+        return self.weights._replace(keys=d_keys / math.sqrt(self.keys.size(2)))
 
 
 class _LookAdditive(_Look):
+    """v . act(query_b + keys_bj [+ L f_bj], f = filters * previous weights)."""
+
     @property
     def v(self) -> Tensor:
         assert self.weights.v is not None
@@ -402,11 +417,12 @@ class _LookAdditive(_Look):
             d_filters,
             d_location,
         )
-        return self.weights._replace(
-            keys=d_keys,
-            v=d_v.sum(dim=(0, 1)),
-            filters=None if d_filters is None else d_filters.sum(dim=(0, 1)),
-            location=None if d_location is None else d_location.sum(dim=(0, 1)).t(),
+        found = self.weights._replace(keys=d_keys, v=d_v.sum(dim=(0, 1)))
+        if d_filters is None or d_location is None:
+            return found
+        return found._replace(
+            filters=d_filters.sum(dim=(0, 1)),
+            location=d_location.sum(dim=(0, 1)).t().contiguous(),
         )
 
 
