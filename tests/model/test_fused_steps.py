@@ -180,7 +180,6 @@ def test_sizes_may_be_larger_than_all_tiles_and_no_multiple_of_them(
         steps=70,
         tokens=2,
         listener_size=270,
-        filters=10,
         reach=15,
         device=device,
     )
@@ -234,11 +233,9 @@ def test_sizes_of_a_training_are_right_on_a_gpu(
 
 
 @each_device
-@pytest.mark.parametrize(("kind", "activation"), KINDS)
-def test_going_back_twice_gives_the_same_gradients(
-    kind: str, activation: str, device: str
-) -> None:
-    case = Case(kind, activation, layers=2, device=device)
+@pytest.mark.parametrize("kind", ["location", "dot"])
+def test_going_back_twice_gives_the_same_gradients(kind: str, device: str) -> None:
+    case = Case(kind, layers=2, device=device)
     loss = next(losses(case.spell(fused=True)))
 
     first, second = case.gradients(loss), case.gradients(loss)
