@@ -4,6 +4,7 @@ Shapes: B sentences, I words of each.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -50,8 +51,8 @@ def prepare(
         model = WordLSTM(torch.from_numpy(ranks), *model, cutoffs)
     sentences = list[Ints]()
     for stream, weight in zip(streams, weights, strict=True):
-        ends = np.flatnonzero(stream == count)
-        pieces = np.split(ranks[stream], ends)
+        ranked, ends = ranks[stream], np.flatnonzero(stream == count).tolist()
+        pieces = [ranked[start:end] for start, end in pairwise(ends)]
         sentences += weight * [piece for piece in pieces if len(piece) > 1]
     return model, sentences
 
