@@ -4,8 +4,8 @@ The folder of the n-gram gets
 
 lstm.safetensors, lstm.json   the LSTM with the lowest perplexity on dev so far
 checkpoint.safetensors        where training was last; it goes on from there
-metrics.jsonl                 each update and validation, a line each; the same in
-                              tensorboard/
+metrics.jsonl                 each update and validation, a line each (on a GPU: each
+                              20 updates); the same in tensorboard/
 
 No sentence sees the one before. The learning rate rises over the first updates and
 falls along half a cosine; the LSTM's share in the mixture with the n-gram is the one
@@ -15,8 +15,8 @@ On a CPU, `K updates, kill, M updates` gives the weights of `K + M updates` bit 
 where the length is given in updates. Where it is given in minutes, the schedule follows
 the clock.
 
-A GPU works on several updates that the CPU has queued; loss and gradient norm of all of
-them are read together. Validation runs on the CPU.
+A GPU works through updates that the CPU has queued; their losses and gradient norms are
+read together, and their metrics are means. Validation runs on the CPU.
 """
 
 import copy
@@ -211,11 +211,10 @@ class LSTMTrainer:
             progress_bar(100, "train", "%", layout=PERCENT) as bar,
         ):
             while self.progress < 1:
-                for found in self._epoch():
-                    for step, metrics in found:
-                        log.write(step, metrics)
-                        bar.set_postfix_str(f"loss {metrics['loss']:.3f}")
+                for metrics in self._epoch():
+                    log.write(self.place.step, metrics)
                     bar.n = round(100 * self.progress, 1)
+                    bar.set_postfix_str(f"loss {metrics['loss']:.3f}")
                     self._look_after(log)
                     if self.progress >= 1:
                         break
@@ -223,7 +222,7 @@ class LSTMTrainer:
                 self._validate(log)
             self._save()
 
-    def _epoch(self) -> Iterator[list[tuple[int, dict[str, float]]]]:
+    def _epoch(self) -> Iterator[dict[str, float]]:
         """Train on what is left of an epoch; yield what `_read` returns."""
         order = batches(
             self._lengths,
@@ -268,29 +267,28 @@ class LSTMTrainer:
         log_probs = self.model(batch, members).masked_fill(padding, 0)
         return -log_probs.sum() / num_words, num_words
 
-    def _read(self) -> list[tuple[int, dict[str, float]]]:
-        """Wait for the updates that were tried; return the step and metrics of each."""
+    def _read(self) -> dict[str, float]:
+        """Wait for the updates that were tried; return their metrics, on average."""
         before, tried = self.place.seconds, self._unread
         self._unread = []
         measured = torch.stack([one.measured for one in tried]).tolist()
         self._tick()
-        seconds = max(self.place.seconds - before, 1e-9)
-        speed = sum(one.num_words for one in tried) / seconds
-        found = list[tuple[int, dict[str, float]]]()
         for one, (loss, norm) in zip(tried, measured, strict=True):
             if math.isfinite(loss) and math.isfinite(norm):
                 self.place.bad_steps = 0
                 self._losses.append(loss)
             else:
                 self._leave_out(one.step)
-            metrics = {
-                **{"loss": loss, "gradient_norm": norm},
-                **{"learning_rate": one.learning_rate, "progress": self.progress},
-                **{"epoch": self.place.epoch, "seconds": self.place.seconds},
-                "words_per_second": speed,
-            }
-            found.append((one.step, metrics))
-        return found
+        num_words = sum(one.num_words for one in tried)
+        return {
+            "loss": fmean(loss for loss, _ in measured),
+            "gradient_norm": fmean(norm for _, norm in measured),
+            "learning_rate": tried[-1].learning_rate,
+            "progress": self.progress,
+            "epoch": self.place.epoch,
+            "seconds": self.place.seconds,
+            "words_per_second": num_words / max(self.place.seconds - before, 1e-9),
+        }
 
     def _leave_out(self, step: int) -> None:
         """Count an update that did nothing, and stop after several."""
