@@ -50,10 +50,9 @@ class Row(NamedTuple):
 def device_rows(device: str) -> Iterator[Row]:
     """List what is measured on a device by the clock."""
     for shape, kind, precision, recorded in (
-        *(("S", "location", "float32", False), ("S", "location", "bfloat16", False)),
+        *(("L", "location", "bfloat16", True), ("L", "location", "tf32", True)),
         *(("S", "location", "bfloat16", True), ("L", "additive", "bfloat16", True)),
-        *(("L", "location", "float32", False), ("L", "location", "bfloat16", False)),
-        *(("L", "location", "tf32", True), ("L", "location", "bfloat16", True)),
+        *(("S", "location", "float32", False), ("L", "location", "float32", False)),
     ):
         step = dict(shape=shape, kind=kind, precision=precision, device=device)
         if precision == "tf32" and device != "cuda":
