@@ -33,6 +33,8 @@ LSTM_BLOCK = 256
 """Units that a program of an LSTM works on."""
 LOOK_TILE = (64, 64)
 """Steps and numbers of each that a program of `look` adds up at a time."""
+STEPS_TILE = 16
+"""Steps that a program works on where it compares: as few as `tl.dot` takes."""
 BACK_TILE = (16, 128)
 """The same of `alphas_backward`."""
 
@@ -355,12 +357,6 @@ def _alphas_backward(
 # Energies
 
 
-def tile_of(size: int) -> int:
-    """Steps of a tile, where each step has so many numbers to compare."""
-    block: int = triton.next_power_of_2(size)
-    return max(1, min(16, 4096 // block))
-
-
 def dot_energies(
     query: Tensor, keys: Tensor, penalty: Tensor, energies: Tensor
 ) -> None:
@@ -373,8 +369,7 @@ def dot_energies(
         energies: (rows, J) is filled.
     """
     rows, steps, size = keys.shape
-    tile = tile_of(size)
-    _dot_energies[(rows, triton.cdiv(steps, tile))](
+    _dot_energies[(rows, triton.cdiv(steps, STEPS_TILE))](
         query,
         keys,
         penalty,
@@ -382,7 +377,7 @@ def dot_energies(
         steps,
         scale=1 / math.sqrt(size),
         size=size,
-        tile=tile,
+        tile=STEPS_TILE,
         block=triton.next_power_of_2(size),
     )
 
@@ -422,8 +417,7 @@ def dot_backward(
         d_query: (rows, T, A) is filled with what the query gets from each tile.
     """
     rows, steps, size = keys.shape
-    tile = tile_of(size)
-    _dot_backward[(rows, triton.cdiv(steps, tile))](
+    _dot_backward[(rows, triton.cdiv(steps, STEPS_TILE))](
         keys,
         alpha,
         d_alpha,
@@ -432,7 +426,7 @@ def dot_backward(
         steps,
         scale=1 / math.sqrt(size),
         size=size,
-        tile=tile,
+        tile=STEPS_TILE,
         block=triton.next_power_of_2(size),
         steps_block=triton.next_power_of_2(steps),
     )
@@ -496,7 +490,7 @@ def additive_energies(
     """
     rows, steps, size = keys.shape
     taps = 1 if filters is None else filters.size(1)
-    _additive_energies[(rows, triton.cdiv(steps, tile_of(size)))](
+    _additive_energies[(rows, triton.cdiv(steps, STEPS_TILE))](
         query,
         keys,
         previous,
@@ -509,9 +503,15 @@ def additive_energies(
         steps,
         **_constants(size, location, activation),
         taps=taps,
-        taps_block=triton.next_power_of_2(taps),
+        taps_block=_dot_block(taps),
         num_stages=1,
     )
+
+
+def _dot_block(count: int) -> int:
+    """Return a power of 2 that `tl.dot` takes."""
+    block: int = max(16, triton.next_power_of_2(count))
+    return block
 
 
 def _constants(size: int, location: Tensor | None, activation: str) -> dict[str, Any]:
@@ -521,8 +521,10 @@ def _constants(size: int, location: Tensor | None, activation: str) -> dict[str,
         "num_filters": 1 if location is None else len(location),
         "located": location is not None,
         "tanh": activation == "tanh",
-        "tile": tile_of(size),
-        "block": triton.next_power_of_2(size),
+        "tile": STEPS_TILE,
+        "block": _dot_block(size),
+        "num_warps": 8,  # with 4 the products run out of registers
+        "filters_block": _dot_block(1 if location is None else len(location)),
     }
 
 
@@ -547,6 +549,7 @@ def _additive_energies(
     tanh: tl.constexpr,
     tile: tl.constexpr,
     block: tl.constexpr,
+    filters_block: tl.constexpr,
     taps: tl.constexpr,
     taps_block: tl.constexpr,
 ) -> None:
@@ -556,14 +559,18 @@ def _additive_energies(
     x = _steps_of(keys + row * steps * size, j, a, steps, size)
     x += tl.load(query + row * size + a, mask=a < size, other=0.0)[None, :]
     if located:
+        fs = tl.arange(0, filters_block)
         seen = _neighbours(previous + row * steps, j, r, steps, taps)
-        filtered += row * num_filters * steps
-        for f in range(num_filters):
-            taps_f = tl.load(filters + f * taps + r, mask=r < taps, other=0.0)
-            f_j = tl.sum(seen * taps_f[None, :], axis=1)
-            tl.store(filtered + f * steps + j, f_j, mask=j < steps)
-            l_f = tl.load(location + f * size + a, mask=a < size, other=0.0)
-            x += f_j[:, None] * l_f[None, :]
+        real = (r < taps)[:, None] & (fs < num_filters)[None, :]
+        taps_f = tl.load(
+            filters + fs[None, :] * taps + r[:, None], mask=real, other=0.0
+        )
+        f_j = tl.dot(seen, taps_f, input_precision="ieee")  # (tile, F)
+        real = (j < steps)[:, None] & (fs < num_filters)[None, :]
+        to = filtered + (row * num_filters + fs[None, :]) * steps + j[:, None]
+        tl.store(to, f_j, mask=real)
+        l_f = _filters_of(location, fs, a, num_filters, size)
+        x += tl.dot(f_j, l_f, input_precision="ieee")
     v_a = tl.load(v + a, mask=a < size, other=0.0)
     e = tl.sum(_act(x, tanh) * v_a[None, :], axis=1)
     e += tl.load(penalty + row * steps + j, mask=j < steps, other=0.0)
@@ -599,7 +606,7 @@ def additive_backward(
         d_filtered: (rows, F, J) is filled with the gradient of f; None without.
     """
     rows, steps, size = keys.shape
-    _additive_backward[(rows, triton.cdiv(steps, tile_of(size)))](
+    _additive_backward[(rows, triton.cdiv(steps, STEPS_TILE))](
         query,
         keys,
         alpha if filtered is None else filtered,
@@ -641,11 +648,12 @@ def _additive_backward(
     tanh: tl.constexpr,
     tile: tl.constexpr,
     block: tl.constexpr,
+    filters_block: tl.constexpr,
     steps_block: tl.constexpr,
 ) -> None:
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     j = part * tile + tl.arange(0, tile)
-    a = tl.arange(0, block)
+    a, fs = tl.arange(0, block), tl.arange(0, filters_block)
     d_e = _softmax_backward(
         alpha + row * steps, d_alpha + row * steps, j, steps, steps_block
     )
@@ -653,21 +661,19 @@ def _additive_backward(
     x = _steps_of(keys + row * steps * size, j, a, steps, size)
     x += tl.load(query + row * size + a, mask=a < size, other=0.0)[None, :]
     if located:
-        filtered += row * num_filters * steps
-        for f in range(num_filters):
-            f_j = tl.load(filtered + f * steps + j, mask=j < steps, other=0.0)
-            l_f = tl.load(location + f * size + a, mask=a < size, other=0.0)
-            x += f_j[:, None] * l_f[None, :]
+        at_f = (row * num_filters + fs[None, :]) * steps + j[:, None]
+        real = (j < steps)[:, None] & (fs < num_filters)[None, :]
+        f_j = tl.load(filtered + at_f, mask=real, other=0.0)
+        l_f = _filters_of(location, fs, a, num_filters, size)
+        x += tl.dot(f_j, l_f, input_precision="ieee")
     v_a = tl.load(v + a, mask=a < size, other=0.0)
     d_x = d_e[:, None] * v_a[None, :] * _slope(_act(x, tanh), tanh)
     to = d_query + (row * tl.num_programs(1) + part) * size + a
     tl.store(to, tl.sum(d_x, axis=0), mask=a < size)
     if located:
-        d_filtered += row * num_filters * steps
-        for f in range(num_filters):
-            l_f = tl.load(location + f * size + a, mask=a < size, other=0.0)
-            d_f = tl.sum(d_x * l_f[None, :], axis=1)
-            tl.store(d_filtered + f * steps + j, d_f, mask=j < steps)
+        l_f = _filters_of(location, fs, a, num_filters, size)
+        d_f = tl.dot(d_x, tl.trans(l_f), input_precision="ieee")  # (tile, F)
+        tl.store(d_filtered + at_f, d_f, mask=real)
 
 
 def weights_backward(
@@ -705,7 +711,7 @@ def weights_backward(
     rows, steps, size = keys.shape
     constants = _constants(size, location, activation)
     taps = 1 if d_filters is None else d_filters.size(3)
-    _weights_backward[(rows, triton.cdiv(steps, tile_of(size)))](
+    _weights_backward[(rows, triton.cdiv(steps, STEPS_TILE))](
         queries,
         keys,
         alphas,
@@ -722,12 +728,9 @@ def weights_backward(
         rows,
         steps,
         **constants,
-        filters_block=triton.next_power_of_2(constants["num_filters"]),
         taps=taps,
-        taps_block=triton.next_power_of_2(taps),
+        taps_block=_dot_block(taps),
         num_stages=1,
-        num_warps=8,
-        maxnreg=128,
     )
 
 
@@ -766,11 +769,17 @@ def _weights_backward(
     j = part * tile + tl.arange(0, tile)
     a, r = tl.arange(0, block), tl.arange(0, taps_block)
     fs = tl.arange(0, filters_block)
+    if located:
+        at_f = fs[None, :] * steps + j[:, None]
+        real_f = (j < steps)[:, None] & (fs < num_filters)[None, :]
+        l_f = _filters_of(location, fs, a, num_filters, size)
+        place = j[None, :] + r[:, None] - taps // 2
+        near = (r < taps)[:, None] & (place >= 0) & (place < steps)
     key = _steps_of(keys + row * steps * size, j, a, steps, size)
     v_a = tl.load(v + a, mask=a < size, other=0.0)
     sum_keys = tl.zeros([tile, block], dtype=tl.float32)
     sum_v = tl.zeros([block], dtype=tl.float32)
-    sum_filters = tl.zeros([filters_block, taps_block], dtype=tl.float32)
+    sum_filters = tl.zeros([taps_block, filters_block], dtype=tl.float32)
     sum_location = tl.zeros([filters_block, block], dtype=tl.float32)
     all_rows = rows.to(tl.int64)
     queries += row * size
@@ -782,24 +791,17 @@ def _weights_backward(
         d_e = tl.load(d_energies + j, mask=j < steps, other=0.0)
         x = key + tl.load(queries + a, mask=a < size, other=0.0)[None, :]
         if located:
-            for f in range(num_filters):
-                f_j = tl.load(filtered + f * steps + j, mask=j < steps, other=0.0)
-                l_f = tl.load(location + f * size + a, mask=a < size, other=0.0)
-                x += f_j[:, None] * l_f[None, :]
+            f_j = tl.load(filtered + at_f, mask=real_f, other=0.0)  # (tile, F)
+            x += tl.dot(f_j, l_f, input_precision="ieee")
         active = _act(x, tanh)
         d_x = d_e[:, None] * v_a[None, :] * _slope(active, tanh)
         sum_keys += d_x
         sum_v += tl.sum(d_e[:, None] * active, axis=0)
         if located:
-            seen = _neighbours(alphas, j, r, steps, taps)
-            for f in range(num_filters):
-                f_j = tl.load(filtered + f * steps + j, mask=j < steps, other=0.0)
-                d_f = tl.load(d_filtered + f * steps + j, mask=j < steps, other=0.0)
-                d_l = tl.sum(d_x * f_j[:, None], axis=0)
-                d_taps = tl.sum(seen * d_f[:, None], axis=0)
-                here = (fs == f)[:, None]
-                sum_location += tl.where(here, d_l[None, :], 0.0)
-                sum_filters += tl.where(here, d_taps[None, :], 0.0)
+            seen = tl.load(alphas + place, mask=near, other=0.0)  # (R, tile)
+            d_f = tl.load(d_filtered + at_f, mask=real_f, other=0.0)
+            sum_location += tl.dot(tl.trans(f_j), d_x, input_precision="ieee")
+            sum_filters += tl.dot(seen, d_f, input_precision="ieee")
         queries += all_rows * size
         alphas += all_rows * steps
         d_energies += all_rows * steps
@@ -810,11 +812,14 @@ def _weights_backward(
     tl.store(to, sum_keys, mask=real)
     tl.store(d_v + part_of_row * size + a, sum_v, mask=a < size)
     if located:
-        f_at = (part_of_row * num_filters + fs)[:, None]
-        real = (fs < num_filters)[:, None] & (r < taps)[None, :]
-        tl.store(d_filters + f_at * taps + r[None, :], sum_filters, mask=real)
+        f_at = part_of_row * num_filters + fs
+        real = (r < taps)[:, None] & (fs < num_filters)[None, :]
+        to = d_filters + f_at[None, :] * taps + r[:, None]
+        tl.store(to, sum_filters, mask=real)
         real = (fs < num_filters)[:, None] & (a < size)[None, :]
-        tl.store(d_location + f_at * size + a[None, :], sum_location, mask=real)
+        tl.store(
+            d_location + f_at[:, None] * size + a[None, :], sum_location, mask=real
+        )
 
 
 # Parts of kernels
@@ -827,6 +832,19 @@ def _steps_of(
     """(J, A) at x, steps j -> (tile, block), zeros beyond."""
     real = (j < steps)[:, None] & (a < size)[None, :]
     return tl.load(x + j[:, None] * size + a[None, :], mask=real, other=0.0)
+
+
+@triton.jit
+def _filters_of(
+    location: tl.tensor,
+    fs: tl.tensor,
+    a: tl.tensor,
+    num_filters: tl.constexpr,
+    size: tl.constexpr,
+) -> tl.tensor:
+    """(F, A) at location -> (filters_block, block), zeros beyond."""
+    real = (fs < num_filters)[:, None] & (a < size)[None, :]
+    return tl.load(location + fs[:, None] * size + a[None, :], mask=real, other=0.0)
 
 
 @triton.jit

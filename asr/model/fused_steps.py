@@ -217,7 +217,7 @@ class _Look(ABC):
         rows, steps, size = self.keys.shape
         self.d_alpha = torch.empty_like(self.penalty)
         self.d_energies = self.h.new_empty(self.num_tokens, rows, steps)
-        self.tiles = -(-steps // self.kernels.tile_of(size))  # T
+        self.tiles = -(-steps // self.kernels.STEPS_TILE)  # T
         self.d_query_parts = self.h.new_empty(rows, self.tiles, size)
         if self.filters is not None:
             self.d_filtered = self._for_filters(self.num_tokens + 1)

@@ -16,7 +16,8 @@ Source: "CUDA semantics", PyTorch's manual, on CUDA graphs: all that a graph rea
 outlive it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +26,9 @@ from torch import Tensor, nn
 from asr.data.batching import Batch
 from asr.data.length_classes import LengthClass
 from asr.features import NUM_MELS
+from asr.model.fused_steps import choose_fused
 from asr.model.las import LAS
-from asr.runtime import send
+from asr.runtime import full_float32, send
 from asr.text import Tokenizer
 from asr.training.loss import (
     LossConfig,
@@ -53,11 +55,16 @@ class Recording:
         self.results: tuple[Any, ...] = ()
         """What `work` returned; filled anew by each `replay`."""
 
-    def record(self) -> None:
-        """Record the work as a CUDA graph; it was done twice before."""
+    def record(self, pool: Any) -> None:
+        """Record the work as a CUDA graph; it was done before.
+
+        Args:
+            pool: of memory, which recordings share that are not replayed at a time:
+                what one of them returned is good until another is replayed.
+        """
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile: one of them fills pinned memory.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):
             self.results = self._work()
         self._graph = graph
 
@@ -126,20 +133,22 @@ class RecordedStep:
         self.forward = Recording(self._forward)
         self.backward = Recording(self._backward)
 
-    def record(self, batch: Batch) -> None:
-        """Record both graphs with a batch of the shape."""
+    def record(self, batch: Batch, pool: Any = None) -> None:
+        """Record both graphs with a batch of the shape; see `Recording.record`."""
         self.warm_up(batch)
         self.forward.results = self.backward.results = ()
-        self.forward.record()
-        self.backward.record()
+        pool = pool or torch.cuda.graph_pool_handle()
+        self.forward.record(pool)
+        self.backward.record(pool)
 
     def warm_up(self, batch: Batch) -> None:
-        """Do the work twice: what is made once, and compiled, is no part of it."""
+        """Do the work once: what is made once, and compiled, is no part of it."""
+        # The nodes that gather gradients are of another stream, and never used.
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
-            for _ in range(2):
-                self.run(batch, guide=0.0)
+            self.run(batch, guide=0.0)
         torch.cuda.current_stream(self.device).wait_stream(side)
 
     def run(
@@ -283,17 +292,39 @@ def replay_difference(step: RecordedStep, batch: Batch, guide: float) -> float:
     Returns:
         See `largest_difference`.
     """
-    dropouts = [m for m in step.las.modules() if isinstance(m, nn.Dropout)]
-    before = [module.p for module in dropouts]
-    for module in dropouts:
-        module.p = 0.0
-    try:
-        anew, _ = step.run(batch, guide)
-        expected = [None if g is None else g.clone() for g in anew]
+    with _nothing_dropped(step.las):
+        expected = _kept(step.run(batch, guide)[0])
         step.record(batch)
         for _ in range(2):  # the second time nothing is as it was left by chance
             found, _ = step.run(batch, guide)
         return largest_difference(found, expected)
+
+
+def loop_difference(step: RecordedStep, batch: Batch, guide: float) -> float:
+    """Compare gradients of the speller's fused loop with those of the plain one.
+
+    Returns:
+        See `largest_difference`; 0 where the loop is not fused.
+    """
+    with _nothing_dropped(step.las), full_float32():
+        found = _kept(step.run(batch, guide)[0])
+        with choose_fused(False):
+            expected, _ = step.run(batch, guide)
+        return largest_difference(found, expected)
+
+
+def _kept(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [None if gradient is None else gradient.clone() for gradient in gradients]
+
+
+@contextmanager
+def _nothing_dropped(las: LAS) -> Iterator[None]:
+    dropouts = [m for m in las.modules() if isinstance(m, nn.Dropout)]
+    before = [module.p for module in dropouts]
+    for module in dropouts:
+        module.p = 0.0
+    try:
+        yield
     finally:
         for module, p in zip(dropouts, before, strict=True):
             module.p = p

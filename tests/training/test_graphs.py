@@ -183,7 +183,8 @@ def test_gradients_are_compared_by_their_norms() -> None:
 class Forgetful(Recording):
     """A recording that reads what is not there any more."""
 
-    def record(self) -> None:
+    def record(self, pool: object) -> None:
+        del pool
         self.forgets = True
 
     def replay(self) -> None:
@@ -195,19 +196,20 @@ class Forgetful(Recording):
 class Faithful(Recording):
     """A recording of a device that has none: it does the work anew."""
 
-    def record(self) -> None:
-        pass
+    def record(self, pool: object) -> None:
+        del pool
 
 
 @pytest.mark.parametrize(("kind", "faithful"), [(Faithful, True), (Forgetful, False)])
 def test_a_recording_that_is_not_faithful_is_found_out(
-    kind: type[Recording], faithful: bool
+    kind: type[Recording], faithful: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     las, shape = network(dropout=0.3), LengthClass(80, 8, 4)
     recorded = step(las, shape, guided=False)
     recorded.forward = Faithful(recorded.forward._work)
     recorded.backward = kind(recorded.backward._work)
-    recorded.warm_up = lambda batch: None  # type: ignore[method-assign]
+    monkeypatch.setattr(recorded, "warm_up", lambda batch: None)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, 0))
 
     difference = replay_difference(recorded, filled(batch(), shape), 0.0)
     assert (difference <= MOST_DIFFERENT) is faithful

@@ -17,6 +17,7 @@ from asr.config import Config, DataConfig
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import TrainingError
 from asr.features import AugmentConfig
+from asr.model import fused_steps
 from asr.model.attention import AttentionConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
@@ -218,6 +219,31 @@ def test_memory_that_is_full_later_is_one_line(
         train(settings(corpus), tmp_path)
 
 
+def test_a_fused_loop_that_is_wrong_is_not_used(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    init, fused = recorded_updates.RecordedUpdates.__init__, list[bool | None]()
+
+    def recording(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **(kwargs | {"records": True}))
+
+    def record(self: RecordedStep, *_: Any) -> None:
+        fused.append(fused_steps._chosen.get())
+
+    monkeypatch.setattr(recorded_updates, "loop_difference", lambda *_: 0.5)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(recorded_updates.RecordedUpdates, "__init__", recording)
+    monkeypatch.setattr(RecordedStep, "record", record)
+
+    train(settings(corpus, epochs=1), tmp_path)
+
+    assert "the plain one is taken, which is slower" in capsys.readouterr().out
+    assert set(fused) == {False}
+
+
 def test_recordings_that_are_not_faithful_are_not_used(
     corpus: Path,
     tmp_path: Path,
@@ -237,6 +263,7 @@ def test_recordings_that_are_not_faithful_are_not_used(
         init(self, *args, **(kwargs | {"records": True}))
 
     monkeypatch.setattr(recorded_updates, "replay_difference", never)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, 0))
     monkeypatch.setattr(recorded_updates.RecordedUpdates, "__init__", recording)
     monkeypatch.setattr(RecordedStep, "record", record)
 
