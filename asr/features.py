@@ -8,10 +8,13 @@ The mean over the utterance is taken off each band: it holds the gain and the co
 the microphone, the room and the codec, and no speech. What remains is scaled in the
 model by the mean and deviation over the training set (`FeatureNorm`).
 
-Features are always made of one utterance alone, never of a padded batch, so they are
-the same alone, in a batch, in training and in transcription.
+Features are those of one utterance alone, whatever it stands beside, so they are the
+same alone, in a batch, in training and in transcription. `log_mel` makes them of one
+waveform, in blocks that stay in a processor's cache; `batch_log_mel` makes the same of
+a padded batch, as a GPU likes it.
 
-Shapes: N samples, T = 1 + N // 160 frames, F = 80 mel bands.
+Shapes: B utterances, N samples, T = 1 + N // 160 frames, F = 80 mel bands, K = 257
+        frequencies.
 
 Source: the filters and the framing are librosa's defaults (Slaney's Auditory Toolbox),
 within 1e-3 of `librosa.feature.melspectrogram`. SpecAugment: Park et al. (2019),
@@ -22,11 +25,14 @@ import math
 import random
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from asr.audio import SAMPLE_RATE, resample
+from asr.padding import valid_mask
+from asr.runtime import full_float32
 
 NUM_MELS = 80
 """F: bands."""
@@ -107,6 +113,57 @@ def log_mel(waveform: Tensor) -> Tensor:
     return log_power.sub_(log_power.mean(dim=0))
 
 
+def mel_filters(stretch: float = 1.0) -> Tensor:
+    """Return the (K, F) share of each frequency in each band.
+
+    Args:
+        stretch: of the frequencies, up to a bend below the highest, as a vocal tract
+            that is shorter (above 1) or longer has them; near 1.
+
+    Source: Jaitly and Hinton (2013), "Vocal Tract Length Perturbation improves speech
+    recognition", for training; the bend as in Kaldi's piecewise warp.
+    """
+    filters = _mel_filters()[::2]
+    if stretch == 1:
+        return filters
+    last = len(filters) - 1
+    bend = 0.6 * last * min(1.0, 1 / stretch)
+    steps = torch.arange(last + 1, dtype=torch.float64)
+    above = (last - stretch * bend) / (last - bend)
+    bent = stretch * bend + (steps - bend) * above
+    warped = torch.where(steps <= bend, steps * stretch, bent).clamp(0, last)
+    below = warped.floor().long().clamp(max=last - 1)
+    share = (warped - below).float()[:, None]
+    return (1 - share) * filters[below] + share * filters[below + 1]
+
+
+def batch_log_mel(waveforms: Tensor, num_samples: Tensor, filters: Tensor) -> Tensor:
+    """Make the features of several utterances, each as `log_mel` makes them.
+
+    Args:
+        waveforms: (B, N) float32 samples at 16 kHz, zero on padding.
+        num_samples: (B,) at least one each, on the same device.
+        filters: (K, F) of `mel_filters`, or (B, K, F) of each utterance its own.
+
+    Returns:
+        (B, T, F), zero on padding.
+    """
+    reach, margin = WINDOW // 2, (FFT - WINDOW) // 2
+    frames = nn.functional.pad(waveforms, (reach, reach)).unfold(1, WINDOW, HOP)
+    windowed = frames * _window().to(waveforms.device)
+    windowed = nn.functional.pad(windowed, (margin, margin))
+    squares = torch.view_as_real(torch.fft.rfft(windowed)).square().sum(dim=-1)
+    with full_float32():
+        power = squares @ filters  # (B, T, K) @ (K, F)
+    num_frames = 1 + num_samples // HOP
+    valid = valid_mask(num_frames, power.size(1))[:, :, None]
+    peak = power.masked_fill(~valid, 0.0).amax(dim=(1, 2), keepdim=True)
+    floor = (peak * 10 ** (-DYNAMIC_RANGE / 10)).clamp_min(1e-20)
+    log_power = torch.maximum(power, floor).log().masked_fill(~valid, 0.0)
+    mean = log_power.sum(dim=1, keepdim=True) / num_frames[:, None, None]
+    return (log_power - mean).masked_fill(~valid, 0.0)
+
+
 class FeatureNorm(nn.Module):
     """Bring each band to mean 0 and deviation 1 over the training set."""
 
@@ -129,6 +186,10 @@ class FeatureNorm(nn.Module):
         return (features - self.mean) / self.std
 
 
+SHARES = ("noise", "babble", "room", "band", "clipping", "characters")
+"""Settings of `AugmentConfig` that are shares."""
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
     """Settings of the augmentation, which keeps the network from learning by heart."""
@@ -143,6 +204,21 @@ class AugmentConfig:
     """SpecAugment: stripes of neighbouring frames that are blanked."""
     time_width: int = 40
     """Widest such stripe, in frames; never more than a fifth of the utterance."""
+    noise: float = 0.0
+    """Share of the utterances with noise of some colour, 5 to 30 dB below speech."""
+    babble: float = 0.0
+    """Share of the utterances with other voices behind them, 5 to 30 dB below."""
+    room: float = 0.0
+    """Share of the utterances that are played in a room that rings 0.1 to 0.5 s."""
+    band: float = 0.0
+    """Share of the utterances whose band is as narrow as a telephone's, or nearly."""
+    clipping: float = 0.0
+    """Share of the utterances that are recorded too loud."""
+    stretch: float = 0.0
+    """Most by which the frequencies are stretched or pressed together, such as 0.1:
+    as vocal tracts of other lengths have them."""
+    characters: float = 0.0
+    """Share of the speller's inputs that are replaced by any other character."""
 
     def __post_init__(self) -> None:
         """Refuse speeds and widths that cannot be."""
@@ -155,6 +231,15 @@ class AugmentConfig:
                 raise ValueError(
                     f"augment.{name} must be at least 0, not {getattr(self, name)}"
                 )
+        for name in SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"augment.{name} is a share from 0 to 1, not {getattr(self, name)}"
+                )
+        if not 0 <= self.stretch <= 0.3:
+            raise ValueError(
+                f"augment.stretch must be from 0 to 0.3, not {self.stretch}"
+            )
 
 
 def change_speed(waveform: Tensor, speed: float) -> Tensor:
@@ -164,6 +249,25 @@ def change_speed(waveform: Tensor, speed: float) -> Tensor:
     torch.Size([1000])
     """
     return resample(waveform, SAMPLE_RATE * speed, SAMPLE_RATE)
+
+
+class Stripes(NamedTuple):
+    """What SpecAugment blanks of an utterance: (start, end) of each stripe."""
+
+    bands: list[tuple[int, int]]
+    frames: list[tuple[int, int]]
+
+
+def draw_stripes(
+    num_frames: int, config: AugmentConfig, strength: float, rng: random.Random
+) -> Stripes:
+    """Draw the stripes of an utterance; see `spec_augment`."""
+    time_width = min(config.time_width, math.floor(num_frames / 5))
+    widths = strength * config.frequency_width, strength * time_width
+    return Stripes(
+        [_stripe(NUM_MELS, widths[0], rng) for _ in range(config.frequency_masks)],
+        [_stripe(num_frames, widths[1], rng) for _ in range(config.time_masks)],
+    )
 
 
 def spec_augment(
@@ -181,14 +285,27 @@ def spec_augment(
         (T, F) an augmented copy.
     """
     features = features.clone()
-    num_frames, num_bands = features.shape
-    time_width = min(config.time_width, math.floor(num_frames / 5))
-    for _ in range(config.frequency_masks):
-        start, end = _stripe(num_bands, strength * config.frequency_width, rng)
+    bands, frames = draw_stripes(len(features), config, strength, rng)
+    for start, end in bands:
         features[:, start:end] = 0.0
-    for _ in range(config.time_masks):
-        start, end = _stripe(num_frames, strength * time_width, rng)
+    for start, end in frames:
         features[start:end] = 0.0
+    return features
+
+
+def blank_stripes(features: Tensor, bands: Tensor, frames: Tensor) -> Tensor:
+    """Blank the stripes of several utterances.
+
+    Args:
+        features: (B, T, F).
+        bands: (B, M, 2) start and end of M stripes each.
+        frames: (B, M', 2) likewise.
+    """
+    for axis, stripes in ((2, bands), (1, frames)):
+        places = torch.arange(features.size(axis), device=features.device)
+        inside = (places >= stripes[:, :, :1]) & (places < stripes[:, :, 1:])
+        inside = inside.any(dim=1)  # (B, T) or (B, F)
+        features = features.masked_fill(inside.unsqueeze(3 - axis), 0.0)
     return features
 
 

@@ -1,8 +1,9 @@
 """Sequences of unequal length in one tensor.
 
 Lengths (`num_frames`, `num_steps`, `num_tokens`) are int64 tensors that stay on the
-CPU. A mask is called `valid` and is True where there is data and False where there is
-padding: the opposite of the `key_padding_mask` of `torch.nn.MultiheadAttention`.
+CPU, all but those that a recorded CUDA graph reads. A mask is called `valid` and is
+True where there is data and False where there is padding: the opposite of the
+`key_padding_mask` of `torch.nn.MultiheadAttention`.
 """
 
 from collections.abc import Sequence

@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
 from asr.errors import ConfigError
 
@@ -33,7 +34,8 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """Turn auto, float32 or bfloat16 into how matrices are multiplied in training.
 
-    auto is bfloat16 where the hardware multiplies it several times as fast: on a GPU,
+    tf32 is float32 that a GPU multiplies with fewer bits (see `allow_tf32`). auto is
+    bfloat16 where the hardware multiplies it several times as fast: on a GPU,
     and on a CPU with AMX (Intel Xeon from 2023 on).
 
     Raises:
@@ -42,11 +44,42 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if fast else torch.float32
-    if name not in ("float32", "bfloat16"):
+    if name == "tf32" and device.type != "cuda":
+        raise ConfigError("precision tf32: is for a GPU (use auto or float32)")
+    if name not in ("float32", "tf32", "bfloat16"):
         raise ConfigError(
-            f"precision {name}: is not known (use auto, float32 or bfloat16)"
+            f"precision {name}: is not known (use auto, float32, tf32 or bfloat16)"
         )
     return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let a GPU multiply float32 numbers with 10 bits of their fraction, or with all.
+
+    TF32 is several times as fast. It is torch's default for LSTMs and not for
+    products of matrices; here both are alike.
+    """
+    backends: Any = torch.backends  # its stubs know no precision
+    for part in (backends.cuda.matmul, backends.cudnn.rnn, backends.cudnn.conv):
+        part.fp32_precision = "tf32" if allowed else "ieee"
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Multiply with all bits of float32 on a GPU for a while."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Bring a tensor from the CPU to a device without waiting for what runs there."""
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def keep_freed_memory() -> None:

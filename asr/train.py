@@ -20,6 +20,7 @@ from torch.multiprocessing.spawn import (
 
 from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.data.dataset import Augmentation, Dataset
+from asr.data.device_corpus import DeviceCorpus
 from asr.data.manifest import Utterance, read_manifest, spread
 from asr.data.shards import read_corpus
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
@@ -27,7 +28,7 @@ from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
 from asr.model.storage import find_model, load_model, load_tokenizer
 from asr.reports.attention_plot import draw_attention
-from asr.runtime import end_process, keep_freed_memory, use_one_thread
+from asr.runtime import end_process, keep_freed_memory, pick_device, use_one_thread
 from asr.tensor_files import read_metadata, write_files
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import SUBWORDS, Subwords
@@ -240,7 +241,20 @@ def _trainer(
         },
         draw=draw_attention,
         team=team,
+        corpus=_device_corpus(config, train_set, team),
     )
+
+
+def _device_corpus(
+    config: Config, train_set: Dataset, team: Team
+) -> DeviceCorpus | None:
+    """Make the training set a corpus on the device, if training takes fixed shapes."""
+    training = config.training
+    device = team.device(pick_device(training.device))
+    wanted = training.fixed_shapes
+    if wanted == "never" or (wanted == "auto" and device.type != "cuda"):
+        return None
+    return DeviceCorpus(train_set, device, training.device_hours)
 
 
 def _tokenizer(config: Config, folder: Path) -> Tokenizer:

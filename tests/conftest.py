@@ -1,5 +1,6 @@
 """What tests share: one thread, a seed, a model; no GPU test without a GPU."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import Subwords
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():  # read when Triton is first imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # On a busy machine any example may take long.
 settings.register_profile(
     "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]

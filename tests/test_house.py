@@ -43,12 +43,13 @@ DOOR = {  # only this module may import that library
     "torchaudio": "asr.features",
     "torchaudio.functional.forced_align": "asr.decoding.ctc_alignment",
     "tqdm": "asr.progress",
+    "triton": "asr.model.fused_kernels",
     "yaml": "asr.config",
 }
 LANGUAGE = {"torch", "numpy"}  # spoken everywhere
-LAZY = ("asr.__init__", "asr.doctor", "asr.cli.")
+LAZY = ("asr.__init__", "asr.doctor", "asr.cli.", "asr.model.fused_steps")
 """Modules that import late: `asr --help` answers without torch, `asr doctor` where it
-fails."""
+fails, and the kernels for a GPU are imported where there is one."""
 
 ROOT = Path(__file__).parents[1]
 MODULES = {

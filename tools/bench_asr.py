@@ -10,7 +10,9 @@ S is a listener of 3 layers of 256 a direction and a speller of 256, L one of 5 
 and a speller of two layers of 512. Weights and features are made up.
 
 With `--device cuda` (or cpu) the same steps and searches are measured on that device,
-by the clock, as hours of audio an hour; there is no peer then.
+by the clock, as hours of audio an hour: training as the plain formula and as it is
+recorded on a GPU (with CTC, clipping and the average of the weights), beside the same
+network of SpeechBrain's modules where `--peer-python` has them.
 """
 
 import argparse
@@ -47,18 +49,20 @@ class Row(NamedTuple):
 
 def device_rows(device: str) -> Iterator[Row]:
     """List what is measured on a device by the clock."""
-    for shape, kind, precision in (
-        *(("S", "additive", "float32"), ("S", "location", "float32")),
-        *(("S", "location", "bfloat16"), ("L", "additive", "float32")),
-        *(("L", "location", "float32"), ("L", "location", "bfloat16")),
+    for shape, kind, precision, recorded in (
+        *(("L", "location", "bfloat16", True), ("L", "location", "tf32", True)),
+        *(("S", "location", "bfloat16", True), ("L", "additive", "bfloat16", True)),
+        *(("S", "location", "float32", False), ("L", "location", "float32", False)),
     ):
+        step = dict(shape=shape, kind=kind, precision=precision, device=device)
+        if precision == "tf32" and device != "cuda":
+            continue
+        how = "recorded" if recorded else "plain"
         yield Row(
             "train",
-            f"training on {device}, {shape}, {kind}, batch 32, {precision}",
-            dict(
-                **dict(what="train", shape=shape, kind=kind, precision=precision),
-                **dict(batch=32, device=device),
-            ),
+            f"training on {device}, {shape}, {kind}, batch 32, {precision}, {how}",
+            dict(what="train", **step, batch=32, recorded=recorded),
+            ["speechbrain", json.dumps(dict(what="peer", **step, batch=32))],
             unit=PER_HOUR,
         )
     for shape, batch in (("S", 1), ("S", 32), ("L", 1), ("L", 32)):
@@ -196,13 +200,18 @@ def measure_train(
     repetitions: int,
     batch: int = 16,
     device: str | None = None,
+    recorded: bool = False,
 ) -> Figures:
     """One step on the speller's cross entropy, as in the peers' scripts."""
     import torch
 
-    from asr.runtime import keep_freed_memory
+    from asr.runtime import allow_tf32, keep_freed_memory
 
     keep_freed_memory()
+    allow_tf32(precision != "float32")
+    if recorded:
+        update = recorded_update(shape, kind, precision, batch, str(device))
+        return per_hour(str(device), batch, best(update, repetitions, clock_of(device)))
     where = torch.device(device or "cpu")
     las = build(shape, kind).to(where).train()
     x, lengths = torch.randn(batch, FRAMES, 80), torch.full((batch,), FRAMES)
@@ -227,6 +236,107 @@ def measure_train(
 
     spent = best(step, repetitions, clock_of(device))
     return per_hour(device, batch, spent) if device else {"cpu": spent}
+
+
+def recorded_update(
+    shape: str, kind: str, precision: str, batch: int, device: str
+) -> Callable[[], None]:
+    """Return an update as training does it on a GPU, on made-up utterances."""
+    import torch
+
+    from asr.data.batching import Batch
+    from asr.data.length_classes import LengthClass
+    from asr.runtime import pick_precision
+    from asr.text import CharTokenizer
+    from asr.training.distributed import Team
+    from asr.training.loss import LossConfig
+    from asr.training.recorded_updates import RecordedUpdates
+
+    where, tokenizer = torch.device(device), CharTokenizer()
+    las = build(shape, kind).to(where).train()
+    average = {name: t.detach().clone() for name, t in las.state_dict().items()}
+    updates = RecordedUpdates(
+        las,
+        tokenizer,
+        LossConfig(),
+        torch.optim.AdamW(las.parameters(), 1e-4, fused=True),
+        average,
+        Team(),
+        precision=pick_precision(precision, where),
+        clip_norm=5.0,
+        sampled=False,
+        records=device == "cuda",
+    )
+    made = Batch(
+        [str(row) for row in range(batch)],
+        torch.randn(batch, FRAMES, 80).to(where),
+        torch.full((batch,), FRAMES),
+        torch.randint(3, tokenizer.size, (batch, CHARACTERS - 1)),
+        torch.full((batch,), CHARACTERS - 1),
+        batch * SECONDS,
+    )
+    shape_of = LengthClass(FRAMES, CHARACTERS - 1, batch)
+
+    def update() -> None:
+        updates.update([made], shape_of, guide=0.0, sampling=0.0, decay=0.99)
+
+    update()
+    return update
+
+
+def measure_peer(
+    shape: str, kind: str, precision: str, repetitions: int, batch: int, device: str
+) -> Figures:
+    """The same step of the same network, made of SpeechBrain's modules."""
+    import torch
+    from speechbrain.nnet.RNN import LSTM, AttentionalRNNDecoder
+    from torch import nn
+
+    from asr.model.listener import stack_frames
+    from asr.runtime import allow_tf32
+
+    allow_tf32(precision != "float32")
+    where = torch.device(device)
+    las = build(shape, kind)
+    size, layers = las.speller.hidden.out_features, len(las.speller.cells)
+    widths = [layer.forwards.input_size for layer in las.listener.layers]
+    listener = nn.ModuleList(
+        LSTM(hidden_size=size, input_size=width, bidirectional=True) for width in widths
+    )
+    embedding, output = nn.Embedding(32, size), nn.Linear(size, 32)
+    decoder = AttentionalRNNDecoder(
+        *("lstm", "location" if kind == "location" else "content", size),
+        *(las.speller.attention.query.out_features, layers),
+        enc_dim=2 * size,
+        input_size=size,
+        channels=10,
+        kernel_size=100,
+        dropout=0.0,
+    )
+    modules = nn.ModuleList([listener, embedding, decoder, output]).to(where).train()
+    optimizer = torch.optim.Adam(modules.parameters(), 1e-4)
+    x = torch.randn(batch, FRAMES, 80).to(where)
+    targets = torch.randint(3, 32, (batch, CHARACTERS)).to(where)
+    inputs = nn.functional.pad(targets[:, :-1], (1, 0), value=1)
+    whole = torch.ones(batch, device=where)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(
+            where.type, torch.bfloat16, enabled=precision == "bfloat16"
+        ):
+            h = x
+            for layer, reduction in zip(listener, las.listener.reductions, strict=True):
+                h, _ = layer(stack_frames(h, reduction))
+            states, _ = decoder(embedding(inputs), h, whole)
+            logits = output(states)
+        loss = nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), targets.flatten()
+        )
+        torch.autograd.backward(loss)
+        optimizer.step()
+
+    return per_hour(device, batch, best(step, repetitions, clock_of(device)))
 
 
 def measure_search(
@@ -380,6 +490,7 @@ def write_recording(path: Path, seconds: float) -> None:
 
 MEASURES: dict[str, Callable[..., Figures]] = {
     "train": measure_train,
+    "peer": measure_peer,
     "search": measure_search,
     "features": measure_features,
     "loader": measure_loader,
@@ -432,6 +543,11 @@ def run_ours(row: Row, repetitions: int) -> Figures:
 def run_peer(row: Row, args: argparse.Namespace) -> Figures:
     """Measure a row's peer in a process of its own."""
     assert row.peer is not None
+    if args.device:
+        arguments = {**json.loads(row.peer[1]), "repetitions": args.repetitions}
+        words = ["-m", "tools.bench_asr", "--measure", json.dumps(arguments)]
+        speechbrain: Figures = run_python(args.peer_python, words, None)
+        return speechbrain
     if row.part == "features":
         arguments = {**row.ours, "kind": "torchaudio", "repetitions": args.repetitions}
         words = ["-m", "tools.bench_asr", "--measure", json.dumps(arguments)]
@@ -456,7 +572,10 @@ def compare(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     if peers:
         result["peer"] = {k: statistics.median(f[k] for f in peers) for k in peers[0]}
         pairs = list(zip(ours, peers, strict=True))
-        ratios = sorted(theirs["cpu"] / own["cpu"] for own, theirs in pairs)
+        ratios = sorted(  # of how long it takes, where a figure is not that itself
+            own["cpu"] / theirs["cpu"] if args.device else theirs["cpu"] / own["cpu"]
+            for own, theirs in pairs
+        )
         middle = statistics.median(ratios)
         result["ratio"] = {"min": ratios[0], "median": middle, "max": ratios[-1]}
         result["memory_share"] = statistics.median(
@@ -516,9 +635,7 @@ def main() -> None:
         from asr.runtime import pick_device
 
         args.device = pick_device(args.device).type
-        if args.peer_python:
-            sys.exit("bench: --device has no peers (leave --peer-python out)")
-    if args.peer_python and not args.peers:
+    if args.peer_python and not (args.peers or args.device):
         sys.exit("bench: --peer-python needs --peers, the folder of their scripts")
     if args.peer_python:  # the peers' scripts run in their own folder
         args.peer_python = str(Path(args.peer_python).absolute())
@@ -526,7 +643,7 @@ def main() -> None:
     if not todo:
         parts = ",".join(sorted({row.part for row in rows(args)}))
         sys.exit(f"bench: --only: there is nothing of that here (but {parts})")
-    print("| | ours | MiB | peer | MiB | peer / ours | memory, ours / peer |")
+    print("| | ours | MiB | peer | MiB | times as fast | memory, ours / peer |")
     print("|---|---|---|---|---|---|---|")
     results = []
     for row in todo:

@@ -107,6 +107,13 @@ def _add_train(commands: Any) -> None:
     add("--embedding-size", **number(None, "dimensions of a word (default: 128)"))
     add("--batch-words", **number(None, "words in an update (default: 4000)"))
     add("--learning-rate", type=float, metavar="X", help="the highest (default: 0.003)")
+    add(
+        "--dropout",
+        type=float,
+        metavar="P",
+        help="share of the LSTM's inputs and outputs that is left out in training, for "
+        "a large one (default: 0)",
+    )
     add("--validations", **number(None, "how often to measure on dev (default: 8)"))
     add(
         "--checkpoint-minutes",
@@ -115,6 +122,7 @@ def _add_train(commands: Any) -> None:
         help="time between checkpoints, which training goes on from after a stop "
         "(default: 5)",
     )
+    add("--device", help="cpu, cuda or auto (default: cpu)")
     add("--threads", **number(None, "CPU threads (default: one for each core)"))
 
 
@@ -168,7 +176,7 @@ def _train(args: argparse.Namespace) -> None:
 
     names = (
         *("minutes", "updates", "hidden_size", "embedding_size", "batch_words"),
-        *("learning_rate", "validations", "checkpoint_minutes"),
+        *("learning_rate", "dropout", "validations", "checkpoint_minutes", "device"),
     )
     given = {name: getattr(args, name) for name in names}
     config = checked(LSTMTrainingConfig, warm_start=args.warm_start, **given)

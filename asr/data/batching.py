@@ -10,7 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,24 +34,41 @@ class Batch:
     """(B,)."""
     seconds: float
     """Audio in it, padding not counted."""
+    inputs: Tensor | None = None
+    """(B, I) what the speller is fed with in place of the tokens, if it is not them."""
+    expected: Tensor | None = None
+    """(B, I + 1) listener step at which each token is expected, <eos> too, if known."""
+
+    @property
+    def num_real(self) -> int:
+        """Count the utterances; rows behind them fill the batch and weigh nothing."""
+        return len(self.ids)
+
+    @property
+    def num_characters(self) -> int:
+        """Count the tokens, with an <eos> for each utterance."""
+        return int(self.num_tokens.sum()) + self.num_real
 
     def to(self, device: torch.device) -> "Batch":
         """Move features and tokens; lengths stay on the CPU."""
-        return Batch(
-            self.ids,
-            self.features.to(device, non_blocking=True),
-            self.num_frames,
-            self.tokens.to(device, non_blocking=True),
-            self.num_tokens,
-            self.seconds,
-        )
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name in ("features", "tokens", "inputs", "expected")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **moved)
 
 
 def collate(ids: Sequence[str], examples: Sequence[Example], seconds: float) -> Batch:
     """Pad examples into one batch."""
     features, num_frames = pad_rows([example.features for example in examples])
     tokens, num_tokens = pad_rows([example.tokens for example in examples])
-    return Batch(list(ids), features, num_frames, tokens, num_tokens, seconds)
+    given = [example.inputs for example in examples]
+    inputs = None
+    if any(row is not None for row in given):
+        rows = zip(given, examples, strict=True)
+        inputs, _ = pad_rows([e.tokens if row is None else row for row, e in rows])
+    return Batch(list(ids), features, num_frames, tokens, num_tokens, seconds, inputs)
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,33 @@ import random
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from asr.audio import read_waveform
-from asr.data.manifest import Utterance
+from asr.data.disturbances import (
+    NOTHING,
+    Disturbance,
+    DisturbanceBank,
+    draw_disturbance,
+)
+from asr.data.manifest import Utterance, spread
 from asr.data.shards import ShardedUtterances
 from asr.errors import ManifestError
-from asr.features import AugmentConfig, change_speed, log_mel, spec_augment
+from asr.features import (
+    AugmentConfig,
+    batch_log_mel,
+    change_speed,
+    log_mel,
+    spec_augment,
+)
 from asr.text import Tokenizer
+
+_VOICES = 64
+"""Utterances that voices in the background are made of."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,12 @@ class Augmentation:
 
     config: AugmentConfig
     seed: int
+
+    @property
+    def disturbs(self) -> bool:
+        """Whether the waveforms or their filters change, beside their speed."""
+        c = self.config
+        return any((c.noise, c.babble, c.room, c.band, c.clipping, c.stretch))
 
     def speed(self, epoch: int, index: int) -> float:
         """Return the speed at which utterance `index` is played in an epoch."""
@@ -37,6 +59,38 @@ class Augmentation:
         """Return the source of chance for the masks of utterance `index`."""
         return random.Random(f"masks {self.seed} {epoch} {index}")
 
+    def disturbance(self, epoch: int, index: int, strength: float) -> Disturbance:
+        """Draw what is done to the recording of utterance `index`."""
+        if not self.disturbs:
+            return NOTHING
+        rng = random.Random(f"disturbance {self.seed} {epoch} {index}")
+        return draw_disturbance(self.config, strength, rng)
+
+    def inputs(
+        self, epoch: int, index: int, tokens: Tensor, alphabet: range
+    ) -> Tensor | None:
+        """Replace some of the (I,) characters that the speller is fed with.
+
+        Args:
+            epoch: in each others are replaced.
+            index: place of the utterance.
+            tokens: that were said.
+            alphabet: tokens that write something.
+
+        Returns:
+            (I,) characters; None where all are as they were.
+        """
+        if not self.config.characters:
+            return None
+        rng = random.Random(f"characters {self.seed} {epoch} {index}")
+        return torch.tensor(
+            [
+                rng.choice(alphabet) if rng.random() < self.config.characters else token
+                for token in tokens.tolist()
+            ],
+            dtype=torch.int64,
+        )
+
 
 class Example(NamedTuple):
     """One utterance, ready for the network."""
@@ -45,6 +99,8 @@ class Example(NamedTuple):
     """(T, F)."""
     tokens: Tensor
     """(I,) int64, without <sos> and <eos>."""
+    inputs: Tensor | None = None
+    """(I,) what the speller is fed with after <sos>, if it is not the tokens."""
 
 
 class Dataset:
@@ -80,6 +136,7 @@ class Dataset:
             self._durations = [utterance.duration for utterance in utterances]
             self.tokens = [_encode(utterance, tokenizer) for utterance in utterances]
         self.augmentation = augmentation
+        self.alphabet = range(tokenizer.eos + 1, tokenizer.size)
         self._cache = dict[int, Tensor]()
         self._room = cache_hours * 3600
         self._lock = threading.Lock()
@@ -104,16 +161,34 @@ class Dataset:
         Raises:
             AudioError: the recording cannot be read.
         """
-        waveform = self._waveform(index)
-        if self.augmentation is None:
-            return Example(log_mel(waveform), self.tokens[index])
-        speed = self.augmentation.speed(epoch, index)
-        features = log_mel(change_speed(waveform, speed))
-        rng = self.augmentation.masks(epoch, index)
-        masked = spec_augment(features, self.augmentation.config, strength, rng)
-        return Example(masked, self.tokens[index])
+        waveform, tokens = self.waveform(index), self.tokens[index]
+        augmentation = self.augmentation
+        if augmentation is None:
+            return Example(log_mel(waveform), tokens)
+        waveform = change_speed(waveform, augmentation.speed(epoch, index))
+        drawn = augmentation.disturbance(epoch, index, strength)
+        if drawn == NOTHING:
+            features = log_mel(waveform)
+        else:
+            length, bank = torch.tensor([len(waveform)]), self.bank
+            disturbed = bank.disturb(waveform[None], length, [drawn])
+            filters = bank.mel_filters([drawn])
+            features = batch_log_mel(disturbed, length, filters)[0]
+        rng = augmentation.masks(epoch, index)
+        masked = spec_augment(features, augmentation.config, strength, rng)
+        inputs = augmentation.inputs(epoch, index, tokens, self.alphabet)
+        return Example(masked, tokens, inputs)
 
-    def _waveform(self, index: int) -> Tensor:
+    @cached_property
+    def bank(self) -> DisturbanceBank:
+        """Noises, voices and rooms that the recordings are disturbed with."""
+        assert self.augmentation is not None
+        config, seed = self.augmentation.config, self.augmentation.seed
+        some = spread(range(len(self)), _VOICES) if config.babble else ()
+        return DisturbanceBank(config, seed, [self.waveform(index) for index in some])
+
+    def waveform(self, index: int) -> Tensor:
+        """Read the recording of utterance `index`; (N,) samples at 16 kHz."""
         waveform = self._cache.get(index)
         if waveform is None:
             utterance = self.utterances[index]

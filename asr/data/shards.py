@@ -232,6 +232,10 @@ class _Lines:
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 
+    def __reduce__(self) -> tuple[type["_Lines"], tuple[Path]]:
+        """Let another process open the file for itself."""
+        return _Lines, (self.path,)
+
     def read(self, start: int, length: int) -> bytes:
         """Read a line that starts at a byte; from any thread."""
         return os.pread(self._file, length, start)

@@ -75,6 +75,55 @@ def align(log_probs: Tensor, tokens: Tensor, blank: int) -> CTCAlignment:
     return CTCAlignment(begins.float(), ends.float(), torch.tensor(best))
 
 
+def align_batch(
+    log_probs: Tensor, num_steps: Tensor, tokens: Tensor, num_tokens: Tensor, blank: int
+) -> Tensor:
+    """Find the paths of several utterances side by side, on their device.
+
+    Args:
+        log_probs: (B, J', V) of the CTC head.
+        num_steps: (B,) how many of the J' steps are real, at least one each.
+        tokens: (B, I) of the texts, without <eos>.
+        num_tokens: (B,) how many of the I tokens are real.
+        blank: of CTC.
+
+    Returns:
+        (B, I) first step of each token, as floats; zero on padding. Where no path is
+        possible the tokens are spread evenly, as `align` does.
+    """
+    batch, steps, _ = log_probs.shape
+    device = log_probs.device
+    width = 2 * tokens.size(1) + 1  # blanks before, between and behind the tokens
+    labels = tokens.new_full((batch, width), blank)
+    labels[:, 1::2] = tokens
+    scores = log_probs.gather(2, labels[:, None].expand(-1, steps, -1))  # (B, J', 2I+1)
+    places = torch.arange(width, device=device)
+    skips = (places % 2 == 1) & (places > 1) & (labels != labels.roll(2, dims=1))
+    out_of_reach = scores.new_full((batch, 2), -torch.inf)
+    best = torch.where(places < 2, scores[:, 0], -torch.inf)
+    came_from = torch.zeros(steps, batch, width, dtype=torch.uint8, device=device)
+    for step in range(1, steps):
+        padded = torch.cat((out_of_reach, best), dim=1)
+        skipped = padded[:, :-2].masked_fill(~skips, -torch.inf)
+        found, how = torch.stack((best, padded[:, 1:-1], skipped)).max(dim=0)
+        real = (step < num_steps)[:, None]
+        came_from[step] = how * real
+        best = torch.where(real, found + scores[:, step], best)
+    last = 2 * num_tokens[:, None]  # the last blank, or the last token
+    ends = best.gather(1, torch.cat((last, (last - 1).clamp_min(0)), dim=1))
+    impossible = ends.amax(dim=1) == -torch.inf
+    place = last - (ends[:, 1:] > ends[:, :1]).long()
+    begins = log_probs.new_zeros(batch, width)
+    for step in reversed(range(steps)):
+        begins.scatter_(1, place, float(step))
+        place = place - came_from[step].gather(1, place).long()
+    begins = begins[:, 1::2]
+    steps_between = (num_steps - 1) / (num_tokens - 1).clamp_min(1)
+    evenly = torch.arange(tokens.size(1), device=device) * steps_between[:, None]
+    begins = torch.where(impossible[:, None], evenly, begins)
+    return begins * (torch.arange(tokens.size(1), device=device) < num_tokens[:, None])
+
+
 def _evenly(num_tokens: int, num_steps: int) -> CTCAlignment:
     begins = torch.linspace(0, num_steps - 1, num_tokens)
     ends = torch.cat((begins, torch.tensor([float(num_steps)])))[1:]

@@ -24,6 +24,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -203,7 +204,8 @@ def numbers_of(sentences: Sequence[str], number: Mapping[str, int]) -> Ints:
     unknown = len(number)
     known = {**number, "\n": unknown + 1}
     tokens = " \n ".join(["", *sentences, ""]).split(" ")
-    return np.array([known.get(t, unknown) for t in tokens if t], dtype=np.int64)
+    words = filter(None, tokens)
+    return np.fromiter(map(known.get, words, repeat(unknown)), dtype=np.int64)
 
 
 def _count(stream: Ints, order: int, base: int) -> tuple[Ints, Ints]:

@@ -4,6 +4,7 @@ Shapes: B sentences, I words of each.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -50,8 +51,8 @@ def prepare(
         model = WordLSTM(torch.from_numpy(ranks), *model, cutoffs)
     sentences = list[Ints]()
     for stream, weight in zip(streams, weights, strict=True):
-        ends = np.flatnonzero(stream == count)
-        pieces = np.split(ranks[stream], ends)
+        ranked, ends = ranks[stream], np.flatnonzero(stream == count).tolist()
+        pieces = [ranked[start:end] for start, end in pairwise(ends)]
         sentences += weight * [piece for piece in pieces if len(piece) > 1]
     return model, sentences
 
@@ -78,10 +79,8 @@ def batches(lengths: Ints, batch_words: int, seed: int) -> list[Ints]:
 
 def pad(sentences: Sequence[Ints]) -> tuple[Tensor, Tensor]:
     """Put sentences into one batch: (B, 1 + I) ranks, and (B, I) what is padding."""
-    width = max(map(len, sentences))
-    batch = np.zeros((len(sentences), width), dtype=np.int64)
-    padding = np.ones((len(sentences), width - 1), dtype=bool)
-    for row, sentence in enumerate(sentences):
-        batch[row, : len(sentence)] = sentence
-        padding[row, : len(sentence) - 1] = False
-    return torch.from_numpy(batch), torch.from_numpy(padding)
+    lengths = np.array([len(sentence) for sentence in sentences])
+    inside = np.arange(lengths.max()) < lengths[:, None]
+    batch = np.zeros(inside.shape, dtype=np.int64)
+    batch[inside] = np.concatenate(sentences)
+    return torch.from_numpy(batch), torch.from_numpy(~inside[:, 1:])

@@ -23,6 +23,7 @@ from asr.lm.ngram import WordNGram
 from asr.lm.sentences import prepare
 from asr.lm.trainer import CHECKPOINT, LSTMTrainer, LSTMTrainingConfig
 from asr.lm.word_lstm import FILE, WordLSTM
+from asr.runtime import pick_device
 from asr.tensor_files import read_metadata
 
 KIND = "training of a word LSTM"
@@ -53,6 +54,7 @@ def train(
             used, or cannot be written.
     """
     config = config or LSTMTrainingConfig()
+    pick_device(config.device)  # what is not there is noticed before the work
     weights = check_weights(weights, len(texts))
     if not (folder / NGRAM).exists():
         raise ConfigError(f"{folder}: holds no n-gram (asr lm build makes one)")

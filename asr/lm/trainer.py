@@ -4,8 +4,8 @@ The folder of the n-gram gets
 
 lstm.safetensors, lstm.json   the LSTM with the lowest perplexity on dev so far
 checkpoint.safetensors        where training was last; it goes on from there
-metrics.jsonl                 each update and validation, a line each; the same in
-                              tensorboard/
+metrics.jsonl                 each update and validation, a line each (on a GPU: each
+                              20 updates); the same in tensorboard/
 
 No sentence sees the one before. The learning rate rises over the first updates and
 falls along half a cosine; the LSTM's share in the mixture with the n-gram is the one
@@ -14,8 +14,12 @@ with the lowest perplexity on dev.
 On a CPU, `K updates, kill, M updates` gives the weights of `K + M updates` bit for bit
 where the length is given in updates. Where it is given in minutes, the schedule follows
 the clock.
+
+A GPU works through updates that the CPU has queued; their losses and gradient norms are
+read together, and their metrics are means. Validation runs on the CPU.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from asr.errors import TrainingError
 from asr.lm.estimate import scores
@@ -34,6 +38,7 @@ from asr.lm.ngram import WordNGram, mix
 from asr.lm.sentences import batches, pad
 from asr.lm.word_lstm import WordLSTM
 from asr.progress import PERCENT, progress_bar
+from asr.runtime import pick_device
 from asr.training.checkpoint import Place, load_checkpoint, save_checkpoint
 from asr.training.metrics import MetricsLog
 from asr.training.schedule import ScheduleConfig, learning_rate, validations_due
@@ -44,6 +49,8 @@ SHARES = tuple(share / 20 for share in range(1, 20))
 """Of the LSTM in the mixture, to choose from."""
 _WARMUP_UPDATES, _WARMUP_SHARE = 100, 0.01
 _CLIP_NORM, _BAD_UPDATES = 1.0, 5
+_READ_EVERY = {"cpu": 1, "cuda": 20}
+"""Updates whose loss and gradient norm are read together."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,14 @@ class LSTMTrainingConfig:
     """Most words in a batch, padding counted."""
     learning_rate: float = 3e-3
     """The highest learning rate."""
+    dropout: float = 0.0
+    """Share of what goes into the LSTM, and of what comes out, that is left out."""
     validations: int = 8
     """How often, spread evenly, dev is looked at."""
     checkpoint_minutes: float = 5.0
     """Time between checkpoints; there is one at each validation too."""
+    device: str = "cpu"
+    """Where to train: cpu, cuda, or auto (a GPU if there is one)."""
 
     def __post_init__(self) -> None:
         """Refuse what would only be noticed after hours of training."""
@@ -82,6 +93,8 @@ class LSTMTrainingConfig:
             raise ValueError(
                 f"checkpoint_minutes must be at least 0, not {self.checkpoint_minutes}"
             )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be from 0 to below 1, not {self.dropout}")
         if self.warm_start and (self.embedding_size or self.hidden_size):
             raise ValueError(
                 "warm_start keeps the sizes of the LSTM that is there (leave "
@@ -102,6 +115,17 @@ class LSTMTrainingConfig:
         )
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """An update that was tried, and is perhaps still being worked on."""
+
+    step: int
+    learning_rate: float
+    num_words: int
+    measured: Tensor
+    """(2,) loss and gradient norm, on the device."""
+
+
 class LSTMTrainer:
     """One training of a word LSTM.
 
@@ -114,6 +138,9 @@ class LSTMTrainer:
         folder: of the n-gram.
         settings: for the checkpoint.
         metadata: for the file of the LSTM: how it was made.
+
+    Raises:
+        ConfigError: there is no such device here.
     """
 
     def __init__(
@@ -128,7 +155,10 @@ class LSTMTrainer:
         settings: Mapping[str, Any],
         metadata: Mapping[str, Any],
     ) -> None:
-        self.model, self.ngram, self.config = model.train(), ngram, config
+        self.device = pick_device(config.device)
+        self.model = model.to(self.device).train()
+        self.model.dropout = config.dropout
+        self.ngram, self.config = ngram, config
         self.sentences = sentences
         self.dev = [ngram.numbers(text.split()) for text in dev_texts]
         self.folder, self.settings, self.metadata = folder, settings, metadata
@@ -139,7 +169,7 @@ class LSTMTrainer:
         self.place = Place()
         self._lengths = np.array([len(sentence) for sentence in sentences])
         self._first_epoch = 1000 * _depth(metadata)  # another order than before
-        self._losses = list[float]()
+        self._losses, self._unread = list[float](), list[_Tried]()
         self._since_save, self._since_tick = Stopwatch(), Stopwatch()
 
     @property
@@ -171,6 +201,8 @@ class LSTMTrainer:
         """
         num_words = int(self._lengths.sum()) - len(self._lengths)
         print(f"{len(self.sentences)} sentences, {num_words} words", flush=True)
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = True  # as it is in an LSTM anyway
         if not self.place.step:
             self._save()  # from now on a kill leaves no other training's checkpoint
         self._since_tick.restart()
@@ -191,56 +223,78 @@ class LSTMTrainer:
             self._save()
 
     def _epoch(self) -> Iterator[dict[str, float]]:
-        """Train on what is left of an epoch, one update at a time."""
+        """Train on what is left of an epoch; yield what `_read` returns."""
         order = batches(
             self._lengths,
             self.config.batch_words,
             self._first_epoch + self.place.epoch,
         )
         for indices in order[self.place.position :]:
-            before = self.place.seconds
-            metrics = self._update([self.sentences[i] for i in indices])
+            self._update([self.sentences[i] for i in indices])
             self.place.position += 1
             if self.place.position == len(order):
                 self.place.epoch, self.place.position = self.place.epoch + 1, 0
-            self._tick()
-            num_words = metrics.pop("words")
-            yield {
-                **metrics,
-                "progress": self.progress,
-                "epoch": self.place.epoch,
-                "seconds": self.place.seconds,
-                "words_per_second": num_words / max(self.place.seconds - before, 1e-9),
-            }
+            wait = _READ_EVERY[self.device.type]
+            if len(self._unread) >= wait or self.progress >= 1:
+                yield self._read()
 
-    def _update(self, sentences: Sequence[Ints]) -> dict[str, float]:
+    def _update(self, sentences: Sequence[Ints]) -> None:
         """Do one update with the gradient of a batch, if it is finite."""
-        batch, padding = pad(sentences)
         rate = learning_rate(self.schedule, self.place.updates, self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        torch.manual_seed(self.place.step)  # of the dropout
         self.optimizer.zero_grad(set_to_none=True)
-        num_words = int((~padding).sum())
-        loss = -self.model(batch).masked_fill(padding, 0).sum() / num_words
+        loss, num_words = self._loss(sentences)
         torch.autograd.backward(loss)
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP_NORM))
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP_NORM)
+        measured = torch.stack([loss.detach(), norm])
+        # The fused AdamW does nothing where this is 1; the CPU need not know.
+        self.optimizer.found_inf = (~measured.isfinite().all()).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
         self.place.step += 1
-        if math.isfinite(loss.item()) and math.isfinite(norm):
-            self.optimizer.step()
-            self.place.updates += 1
-            self.place.bad_steps = 0
-            self._losses.append(loss.item())
-        else:
-            self._skip()
+        self.place.updates += 1
+        self._unread.append(_Tried(self.place.step, rate, num_words, measured))
+
+    def _loss(self, sentences: Sequence[Ints]) -> tuple[Tensor, int]:
+        """Return the loss per word, and the number of words."""
+        batch, padding = pad(sentences)
+        num_words = int((~padding).sum())
+        parts = [batch, padding, *self.model.members(batch)]
+        if self.device.type == "cuda":
+            parts = [p.pin_memory().to(self.device, non_blocking=True) for p in parts]
+        batch, padding, *members = parts
+        log_probs = self.model(batch, members).masked_fill(padding, 0)
+        return -log_probs.sum() / num_words, num_words
+
+    def _read(self) -> dict[str, float]:
+        """Wait for the updates that were tried; return their metrics, on average."""
+        before, tried = self.place.seconds, self._unread
+        self._unread = []
+        measured = torch.stack([one.measured for one in tried]).tolist()
+        self._tick()
+        for one, (loss, norm) in zip(tried, measured, strict=True):
+            if math.isfinite(loss) and math.isfinite(norm):
+                self.place.bad_steps = 0
+                self._losses.append(loss)
+            else:
+                self._leave_out(one.step)
+        num_words = sum(one.num_words for one in tried)
         return {
-            **{"loss": loss.item(), "gradient_norm": norm},
-            **{"learning_rate": rate, "words": num_words},
+            "loss": fmean(loss for loss, _ in measured),
+            "gradient_norm": fmean(norm for _, norm in measured),
+            "learning_rate": tried[-1].learning_rate,
+            "progress": self.progress,
+            "epoch": self.place.epoch,
+            "seconds": self.place.seconds,
+            "words_per_second": num_words / max(self.place.seconds - before, 1e-9),
         }
 
-    def _skip(self) -> None:
-        """Leave an update out, and stop after several."""
+    def _leave_out(self, step: int) -> None:
+        """Count an update that did nothing, and stop after several."""
+        self.place.updates -= 1
         self.place.bad_steps += 1
-        print(f"update {self.place.step} is not finite and left out", flush=True)
+        print(f"update {step} is not finite and left out", flush=True)
         if self.place.bad_steps >= _BAD_UPDATES:
             raise TrainingError(
                 f"{self.folder}: {self.place.bad_steps} updates in a row were not "
@@ -268,23 +322,22 @@ class LSTMTrainer:
     def _validate(self, log: MetricsLog) -> None:
         """Measure the mixture on dev; keep the weights if they are the best."""
         self.place.validations = max(self._due(), self.place.validations + 1)
-        self.model.eval()
-        self.ngram.mix_in(self.model)
-        self.model.share, loss = best_share(self.ngram, self.dev)
-        self.model.train()
+        model = copy.deepcopy(self.model).cpu().eval()
+        self.ngram.mix_in(model)
+        model.share, loss = best_share(self.ngram, self.dev)
         perplexity = math.exp(loss)
-        found = {"loss": loss, "perplexity": perplexity, "share": self.model.share}
+        found = {"loss": loss, "perplexity": perplexity, "share": model.share}
         log.write(self.place.step, {f"dev/{n}": value for n, value in found.items()})
         if self.place.best_loss is None or loss < self.place.best_loss:
             self.place.best_loss = loss
-            self.model.save(self.folder, self.ngram.words, self.metadata)
+            model.save(self.folder, self.ngram.words, self.metadata)
         self._tick()
         learned = f"loss {fmean(self._losses):.3f} | " if self._losses else ""
         self._losses.clear()
         print(
             f"{100 * self.progress:5.1f} % | update {self.place.step} | epoch "
             f"{self.place.epoch} | {self.place.seconds / 60:.1f} min | {learned}"
-            f"dev: perplexity {perplexity:.1f} with a share of {self.model.share:.2f}",
+            f"dev: perplexity {perplexity:.1f} with a share of {model.share:.2f}",
             flush=True,
         )
 

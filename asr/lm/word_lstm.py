@@ -24,13 +24,13 @@ arXiv:1609.04309.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import cross_entropy, dropout, linear
 
 from asr.errors import CheckpointError
 from asr.tensor_files import Undrawn, as_bytes, checked, read_tensors, write_checked
@@ -76,7 +76,7 @@ class WordLSTM(nn.Module):
             raise ValueError(f"{len(cutoffs)} clusters need {4 ** len(cutoffs)} units")
         if not 0 < share < 1:
             raise ValueError(f"a share is between 0 and 1, not {share}")
-        self.share = share
+        self.share, self.dropout = share, 0.0
         self.ranks: Tensor
         self.settings = {
             **{"embedding_size": embedding_size, "size": size},
@@ -88,20 +88,50 @@ class WordLSTM(nn.Module):
         self.softmax = nn.AdaptiveLogSoftmaxWithLoss(size, count, list(cutoffs))
         nn.init.normal_(self.embedding.weight, std=0.1)
 
-    def forward(self, words: Tensor) -> Tensor:
+    def forward(self, words: Tensor, members: Sequence[Tensor] | None = None) -> Tensor:
         """Return how well each word is foretold from those before.
+
+        Args:
+            words: (B, 1 + I) ranks, from the start of a sentence on.
+            members: what `members` returns for the words. Where they are on a GPU, it
+                is better asked on the CPU: here it would wait for the GPU.
+
+        Returns:
+            (B, I) log P of all but the first.
+        """
+        if members is None:
+            members = self.members(words)
+        embedded = dropout(self.embedding(words[:, :-1]), self.dropout, self.training)
+        states, _ = self.lstm(embedded)
+        states = dropout(states.flatten(0, 1), self.dropout, self.training)
+        targets = words[:, 1:].flatten()
+        edges, heads = self.softmax.cutoffs, targets.clone()
+        for i, rows in enumerate(members):
+            heads.index_fill_(0, rows, edges[0] + i)
+        loss = cross_entropy(self.softmax.head(states), heads, reduction="none")
+        tails: Any = self.softmax.tail
+        for first, rows, tail in zip(edges, members, tails, strict=False):
+            if len(rows):
+                scores = tail(states.index_select(0, rows))
+                places = targets.index_select(0, rows) - first
+                found = cross_entropy(scores, places, reduction="none")
+                loss = loss.index_add(0, rows, found)
+        return -loss.view(len(words), -1)
+
+    def members(self, words: Tensor) -> list[Tensor]:
+        """List for each cluster which of the words that are foretold are in it.
 
         Args:
             words: (B, 1 + I) ranks, from the start of a sentence on.
 
         Returns:
-            (B, I) log P of all but the first.
+            For each cluster after the head, places in the B I words in a row.
         """
-        states, _ = self.lstm(self.embedding(words[:, :-1]))
-        targets = words[:, 1:]
-        found = self.softmax(states.flatten(0, 1), targets.flatten())
-        log_probs: Tensor = found.output
-        return log_probs.view(targets.shape)
+        targets = words[:, 1:].flatten()
+        return [
+            ((targets >= first) & (targets < end)).nonzero().flatten()
+            for first, end in pairwise(self.softmax.cutoffs)
+        ]
 
     def save(
         self, folder: Path, words: Sequence[str], metadata: Mapping[str, Any]

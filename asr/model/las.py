@@ -100,7 +100,7 @@ class LAS(nn.Module):
         features: Tensor,
         num_frames: Tensor,
         inputs: Tensor,
-        sampling: float = 0,
+        sampling: float | Tensor = 0,
         *,
         detach_keys: bool = False,
     ) -> tuple[Spelling, Tensor, ListenerOutput]:

@@ -20,6 +20,8 @@ Source: Hochreiter and Schmidhuber (1997), Neural Computation 9(8); Graves and
 Schmidhuber (2005), Neural Networks 18(5-6) (two directions).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,15 +59,46 @@ class BidirectionalLSTM(nn.Module):
         both directions meet the padding only after the last step.
         """
         reverse = _reversal(lengths, x.size(1)).to(x.device)[:, :, None]
+        with _beside(x.device):
+            backwards, _ = self.backwards(x.gather(1, reverse.expand_as(x)))
+            backwards = backwards.gather(1, reverse.expand_as(backwards))
         forwards, _ = self.forwards(x)
-        backwards, _ = self.backwards(x.gather(1, reverse.expand_as(x)))
-        backwards = backwards.gather(1, reverse.expand_as(backwards))
+        _wait_for_side(x.device)
         return torch.cat((forwards, backwards), dim=-1)
+
+
+_SIDES = dict[torch.device, "torch.cuda.Stream"]()
+"""The second stream of each GPU that was used."""
+
+
+@contextmanager
+def _beside(device: torch.device) -> Iterator[None]:
+    """On a GPU let the work of a block run beside what comes after it.
+
+    A step of an LSTM is too small for a GPU: two directions take little longer than
+    one. Elsewhere a block is a block.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    side = _SIDES.setdefault(
+        device,
+        torch.cuda.Stream(device),  # type: ignore[no-untyped-call]
+    )
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        yield
+
+
+def _wait_for_side(device: torch.device) -> None:
+    """Let what comes next on a GPU wait for what runs beside."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).wait_stream(_SIDES[device])
 
 
 def _reversal(lengths: Tensor, width: int) -> Tensor:
     """(B,) -> (B, width) positions that turn each row around, padding left in place."""
-    positions = torch.arange(width).expand(len(lengths), width)
+    positions = torch.arange(width, device=lengths.device).expand(len(lengths), width)
     mirrored = lengths[:, None] - 1 - positions
     return torch.where(mirrored >= 0, mirrored, positions)
 

@@ -182,7 +182,7 @@ class Speller(nn.Module):
         return Spelling(torch.stack(logits, dim=1), torch.stack(weights, dim=1))
 
     def spell_sampled(
-        self, memory: AttentionMemory, inputs: Tensor, sampling: float
+        self, memory: AttentionMemory, inputs: Tensor, sampling: float | Tensor
     ) -> Spelling:
         """Spell a target in which some characters are the speller's own.
 
@@ -192,13 +192,17 @@ class Speller(nn.Module):
         Args:
             memory: of B utterances.
             inputs: (B, I) <sos> and the target without its last token.
-            sampling: chance of each input but <sos> to be replaced.
+            sampling: chance of each input but <sos> to be replaced; a tensor () where
+                looking at it would stop a GPU.
         """
-        if sampling > 0:
+        if isinstance(sampling, Tensor) or sampling > 0:
             with torch.no_grad():
                 guesses = self.spell(memory, inputs).logits[:, :-1]
-                drawn = guesses.softmax(dim=-1).flatten(0, 1).multinomial(1)
-                drawn = drawn.view(guesses.shape[:2])  # (B * (I - 1), 1)
+                shares = guesses.softmax(dim=-1)
+                # As `multinomial` draws, which stops a GPU to check what it is given.
+                drawn = (shares / torch.empty_like(shares).exponential_()).argmax(
+                    dim=-1
+                )
                 replaced = torch.rand(drawn.shape, device=drawn.device) < sampling
             mixed = torch.where(replaced, drawn, inputs[:, 1:])
             inputs = torch.cat((inputs[:, :1], mixed), dim=1)

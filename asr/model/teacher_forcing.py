@@ -9,6 +9,8 @@ are fed are known beforehand. Three things make it fast and small:
   pass but worked out again;
 - everything is written into buffers that were made once.
 
+On a GPU `fused_steps` does the same with a few kernels a character.
+
 The plain formula is `Speller.spell_by_steps`; tests hold values and gradients together.
 Only the attentions of `attention.BUILT_IN` have their backward written here; with any
 other `Speller.spell` takes the plain formula.
@@ -38,6 +40,8 @@ from asr.model.attention import (
     neighbours,
     split_heads,
 )
+from asr.model.fused_steps import FusedLoop, is_fused
+from asr.model.loop_weights import LoopSettings, LoopWeights
 from asr.model.lstm import gates_last, step_backward, step_forward
 
 
@@ -79,7 +83,7 @@ def spell_loop(
         raise TypeError(f"no backward is written for {type(attention).__name__}")
     heads = attention.heads
     h, keys = (split_heads(x, heads).flatten(0, 1) for x in (memory.h, memory.keys))
-    weights = _Weights(h, keys, attention.query.weight, (*recurrent,), (*biases,))
+    weights = LoopWeights(h, keys, attention.query.weight, (*recurrent,), (*biases,))
     activation = "tanh"
     if isinstance(attention, AdditiveAttention):
         activation = attention.activation
@@ -90,71 +94,17 @@ def spell_loop(
         weights = weights._replace(
             filters=attention.filters, location=attention.location.weight
         )
-    settings = _Settings(
+    settings = LoopSettings(
         activation,
         attention.block_size,
         memory.valid.repeat_interleave(heads, dim=0),
         attention.start(memory).repeat_interleave(heads, dim=0),
     )
-    states, contexts, alphas = _Loop.apply(  # type: ignore[no-untyped-call]
+    loop = FusedLoop if is_fused(gates, settings) else _Loop
+    states, contexts, alphas = loop.apply(  # type: ignore[no-untyped-call]
         settings, gates, *weights.flat()
     )
     return Spelled(states, contexts, alphas.unflatten(1, (-1, heads)).mean(dim=2))
-
-
-class _Settings(NamedTuple):
-    """What the loop reads and no gradient flows back to."""
-
-    activation: str
-    block_size: int
-    valid: Tensor
-    """(B, J) bool."""
-    start: Tensor
-    """(B, J) alpha_0."""
-
-
-class _Weights(NamedTuple):
-    """What the loop reads and gradients flow back to; and, in its place, these.
-
-    An `autograd.Function` sees only tensors that are arguments of their own: `flat`
-    lays them out, `of` puts them together again.
-    """
-
-    h: Tensor
-    """(B, J, H)."""
-    keys: Tensor
-    """(B, J, A) U h_j + b."""
-    query: Tensor
-    """(A, S) W."""
-    recurrent: tuple[Tensor, ...]
-    """(4 * S, D) of each layer, in the order of `gates_last`."""
-    biases: tuple[Tensor, ...]
-    """(4 * S,) of each layer but the lowest, whose gates have theirs."""
-    v: Tensor | None = None
-    """(A,), of an additive attention."""
-    across: Tensor | None = None
-    """(A,) v', of a hierarchical one."""
-    filters: Tensor | None = None
-    """(F, R), of a location-aware one."""
-    location: Tensor | None = None
-    """(A, F) L, of a location-aware one."""
-
-    def flat(self) -> tuple[Tensor | None, ...]:
-        """Lay out all tensors, in the order that `of` reads."""
-        return (
-            *(self.h, self.keys, self.query),
-            *(self.v, self.across, self.filters, self.location),
-            *self.recurrent,
-            *self.biases,
-        )
-
-    @classmethod
-    def of(cls, flat: Sequence[Any]) -> "_Weights":
-        """Put together what `flat` laid out."""
-        h, keys, query, v, across, filters, location, *layers = flat
-        num_layers = (len(layers) + 1) // 2
-        recurrent, biases = tuple(layers[:num_layers]), tuple(layers[num_layers:])
-        return cls(h, keys, query, recurrent, biases, v, across, filters, location)
 
 
 class _Energy(Protocol):
@@ -385,9 +335,9 @@ class _Loop(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, settings: _Settings, gates: Tensor, *flat: Tensor | None
+        ctx: Any, settings: LoopSettings, gates: Tensor, *flat: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        weights = _Weights.of(flat)
+        weights = LoopWeights.of(flat)
         h, recurrent, biases = weights.h, weights.recurrent, weights.biases
         num_tokens, batch, _ = gates.shape
         query_size, size = weights.query.shape
@@ -430,7 +380,7 @@ class _Loop(torch.autograd.Function):
         ctx: Any, d_states: Tensor, d_contexts: Tensor, d_alphas: Tensor
     ) -> tuple[Tensor | None, ...]:
         alphas, queries, *flat = ctx.saved_tensors
-        weights = _Weights.of(flat)
+        weights = LoopWeights.of(flat)
         h, recurrent = weights.h, weights.recurrent
         inputs, acts, hidden, cell = ctx.buffers
         num_tokens, batch, context_size = d_contexts.shape
@@ -476,7 +426,7 @@ class _Loop(torch.autograd.Function):
                     d_context = below
 
         d_contexts = d_context_all.view(num_tokens, rows, -1)
-        gradients = _Weights(
+        gradients = LoopWeights(
             h=alphas[1:].permute(1, 2, 0) @ d_contexts.transpose(0, 1),
             keys=energy.d_keys,
             query=d_queries.flatten(0, 1).t() @ hidden[-1][1:].flatten(0, 1),
@@ -493,7 +443,7 @@ class _Loop(torch.autograd.Function):
         return None, d_gates[0], *gradients.flat()
 
 
-def _energy(settings: _Settings, weights: _Weights) -> _Energy:
+def _energy(settings: LoopSettings, weights: LoopWeights) -> _Energy:
     """Build the energies that these weights are of."""
     keys, v, activation = weights.keys, weights.v, settings.activation
     if v is None:

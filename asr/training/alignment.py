@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from asr.data.batching import Batch
-from asr.decoding.ctc_alignment import align
+from asr.data.device_corpus import DeviceCorpus
+from asr.data.length_classes import ClassSampler, LengthClass
+from asr.decoding.ctc_alignment import align, align_batch
+from asr.features import FRAMES_PER_SECOND
+from asr.model.las import LAS
+from asr.padding import pad_rows
+from asr.runtime import send
 
 
 @torch.no_grad()
@@ -34,11 +40,54 @@ def character_steps(
         that is too dense for CTC has its characters spread evenly.
     """
     log_probs = log_probs.float().cpu()
-    steps = torch.zeros(len(batch.ids), batch.tokens.size(1) + 1)
+    steps = torch.zeros(len(log_probs), batch.tokens.size(1) + 1)
     for row, (length, count) in enumerate(
         zip(num_steps.tolist(), batch.num_tokens.tolist(), strict=True)
     ):
+        if row >= batch.num_real:
+            break
         tokens = batch.tokens[row, :count].cpu()
         steps[row, :count] = align(log_probs[row, :length], tokens, blank).begins
         steps[row, count] = length - 1
     return steps
+
+
+@torch.no_grad()
+def align_corpus(
+    las: LAS, corpus: DeviceCorpus, classes: list[LengthClass], blank: int
+) -> list[Tensor]:
+    """Find where the CTC head hears each token of a corpus, in one pass over it.
+
+    Args:
+        las: the network, in evaluation mode.
+        corpus: whose recordings are read as they are.
+        classes: shapes of batches.
+        blank: of CTC.
+
+    Returns:
+        For each utterance the (I + 1,) seconds, at speed 1, of its tokens and <eos>.
+    """
+    sampler = ClassSampler(lambda _: corpus.plain_lengths(), classes, 0, True)
+    batches, speed = sampler.batches(0), corpus.plain_speed
+    seconds_per_step = las.listener.ctc_reduction / FRAMES_PER_SECOND * speed
+    found = dict[int, Tensor]()
+    for batch, (features, num_frames) in zip(
+        batches, corpus.plain(batches), strict=True
+    ):
+        listened = las.listen(features, num_frames)
+        tokens, num_tokens = pad_rows(
+            [corpus.dataset.tokens[index] for index in batch.indexes]
+        )
+        real, num_steps = len(batch.indexes), listened.num_ctc_steps
+        begins = align_batch(
+            las.ctc_log_probs(listened)[:real],
+            send(num_steps[:real], corpus.device),
+            send(tokens, corpus.device),
+            send(num_tokens, corpus.device),
+            blank,
+        ).cpu()
+        for row, index in enumerate(batch.indexes):
+            steps = begins[row, : num_tokens[row]]
+            end = (num_steps[row : row + 1] - 1).float()
+            found[index] = torch.cat((steps, end)) * seconds_per_step
+    return [found[index] for index in range(len(corpus))]

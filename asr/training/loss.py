@@ -93,12 +93,13 @@ def teacher_inputs(batch: Batch, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
 
     Returns:
         (B, I) <sos> and the characters, and (B, I) the characters and <eos>; padding
-        holds <pad>.
+        holds <pad>, and so do rows without an utterance.
     """
-    inputs = nn.functional.pad(batch.tokens, (1, 0), value=tokenizer.sos)
+    fed = batch.tokens if batch.inputs is None else batch.inputs
+    inputs = nn.functional.pad(fed, (1, 0), value=tokenizer.sos)
     targets = nn.functional.pad(batch.tokens, (0, 1), value=tokenizer.pad)
-    rows = torch.arange(len(batch.num_tokens))
-    targets[rows, batch.num_tokens] = tokenizer.eos
+    rows = torch.arange(batch.num_real)
+    targets[rows, batch.num_tokens[: batch.num_real]] = tokenizer.eos
     return inputs, targets
 
 
@@ -125,34 +126,56 @@ def losses(
     spelling, ctc_log_probs, listened = las(
         batch.features, batch.num_frames, inputs, sampling, detach_keys=guide > 0
     )
-    num_characters = int(batch.num_tokens.sum()) + len(batch.ids)
-    spelled = nn.functional.cross_entropy(
-        spelling.logits.flatten(0, 1),
-        targets.flatten(),
-        ignore_index=tokenizer.pad,
-        label_smoothing=config.label_smoothing,
-        reduction="sum",
-    )
-    ctc = nn.functional.ctc_loss(
-        ctc_log_probs.transpose(0, 1),  # (B, J', V) -> (J', B, V)
-        batch.tokens,
-        listened.num_ctc_steps,
-        batch.num_tokens,
-        blank=tokenizer.pad,
-        reduction="sum",
-        zero_infinity=True,  # too dense an utterance teaches the speller only
-    )
+    spelled = spelling_loss(spelling, targets, tokenizer.pad, config)
+    ctc = ctc_loss(ctc_log_probs, listened.num_ctc_steps, batch, tokenizer.pad)
     astray = spelling.weights.new_zeros(())
     if guide:
-        steps = character_steps(
-            ctc_log_probs.detach(), listened.num_ctc_steps, batch, tokenizer.pad
-        )
-        steps = steps * (las.listener.ctc_reduction / las.listener.reduction)
-        astray = off_path(spelling.weights, steps, batch.num_tokens + 1)
-    spelled, ctc, astray = (x / num_characters for x in (spelled, ctc, astray))
+        steps = batch.expected
+        if steps is None:
+            steps = character_steps(
+                ctc_log_probs.detach(), listened.num_ctc_steps, batch, tokenizer.pad
+            )
+            steps = steps * (las.listener.ctc_reduction / las.listener.reduction)
+        num_targets = (targets != tokenizer.pad).sum(dim=1)
+        astray = off_path(spelling.weights, steps, num_targets)
+    spelled, ctc, astray = (x / batch.num_characters for x in (spelled, ctc, astray))
     weight = config.ctc_weight
     total = (1 - weight) * spelled + weight * ctc + guide * astray
     return Losses(total, spelled, ctc, astray), spelling
+
+
+def spelling_loss(
+    spelling: Spelling, targets: Tensor, pad: int, config: LossConfig
+) -> Tensor:
+    """Sum up the cross entropy of the (B, I) targets."""
+    return nn.functional.cross_entropy(
+        spelling.logits.flatten(0, 1),
+        targets.flatten(),
+        ignore_index=pad,
+        label_smoothing=config.label_smoothing,
+        reduction="sum",
+    )
+
+
+def ctc_loss(log_probs: Tensor, num_steps: Tensor, batch: Batch, blank: int) -> Tensor:
+    """Sum up the loss of the CTC head.
+
+    Args:
+        log_probs: (B, J', V).
+        num_steps: (B,) of them that are real, on the CPU.
+        batch: with the tokens that were said, on the device of `log_probs`.
+        blank: of CTC.
+    """
+    real = batch.num_real
+    return nn.functional.ctc_loss(
+        log_probs[:real].transpose(0, 1),  # (B, J', V) -> (J', B, V)
+        batch.tokens[:real],
+        num_steps[:real],
+        batch.num_tokens[:real],
+        blank=blank,
+        reduction="sum",
+        zero_infinity=True,  # too dense an utterance teaches the speller only
+    )
 
 
 def off_path(weights: Tensor, steps: Tensor, num_tokens: Tensor) -> Tensor:
@@ -164,8 +187,9 @@ def off_path(weights: Tensor, steps: Tensor, num_tokens: Tensor) -> Tensor:
         num_tokens: (B,) real tokens.
     """
     _, tokens, width = weights.shape
-    distance = torch.arange(width) - steps[:, :, None]  # (B, I, J)
-    near = torch.exp(-distance.square() / (2 * GUIDE_WIDTH**2)).to(weights.device)
+    steps, num_tokens = steps.to(weights.device), num_tokens.to(weights.device)
+    places = torch.arange(width, device=weights.device)
+    distance = places - steps[:, :, None]  # (B, I, J)
+    near = torch.exp(-distance.square() / (2 * GUIDE_WIDTH**2))
     found = (weights * near).sum(dim=-1).clamp_min(1e-6)
-    valid = valid_mask(num_tokens, tokens).to(weights.device)
-    return -(found.log() * valid).sum()
+    return -(found.log() * valid_mask(num_tokens, tokens)).sum()

@@ -11,13 +11,14 @@ attention/               a picture of the same dev utterance at each validation
 
 On a CPU, `K steps, kill, M steps` gives the weights of `K + M steps` bit for bit where
 the length is given in epochs. Where it is given in minutes, the schedule follows the
-clock.
+clock. In batches of fixed shapes a run that goes on while attention is guided finds
+out anew where the CTC head finds the tokens.
 """
 
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,27 @@ from torch import Tensor, nn
 
 from asr.data.batching import Batch, BatchSampler, load
 from asr.data.dataset import Dataset
-from asr.data.shard_order import in_order_of_shards
+from asr.data.device_corpus import DeviceCorpus
+from asr.data.length_classes import (
+    ClassBatch,
+    ClassSampler,
+    LengthClass,
+    cut_classes,
+)
+from asr.data.shard_order import ShardSampler, in_order_of_shards
 from asr.errors import CheckpointError, TrainingError
+from asr.features import FRAMES_PER_SECOND
 from asr.model.las import LAS
 from asr.model.storage import save_model
 from asr.progress import PERCENT, progress_bar
-from asr.runtime import pick_device, pick_precision
+from asr.runtime import allow_tf32, pick_device, pick_precision
 from asr.text import Tokenizer
+from asr.training.alignment import align_corpus
 from asr.training.checkpoint import Place, load_checkpoint, save_checkpoint
 from asr.training.distributed import Team
 from asr.training.loss import LossConfig, losses, teacher_inputs
 from asr.training.metrics import MetricsLog
+from asr.training.recorded_updates import READ_EVERY, RecordedUpdates
 from asr.training.schedule import (
     ScheduleConfig,
     augment_strength,
@@ -49,6 +60,9 @@ from asr.training.stopwatch import Stopwatch
 from asr.training.validation import Validation, validate
 
 CHECKPOINT, MODEL, ATTENTION = "checkpoint.safetensors", "model", "attention"
+ALIGNMENTS = 3
+"""How often, while attention is guided in batches of fixed shapes, it is found out anew
+where the CTC head finds the tokens."""
 
 Draw = Callable[[Path, Tensor, Sequence[str]], None]
 """Draws (I, J) attention weights into a file, with what the I tokens write."""
@@ -91,8 +105,15 @@ class TrainingConfig:
     """Hours of audio kept in memory (0.23 GB each)."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    device_hours: float = 200.0
+    """Hours of audio, at all speeds, kept in the memory of a GPU (0.12 GB each); a
+    larger corpus is read ahead by processes."""
+    fixed_shapes: str = "auto"
+    """Whether batches have few fixed shapes and are made on the device, and updates are
+    recorded there: always, never, or auto for where there is a GPU."""
     precision: str = "auto"
-    """How matrices are multiplied: float32, bfloat16, or auto for the faster one."""
+    """How matrices are multiplied: float32, tf32 (a GPU's shorter float32), bfloat16
+    (in the listener; the rest is tf32), or auto for the fastest."""
     processes: int = 1
     """Processes that share each update: each has a batch, and one thread on a CPU."""
 
@@ -105,6 +126,11 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"training.{name} must be above 0, not {value}")
+        if self.fixed_shapes not in ("auto", "always", "never"):
+            raise ValueError(
+                "training.fixed_shapes is auto, always or never, not "
+                f"{self.fixed_shapes!r}"
+            )
         if self.weight_decay < 0:
             raise ValueError(
                 f"training.weight_decay must be at least 0, not {self.weight_decay}"
@@ -129,6 +155,8 @@ class Trainer:
         run_config: all settings of the run, as JSON can hold them, for the checkpoint.
         draw: draws attention pictures.
         team: the processes that share the work.
+        corpus: the training set as batches of fixed shapes; None for batches that are
+            made on the CPU, each of its own shape.
     """
 
     def __init__(
@@ -143,18 +171,25 @@ class Trainer:
         run_config: dict[str, Any],
         draw: Draw,
         team: Team | None = None,
+        corpus: DeviceCorpus | None = None,
     ) -> None:
         self.team = team or Team()
         self.config, self.loss_config, self.schedule = configs
         self.device = self.team.device(pick_device(self.config.device))
         self.precision = pick_precision(self.config.precision, self.device)
+        allow_tf32(self.config.precision != "float32")
         self.las = las.to(self.device)
         self.tokenizer, self.train_set, self.dev_set = tokenizer, train, dev
         self.folder, self.run_config, self.draw = folder, run_config, draw
         self.average = {n: t.detach().clone() for n, t in las.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
-            las.parameters(), betas=(0.9, 0.98), weight_decay=self.config.weight_decay
+            las.parameters(),
+            betas=(0.9, 0.98),
+            weight_decay=self.config.weight_decay,
+            fused=True if corpus else None,
         )
+        self.accumulate, self.corpus = self.config.accumulate, corpus
+        self.recorded: RecordedUpdates | None = None
         sampler = BatchSampler(
             lambda epoch: [train.duration(i, epoch) for i in range(len(train))],
             self.config.batch_seconds,
@@ -162,9 +197,13 @@ class Trainer:
             self.config.seed,
             self.config.short_first,
         )
-        self.sampler = in_order_of_shards(sampler, train.utterances, self.team.size)
+        self.sampler: BatchSampler | ShardSampler | ClassSampler = in_order_of_shards(
+            sampler, train.utterances, self.team.size
+        )
         self.place = Place()
         self._num_batches = 1
+        self._classes, self._alignments = list[LengthClass](), 0
+        self._reported_at = 0.0
         self._since_save, self._since_tick = Stopwatch(), Stopwatch()
 
     @property
@@ -190,10 +229,14 @@ class Trainer:
             self.place = load_checkpoint(
                 checkpoint, self.las, self.average, self.optimizer
             )
+        if self.corpus:
+            self.recorded = self._prepare(self.corpus)
+        if checkpoint.exists():
             self._num_batches = len(self.sampler.batches(self.place.epoch))
             # A longer training than before: some validations are still to come.
             self.place.validations = min(self.place.validations, self._due())
         self._check_same_place()
+        self._reported_at = self.place.seconds
         self._since_tick.restart()
         if not self.team.leads:
             self._run(None)
@@ -202,7 +245,13 @@ class Trainer:
             MetricsLog(self.folder, self.place.step) as log,
             progress_bar(100, "train", "%", layout=PERCENT) as self._bar,
         ):
-            self._run(log)
+            try:
+                self._run(log)
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(
+                    f"{self.folder}: the device's memory is full (the checkpoint "
+                    "before is kept; a smaller training.batch_seconds needs less)"
+                ) from error
             self._save()
 
     def _check_same_place(self) -> None:
@@ -213,16 +262,51 @@ class Trainer:
                 "(all machines must see the same one)"
             )
 
+    def _prepare(self, corpus: DeviceCorpus) -> RecordedUpdates:
+        """Make ready for batches of fixed shapes that the device has memory for."""
+        batch_frames = round(self.config.batch_seconds * FRAMES_PER_SECOND)
+        lengths = corpus.lengths()
+        classes = cut_classes(lengths, batch_frames, self.config.batch_size)
+        recorded = RecordedUpdates(
+            self.las.train(),
+            self.tokenizer,
+            self.loss_config,
+            self.optimizer,
+            self.average,
+            self.team,
+            precision=self.precision,
+            clip_norm=self.config.clip_norm,
+            sampled=self.schedule.sampling > 0,
+            records=self.device.type == "cuda"
+            and self.las.speller.attention.has_fast_path(),
+        )
+        classes, fewer = recorded.fit(
+            classes,
+            lambda batch: next(corpus.load([(batch, 1.0)], 0)),
+            lambda shape: corpus.fitting(shape),
+        )
+        self.accumulate = fewer * self.config.accumulate
+        self.sampler = ClassSampler(
+            corpus.lengths,
+            classes,
+            self.config.seed,
+            self.config.short_first,
+            group=self.accumulate * self.team.size,
+        )
+        self._classes = classes
+        return recorded
+
     def _run(self, log: MetricsLog | None) -> None:
         """Train to the end; the process that has the log validates and saves."""
         while self.progress < 1:
             for metrics in self._epoch():
-                if log:
+                if log and metrics:
                     self._report(metrics, log)
                 self._look_after(log)
                 if self.progress >= 1:
                     break
         if self.place.validations < self.config.validations:
+            self._catch_up(log)
             self._validate(log)
 
     def _report(self, metrics: dict[str, float], log: MetricsLog) -> None:
@@ -236,37 +320,50 @@ class Trainer:
         )
 
     def _epoch(self) -> Iterator[dict[str, float]]:
-        """Train on what is left of an epoch, one update at a time."""
+        """Train on what is left of an epoch, one update at a time.
+
+        Yields the figures of an update, or nothing where they have not been read.
+        """
         batches = self.sampler.batches(self.place.epoch)
         self._num_batches = len(batches)
-        size = self.config.accumulate * self.team.size
+        size = self.accumulate * self.team.size
         starts = range(self.place.position, len(batches), size)
-        loaded = load(
-            self.train_set,
-            self._own_batches(batches, starts, size),
-            epoch=self.place.epoch,
-            num_threads=self._loaders(),
-        )
-        with contextlib.closing(loaded):
+        own_batches = self._own_batches(batches, starts, size)
+        with contextlib.closing(self._load(own_batches)) as loaded:
             for start in starts:
                 group_size = len(batches[start : start + size])
                 own = len(range(self.team.rank, group_size, self.team.size))
                 group = list(itertools.islice(loaded, own))
-                before = self.place.seconds
-                metrics = self._update(group, group_size)
+                planned = batches[start]
+                if self.recorded and isinstance(planned, ClassBatch):
+                    metrics = self._replay(group, planned, self.recorded)
+                else:
+                    metrics = self._update(group, group_size)
                 self.place.position = start + group_size
                 self._tick()
-                metrics["seconds"] = self.place.seconds
-                metrics["audio_per_second"] = metrics.pop("audio") / (
-                    self.place.seconds - before
-                )
+                if metrics:
+                    metrics = self._timed(metrics)
                 if self.place.position == len(batches):
                     self.place.epoch, self.place.position = self.place.epoch + 1, 0
                 yield metrics
 
+    def _timed(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Put the time to figures of the updates since the last ones."""
+        passed = self.place.seconds - self._reported_at
+        self._reported_at = self.place.seconds
+        rate = metrics.pop("audio") / max(passed, 1e-9)
+        return {**metrics, "seconds": self.place.seconds, "audio_per_second": rate}
+
+    def _load(self, batches: Iterator[tuple[Any, float]]) -> Generator[Batch]:
+        """Make batches, wherever they are made."""
+        epoch = self.place.epoch
+        if self.corpus:
+            return self.corpus.load(batches, epoch, self.las.listener.reduction)
+        return load(self.train_set, batches, epoch=epoch, num_threads=self._loaders())
+
     def _own_batches(
-        self, batches: list[list[int]], starts: Iterable[int], size: int
-    ) -> Iterator[tuple[list[int], float]]:
+        self, batches: Sequence[Any], starts: Iterable[int], size: int
+    ) -> Iterator[tuple[Any, float]]:
         """Yield this process's share of each update, and how strong the masks are."""
         for start in starts:
             strength = augment_strength(self.schedule, self._progress_at(start))
@@ -284,13 +381,8 @@ class Trainer:
         elapsed = float(self.team.sum(torch.tensor(elapsed, dtype=torch.float64)))
         self.place.seconds += elapsed
 
-    def _update(self, group: list[Batch], group_size: int) -> dict[str, float]:
-        """Do one update with the gradients of a group of batches.
-
-        Args:
-            group: the batches of this process.
-            group_size: batches of all processes together.
-        """
+    def _begin_update(self) -> float:
+        """Set chance and learning rate for an update; return the rate."""
         # All chance of an update hangs on its number: a resumed run draws the same.
         seed = self.config.seed * 1_000_003 + self.place.step
         torch.manual_seed(seed * self.team.size + self.team.rank)
@@ -298,6 +390,58 @@ class Trainer:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         self.las.train()
+        return rate
+
+    def _replay(
+        self, group: list[Batch], planned: ClassBatch, recorded: RecordedUpdates
+    ) -> dict[str, float]:
+        """Do one update in batches of a fixed shape; read its figures now and then."""
+        guide = self.loss_config.guide(self.progress)
+        if guide and self.corpus:
+            self._align(self.corpus)
+        self._begin_update()
+        recorded.update(
+            group,
+            planned.shape,
+            guide=guide,
+            sampling=sampling_chance(self.schedule, self.progress),
+            decay=self._average_decay(),
+        )
+        self.place.step += 1
+        self.place.updates += 1
+        if recorded.since_read < READ_EVERY:
+            return {}
+        return self._read(recorded)
+
+    def _read(self, recorded: RecordedUpdates) -> dict[str, float]:
+        """Wait for the device and read the figures of the last updates."""
+        metrics = recorded.read()
+        bad, self.place.bad_steps = metrics.pop("bad"), metrics.pop("in_a_row")
+        self.place.updates -= bad
+        if bad:
+            print(
+                f"{bad} of the updates before {self.place.step} are not finite and "
+                "left out",
+                flush=True,
+            )
+        if self.place.bad_steps >= self.config.bad_steps:
+            raise TrainingError(
+                f"{self.folder}: {self.place.bad_steps} updates in a row were not "
+                "finite (the checkpoint before is kept; a lower "
+                "schedule.learning_rate may help)"
+            )
+        rate = self.optimizer.param_groups[0]["lr"]
+        where = {"epoch": self.place.epoch, "progress": self.progress}
+        return {**metrics, "learning_rate": rate, **where}
+
+    def _update(self, group: list[Batch], group_size: int) -> dict[str, float]:
+        """Do one update with the gradients of a group of batches.
+
+        Args:
+            group: the batches of this process.
+            group_size: batches of all processes together.
+        """
+        rate = self._begin_update()
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(5, dtype=torch.float64)
         for batch in group:
@@ -340,10 +484,13 @@ class Trainer:
         torch.autograd.backward(parts.total / group_size)
         return torch.stack(parts).detach().cpu() / group_size
 
+    def _average_decay(self) -> float:
+        updates = self.place.updates
+        return min(self.config.average_decay, (1 + updates) / (10 + updates))
+
     def _average(self) -> None:
         """Move the average of the weights towards the weights."""
-        updates = self.place.updates
-        decay = min(self.config.average_decay, (1 + updates) / (10 + updates))
+        decay = self._average_decay()
         for name, value in self.las.state_dict().items():
             self.average[name].lerp_(value, 1 - decay)
 
@@ -367,15 +514,38 @@ class Trainer:
     def _look_after(self, log: MetricsLog | None) -> None:
         """Validate and save when it is time for it."""
         if self._due() > self.place.validations:
+            self._catch_up(log)
             self._validate(log)
             if log:
                 self._save()
         elif (
             log
             and self.place.bad_steps == 0
+            and not (self.recorded and self.recorded.since_read)
             and self._since_save.seconds >= 60 * self.config.checkpoint_minutes
         ):
             self._save()
+
+    def _align(self, corpus: DeviceCorpus) -> None:
+        """Find anew where attention is expected, at the set points of the guide."""
+        config, progress = self.loss_config, self.progress
+        span = max(config.guide_until - config.guide_from, 1e-9)
+        due = 1 + int(ALIGNMENTS * (progress - config.guide_from) / span)
+        if corpus.expected is not None and due <= self._alignments:
+            return
+        self._alignments = due
+        with self._averaged():
+            corpus.expected = align_corpus(
+                self.las, corpus, self._classes, self.tokenizer.pad
+            )
+        self._tick()
+
+    def _catch_up(self, log: MetricsLog | None) -> None:
+        """Read the figures of updates that have not been read."""
+        if self.recorded and self.recorded.since_read:
+            metrics = self._read(self.recorded)
+            if log:
+                self._report(self._timed(metrics), log)
 
     def _due(self) -> int:
         """Count how many validations there should have been by now."""

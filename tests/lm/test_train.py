@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -185,7 +186,7 @@ def test_a_training_that_was_killed_goes_on_bit_for_bit(
     minutes: str, corpus: Corpus, capsys: Capture
 ) -> None:
     whole, killed = corpus.folder("whole"), corpus.folder("killed")
-    options = [*SIZES, "--updates", "60", "--validations", "2"]
+    options = [*SIZES, "--updates", "60", "--validations", "2", "--dropout", "0.1"]
     assert corpus.command(whole, *options) == 0
     options += ["--checkpoint-minutes", minutes]
 
@@ -323,6 +324,99 @@ def test_updates_that_are_not_finite_are_left_out_and_end_it(
     assert "update 2 is not finite and left out\nupdate 4" in capsys.readouterr().out
 
 
+def test_an_update_that_is_not_finite_changes_nothing(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = WordLSTM.forward
+    monkeypatch.setattr(WordLSTM, "forward", lambda *a: float("nan") * forward(*a))
+    folder = corpus.folder()
+    assert corpus.command(folder, *SIZES, "--updates", "3") == 0
+
+    torch.manual_seed(1)
+    texts = [corpus.text.read_text().splitlines()]
+    expected, _ = prepare(corpus.ngram, texts, [1], (4, 16))
+    tensors, metadata = read_tensors(folder / CHECKPOINT)
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(tensors[f"model.{name}"], weight), name
+    for name, tensor in tensors.items():
+        assert name.startswith("model.") or not tensor.any(), name
+    assert metadata["place"]["step"] == 3
+    assert metadata["place"]["updates"] == 0
+
+
+# On a GPU, where the figures of several updates are read together
+
+
+def test_reading_the_figures_later_changes_no_weight(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    forward = WordLSTM.forward
+    at_once, later = corpus.folder("at_once"), corpus.folder("later")
+    for folder, wait in ((at_once, 1), (later, 7)):
+        calls = iter([1.0, 1.0, float("nan"), *57 * [1.0]])
+        monkeypatch.setattr(
+            WordLSTM, "forward", lambda *a, of=calls: next(of) * forward(*a)
+        )
+        monkeypatch.setattr("asr.lm.trainer._READ_EVERY", {"cpu": wait})
+        corpus.train(folder, replace(SMALL, validations=1))
+
+    assert capsys.readouterr().out.count("update 3 is not finite and left out\n") == 2
+    (tensors, kept), (others, other) = (
+        read_tensors(folder / CHECKPOINT) for folder in (at_once, later)
+    )
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, others[name]), name
+    for metadata in (kept, other):
+        assert metadata["place"].pop("seconds") > 0
+    assert kept == other
+
+
+def test_metrics_that_are_read_later_are_means(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once, later = corpus.folder("at_once"), corpus.folder("later")
+    for folder, wait in ((at_once, 1), (later, 7)):
+        monkeypatch.setattr("asr.lm.trainer._READ_EVERY", {"cpu": wait})
+        corpus.train(folder, replace(SMALL, validations=1))
+
+    each, found = (
+        [step for step in read_metrics(folder).steps if "loss" in step]
+        for folder in (at_once, later)
+    )
+    assert [step["step"] for step in found] == [*range(7, 60, 7), 60]
+    for name in ("loss", "gradient_norm"):
+        expected = np.mean([step[name] for step in each[7:14]])
+        assert found[1][name] == pytest.approx(expected)
+    assert found[1]["learning_rate"] == each[13]["learning_rate"]
+
+
+def test_the_figures_of_a_training_of_no_time_are_read(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.lm.trainer._READ_EVERY", {"cpu": 7})
+    folder = corpus.folder()
+
+    assert corpus.command(folder, *SIZES, "--minutes", "1e-9") == 0
+
+    steps = [step["step"] for step in read_metrics(folder).steps if "loss" in step]
+    assert steps == [7]
+
+
+@pytest.mark.gpu
+def test_a_gpu_learns_what_a_cpu_does_and_a_cpu_goes_on(corpus: Corpus) -> None:
+    folders = [corpus.folder(name) for name in ("cpu", "cuda")]
+    for folder in folders:
+        corpus.train(folder, replace(SMALL, device=folder.name))
+
+    found = [measure(WordNGram.load(f), corpus.dev_texts)[0] for f in folders]
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+    assert len([s for s in read_metrics(folders[1]).steps if "loss" in s]) == 3
+    longer = replace(SMALL, updates=80, validations=4)
+    for device in ("cpu", "cuda"):
+        corpus.train(folders[1], replace(longer, device=device))
+    assert read_metadata(folders[1] / CHECKPOINT)["place"]["updates"] == 80
+
+
 # The text
 
 
@@ -371,6 +465,8 @@ def test_frequent_words_come_first() -> None:
         (["--updates", "0"], "updates must be above 0, not 0"),
         (["--batch-words", "-1"], "batch_words must be above 0, not -1"),
         (["--learning-rate", "inf"], "learning_rate must be above 0, not inf"),
+        (["--dropout", "1"], "dropout must be from 0 to below 1, not 1.0"),
+        (["--device", "tpu"], "device tpu: is not known (use cpu, cuda or auto)"),
         (["--hidden-size", "0"], "hidden_size must be above 0, not 0"),
         (["--hidden-size", "3"], "hidden_size: 1 clusters need 4 units"),
         (["--validations", "0"], "validations must be above 0, not 0"),

@@ -53,6 +53,47 @@ def test_contexts_foretell_what_the_network_foretells(seed: int) -> None:
         state = contexts.read(column, state)
 
 
+def test_the_network_is_an_adaptive_softmax_over_an_lstm() -> None:
+    model = network()
+    words = torch.from_numpy(np.random.default_rng(0).integers(0, 6, (4, 7)))
+    states, _ = model.lstm(model.embedding(words[:, :-1]))
+    expected = model.softmax(states.flatten(0, 1), words[:, 1:].flatten()).output
+
+    for found in (model(words), model(words, model.members(words))):
+        assert found.shape == (4, 6)
+        torch.testing.assert_close(found.flatten(), expected)
+
+
+def test_a_batch_may_hold_words_of_the_head_alone() -> None:
+    model = network()
+    words = torch.tensor([[6, 0, 1, 1]])
+    states, _ = model.lstm(model.embedding(words[:, :-1]))
+    expected = model.softmax.log_prob(states[0]).gather(1, words[:, 1:].T)
+
+    torch.testing.assert_close(model(words), expected.T)
+
+
+@pytest.mark.gpu
+def test_a_gpu_foretells_what_a_cpu_does() -> None:
+    model = network()
+    words = torch.from_numpy(np.random.default_rng(0).integers(0, 6, (4, 7)))
+    expected, members = model(words), [m.cuda() for m in model.members(words)]
+
+    found = model.cuda()(words.cuda(), members)
+
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-2, rtol=1e-2)
+
+
+def test_dropout_is_for_training_only() -> None:
+    model = network()
+    words = torch.tensor([[6, 0, 3, 1]])
+    expected = model(words)
+    model.dropout = 0.5
+
+    assert torch.equal(model(words), expected)
+    assert not torch.equal(model.train()(words), expected)
+
+
 def test_the_mixture_sums_to_one() -> None:
     model = mixture()
     assert model.contexts

@@ -48,7 +48,6 @@ def test_a_part_that_is_not_known_is_refused() -> None:
     ("words", "message"),
     [
         (["--only", "features"], "--only: there is nothing of that here (but "),
-        (["--peer-python", "python"], "--device has no peers"),
     ],
 )
 def test_what_is_not_measured_on_a_device_is_refused(
@@ -75,6 +74,7 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
 def test_training_and_search_can_be_measured_on_a_device(device: str) -> None:
     for figures in (
         measure_train("S", "location", "float32", 1, batch=1, device=device),
+        measure_train("S", "location", "float32", 1, 1, device, recorded=True),
         measure_search("S", 1, "float32", 1, "location", device),
     ):
         assert 0 < figures["cpu"] < 1e6

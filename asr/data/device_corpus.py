@@ -1,0 +1,399 @@
+"""A corpus whose recordings lie in the device's memory, and are augmented there.
+
+Waveforms are kept as 16-bit numbers, at every speed that training plays them at. What a
+batch needs from the CPU is a few numbers an utterance; noise, rooms, features and
+SpecAugment are worked out where the network is, for all rows of a batch at a time.
+Chance is that of `Dataset`: the same utterance in the same epoch gets the same speed,
+the same noise and the same stripes.
+
+A corpus that is too large is read ahead of its use by processes that decode it (threads
+share one lock), into pinned memory.
+
+Shapes: B utterances, N samples, T frames, I tokens.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from asr.audio import SAMPLE_RATE, read_waveform
+from asr.data.batching import Batch
+from asr.data.dataset import Augmentation, Dataset
+from asr.data.disturbances import NOTHING
+from asr.data.length_classes import ClassBatch, Length, LengthClass
+from asr.data.manifest import Utterance
+from asr.errors import AudioError
+from asr.features import (
+    HOP,
+    batch_log_mel,
+    blank_stripes,
+    change_speed,
+    draw_stripes,
+)
+from asr.progress import progress_bar
+from asr.runtime import send, use_one_thread
+
+_LOUDEST = 32767
+_AT_A_TIME = 16
+_AHEAD = 4
+"""Batches that each reading process has ready."""
+
+
+class DeviceCorpus:
+    """The utterances of a dataset as batches of fixed shapes on a device.
+
+    Args:
+        dataset: of the training, with its augmentation.
+        device: where the batches are needed.
+        device_hours: most hours of audio, at all speeds, that are kept there
+            (0.12 GB each).
+        processes: that decode; 1 for this one alone, None for one a core.
+
+    Raises:
+        AudioError: a recording cannot be read.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        device: torch.device,
+        device_hours: float,
+        processes: int | None = None,
+    ) -> None:
+        assert dataset.augmentation is not None
+        self.dataset, self.device = dataset, device
+        self.augmentation: Augmentation = dataset.augmentation
+        self.speeds = list(dict.fromkeys(self.augmentation.config.speeds))
+        self.processes = processes or len(os.sched_getaffinity(0))
+        seconds = sum(u.duration / s for u in dataset.utterances for s in self.speeds)
+        self.waveforms: Tensor | None = None
+        self._places = np.zeros((len(dataset), len(self.speeds), 2), np.int64)
+        if seconds <= 3600 * device_hours:
+            self._read()
+        else:
+            for index, utterance in enumerate(dataset.utterances):
+                for place, speed in enumerate(self.speeds):
+                    samples = round(utterance.duration / speed * SAMPLE_RATE)
+                    self._places[index, place, 1] = samples
+        self.bank = dataset.bank.to(device)
+        self.expected: list[Tensor] | None = None
+        """(I + 1,) seconds, at speed 1, at which each token of an utterance is
+        expected, and <eos>; None where nobody knows."""
+
+    def __len__(self) -> int:
+        """Count the utterances."""
+        return len(self.dataset)
+
+    def lengths(self, epoch: int | None = None) -> list[Length]:
+        """Return how long each utterance is in an epoch; None for all speeds."""
+        found = list[Length]()
+        for index, tokens in enumerate(self.dataset.tokens):
+            speeds: Iterable[int] = range(len(self.speeds))
+            if epoch is not None:
+                speeds = (self._speed(epoch, index),)
+            for speed in speeds:
+                samples = int(self._places[index, speed, 1])
+                found.append(Length(1 + samples // HOP, len(tokens)))
+        return found
+
+    def load(
+        self,
+        batches: Iterable[tuple[ClassBatch, float]],
+        epoch: int,
+        reduction: int = 4,
+    ) -> Generator[Batch, None, None]:
+        """Make batches, one after the other; nothing waits for the device.
+
+        Args:
+            batches: and how strong their augmentation is (0 to 1).
+            epoch: for the augmentation.
+            reduction: frames of a listener's step, for where tokens are expected.
+
+        Raises:
+            AudioError: a recording cannot be read.
+        """
+        if self.waveforms is not None:  # batches are asked for as late as possible
+            for batch, strength in batches:
+                speeds = [self._speed(epoch, index) for index in batch.indexes]
+                x, lengths = self._gather(batch, speeds)
+                yield self._make(batch, x, lengths, epoch, strength, reduction)
+            return
+        planned = list(batches)
+        speeds_of = [
+            [self._speed(epoch, index) for index in batch.indexes]
+            for batch, _ in planned
+        ]
+        ready = self._read_ahead([batch for batch, _ in planned], speeds_of)
+        for (batch, strength), (x, lengths) in zip(planned, ready, strict=True):
+            yield self._make(batch, x, lengths, epoch, strength, reduction)
+
+    def plain(
+        self, batches: Sequence[ClassBatch]
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Make (B, T, F) features of recordings as they are, and (B,) their frames.
+
+        They are played at `plain_speed`.
+        """
+        place = self.speeds.index(self.plain_speed)
+        speeds_of = [[place] * len(batch.indexes) for batch in batches]
+        if self.waveforms is not None:
+            pairs = zip(batches, speeds_of, strict=True)
+            ready = (self._gather(batch, speeds) for batch, speeds in pairs)
+        else:
+            ready = self._read_ahead(batches, speeds_of)
+        for x, lengths in ready:
+            lengths = lengths.clamp_min(1)
+            filters = self.bank.mel_filters(())
+            yield (
+                batch_log_mel(x, send(lengths, self.device), filters),
+                1 + lengths // HOP,
+            )
+
+    @property
+    def plain_speed(self) -> float:
+        """The speed that is nearest to that of the recordings."""
+        return min(self.speeds, key=lambda speed: abs(speed - 1))
+
+    def plain_lengths(self) -> list[Length]:
+        """Return how long each utterance is at `plain_speed`."""
+        place = self.speeds.index(self.plain_speed)
+        samples = self._places[:, place, 1].tolist()
+        return [
+            Length(1 + count // HOP, len(tokens))
+            for count, tokens in zip(samples, self.dataset.tokens, strict=True)
+        ]
+
+    def _read_ahead(
+        self, batches: Sequence[ClassBatch], speeds_of: Sequence[Sequence[int]]
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Yield (B, N) samples on the device and (B,) lengths, read by processes."""
+        wanted = [
+            _Wanted(batch, [self.speeds[place] for place in places])
+            for batch, places in zip(batches, speeds_of, strict=True)
+        ]
+        loader = DataLoader(
+            _Samples(self.dataset.utterances, wanted),
+            batch_size=None,
+            pin_memory=self.device.type == "cuda",
+            **self._workers(len(wanted)),
+        )
+        for packed, lengths in loader:
+            yield packed.to(self.device, non_blocking=True).float() / _LOUDEST, lengths
+
+    def fitting(self, shape: LengthClass) -> list[int]:
+        """Return utterances that fit into a batch of a shape in the first epoch."""
+        fits = [
+            index
+            for index, length in enumerate(self.lengths(0))
+            if length.frames <= shape.frames and length.tokens <= shape.tokens
+        ]
+        return fits[-shape.rows :]
+
+    def _speed(self, epoch: int, index: int) -> int:
+        return self.speeds.index(self.augmentation.speed(epoch, index))
+
+    def _read(self) -> None:
+        """Decode everything into the device's memory."""
+        utterances = self.dataset.utterances
+        total = sum(u.duration / s for u in utterances for s in self.speeds)
+        room = round(total * SAMPLE_RATE * 1.02) + len(utterances) * SAMPLE_RATE
+        flat = torch.empty(room, dtype=torch.int16)
+        at = 0
+        with (
+            self._decoded() as found,
+            progress_bar(len(utterances), "read", "utt") as bar,
+        ):
+            for index, versions in enumerate(found):
+                for place, samples in enumerate(versions):
+                    end = at + len(samples)
+                    if end > len(flat):
+                        more = torch.empty(len(flat) // 2 + end, dtype=torch.int16)
+                        flat = torch.cat((flat[:at], more))
+                    flat[at:end] = torch.from_numpy(samples)
+                    self._places[index, place] = at, len(samples)
+                    at = end
+                bar.update()
+        self.waveforms = flat[:at].to(self.device)
+
+    def _workers(self, batches: int) -> dict[str, Any]:
+        """Return who reads, as a `DataLoader` is told."""
+        if self.processes == 1:
+            return {}
+        return {
+            "num_workers": min(self.processes, batches),
+            "prefetch_factor": _AHEAD,
+            "multiprocessing_context": "forkserver",
+        }
+
+    @contextmanager
+    def _decoded(self) -> Iterator[Iterator[list[np.ndarray]]]:
+        """Decode all recordings, in order, at all speeds."""
+        paths = [utterance.audio for utterance in self.dataset.utterances]
+        decode = partial(_decode, speeds=self.speeds)
+        if self.processes == 1:
+            yield map(decode, paths)
+            return
+        context = multiprocessing.get_context("forkserver")
+        with ProcessPoolExecutor(self.processes, context, use_one_thread) as pool:
+            yield pool.map(decode, paths, chunksize=_AT_A_TIME)
+
+    def _gather(
+        self, batch: ClassBatch, speeds: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return (B, N) samples on the device and (B,) how many are real."""
+        assert self.waveforms is not None
+        frames, _, rows = batch.shape
+        places = torch.zeros(rows, 2, dtype=torch.int64)
+        for row, (index, speed) in enumerate(zip(batch.indexes, speeds, strict=True)):
+            places[row] = torch.from_numpy(self._places[index, speed])
+        start, length = send(places, self.device).unbind(dim=1)
+        steps = torch.arange(frames * HOP - 1, device=self.device)
+        at = (start[:, None] + steps).clamp_max(len(self.waveforms) - 1)
+        x = self.waveforms[at].float() / _LOUDEST
+        return x * (steps < length[:, None]), places[:, 1]
+
+    def _make(
+        self,
+        batch: ClassBatch,
+        x: Tensor,
+        lengths: Tensor,
+        epoch: int,
+        strength: float,
+        reduction: int,
+    ) -> Batch:
+        """Turn (B, N) samples into a batch; tokens stay on the CPU."""
+        indexes, shape = batch.indexes, batch.shape
+        lengths = lengths.clamp_min(1)  # a row without an utterance is one of silence
+        on_device = send(lengths, self.device)
+        features = self._features(batch, x, on_device, epoch, strength)
+        tokens = [self.dataset.tokens[index] for index in indexes]
+        fed = [
+            given
+            for index, row in zip(indexes, tokens, strict=True)
+            if (given := self._fed(epoch, index, row)) is not None
+        ]
+        num_tokens = torch.zeros(shape.rows, dtype=torch.int64)
+        num_tokens[: len(indexes)] = torch.tensor([len(row) for row in tokens])
+        return Batch(
+            [self.dataset.utterances[index].id for index in indexes],
+            features,
+            1 + lengths // HOP,
+            _filled(tokens, shape.rows, shape.tokens),
+            num_tokens,
+            float(lengths[: len(indexes)].sum()) / SAMPLE_RATE,
+            _filled(fed, shape.rows, shape.tokens) if fed else None,
+            self._expected(batch, epoch, reduction),
+        )
+
+    def _fed(self, epoch: int, index: int, tokens: Tensor) -> Tensor | None:
+        return self.augmentation.inputs(epoch, index, tokens, self.dataset.alphabet)
+
+    def _features(
+        self,
+        batch: ClassBatch,
+        x: Tensor,
+        lengths: Tensor,
+        epoch: int,
+        strength: float,
+    ) -> Tensor:
+        """(B, N), (B,) on the device -> (B, T, F), augmented."""
+        augmentation = self.augmentation
+        drawn = [augmentation.disturbance(epoch, i, strength) for i in batch.indexes]
+        drawn += [NOTHING] * (batch.shape.rows - len(drawn))
+        x = self.bank.disturb(x, lengths, drawn)
+        features = batch_log_mel(x, lengths, self.bank.mel_filters(drawn))
+        stripes = [
+            draw_stripes(
+                1 + int(self._places[index, self._speed(epoch, index), 1]) // HOP,
+                augmentation.config,
+                strength,
+                augmentation.masks(epoch, index),
+            )
+            for index in batch.indexes
+        ]
+        bands, frames = (
+            torch.tensor(some, dtype=torch.int64).reshape(len(stripes), -1, 2)
+            for some in zip(*stripes, strict=True)
+        )
+        behind = (0, 0, 0, 0, 0, batch.shape.rows - len(stripes))
+        bands, frames = (
+            send(torch.nn.functional.pad(some, behind), self.device)
+            for some in (bands, frames)
+        )
+        return blank_stripes(features, bands, frames)
+
+    def _expected(self, batch: ClassBatch, epoch: int, reduction: int) -> Tensor | None:
+        """(B, I + 1) listener steps at which tokens are expected."""
+        if self.expected is None:
+            return None
+        steps = torch.zeros(batch.shape.rows, batch.shape.tokens + 1)
+        for row, index in enumerate(batch.indexes):
+            speed = self.speeds[self._speed(epoch, index)]
+            seconds = self.expected[index]
+            scale = SAMPLE_RATE / HOP / reduction / speed
+            steps[row, : len(seconds)] = seconds * scale
+        return steps
+
+
+def _filled(rows: Sequence[Tensor], height: int, width: int) -> Tensor:
+    """Put (I,) rows into (height, width), zero where there is nothing."""
+    filled = torch.zeros(height, width, dtype=torch.int64)
+    for number, row in enumerate(rows):
+        filled[number, : len(row)] = row
+    return filled
+
+
+def _decode(path: str, speeds: Sequence[float]) -> list[np.ndarray]:
+    """Read a recording, at several speeds, as 16-bit numbers."""
+    waveform = read_waveform(path)
+    return [_packed(change_speed(waveform, speed)) for speed in speeds]
+
+
+def _packed(waveform: Tensor) -> np.ndarray:
+    packed: np.ndarray = (waveform.clamp(-1, 1) * _LOUDEST).round().short().numpy()
+    return packed
+
+
+class _Wanted(NamedTuple):
+    """A batch, and the speed of each of its utterances."""
+
+    batch: ClassBatch
+    speeds: list[float]
+
+
+class _Samples(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Batches of waveforms as processes read them."""
+
+    def __init__(self, utterances: Sequence[Utterance], wanted: list[_Wanted]) -> None:
+        self.utterances, self.wanted = utterances, wanted
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return (B, N) 16-bit samples and (B,) how many are real."""
+        batch, speeds = self.wanted[number]
+        frames, _, rows = batch.shape
+        room = frames * HOP - 1
+        packed = torch.zeros(rows, room, dtype=torch.int16)
+        lengths = torch.zeros(rows, dtype=torch.int64)
+        for row, (index, speed) in enumerate(zip(batch.indexes, speeds, strict=True)):
+            utterance = self.utterances[index]
+            (samples,) = _decode(utterance.audio, (speed,))
+            if len(samples) > room:
+                raise AudioError(
+                    f"{utterance.audio}: lasts longer than in its manifest, "
+                    f"{utterance.duration:.2f} s (prepare the data again)"
+                )
+            packed[row, : len(samples)] = torch.from_numpy(samples)
+            lengths[row] = len(samples)
+        return packed, lengths

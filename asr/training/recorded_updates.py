@@ -1,0 +1,253 @@
+"""Updates of the weights without a stop: nothing waits until a figure is read.
+
+Batches of few fixed shapes are replayed from recordings (see `graphs`), gradients are
+clipped, weights and their average moved where they are, and whether all was finite is
+decided there, too: the optimiser skips an update whose gradient is not. Figures are
+read every `READ_EVERY` updates.
+
+Memory is found out at the start: where the largest batch does not fit, all batches get
+half of their rows, and an update twice as many batches.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asr.data.batching import Batch
+from asr.data.length_classes import ClassBatch, LengthClass, halved
+from asr.errors import TrainingError
+from asr.model.fused_steps import choose_fused
+from asr.model.las import LAS
+from asr.text import Tokenizer
+from asr.training.distributed import Team
+from asr.training.graphs import (
+    MOST_DIFFERENT,
+    RecordedStep,
+    loop_difference,
+    replay_difference,
+)
+from asr.training.loss import LossConfig
+
+READ_EVERY = 20
+"""Updates between two looks at how training goes."""
+
+
+class RecordedUpdates:
+    """Updates in batches of fixed shapes.
+
+    Args:
+        las: the network, on its device.
+        tokenizer: of its tokens.
+        loss_config: of the loss.
+        optimizer: a fused one.
+        average: the moving average of the weights, by name.
+        team: the processes that share the work.
+        precision: how the listener multiplies.
+        clip_norm: largest norm of the gradient.
+        sampled: whether some inputs will be the speller's own guesses.
+        records: whether work is recorded, where the device can.
+    """
+
+    def __init__(
+        self,
+        las: LAS,
+        tokenizer: Tokenizer,
+        loss_config: LossConfig,
+        optimizer: torch.optim.Optimizer,
+        average: dict[str, Tensor],
+        team: Team,
+        *,
+        precision: torch.dtype,
+        clip_norm: float,
+        sampled: bool,
+        records: bool,
+    ) -> None:
+        self.las, self.tokenizer, self.loss_config = las, tokenizer, loss_config
+        self.optimizer, self.team, self.precision = optimizer, team, precision
+        self.clip_norm, self.sampled, self.records = clip_norm, sampled, records
+        self.parameters = list(las.parameters())
+        self.averages = [average[name] for name, _ in las.named_parameters()]
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        device = las.ctc.weight.device
+        self._loop: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._pool = torch.cuda.graph_pool_handle() if records else None
+        self._steps = dict[tuple[LengthClass, bool], RecordedStep]()
+        self._sums = torch.zeros(5, dtype=torch.float64, device=device)
+        self._bad = torch.zeros(2, dtype=torch.int64, device=device)  # all, in a row
+        self._since_read = 0
+        self._audio = 0.0
+
+    def fit(
+        self,
+        classes: Sequence[LengthClass],
+        make: Callable[[ClassBatch], Batch],
+        indexes: Callable[[LengthClass], list[int]],
+    ) -> tuple[list[LengthClass], int]:
+        """Find shapes that the device has memory for, and whether it replays well.
+
+        Args:
+            classes: from short to long.
+            make: makes a batch.
+            indexes: finds utterances for one.
+
+        Returns:
+            The classes, with fewer rows where need be, and by how much there are fewer.
+
+        Raises:
+            TrainingError: a batch of one row does not fit.
+        """
+        fewer = 1
+        while True:
+            largest = max(classes, key=lambda shape: shape.frames * shape.rows)
+            try:
+                self._try(ClassBatch(largest, indexes(largest)), make)
+                return list(classes), fewer
+            except torch.OutOfMemoryError as error:
+                self._steps.clear()
+                if largest.rows == 1:
+                    raise TrainingError(
+                        "the device has no memory for a batch of one utterance of "
+                        f"{largest.frames / 100:.0f} s (a smaller network, or shorter "
+                        "utterances, need less)"
+                    ) from error
+            torch.cuda.empty_cache()
+            classes, fewer = halved(classes), 2 * fewer
+            rows = max(shape.rows for shape in classes)
+            print(
+                f"the device has no memory for {2 * rows} utterances at a time: {rows} "
+                f"are taken, and an update is of {fewer} times as many batches",
+                flush=True,
+            )
+
+    def _try(self, batch: ClassBatch, make: Callable[[ClassBatch], Batch]) -> None:
+        """Do the largest batch once, and compare replayed with plain gradients."""
+        made = make(batch)
+        step = self._make_step(batch.shape, guided=False)
+        if not self.records:
+            step.run(made, 0.0)
+            return
+        if not loop_difference(step, made, 0.0) <= MOST_DIFFERENT:
+            self._loop = partial(choose_fused, False)
+            print(
+                "the speller's fused loop differs from the plain one here by more than "
+                "1 %: the plain one is taken, which is slower",
+                flush=True,
+            )
+        with self._loop():
+            difference = replay_difference(step, made, 0.0)
+        if not difference <= MOST_DIFFERENT:
+            self.records = False
+            print(
+                "recorded updates differ from plain ones here by more than 1 %: "
+                "training goes on without recordings, and slower",
+                flush=True,
+            )
+
+    def update(
+        self,
+        batches: Sequence[Batch],
+        shape: LengthClass,
+        *,
+        guide: float,
+        sampling: float,
+        decay: float,
+    ) -> None:
+        """Do one update.
+
+        Args:
+            batches: of this process, all of one shape; features on the device.
+            shape: of the batches.
+            guide: weight of the guide.
+            sampling: chance of an input to be the speller's own guess.
+            decay: of the average of the weights.
+        """
+        step = self._step(shape, batches[0], guided=guide > 0)
+        share = 1 / (len(batches) * self.team.size)
+        for number, batch in enumerate(batches):
+            with self._loop():
+                gradients, losses = step.run(batch, guide, sampling)
+            self._add(gradients, share, first=number == 0)
+            self._sums[:4] += losses * share
+            self._audio += batch.seconds
+        self.team.sum_gradients(self.parameters)
+        total = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(total, foreach=True)
+        nn.utils.clip_grads_with_norm_(
+            self.parameters, self.clip_norm, norm, foreach=True
+        )
+        bad = ~torch.isfinite(norm)
+        self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        torch._foreach_lerp_(
+            self.averages, [p.detach() for p in self.parameters], 1 - decay
+        )
+        self._sums[4] += norm
+        self._bad[0] += bad
+        self._bad[1] = (self._bad[1] + 1) * bad
+        self._since_read += 1
+
+    def read(self) -> dict[str, Any]:
+        """Wait for the device, and return means and counts since the last look."""
+        updates = max(1, self._since_read)
+        sums = self.team.sum(self._sums.cpu()) / updates
+        total, spelling, ctc, guide, norm = sums.tolist()
+        bad, in_a_row = self._bad.tolist()
+        audio = float(self.team.sum(torch.tensor(self._audio, dtype=torch.float64)))
+        self._sums.zero_()
+        self._bad[0] = 0
+        self._since_read, self._audio = 0, 0.0
+        return {
+            **{"loss": total, "spelling_loss": spelling, "ctc_loss": ctc},
+            **{"guide": guide, "gradient_norm": norm / self.team.size},
+            **{"audio": audio, "bad": bad, "in_a_row": in_a_row},
+        }
+
+    @property
+    def since_read(self) -> int:
+        """Updates since the last `read`."""
+        return self._since_read
+
+    def _step(self, shape: LengthClass, batch: Batch, *, guided: bool) -> RecordedStep:
+        """Return the recording of a shape; of another phase of the guide none stays."""
+        step = self._steps.get((shape, guided))
+        if step is None:
+            for key in [key for key in self._steps if key[1] != guided]:
+                del self._steps[key]
+            step = self._steps[shape, guided] = self._make_step(shape, guided=guided)
+            if self.records:
+                with self._loop():
+                    step.record(batch, self._pool)
+        return step
+
+    def _make_step(self, shape: LengthClass, *, guided: bool) -> RecordedStep:
+        return RecordedStep(
+            self.las,
+            self.tokenizer,
+            self.loss_config,
+            shape,
+            self.precision,
+            guided=guided,
+            sampled=self.sampled,
+        )
+
+    def _add(
+        self, gradients: Sequence[Tensor | None], share: float, *, first: bool
+    ) -> None:
+        """Add a share of gradients to those of the parameters; a first one replaces."""
+        pairs = list(zip(self.parameters, gradients, strict=True))
+        for parameter, gradient in pairs:
+            if gradient is None:  # a parameter that no loss hangs on is left alone
+                parameter.grad = None
+        found = [g for _, g in pairs if g is not None]
+        targets = [p.grad for p, g in pairs if g is not None and p.grad is not None]
+        if first:
+            torch._foreach_copy_(targets, found)
+            if share != 1:
+                torch._foreach_mul_(targets, share)
+        else:
+            torch._foreach_add_(targets, found, alpha=share)

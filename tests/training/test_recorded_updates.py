@@ -1,0 +1,272 @@
+"""Trainings in batches of fixed shapes, on the CPU in place of a GPU."""
+
+import itertools
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from asr.audio import SAMPLE_RATE
+from asr.config import Config, DataConfig
+from asr.data.manifest import Utterance, write_manifest
+from asr.errors import TrainingError
+from asr.features import AugmentConfig
+from asr.model import fused_steps
+from asr.model.attention import AttentionConfig
+from asr.model.listener import ListenerConfig
+from asr.model.speller import SpellerConfig
+from asr.model.storage import load_model
+from asr.tensor_files import read_tensors
+from asr.train import train
+from asr.training import recorded_updates, trainer
+from asr.training.graphs import RecordedStep
+from asr.training.loss import LossConfig
+from asr.training.schedule import ScheduleConfig
+from asr.training.trainer import TrainingConfig
+from recipes.toy.make import sing
+
+TEXTS = ["GO", "ON", "DO IT", "I", "SAW", "US", "AT", "TEA"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight utterances to learn from and two to validate on: sung, not spoken."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for subset, texts in (("train", TEXTS), ("dev", ["GO AT", "SEE"])):
+        utterances = []
+        for number, text in enumerate(texts):
+            path = folder / f"{subset}-{number}.wav"
+            samples = sing(text, random.Random(f"{subset} {number}"))
+            soundfile.write(path, samples, SAMPLE_RATE)
+            seconds = len(samples) / SAMPLE_RATE
+            utterances.append(Utterance(path.stem, str(path), seconds, text))
+        write_manifest(folder / f"{subset}.jsonl", utterances)
+    return folder
+
+
+def settings(corpus: Path, **training: Any) -> Config:
+    """A tiny network, with everything at work that draws on chance."""
+    defaults: dict[str, Any] = {
+        **{"epochs": 3, "batch_size": 2, "validations": 2, "device": "cpu"},
+        **{"precision": "float32", "fixed_shapes": "always", "checkpoint_minutes": 0.0},
+    }
+    return Config(
+        data=DataConfig([str(corpus / "train.jsonl")], str(corpus / "dev.jsonl")),
+        listener=ListenerConfig(size=4, reductions=[2, 2], dropout=0.1),
+        attention=AttentionConfig(size=4, reach=2, filters=2),
+        speller=SpellerConfig(size=4, embedding_size=3, dropout=0.1),
+        augment=AugmentConfig([0.9, 1.0], time_width=10, noise=0.5, characters=0.2),
+        loss=LossConfig(guide_from=0.3, guide_until=0.9),
+        schedule=ScheduleConfig(warmup_steps=2, sampling=0.5, sampling_from=0.1),
+        training=TrainingConfig(**(defaults | training)),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _short_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures cost more than the rest; figures are read more often; one process."""
+
+    def draw_nothing(path: Path, weights: Tensor, tokens: Sequence[str]) -> None:
+        path.write_text(f"{tuple(weights.shape)} {''.join(tokens)}")
+
+    monkeypatch.setattr("asr.train.draw_attention", draw_nothing)
+    monkeypatch.setattr("asr.data.device_corpus.os.sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(trainer, "READ_EVERY", 3)
+
+
+def checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, metadata = read_tensors(folder / "checkpoint.safetensors")
+    return tensors, dict(metadata["place"]) | {"seconds": 0}
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [entry for entry in map(json.loads, lines) if "loss" in entry]
+
+
+def test_a_training_ends_with_a_model(corpus: Path, tmp_path: Path) -> None:
+    train(settings(corpus), tmp_path)
+
+    load_model(tmp_path / "model")
+    _, place = checkpoint(tmp_path)
+    assert place["step"] == place["updates"] == metrics(tmp_path)[-1]["step"]
+    assert place["epoch"] == 3
+    assert all(line["gradient_norm"] > 0 for line in metrics(tmp_path))
+    assert any(line["guide"] > 0 for line in metrics(tmp_path))
+    assert metrics(tmp_path)[-1]["loss"] < metrics(tmp_path)[0]["loss"]
+
+
+class PowerCut(BaseException):
+    """Nothing catches this."""
+
+
+def test_a_training_that_was_stopped_goes_on_bit_for_bit(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    train(settings(corpus), whole)
+    update, calls = recorded_updates.RecordedUpdates.update, itertools.count(1)
+
+    def cut(*args: Any, **kwargs: Any) -> None:
+        if next(calls) == 5:
+            raise PowerCut
+        update(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recorded_updates.RecordedUpdates, "update", cut)
+        with pytest.raises(PowerCut):
+            train(settings(corpus), stopped)
+    assert 0 < checkpoint(stopped)[1]["step"] < checkpoint(whole)[1]["step"]
+
+    train(settings(corpus), stopped)
+
+    (ours, place), (theirs, expected) = checkpoint(stopped), checkpoint(whole)
+    assert place == expected
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor), name
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Let the gradients of some batches be no numbers."""
+    run, calls = RecordedStep.run, itertools.count(0)  # 0 is the trial of the start
+
+    def poisoned(self: RecordedStep, *args: Any, **kwargs: Any) -> Any:
+        gradients, losses = run(self, *args, **kwargs)
+        if next(calls) in steps:
+            gradients = [None if g is None else g * torch.nan for g in gradients]
+        return gradients, losses
+
+    monkeypatch.setattr(RecordedStep, "run", poisoned)
+
+
+def test_an_update_that_is_not_finite_is_left_out(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    poison(monkeypatch, {4})
+
+    train(settings(corpus), tmp_path)
+
+    tensors, place = checkpoint(tmp_path)
+    assert place["updates"] == place["step"] - 1
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert "1 of the updates before 6 are not finite and left out" in (
+        capsys.readouterr().out
+    )
+
+
+def test_several_such_updates_in_a_row_stop_the_training(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, {4, 5, 6})
+
+    with pytest.raises(TrainingError, match="3 updates in a row were not finite"):
+        train(settings(corpus, bad_steps=3), tmp_path)
+
+
+def crowd(monkeypatch: pytest.MonkeyPatch, most_rows: int, after: int = 0) -> None:
+    """Let the device have no memory for more rows than some."""
+    run, calls = RecordedStep.run, itertools.count(0)
+
+    def crowded(self: RecordedStep, *args: Any, **kwargs: Any) -> Any:
+        if next(calls) >= after and len(self.places.features) > most_rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(RecordedStep, "run", crowded)
+
+
+def test_where_memory_is_short_a_batch_has_fewer_rows(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    crowd(monkeypatch, most_rows=1)
+
+    train(settings(corpus, batch_size=4), tmp_path)
+
+    said = capsys.readouterr().out
+    assert "no memory for 4 utterances at a time: 2 are taken" in said
+    assert "no memory for 2 utterances at a time: 1 are taken" in said
+    assert "an update is of 4 times as many batches" in said
+    assert checkpoint(tmp_path)[1]["epoch"] == 3
+
+
+def test_a_single_utterance_that_does_not_fit_is_an_error(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd(monkeypatch, most_rows=0)
+
+    with pytest.raises(TrainingError, match="no memory for a batch of one utterance"):
+        train(settings(corpus), tmp_path)
+
+
+def test_memory_that_is_full_later_is_one_line(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd(monkeypatch, most_rows=0, after=5)
+
+    with pytest.raises(TrainingError, match=r"a smaller training\.batch_seconds"):
+        train(settings(corpus), tmp_path)
+
+
+def test_a_fused_loop_that_is_wrong_is_not_used(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    init, fused = recorded_updates.RecordedUpdates.__init__, list[bool | None]()
+
+    def recording(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **(kwargs | {"records": True}))
+
+    def record(self: RecordedStep, *_: Any) -> None:
+        fused.append(fused_steps._chosen.get())
+
+    monkeypatch.setattr(recorded_updates, "loop_difference", lambda *_: 0.5)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(recorded_updates.RecordedUpdates, "__init__", recording)
+    monkeypatch.setattr(RecordedStep, "record", record)
+
+    train(settings(corpus, epochs=1), tmp_path)
+
+    assert "the plain one is taken, which is slower" in capsys.readouterr().out
+    assert set(fused) == {False}
+
+
+def test_recordings_that_are_not_faithful_are_not_used(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def never(step: RecordedStep, *_: Any) -> float:
+        del step
+        return 1.0
+
+    def record(self: RecordedStep, *_: Any) -> None:
+        raise AssertionError("recorded")
+
+    init = recorded_updates.RecordedUpdates.__init__
+
+    def recording(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **(kwargs | {"records": True}))
+
+    monkeypatch.setattr(recorded_updates, "replay_difference", never)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(recorded_updates.RecordedUpdates, "__init__", recording)
+    monkeypatch.setattr(RecordedStep, "record", record)
+
+    train(settings(corpus, epochs=1), tmp_path)
+
+    assert "training goes on without recordings" in capsys.readouterr().out
