@@ -84,6 +84,15 @@ def test_every_nth_utterance_of_shards_can_be_learned(
     assert len(metrics(tmp_path)) == 4
 
 
+def test_shards_can_be_trained_on_in_fixed_shapes(corpus: Path, tmp_path: Path) -> None:
+    in_shapes = {"fixed_shapes": "always", "epochs": 1}
+    config = on_shards(settings(corpus, **in_shapes), corpus)
+
+    train(config, tmp_path)
+
+    assert metrics(tmp_path)
+
+
 def test_dev_must_not_be_among_the_shards(corpus: Path, tmp_path: Path) -> None:
     config = on_shards(settings(corpus), corpus)
     config = replace(config, data=replace(config.data, dev=config.data.train[0]))
