@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from asr.errors import AsrError, ConfigError
+from asr.errors import ConfigError
 from asr.inference.recognizer import Recognizer
 from asr.runtime import keep_freed_memory, use_one_thread
 
@@ -57,8 +57,8 @@ class Cluster(NamedTuple):
 
         Raises:
             ConfigError: Ray is not installed, the cluster cannot be reached or has no
-                GPU, or a worker failed.
-            AsrError: a worker cannot load the recognizer.
+                GPU, or no worker can be started.
+            Exception: what the function raised, or what loading the recognizer did.
         """
         with _connected(self.address) as ray:
             size = _pool_size(ray, workers, gpu)
@@ -84,8 +84,8 @@ class Cluster(NamedTuple):
                         raise result.error
                     yield row["number"], result
             except ray.exceptions.RayError as error:
-                *_, last = str(error).strip().splitlines() or [type(error).__name__]
-                raise ConfigError(f"ray: a worker failed ({last.strip()})") from error
+                reason = f"{error}".strip().partition("\n")[0]
+                raise ConfigError(f"ray: a worker failed ({reason})") from error
 
 
 def in_order(found: Iterable[tuple[int, Result]]) -> Iterator[Result]:
@@ -165,9 +165,9 @@ def _pool_size(ray: Any, workers: int | None, gpu: bool) -> int:
 
 
 class _Failed(NamedTuple):
-    """In place of a result: why there is no recognizer."""
+    """In place of a result: what was raised instead."""
 
-    error: AsrError
+    error: Exception
 
 
 class _Worker:
@@ -183,19 +183,22 @@ class _Worker:
         keep_freed_memory()
         with suppress(OSError):  # relative paths are those of the command
             os.chdir(folder)
-        self.function, self.loaded = function, _load(load)
+        self.function, self.loaded = function, _attempt(load)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Work on one item."""
         result: object = self.loaded
-        if isinstance(self.loaded, Recognizer):
-            result = self.function(self.loaded, pickle.loads(row["item"]))
+        if not isinstance(self.loaded, _Failed):
+            result = _attempt(self.function, self.loaded, pickle.loads(row["item"]))
         return {"number": row["number"], "result": pickle.dumps(result)}
 
 
-def _load(load: Callable[[], Recognizer]) -> Recognizer | _Failed:
-    """Load a recognizer; an error is kept for the results, where it has one line."""
+def _attempt(function: Callable[..., Any], *given: object) -> Any:
+    """Call a function; what it raises goes to the driver, as it would from a process.
+
+    Ray would show it in ten lines, and for an actor that does not start try for ever.
+    """
     try:
-        return load()
-    except AsrError as error:
+        return function(*given)
+    except Exception as error:
         return _Failed(error)
