@@ -20,6 +20,7 @@ from asr.decoding.fusion import Fusion
 from asr.decoding.search import StepModel, beam_search
 from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.inference.search_result import SearchResult
+from asr.lm.device_ngram import DeviceNGram
 from asr.lm.ngram import WordNGram
 from asr.model.las import LAS
 from asr.model.listener import ListenerOutput
@@ -47,8 +48,10 @@ class SpeechSearch:
         precision: str,
     ) -> None:
         self.las, self.tokenizer = las, tokenizer
-        self.language_model = language_model
         self.device = las.ctc.weight.device
+        self.language_model: WordNGram | DeviceNGram | None = language_model
+        if language_model and self.device.type == "cuda":
+            self.language_model = DeviceNGram(language_model, self.device)
         self._weights = las.step_weights(precision)
 
     @torch.inference_mode()
@@ -136,7 +139,7 @@ class SpeechSearch:
         if self.language_model and decoding.lm_weight:
             weight = decoding.lm_weight
             bonus = decoding.word_bonus / weight  # the weight is taken of it, too
-            words = self.language_model.steps(num_utterances, bonus)
+            words: StepModel[Any] = self.language_model.steps(num_utterances, bonus)
             internal_lm = self.las.internal_lm(num_utterances, self._weights)
             models += [words, internal_lm]
             weights += [weight, -decoding.ilm_weight]

@@ -122,13 +122,13 @@ def test_workers_do_what_a_process_does_and_errors_are_of_one_line(
     import ray
 
     load = partial(Recognizer.load, model_folder, decoding=QUICK)
-    cluster, given = Cluster(nodes.address), {"workers": 2}
+    cluster = Cluster(nodes.address)
     paths = [tmp_path / name for name in ("4.wav", "gone.wav", "7.wav", "5.wav")]
     recordings = [Recording.of_file(path) for path in paths]
     here = list(transcribe_files(model_folder, recordings, QUICK, processes=1))
 
     ray.init(nodes.address, log_to_driver=False)  # it is used, and left alone
-    found = list(cluster.recognize(load, counted, range(20), **given))
+    found = list(cluster.recognize(load, counted, range(20), workers=2))
     seconds = list[float]()
     there = list(
         transcribe_files(
@@ -140,16 +140,16 @@ def test_workers_do_what_a_process_does_and_errors_are_of_one_line(
     with pytest.raises(CheckpointError, match="none: holds no model"):
         list(
             cluster.recognize(
-                partial(Recognizer.load, tmp_path / "none"), counted, [1], **given
+                partial(Recognizer.load, tmp_path / "none"), counted, [1], workers=2
             )
         )
     with pytest.raises(RuntimeError, match=r"^three legs$"):
-        list(cluster.recognize(load, broken, [1], **given))
+        list(cluster.recognize(load, broken, [1], workers=2))
     with pytest.raises(ConfigError, match="device cuda: the Ray cluster has no GPU"):
-        list(cluster.recognize(load, counted, [1], **given, gpu=True))
-    assert list(cluster.recognize(load, counted, [], **given)) == []
+        list(cluster.recognize(load, counted, [1], workers=2, gpu=True))
+    assert list(cluster.recognize(load, counted, [], workers=2)) == []
     with pytest.raises(ConfigError, match=r"^ray: a worker failed \(.+\)$"):
-        list(cluster.recognize(Unreadable(), counted, [1], **given))
+        list(cluster.recognize(Unreadable(), counted, [1], workers=2))
     was_left_alone = ray.is_initialized()
     ray.shutdown()
 
