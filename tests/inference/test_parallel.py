@@ -20,6 +20,7 @@ from asr.transcript import Transcript
 
 ROOT = Path(__file__).parents[2]
 QUICK = DecodingConfig(beam_size=2)
+SAMPLE = ROOT / "asr" / "assets" / "sample.opus"
 
 
 @pytest.fixture
@@ -150,6 +151,52 @@ def test_no_processes_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=f"at least 1, not {processes}"):
         decode(model_folder, manifest, tmp_path / "out", QUICK, processes=processes)
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_the_cpu_finds(
+    model_folder: Path,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", False)
+
+    here = decode(model_folder, manifest, tmp_path / "cpu", QUICK, processes=1)
+    there = decode(model_folder, manifest, tmp_path / "cuda", QUICK, device="cuda")
+
+    assert there.hypotheses == here.hypotheses
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_two_processes_share_a_gpu(tmp_path: Path) -> None:
+    speech = [Utterance(f"u{n}", str(SAMPLE), 500.0, "") for n in range(3)]
+    write_manifest(tmp_path / "speech.jsonl", speech)  # each a batch of its own
+
+    here, there = (
+        decode(
+            *(None, tmp_path / "speech.jsonl", tmp_path / device),
+            processes=2,
+            device=device,
+        )
+        for device in ("cpu", "cuda")
+    )
+
+    assert there.hypotheses == here.hypotheses
+    assert all(one.text for one in here.hypotheses)
+
+
+@pytest.mark.gpu
+def test_a_gpu_transcribes_what_the_cpu_does() -> None:
+    recordings = [Recording.of_file(SAMPLE)]
+
+    (here,) = transcribe_files(None, recordings, processes=1)
+    (there,) = transcribe_files(None, recordings, device="cuda")
+
+    assert isinstance(here, Transcript)
+    assert isinstance(there, Transcript)
+    assert there.text == here.text
 
 
 def transcribed(

@@ -8,6 +8,7 @@ import pytest
 
 from asr.data.manifest import Utterance
 from asr.errors import ConfigError
+from asr.inference.long_audio import BATCH, GPU_SECONDS
 from asr.inference.processes import (
     batches,
     number_of_processes,
@@ -46,6 +47,30 @@ def test_the_longest_utterances_come_first() -> None:
     flat = [utterance.duration for part in parts for utterance in part]
     assert flat == sorted(durations, reverse=True)
     assert len(parts) > 1
+
+
+def test_batches_for_a_gpu_are_measured_in_seconds_with_their_padding() -> None:
+    durations = [0.5] * 600 + [30.0] * 60 + [7.0, 900.0]
+    utterances = [Utterance(str(i), "a", d, "") for i, d in enumerate(durations)]
+
+    parts = batches(utterances, "cuda")
+
+    flat = [utterance.duration for part in parts for utterance in part]
+    assert flat == sorted(durations, reverse=True)
+    assert [len(part) for part in parts] == [1, 26, 26, 26, 256, 256, 71]
+    padded = [len(part) * part[0].duration for part in parts]
+    assert max(padded[1:]) <= GPU_SECONDS
+    assert batches(utterances) == batches(utterances, "cpu")
+    assert len(batches(utterances)[0]) == BATCH
+
+
+def test_on_a_gpu_there_is_one_process_unless_more_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+
+    assert [number_of_processes(n, "cuda") for n in (None, 3)] == [1, 3]
+    assert [number_of_processes(n, "cpu") for n in (None, 3)] == [4, 3]
 
 
 def test_an_impossible_number_of_processes_is_refused() -> None:
