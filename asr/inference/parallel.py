@@ -9,13 +9,12 @@ or a shard of one (see `shards`).
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,63 +40,17 @@ from asr.inference.processes import (
     recognizer_pool,
 )
 from asr.inference.recognizer import Recognizer
+from asr.inference.recognizer_settings import RecognizerSettings
 from asr.inference.search_settings import Decoding
 from asr.inference.segmentation import LONGEST
-from asr.inference.shards import Shard, settings_of, shard_file
-from asr.lm import ngram, word_lstm
-from asr.lm.ngram import find_language_model
+from asr.inference.shards import Shard, ShardFile, settings_of, shard_file
 from asr.model.attention import Attention
-from asr.model.storage import DESCRIPTION, WEIGHTS, find_model
 from asr.progress import progress_bar
 from asr.runtime import one_thread
 from asr.transcript import Segment, Transcript
 
 _MUCH = 60.0
 """Seconds of audio from which the start of more processes pays."""
-
-
-class RecognizerSettings(NamedTuple):
-    """What a recognizer is loaded from, here or in another process."""
-
-    model: str | Path | None
-    """Its name or folder, or that of a run; None for the bundled model."""
-    decoding: Decoding
-    precision: str
-    language_model: str | Path | None
-    """Folder of a word n-gram; None for the bundled one."""
-    attention: type[Attention] | None = None
-    """The class that the model was trained with, if it is not built in."""
-    device: str = "cpu"
-
-    def load(self) -> Recognizer:
-        """Load the recognizer."""
-        return Recognizer.load(
-            self.model,
-            decoding=self.decoding,
-            device=self.device,
-            precision=self.precision,
-            language_model=self.language_model,
-            attention=self.attention,
-        )
-
-    def metadata(self, recognizer: Recognizer) -> dict[str, Any]:
-        """Describe models and search, as JSON can hold it."""
-        words = str(find_language_model(self.language_model))
-        return {
-            "model": str(find_model(self.model)),
-            "language_model": words if recognizer.decoding.lm_weight else None,
-            "decoding": asdict(recognizer.decoding),
-            "precision": self.precision,
-            "device": self.device,
-        }
-
-    def files(self) -> list[Path]:
-        """Name the files that decide what the models find; some may not be there."""
-        model, words = find_model(self.model), find_language_model(self.language_model)
-        return [
-            *(model / name for name in (DESCRIPTION, WEIGHTS)),
-            *(words / name for name in (ngram.FILE, word_lstm.FILE)),
-        ]
 
 
 def decode(
@@ -134,7 +87,7 @@ def decode(
     Raises:
         AsrError: model or manifest cannot be read, or the folder not be written.
     """
-    processes = processes if cluster else number_of_processes(processes, device)
+    number = number_of_processes(processes, device)
     utterances = read_manifest(manifest)  # before seconds of loading
     settings = RecognizerSettings(
         model, decoding, precision, language_model, attention, device
@@ -142,23 +95,44 @@ def decode(
     # Fail here, not in each worker; those of a cluster may be where the GPUs are.
     recognizer = (settings._replace(device="cpu") if cluster else settings).load()
     prepare(folder, manifest)
-    metadata = settings.metadata(recognizer)
-    parts, started = batches(utterances, device), time.perf_counter()
-    work = partial(_decode_all, recognizer, settings, processes, cluster)
-    if shard is None:
-        found = _with_progress(work(parts), parts)
-        decoded = Decoded.of(utterances, found, time.perf_counter() - started)
-        write_decoded(folder, metadata, utterances, decoded)
-        return decoded
-    parts = [part for part in parts if shard.has(part[0].id)]
-    ids = {utterance.id for part in parts for utterance in part}
-    about = settings_of(manifest, settings.files(), metadata)
-    with shard_file(folder, shard, about) as file:
-        left = file.left(parts)
-        for batch in _with_progress(work(left), left):
-            file.append(batch)
-    own = [utterance for utterance in utterances if utterance.id in ids]
-    return Decoded.of(own, file.done, time.perf_counter() - started)
+    metadata, parts = settings.metadata(recognizer), batches(utterances, device)
+    if cluster:
+        work = partial(_decode_on_cluster, cluster, settings, processes)
+    else:
+        work = partial(_decode_on_this_machine, recognizer, settings, number)
+    if shard:
+        about = settings_of(manifest, settings.files(), metadata)
+        with shard_file(folder, shard, about) as file:
+            return _decode_shard(file, shard, utterances, parts, work)
+    started = time.perf_counter()
+    found = list(_with_progress(work(parts), parts))
+    decoded = Decoded.of(utterances, found, time.perf_counter() - started)
+    write_decoded(folder, metadata, utterances, decoded)
+    return decoded
+
+
+_Batches = Sequence[list[Utterance]]
+
+
+def _decode_shard(
+    file: ShardFile,
+    shard: Shard,
+    utterances: Sequence[Utterance],
+    parts: _Batches,
+    work: Callable[[_Batches], Iterator[DecodedBatch]],
+) -> Decoded:
+    """Decode what is left of a shard."""
+    started, resumed = time.perf_counter(), bool(file.done)
+    own = [part for part in parts if shard.has(part[0].id)]
+    left = file.left(own)
+    for batch in _with_progress(work(left), left):
+        file.append(batch)
+    ids = {utterance.id for part in own for utterance in part}
+    return Decoded.of(
+        [utterance for utterance in utterances if utterance.id in ids],
+        file.done,
+        0.0 if resumed else time.perf_counter() - started,
+    )
 
 
 def _with_progress(
@@ -213,12 +187,13 @@ def transcribe_files(
     settings = RecognizerSettings(
         model, decoding, precision, language_model, attention, device
     )
+    number = number_of_processes(processes, device)
     if cluster:
-        yield from _on_cluster(cluster, settings, recordings, processes, progress)
+        yield from _transcribe_on_cluster(
+            cluster, settings, recordings, processes, progress
+        )
         return
-    if processes is None and seconds <= _MUCH:
-        processes = 1
-    processes = number_of_processes(processes, device)
+    processes = 1 if processes is None and seconds <= _MUCH else number
     recognizer = settings.load()  # here too: a wrong setting is reported once
     share = seconds / processes / LONGEST
     most = BATCH if device == "cpu" else GPU_PIECES
@@ -265,7 +240,7 @@ def _ahead(
         yield under_way.popleft().result()
 
 
-def _on_cluster(
+def _transcribe_on_cluster(
     cluster: Cluster,
     settings: RecognizerSettings,
     recordings: Sequence[Recording],
@@ -296,32 +271,40 @@ def _transcribe_recording(
     return one
 
 
-def _decode_all(
+def _decode_on_cluster(
+    cluster: Cluster,
+    settings: RecognizerSettings,
+    workers: int | None,
+    batches: _Batches,
+) -> Iterator[DecodedBatch]:
+    """Decode batches, in any order."""
+    found = cluster.recognize(
+        settings.load,
+        _decode_batch,
+        batches,
+        workers=workers,
+        gpu=settings.device == "cuda",
+    )
+    return (batch for _, batch in found)
+
+
+def _decode_on_this_machine(
     recognizer: Recognizer,
     settings: RecognizerSettings,
-    processes: int | None,
-    cluster: Cluster | None,
-    batches: Sequence[list[Utterance]],
+    processes: int,
+    batches: _Batches,
 ) -> Iterator[DecodedBatch]:
-    """Decode batches, in any order: here, in several processes or on a cluster."""
-    if cluster:
-        gpu = settings.device == "cuda"
-        work = (settings.load, _decode_batch, batches)
-        for _, done in cluster.recognize(*work, workers=processes, gpu=gpu):
-            yield done
-    elif processes == 1:
+    """Decode batches, in any order."""
+    if processes == 1 or not batches:
         yield from _decode_here(recognizer, batches)
-    elif batches:
-        assert processes
-        with recognizer_pool(settings.load, min(processes, len(batches))) as submit:
-            futures = [submit(_decode_batch, batch) for batch in batches]
-            for future in as_completed(futures):
-                yield future.result()
+        return
+    with recognizer_pool(settings.load, min(processes, len(batches))) as submit:
+        futures = [submit(_decode_batch, batch) for batch in batches]
+        for future in as_completed(futures):
+            yield future.result()
 
 
-def _decode_here(
-    recognizer: Recognizer, batches: Sequence[list[Utterance]]
-) -> Iterator[DecodedBatch]:
+def _decode_here(recognizer: Recognizer, batches: _Batches) -> Iterator[DecodedBatch]:
     """Decode batches in this process; the next one is read in the meantime."""
     with ThreadPoolExecutor(1) as reader:
         ahead = deque[Future[_Waveforms]]()

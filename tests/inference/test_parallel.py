@@ -52,6 +52,9 @@ def test_hypotheses_come_in_the_order_of_the_manifest(
     assert len((tmp_path / "out/hyp.trn").read_text().split("\n")) == 12
     metadata = json.loads((tmp_path / "out/decode.json").read_text())
     assert metadata["decoding"]["beam_size"] == 2
+    assert metadata["device"] == "cpu"
+    assert decoded.seconds > 0.01
+    assert str(decoded).startswith("11 utterances, 0.00 h of audio in 0.0 min: ")
 
 
 @pytest.mark.slow
