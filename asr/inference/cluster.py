@@ -25,6 +25,12 @@ _MOST_BLOCKS = 10_000
 """Into so many parts Ray Data cuts the items at most."""
 _PATIENCE = 10.0
 """Seconds to wait for an answer from the address of a cluster."""
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # it would report to its maker
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or it warns that this will change
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # or it warns of how Ray Data starts actors
+}
+"""Of Ray, where the user has not set it otherwise."""
 
 
 class Cluster(NamedTuple):
@@ -84,8 +90,8 @@ class Cluster(NamedTuple):
                         raise result.error
                     yield row["number"], result
             except ray.exceptions.RayError as error:
-                reason = f"{error}".strip().partition("\n")[0]
-                raise ConfigError(f"ray: a worker failed ({reason})") from error
+                last = str(error).strip().rpartition("\n")[2].strip()
+                raise ConfigError(f"ray: a worker failed ({last})") from error
 
 
 def in_order(found: Iterable[tuple[int, Result]]) -> Iterator[Result]:
@@ -109,10 +115,8 @@ def _connected(address: str | None) -> Iterator[Any]:
     Raises:
         ConfigError: it is not installed, or the cluster cannot be reached.
     """
-    os.environ.setdefault(
-        "RAY_USAGE_STATS_ENABLED", "0"
-    )  # it would report to its maker
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
         import ray.data
