@@ -345,6 +345,34 @@ def test_the_language_model_of_a_gpu_finds_the_same_text() -> None:
     assert "GO" in found.text
 
 
+def test_what_the_memory_of_a_gpu_cannot_hold_is_searched_in_halves(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waveforms = [noise(0.3 + 0.1 * number) for number in range(5)]
+    expected = [segment.text for segment in recognizer.recognize(waveforms)]
+    search, sizes = recognizer._search._search, list[int]()
+    most = 2
+
+    def short_of_memory(
+        waveforms: Sequence[Tensor], decoding: DecodingConfig
+    ) -> list[SearchResult]:
+        if len(waveforms) > most:
+            raise torch.OutOfMemoryError
+        sizes.append(len(waveforms))
+        return search(waveforms, decoding)
+
+    monkeypatch.setattr(recognizer._search, "_search", short_of_memory)
+    found = [segment.text for segment in recognizer.recognize(waveforms)]
+
+    assert found == expected
+    assert sizes[:3] == [2, 1, 2]
+    most = 0
+    with pytest.raises(
+        ConfigError, match=r"too little memory for 1 s of audio at beam_size 2 \(use"
+    ):
+        recognizer.recognize([noise(1.0)])
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no model \(a folder with model"):
         find_model(tmp_path)
