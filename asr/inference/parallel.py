@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,8 @@ from asr.model.attention import Attention
 from asr.progress import progress_bar
 from asr.runtime import one_thread
 from asr.transcript import Segment, Transcript
+
+Item = TypeVar("Item")
 
 _MUCH = 60.0
 """Seconds of audio from which the start of more processes pays."""
@@ -213,10 +215,19 @@ def transcribe_files(
 def _recognize_batches(
     recognizer: Recognizer, batches: Iterator[list[Tensor]]
 ) -> Iterator[list[Segment]]:
-    for batch in batches:
+    for batch in _read_ahead(batches):
         with one_thread():
             segments = recognizer.recognize(batch)
         yield segments
+
+
+def _read_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Have the next item made in a thread of its own while one is worked on."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(next, items, None)
+        while (item := ahead.result()) is not None:
+            ahead = reader.submit(next, items, None)
+            yield item
 
 
 def _recognize_arrays(
@@ -305,16 +316,10 @@ def _decode_on_this_machine(
 
 
 def _decode_here(recognizer: Recognizer, batches: _Batches) -> Iterator[DecodedBatch]:
-    """Decode batches in this process; the next one is read in the meantime."""
-    with ThreadPoolExecutor(1) as reader:
-        ahead = deque[Future[_Waveforms]]()
-        for number in range(len(batches) + 1):
-            if number < len(batches):
-                ahead.append(reader.submit(_read_batch, batches[number]))
-            if number:
-                with one_thread():
-                    decoded = _decode_waveforms(recognizer, ahead.popleft().result())
-                yield decoded
+    for read in _read_ahead(map(_read_batch, batches)):
+        with one_thread():
+            decoded = _decode_waveforms(recognizer, read)
+        yield decoded
 
 
 class _Waveforms(NamedTuple):

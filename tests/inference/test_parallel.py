@@ -1,7 +1,8 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.decoding.config import DecodingConfig
 from asr.errors import AudioError, CheckpointError, ConfigError, ManifestError
 from asr.inference.long_audio import Recording
-from asr.inference.parallel import decode, transcribe_files
+from asr.inference.parallel import _read_ahead, decode, transcribe_files
 from asr.lm.ngram import find_language_model
 from asr.model.storage import Model, save_model
 from asr.transcript import Transcript
@@ -154,6 +155,36 @@ def test_no_processes_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=f"at least 1, not {processes}"):
         decode(model_folder, manifest, tmp_path / "out", QUICK, processes=processes)
+
+
+def test_the_next_batch_is_read_while_one_is_worked_on() -> None:
+    was_read, more = list[int](), threading.Event()
+
+    def read() -> Iterator[int]:
+        for number in range(3):
+            was_read.append(number)
+            if number == 1:
+                more.set()
+            yield number
+
+    ahead = _read_ahead(read())
+
+    assert next(ahead) == 0
+    assert more.wait(10.0)  # nobody has asked for it
+    assert list(ahead) == [1, 2]
+    assert was_read == [0, 1, 2]
+
+
+def test_what_reading_ahead_raises_is_raised_in_its_turn() -> None:
+    def read() -> Iterator[int]:
+        yield 0
+        raise AudioError("a.wav: is empty")
+
+    ahead = _read_ahead(read())
+
+    assert next(ahead) == 0
+    with pytest.raises(AudioError, match=r"a\.wav: is empty"):
+        next(ahead)
 
 
 @pytest.mark.gpu
