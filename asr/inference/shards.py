@@ -58,6 +58,18 @@ class Shard:
             )
         return cls(int(index), int(count))
 
+    @classmethod
+    def of_file(cls, path: Path) -> "Shard":
+        """Return the shard whose file it is, by its name.
+
+        Raises:
+            ManifestError: it is none.
+        """
+        try:
+            return cls.parse(path.stem.replace("-of-", "/"))
+        except ConfigError as error:
+            raise ManifestError(f"{path}: is not named as a shard's file") from error
+
     def __str__(self) -> str:
         """Write INDEX/COUNT."""
         return f"{self.index}/{self.count}"
@@ -122,10 +134,10 @@ def shard_file(
     path = shard.path(folder)
     try:
         path.parent.mkdir(exist_ok=True)
-        for other in sorted(path.parent.glob("*.jsonl")):
+        for other in _files(folder):
             content = _read(other)
             if content:
-                count = int(other.stem.rpartition("-of-")[2])
+                count = Shard.of_file(other).count
                 _refuse_other(other, content.settings, settings, count, shard.count)
         with path.open("ab") as file:
             _lock(file, path)
@@ -155,7 +167,7 @@ def settings_of(
         ManifestError: a file cannot be read.
     """
     return {
-        _MANIFEST: {"path": str(manifest.resolve()), "sha256": _digest(manifest)},
+        _MANIFEST: {"path": os.path.abspath(manifest), "sha256": _digest(manifest)},
         "models": {path.name: _digest(path) for path in files if path.exists()},
         "metadata": dict(metadata),
     }
@@ -170,7 +182,7 @@ def merge(folder: Path) -> Decoded:
         ManifestError: there are no shards, or some are missing, incomplete or damaged,
             or not of one run; or the manifest is no longer the one that was decoded.
     """
-    paths = sorted((folder / SHARDS).glob("*-of-*.jsonl"))
+    paths = _files(folder)
     if not paths:
         raise ManifestError(
             f"{folder}: holds no shards (asr decode MANIFEST {folder} --shard 0/2 "
@@ -200,6 +212,10 @@ def merge(folder: Path) -> Decoded:
     return decoded
 
 
+def _files(folder: Path) -> list[Path]:
+    return sorted((folder / SHARDS).glob("*.jsonl"))
+
+
 def _same_run(paths: Sequence[Path]) -> dict[int, _Content]:
     """Read all shards, by their index.
 
@@ -209,7 +225,7 @@ def _same_run(paths: Sequence[Path]) -> dict[int, _Content]:
     contents, count, first = dict[int, _Content](), 0, None
     incomplete = list[int]()
     for path in paths:
-        shard = Shard.parse(path.stem.replace("-of-", "/"))
+        shard = Shard.of_file(path)
         content = _read(path)
         if content is None or not content.complete:
             incomplete.append(shard.index)

@@ -216,6 +216,35 @@ def test_a_manifest_that_was_changed_is_refused(
     assert first.id == "u0"
 
 
+def test_audio_is_found_from_where_a_link_to_the_manifest_is(
+    model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = manifest.rename(tmp_path / "elsewhere" / "real.jsonl")
+    manifest.symlink_to(elsewhere)
+    whole, parts = tmp_path / "a" / "whole", tmp_path / "a" / "parts"
+    decode(model_folder, manifest, whole, QUICK, processes=1)
+
+    decode_shards(model_folder, manifest, parts, 2)
+    merge(parts)
+
+    assert contents(parts) == contents(whole)
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "2-of-2.jsonl", "a-of-b.jsonl"])
+def test_a_file_that_is_no_shard_is_refused(
+    name: str, model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    decode_shards(model_folder, manifest, out, 2)
+    Shard(0, 2).path(out).rename(out / "shards" / name)
+
+    with pytest.raises(ManifestError, match=f"{name}: is not named as a shard's file"):
+        merge(out)
+    with pytest.raises(ManifestError, match="is not named as a shard's file"):
+        decode(model_folder, manifest, out, QUICK, processes=1, shard=Shard(0, 2))
+
+
 def test_shards_of_two_runs_are_not_merged(
     model_folder: Path, manifest: Path, tmp_path: Path
 ) -> None:
