@@ -15,7 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Protocol, TypeVar
 
 from asr.data.manifest import Utterance
@@ -164,9 +164,17 @@ _recognizer: Recognizer
 
 def _begin(load: Callable[[], Recognizer]) -> None:
     global _recognizer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     use_one_thread()
     keep_freed_memory()
     _recognizer = load()
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it was killed."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _call(function: Callable[[Recognizer, Item], Result], item: Item) -> Result:

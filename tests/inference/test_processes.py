@@ -1,6 +1,9 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from asr.inference.processes import (
     recognizer_map,
 )
 from asr.inference.recognizer import Recognizer
+
+ROOT = Path(__file__).parents[2]
 
 
 def named(recognizer: Recognizer, number: int) -> str:
@@ -93,6 +98,48 @@ def test_a_process_that_is_killed_is_an_error_of_one_line(model_folder: Path) ->
         recognizer_map(load, 2) as run,
     ):
         list(run(killed, [1, 2]))
+
+
+@pytest.mark.slow
+def test_where_the_main_process_is_killed_none_is_left(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal\n"
+        "from functools import partial\n"
+        "from asr.inference.processes import recognizer_map\n"
+        "from asr.inference.recognizer import Recognizer\n"
+        "def own_id(recognizer, item):\n"
+        "    return os.getpid()\n"
+        "if __name__ == '__main__':\n"
+        f"    load = partial(Recognizer.load, {str(model_folder)!r},\n"
+        "                   decoding={'lm_weight': 0})\n"
+        "    with recognizer_map(load, 2) as run:\n"
+        "        print(*set(run(own_id, range(8))), flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, str(program)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    workers = [int(id) for id in ended.stdout.split()]
+    deadline = time.monotonic() + 10
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert ended.returncode == -signal.SIGKILL
+    assert workers
+    assert not any(map(is_running, workers))
+
+
+def is_running(process: int) -> bool:
+    status = Path(f"/proc/{process}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
 
 
 @pytest.mark.slow
