@@ -33,6 +33,7 @@ DOOR = {  # only this module may import that library
     "num2words": "asr.text",
     "omegaconf": "asr.config",
     "packaging": "asr.doctor",
+    "ray": "asr.inference.cluster",
     "safetensors": "asr.tensor_files",
     "shtab": "asr.cli.completion",
     "sentencepiece": "asr.tokenizers",

@@ -21,6 +21,7 @@ from asr.cli import (
     explain,
     export,
     lm,
+    merge,
     report,
     score,
     train,
@@ -34,7 +35,7 @@ from asr.cli.transcribe import PARTIAL
 
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
-    *(transcribe, explain, data, train, lm, decode, score, report),
+    *(transcribe, explain, data, train, lm, decode, merge, score, report),
     *(tune, calibrate, evaluate, ablate, export, demo, doctor),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)

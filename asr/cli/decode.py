@@ -3,39 +3,46 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asr.cli.options import (
     add_command,
+    add_device,
+    add_machines,
     add_search,
     add_settings,
+    cluster_of,
     decoding_of,
-    number,
+    device_of,
     one_line,
     own_process,
+    shard_of,
 )
+
+if TYPE_CHECKING:
+    from asr.inference.hypotheses import Decoded
 
 
 def add(commands: Any) -> None:
     """Add `asr decode`."""
     parser = add_command(
         *(commands, "decode", _decode),
-        "transcribe all utterances of a manifest, in several processes",
+        "transcribe all utterances of a manifest, in processes or on many machines",
         "asr decode data/test-clean.jsonl exp/decoded --model exp/run",
     )
     parser.add_argument("manifest", type=Path, help="the utterances to transcribe")
     parser.add_argument("folder", type=Path, help="for the hypotheses; made if missing")
     add_settings(parser, "settings of the search, in place of the model's")
     add_search(parser)
-    parser.add_argument(
-        "--processes", **number(None, "worker processes (default: one a core)")
-    )
+    add_device(parser)
+    add_machines(parser, "manifest (asr merge FOLDER puts them together)")
 
 
 def _decode(args: argparse.Namespace) -> int:
     from asr.inference.parallel import decode
 
     own_process()
+    cluster = cluster_of(args)
     decoded = decode(
         args.model,
         args.manifest,
@@ -44,7 +51,15 @@ def _decode(args: argparse.Namespace) -> int:
         precision=args.precision,
         processes=args.processes,
         language_model=args.language_model,
+        device=args.device if cluster else device_of(args.device).type,
+        shard=shard_of(args),
+        cluster=cluster,
     )
+    return show_decoded(decoded)
+
+
+def show_decoded(decoded: "Decoded") -> int:
+    """Print what came of a manifest; return the exit status."""
     for error in decoded.errors:
         print(one_line(f"asr: {error}"), file=sys.stderr)
     print(decoded)

@@ -7,6 +7,7 @@ from typing import Any
 
 from asr.cli.options import (
     add_command,
+    add_device,
     add_search,
     add_settings,
     load_recognizer,
@@ -30,9 +31,7 @@ def add(commands: Any) -> None:
         help="HTML file (default: named as FILE is, in this folder)",
     )
     add_search(parser)
-    parser.add_argument(
-        "--device", default="cpu", help="cpu, cuda or auto (default: cpu)"
-    )
+    add_device(parser)
 
 
 def _explain(args: argparse.Namespace) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from asr.errors import ConfigError
 
 if TYPE_CHECKING:
+    from asr.inference.cluster import Cluster
     from asr.inference.recognizer import Recognizer
+    from asr.inference.shards import Shard
 
 Settings = TypeVar("Settings")
 
@@ -139,6 +141,78 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         ),
     ):
         search.add_argument(name, type=float, metavar=letter, help=about)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add where the network runs."""
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda or auto (default: cpu)"
+    )
+
+
+def add_machines(parser: argparse.ArgumentParser, of: str) -> None:
+    """Add the options for work that several processes or machines share.
+
+    Args:
+        parser: of the command.
+        of: what is divided into shards, for the help.
+    """
+    machines = parser.add_argument_group("several processes and machines")
+    machines.add_argument(
+        "--processes",
+        **number(
+            None,
+            "worker processes, or actors of Ray (default: one a core; one for a GPU, "
+            "which several share; with Ray one a GPU)",
+        ),
+    )
+    machines.add_argument(
+        "--shard",
+        metavar="K/N",
+        help=f"do one of N parts of the {of}, 0/N to N-1/N; in a SLURM array: "
+        "--shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT",
+    )
+    machines.add_argument(
+        "--engine",
+        choices=("processes", "ray"),
+        default="processes",
+        help="processes of this machine (default), or actors of Ray",
+    )
+    machines.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of a Ray cluster, or auto (default: $RAY_ADDRESS, or else this machine)",
+    )
+
+
+def cluster_of(args: argparse.Namespace) -> "Cluster | None":
+    """Return the cluster that is to do the work, if one is.
+
+    Raises:
+        ConfigError: the options do not go together.
+    """
+    from asr.inference.cluster import Cluster
+
+    if args.engine == "ray":
+        if args.device == "auto":
+            raise ConfigError(
+                "device auto: the machines of a cluster may differ (use cpu or cuda)"
+            )
+        return Cluster(args.address)
+    if args.address is not None:
+        raise ConfigError("--address needs --engine ray")
+    return None
+
+
+def shard_of(args: argparse.Namespace) -> "Shard | None":
+    """Return the part that is to be done, if it is not all.
+
+    Raises:
+        ConfigError: there is no such part.
+    """
+    from asr.inference.shards import Shard
+
+    return None if args.shard is None else Shard.parse(args.shard)
 
 
 def number(default: int | None, about: str) -> dict[str, Any]:

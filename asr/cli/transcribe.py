@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from asr.cli.options import (
     add_command,
+    add_device,
+    add_machines,
     add_search,
     checked,
+    cluster_of,
     decoding_of,
     device_of,
     is_setting,
-    load_recognizer,
     number,
     one_line,
     own_process,
+    shard_of,
 )
 from asr.errors import AsrError, ConfigError
 
@@ -88,9 +91,8 @@ def add(commands: Any) -> None:
         "--subtitle-words", **number(None, "most words a subtitle (default: no limit)")
     )
     add_search(parser)
-    parser.add_argument(
-        "--device", default="cpu", help="cpu, cuda or auto (default: cpu)"
-    )
+    add_device(parser)
+    add_machines(parser, "recordings")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -103,6 +105,9 @@ def run(args: argparse.Namespace) -> int:
     args.paths = [path for path in args.paths if not is_setting(path)]
     if not args.paths:
         raise ConfigError("no recording is given (asr transcribe PATH …)")
+    shard = shard_of(args)
+    if "-" in args.paths and (shard or args.engine == "ray"):
+        raise ConfigError("standard input is of this process alone (give it a name)")
     with ExitStack() as stack:
         sources = find_sources([path for path in args.paths if path != "-"])
         if "-" in args.paths:
@@ -110,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
             sources.append(Source(path, STANDARD_INPUT))
         errors = [source for source in sources if isinstance(source, AsrError)]
         wanted = [source for source in sources if isinstance(source, Source)]
+        if shard:  # by their names, which no two have in common
+            wanted = [source for source in wanted if shard.has(source.name)]
         for error in errors:
             print(one_line(f"asr: {error}"), file=sys.stderr)
         return _transcribe_all(wanted, len(errors), args)
@@ -256,24 +263,23 @@ def _transcripts(
     progress: "Callable[[float], object]",
     args: argparse.Namespace,
 ) -> "Iterator[Transcript | AsrError]":
-    """Have recordings transcribed: on a CPU in several processes."""
+    """Have recordings transcribed, here or elsewhere."""
     from asr.inference.parallel import transcribe_files
 
-    device, decoding = device_of(args.device), decoding_of(args)
-    if device.type == "cpu":
-        own_process()
-        yield from transcribe_files(
-            args.model,
-            recordings,
-            decoding,
-            precision=args.precision,
-            language_model=args.language_model,
-            seconds=seconds,
-            progress=progress,
-        )
-        return
-    recognizer = load_recognizer(args)
-    yield from recognizer.transcribe_recordings(recordings, progress=progress)
+    own_process()
+    cluster = cluster_of(args)
+    return transcribe_files(
+        args.model,
+        recordings,
+        decoding_of(args),
+        precision=args.precision,
+        processes=args.processes,
+        language_model=args.language_model,
+        device=args.device if cluster else device_of(args.device).type,
+        cluster=cluster,
+        seconds=seconds,
+        progress=progress,
+    )
 
 
 def _seconds(path: Path, clip: tuple[float, float | None]) -> float:

@@ -19,11 +19,15 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, Channel, read_blocks
 from asr.errors import AsrError
-from asr.inference.segmentation import Piece, merge_segments, pieces
+from asr.inference.segmentation import LONGEST, Piece, merge_segments, pieces
 from asr.transcript import Segment, Transcript, moved, silence
 
 BATCH = 8
-"""Most pieces or utterances that are recognised together."""
+"""Most pieces or utterances that are recognised together on a CPU."""
+GPU_SECONDS = 800.0
+"""Audio that is recognised together on a GPU, padding counted."""
+GPU_PIECES = int(GPU_SECONDS / LONGEST)
+"""So many pieces are that at most."""
 
 Clip = tuple[float, float | None]
 """From which second to which; None for the end."""

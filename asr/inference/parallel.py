@@ -1,24 +1,20 @@
-"""Many recordings: in several processes of one thread each (see `processes`).
+"""Many recordings: in several processes of one thread each (see `processes`), on a GPU,
+or on the machines of a cluster (see `cluster`).
 
 `transcribe_files` takes recordings, in their order. `decode` takes a manifest, from
-long to short utterances and several at a time, and writes a folder with
-
-hypotheses.jsonl        the manifest, with hypotheses in place of the references
-hyp.trn, ref.trn        the same for NIST's sclite, `TEXT (speaker-utterance)` a line
-decode.json             which model, which settings, and how long it took
+long to short utterances and several at a time, and writes a folder (see `hypotheses`);
+or a shard of one (see `shards`).
 """
 
 import contextlib
-import json
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, as_completed
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +22,17 @@ import torch
 from torch import Tensor
 
 from asr.audio import read_waveform
-from asr.data.manifest import Utterance, read_manifest, write_manifest
-from asr.decoding.config import DecodingConfig
-from asr.errors import AsrError, ManifestError
-from asr.inference.long_audio import BATCH, Progress, Recording, transcripts
+from asr.data.manifest import Utterance, read_manifest
+from asr.errors import AsrError
+from asr.inference.cluster import Cluster, in_order
+from asr.inference.hypotheses import Decoded, DecodedBatch, prepare, write_decoded
+from asr.inference.long_audio import (
+    BATCH,
+    GPU_PIECES,
+    Progress,
+    Recording,
+    transcripts,
+)
 from asr.inference.processes import (
     Submit,
     batches,
@@ -37,65 +40,19 @@ from asr.inference.processes import (
     recognizer_pool,
 )
 from asr.inference.recognizer import Recognizer
+from asr.inference.recognizer_settings import RecognizerSettings
 from asr.inference.search_settings import Decoding
 from asr.inference.segmentation import LONGEST
-from asr.lm.ngram import find_language_model
+from asr.inference.shards import Shard, ShardFile, settings_of, shard_file
 from asr.model.attention import Attention
-from asr.model.storage import find_model
-from asr.output import trn_line
 from asr.progress import progress_bar
 from asr.runtime import one_thread
-from asr.tensor_files import write_bytes
 from asr.transcript import Segment, Transcript
 
-HYPOTHESES = "hypotheses.jsonl"
+Item = TypeVar("Item")
+
 _MUCH = 60.0
 """Seconds of audio from which the start of more processes pays."""
-
-
-class RecognizerSettings(NamedTuple):
-    """What a recognizer is loaded from, here or in another process."""
-
-    model: str | Path | None
-    """Its name or folder, or that of a run; None for the bundled model."""
-    decoding: Decoding
-    precision: str
-    language_model: str | Path | None
-    """Folder of a word n-gram; None for the bundled one."""
-    attention: type[Attention] | None = None
-    """The class that the model was trained with, if it is not built in."""
-
-    def load(self) -> Recognizer:
-        """Load the recognizer."""
-        return Recognizer.load(
-            self.model,
-            decoding=self.decoding,
-            precision=self.precision,
-            language_model=self.language_model,
-            attention=self.attention,
-        )
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What came of a manifest."""
-
-    hypotheses: list[Utterance]
-    """In the manifest's order; `text` is the hypothesis."""
-    errors: list[str]
-    """One line for each recording that could not be read; its text is empty."""
-    hours: float
-    """Audio that was decoded."""
-    seconds: float
-    """Time that it took."""
-
-    def __str__(self) -> str:
-        """Write how fast it was."""
-        speed = self.hours * 3600 / max(self.seconds, 1e-9)
-        return (
-            f"{len(self.hypotheses)} utterances, {self.hours:.2f} h of audio in "
-            f"{self.seconds / 60:.1f} min: {speed:.1f} times real time"
-        )
 
 
 def decode(
@@ -108,6 +65,9 @@ def decode(
     processes: int | None = None,
     language_model: str | Path | None = None,
     attention: type[Attention] | None = None,
+    device: str = "cpu",
+    shard: Shard | None = None,
+    cluster: Cluster | None = None,
 ) -> Decoded:
     """Decode a manifest into a folder.
 
@@ -117,48 +77,75 @@ def decode(
         folder: is made where it is missing.
         decoding: settings of the search; see `Recognizer.load`.
         precision: of the weights, float32 or int8.
-        processes: one thread each; None for one a core.
+        processes: one thread each; None for one a core, or for one alone on a GPU,
+            which several share.
         language_model: folder of a word n-gram; None for the bundled one.
         attention: the class that the model was trained with, if it is not built in;
             other processes import it by its name.
+        device: cpu or cuda.
+        shard: decode only this part, and write its file only; see `shards.merge`.
+        cluster: have workers of it decode, `processes` of them at most.
 
     Raises:
         AsrError: model or manifest cannot be read, or the folder not be written.
     """
-    processes = number_of_processes(processes)
-    if _is_same(folder / HYPOTHESES, manifest):
-        raise ManifestError(f"{manifest}: would be overwritten (name another folder)")
+    number = number_of_processes(processes, device)
     utterances = read_manifest(manifest)  # before seconds of loading
-    settings = RecognizerSettings(model, decoding, precision, language_model, attention)
-    recognizer = settings.load()  # fail here, not in each process
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ManifestError(f"{folder}: cannot be made ({error.strerror})") from error
-    started = time.perf_counter()
-    found = dict[str, str]()
-    errors = list[str]()
-    durations = {u.id: u.duration for u in utterances}
-    hours = sum(durations.values()) / 3600
-    with progress_bar(round(hours * 3600), "decode", "s of audio") as bar:
-        for ids, texts, found_errors in _in_processes(
-            recognizer, settings, batches(utterances), processes
-        ):
-            found |= dict(zip(ids, texts, strict=True))
-            errors += found_errors
-            bar.update(sum(durations[id] for id in ids))
-    decoded = Decoded(
-        [replace(u, text=found[u.id]) for u in utterances],
-        sorted(errors),
-        hours,
-        time.perf_counter() - started,
+    settings = RecognizerSettings(
+        model, decoding, precision, language_model, attention, device
     )
-    _write(folder, settings, recognizer.decoding, utterances, decoded)
+    # Fail here, not in each worker; those of a cluster may be where the GPUs are.
+    recognizer = (settings._replace(device="cpu") if cluster else settings).load()
+    prepare(folder, manifest)
+    metadata, parts = settings.metadata(recognizer), batches(utterances, device)
+    if cluster:
+        work = partial(_decode_on_cluster, cluster, settings, processes)
+    else:
+        work = partial(_decode_on_this_machine, recognizer, settings, number)
+    if shard:
+        about = settings_of(manifest, settings.files(), metadata)
+        with shard_file(folder, shard, about) as file:
+            return _decode_shard(file, shard, utterances, parts, work)
+    started = time.perf_counter()
+    found = list(_with_progress(work(parts), parts))
+    decoded = Decoded.of(utterances, found, time.perf_counter() - started)
+    write_decoded(folder, metadata, utterances, decoded)
     return decoded
 
 
-def _is_same(path: Path, other: Path) -> bool:
-    return path.exists() and other.exists() and path.samefile(other)
+_Batches = Sequence[list[Utterance]]
+
+
+def _decode_shard(
+    file: ShardFile,
+    shard: Shard,
+    utterances: Sequence[Utterance],
+    parts: _Batches,
+    work: Callable[[_Batches], Iterator[DecodedBatch]],
+) -> Decoded:
+    """Decode what is left of a shard."""
+    started, resumed = time.perf_counter(), bool(file.done)
+    own = [part for part in parts if shard.has(part[0].id)]
+    left = file.left(own)
+    for batch in _with_progress(work(left), left):
+        file.append(batch)
+    ids = {utterance.id for part in own for utterance in part}
+    return Decoded.of(
+        [utterance for utterance in utterances if utterance.id in ids],
+        file.done,
+        0.0 if resumed else time.perf_counter() - started,
+    )
+
+
+def _with_progress(
+    found: Iterator[DecodedBatch], parts: Sequence[Sequence[Utterance]]
+) -> Iterator[DecodedBatch]:
+    durations = {u.id: u.duration for part in parts for u in part}
+    total = round(sum(durations.values()))
+    with progress_bar(total, "decode", "s of audio") as bar:
+        for batch in found:
+            bar.update(sum(durations[id] for id in batch.ids))
+            yield batch
 
 
 def transcribe_files(
@@ -170,6 +157,8 @@ def transcribe_files(
     processes: int | None = None,
     language_model: str | Path | None = None,
     attention: type[Attention] | None = None,
+    device: str = "cpu",
+    cluster: Cluster | None = None,
     seconds: float = inf,
     progress: Progress | None = None,
 ) -> Iterator[Transcript | AsrError]:
@@ -180,10 +169,14 @@ def transcribe_files(
         recordings: what to transcribe.
         decoding: settings of the search; see `Recognizer.load`.
         precision: of the weights, float32 or int8.
-        processes: None for one a core, but one only where there is little to do.
+        processes: None for one a core, but one only where there is little to do, and
+            one alone on a GPU, which several share.
         language_model: folder of a word n-gram; None for the bundled one.
         attention: the class that the model was trained with, if it is not built in;
             other processes import it by its name.
+        device: cpu or cuda.
+        cluster: have workers of it transcribe, `processes` of them at most, each whole
+            recordings.
         seconds: of all recordings, as far as it is known.
         progress: called now and then with the seconds that were done since.
 
@@ -193,13 +186,20 @@ def transcribe_files(
     Raises:
         AsrError: the model cannot be read, or a setting is impossible.
     """
-    settings = RecognizerSettings(model, decoding, precision, language_model, attention)
-    if processes is None and seconds <= _MUCH:
-        processes = 1
-    processes = number_of_processes(processes)
+    settings = RecognizerSettings(
+        model, decoding, precision, language_model, attention, device
+    )
+    number = number_of_processes(processes, device)
+    if cluster:
+        yield from _transcribe_on_cluster(
+            cluster, settings, recordings, processes, progress
+        )
+        return
+    processes = 1 if processes is None and seconds <= _MUCH else number
     recognizer = settings.load()  # here too: a wrong setting is reported once
     share = seconds / processes / LONGEST
-    batch_size = BATCH if share > BATCH else max(1, round(share))
+    most = BATCH if device == "cpu" else GPU_PIECES
+    batch_size = most if share > most else max(1, round(share))
     with contextlib.ExitStack() as stack:
         recognize = partial(_recognize_batches, recognizer)
         if processes > 1:
@@ -215,10 +215,19 @@ def transcribe_files(
 def _recognize_batches(
     recognizer: Recognizer, batches: Iterator[list[Tensor]]
 ) -> Iterator[list[Segment]]:
-    for batch in batches:
+    for batch in _read_ahead(batches):
         with one_thread():
             segments = recognizer.recognize(batch)
         yield segments
+
+
+def _read_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Have the next item made in a thread of its own while one is worked on."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(next, items, None)
+        while (item := ahead.result()) is not None:
+            ahead = reader.submit(next, items, None)
+            yield item
 
 
 def _recognize_arrays(
@@ -242,80 +251,101 @@ def _ahead(
         yield under_way.popleft().result()
 
 
-_Decoded = tuple[list[str], list[str], list[str]]  # ids, texts, errors
+def _transcribe_on_cluster(
+    cluster: Cluster,
+    settings: RecognizerSettings,
+    recordings: Sequence[Recording],
+    workers: int | None,
+    progress: Progress | None,
+) -> Iterator[Transcript | AsrError]:
+    recognizer = settings._replace(device="cpu").load()
+    found = cluster.recognize(
+        settings.load,
+        _transcribe_recording,
+        recordings,
+        workers=workers,
+        gpu=settings.device == "cuda",
+    )
+    for one in in_order(found):
+        if isinstance(one, AsrError):
+            yield one
+            continue
+        if progress:
+            progress(one.duration)
+        yield recognizer.labelled(one)
 
 
-def _in_processes(
+def _transcribe_recording(
+    recognizer: Recognizer, recording: Recording
+) -> Transcript | AsrError:
+    (one,) = recognizer.transcribe_recordings([recording])
+    return one
+
+
+def _decode_on_cluster(
+    cluster: Cluster,
+    settings: RecognizerSettings,
+    workers: int | None,
+    batches: _Batches,
+) -> Iterator[DecodedBatch]:
+    """Decode batches, in any order."""
+    found = cluster.recognize(
+        settings.load,
+        _decode_batch,
+        batches,
+        workers=workers,
+        gpu=settings.device == "cuda",
+    )
+    return (batch for _, batch in found)
+
+
+def _decode_on_this_machine(
     recognizer: Recognizer,
     settings: RecognizerSettings,
-    batches: list[list[Utterance]],
     processes: int,
-) -> Iterator[_Decoded]:
-    if processes == 1:
-        for batch in batches:
-            with one_thread():
-                decoded = _decode_batch(recognizer, batch)
-            yield decoded
+    batches: _Batches,
+) -> Iterator[DecodedBatch]:
+    """Decode batches, in any order."""
+    if processes == 1 or not batches:
+        yield from _decode_here(recognizer, batches)
         return
     with recognizer_pool(settings.load, min(processes, len(batches))) as submit:
         futures = [submit(_decode_batch, batch) for batch in batches]
-        for done in as_completed(futures):
-            yield done.result()
+        for future in as_completed(futures):
+            yield future.result()
 
 
-def _decode_batch(recognizer: Recognizer, batch: list[Utterance]) -> _Decoded:
-    texts, errors, waveforms = dict[str, str](), list[str](), dict[str, torch.Tensor]()
+def _decode_here(recognizer: Recognizer, batches: _Batches) -> Iterator[DecodedBatch]:
+    for read in _read_ahead(map(_read_batch, batches)):
+        with one_thread():
+            decoded = _decode_waveforms(recognizer, read)
+        yield decoded
+
+
+class _Waveforms(NamedTuple):
+    """What was read of some utterances."""
+
+    by_id: dict[str, Tensor]
+    errors: dict[str, str]
+    """By id, too: what is wrong with a recording."""
+
+
+def _decode_batch(recognizer: Recognizer, batch: list[Utterance]) -> DecodedBatch:
+    return _decode_waveforms(recognizer, _read_batch(batch))
+
+
+def _read_batch(batch: list[Utterance]) -> _Waveforms:
+    found = _Waveforms({}, {})
     for utterance in batch:
         try:
-            waveforms[utterance.id] = read_waveform(utterance.audio)
+            found.by_id[utterance.id] = read_waveform(utterance.audio)
         except AsrError as error:
-            errors.append(str(error))
-            texts[utterance.id] = ""
-    segments = recognizer.recognize(list(waveforms.values()))
-    texts |= {id: s.text for id, s in zip(waveforms, segments, strict=True)}
-    return list(texts), list(texts.values()), errors
+            found.errors[utterance.id] = str(error)
+    return found
 
 
-# What is written
-
-
-def _write(
-    folder: Path,
-    settings: RecognizerSettings,
-    decoding: DecodingConfig,
-    utterances: Sequence[Utterance],
-    decoded: Decoded,
-) -> None:
-    words = settings.language_model
-    language_model = str(find_language_model(words)) if decoding.lm_weight else None
-    write_manifest(folder / HYPOTHESES, decoded.hypotheses)
-    write_bytes(folder / "ref.trn", _trn(utterances).encode())
-    write_bytes(folder / "hyp.trn", _trn(decoded.hypotheses).encode())
-    metadata = {
-        "model": str(find_model(settings.model)),
-        "language_model": language_model,
-        "decoding": asdict(decoding),
-        "precision": settings.precision,
-        "hours": round(decoded.hours, 4),
-        "seconds": round(decoded.seconds, 1),
-        "errors": decoded.errors,
-    }
-    write_bytes(
-        folder / "decode.json", (json.dumps(metadata, indent=2) + "\n").encode()
-    )
-
-
-def _trn(utterances: Sequence[Utterance]) -> str:
-    """Write what sclite reads: `TEXT (speaker-utterance)`.
-
-    >>> _trn([Utterance("84-1-0", "a.flac", 1.0, "GO", speaker="84")])
-    'GO (84-1-0)\\n'
-    >>> _trn([Utterance("1-0", "a.flac", 1.0, "GO", speaker="84")])
-    'GO (84-1-0)\\n'
-    """
-    lines = []
-    for utterance in utterances:
-        speaker = f"{utterance.speaker or 'x'}-"
-        id = f"{speaker}{utterance.id.removeprefix(speaker)}"
-        lines.append(trn_line(utterance.text, id))
-    return "".join(lines)
+def _decode_waveforms(recognizer: Recognizer, read: _Waveforms) -> DecodedBatch:
+    segments = recognizer.recognize(list(read.by_id.values()))
+    texts = dict.fromkeys(read.errors, "")
+    texts |= {id: s.text for id, s in zip(read.by_id, segments, strict=True)}
+    return DecodedBatch(list(texts), list(texts.values()), list(read.errors.values()))

@@ -2,6 +2,9 @@
 
 Such processes have one thread each. They share nothing and wait for nobody, where the
 threads of one process would wait for each other after each small product of a search.
+
+Several of them may share a GPU: while one has its hypotheses and alignments worked on
+by the CPU, another has the GPU search. Each has its own copy of the network there.
 """
 
 import os
@@ -12,34 +15,54 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Protocol, TypeVar
 
 from asr.data.manifest import Utterance
 from asr.errors import ConfigError
-from asr.inference.long_audio import BATCH
+from asr.inference.long_audio import BATCH, GPU_SECONDS
 from asr.inference.recognizer import Recognizer
 from asr.runtime import keep_freed_memory, use_one_thread
+
+GPU_BATCH = 256
+"""Most utterances in a batch on a GPU, however short they are."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def number_of_processes(asked: int | None) -> int:
-    """Return how many processes to use: as many as were asked for, or one a core.
+def number_of_processes(asked: int | None, device: str = "cpu") -> int:
+    """Return how many processes to use.
+
+    Args:
+        asked: so many; None for one a core, or for one alone on a GPU.
+        device: cpu or cuda.
 
     Raises:
         ConfigError: fewer than one were asked for.
     """
     if asked is not None and asked < 1:
         raise ConfigError(f"processes must be at least 1, not {asked}")
-    return asked or os.cpu_count() or 1
+    return asked or (os.cpu_count() if device == "cpu" else None) or 1
 
 
-def batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
-    """Group utterances of like length, the longest first: they are waited for."""
+def batches(
+    utterances: Sequence[Utterance], device: str = "cpu"
+) -> list[list[Utterance]]:
+    """Group utterances of like length, the longest first: they are waited for.
+
+    On a CPU a batch is a few utterances; on a GPU as many as, filled up to the longest
+    of them, make `GPU_SECONDS`.
+    """
     order = sorted(utterances, key=lambda utterance: -utterance.duration)
-    return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+    found, start = list[list[Utterance]](), 0
+    while start < len(order):
+        size = BATCH
+        if device != "cpu":
+            size = min(GPU_BATCH, int(GPU_SECONDS / order[start].duration))
+        found.append(order[start : start + max(1, size)])
+        start += max(1, size)
+    return found
 
 
 class Submit(Protocol):
@@ -141,9 +164,17 @@ _recognizer: Recognizer
 
 def _begin(load: Callable[[], Recognizer]) -> None:
     global _recognizer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     use_one_thread()
     keep_freed_memory()
     _recognizer = load()
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it was killed."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _call(function: Callable[[Recognizer, Item], Result], item: Item) -> Result:

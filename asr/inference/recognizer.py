@@ -24,7 +24,14 @@ from asr.audio import SAMPLE_RATE, Channel, from_samples
 from asr.decoding.config import DecodingConfig
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.inference.confidence import Calibration, load_calibration
-from asr.inference.long_audio import Clip, Progress, Recording, transcripts
+from asr.inference.long_audio import (
+    BATCH,
+    GPU_PIECES,
+    Clip,
+    Progress,
+    Recording,
+    transcripts,
+)
 from asr.inference.retry import RETRY_CTC_WEIGHT, better, is_lost
 from asr.inference.search_result import SearchResult
 from asr.inference.search_settings import (
@@ -244,7 +251,10 @@ class Recognizer:
                 for batch in batches
             )
 
-        for one in transcripts(recordings, recognize, progress=progress):
+        size = BATCH if self.device.type == "cpu" else GPU_PIECES
+        for one in transcripts(
+            recordings, recognize, batch_size=size, progress=progress
+        ):
             yield one if isinstance(one, AsrError) else self.labelled(one)
 
     def labelled(self, transcript: Transcript) -> Transcript:

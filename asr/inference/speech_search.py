@@ -7,6 +7,7 @@ Shapes: B utterances, N samples, T frames, F mel bands, I tokens, J listener ste
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,8 +19,10 @@ from asr.decoding.ctc import CTCPrefix
 from asr.decoding.ctc_alignment import align
 from asr.decoding.fusion import Fusion
 from asr.decoding.search import StepModel, beam_search
+from asr.errors import ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.inference.search_result import SearchResult
+from asr.lm.device_ngram import DeviceNGram
 from asr.lm.ngram import WordNGram
 from asr.model.las import LAS
 from asr.model.listener import ListenerOutput
@@ -47,8 +50,10 @@ class SpeechSearch:
         precision: str,
     ) -> None:
         self.las, self.tokenizer = las, tokenizer
-        self.language_model = language_model
         self.device = las.ctc.weight.device
+        self.language_model: WordNGram | DeviceNGram | None = language_model
+        if language_model and self.device.type == "cuda":
+            self.language_model = DeviceNGram(language_model, self.device)
         self._weights = las.step_weights(precision)
 
     @torch.inference_mode()
@@ -57,12 +62,36 @@ class SpeechSearch:
     ) -> list[SearchResult]:
         """Search for the texts of short waveforms, and collect the evidence for them.
 
+        Where the memory of a GPU is too small for all of them, they are searched in
+        two halves.
+
         Args:
             waveforms: (N,) float32 at 16 kHz each, not silent.
             decoding: settings of the search.
+
+        Raises:
+            ConfigError: it is too small for a single one.
         """
         if not waveforms:
             return []
+        with suppress(torch.OutOfMemoryError):
+            return self._search(waveforms, decoding)
+        half = len(waveforms) // 2
+        if not half:
+            raise ConfigError(
+                f"device {self.device.type}: has too little memory for "
+                f"{len(waveforms[0]) / SAMPLE_RATE:.0f} s of audio at beam_size "
+                f"{decoding.beam_size} (use a smaller one, or the CPU)"
+            )
+        torch.cuda.empty_cache()
+        return [
+            *self.search(waveforms[:half], decoding),
+            *self.search(waveforms[half:], decoding),
+        ]
+
+    def _search(
+        self, waveforms: Sequence[Tensor], decoding: DecodingConfig
+    ) -> list[SearchResult]:
         features, num_frames = pad_rows([log_mel(waveform) for waveform in waveforms])
         output = self.las.listen(features.to(self.device), num_frames)
         ctc_log_probs = self.las.ctc_log_probs(output)
@@ -136,7 +165,7 @@ class SpeechSearch:
         if self.language_model and decoding.lm_weight:
             weight = decoding.lm_weight
             bonus = decoding.word_bonus / weight  # the weight is taken of it, too
-            words = self.language_model.steps(num_utterances, bonus)
+            words: StepModel[Any] = self.language_model.steps(num_utterances, bonus)
             internal_lm = self.las.internal_lm(num_utterances, self._weights)
             models += [words, internal_lm]
             weights += [weight, -decoding.ilm_weight]

@@ -242,7 +242,7 @@ class Contexts:
 
     def start(self, count: int) -> Tensor:
         """Return contexts of nothing but the start of a sentence."""
-        start = torch.full((count,), len(self.ranks) - 1)
+        start = self.ranks.new_full((count,), len(self.ranks) - 1)
         return self.read(start, self.embedding.new_zeros(count, self.ends[-1]))
 
     @torch.no_grad()

@@ -1,7 +1,8 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +14,14 @@ from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.decoding.config import DecodingConfig
 from asr.errors import AudioError, CheckpointError, ConfigError, ManifestError
 from asr.inference.long_audio import Recording
-from asr.inference.parallel import decode, transcribe_files
+from asr.inference.parallel import _read_ahead, decode, transcribe_files
 from asr.lm.ngram import find_language_model
 from asr.model.storage import Model, save_model
 from asr.transcript import Transcript
 
 ROOT = Path(__file__).parents[2]
 QUICK = DecodingConfig(beam_size=2)
+SAMPLE = ROOT / "asr" / "assets" / "sample.opus"
 
 
 @pytest.fixture
@@ -51,6 +53,9 @@ def test_hypotheses_come_in_the_order_of_the_manifest(
     assert len((tmp_path / "out/hyp.trn").read_text().split("\n")) == 12
     metadata = json.loads((tmp_path / "out/decode.json").read_text())
     assert metadata["decoding"]["beam_size"] == 2
+    assert metadata["device"] == "cpu"
+    assert decoded.seconds > 0.01
+    assert str(decoded).startswith("11 utterances, 0.00 h of audio in 0.0 min: ")
 
 
 @pytest.mark.slow
@@ -150,6 +155,82 @@ def test_no_processes_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=f"at least 1, not {processes}"):
         decode(model_folder, manifest, tmp_path / "out", QUICK, processes=processes)
+
+
+def test_the_next_batch_is_read_while_one_is_worked_on() -> None:
+    was_read, more = list[int](), threading.Event()
+
+    def read() -> Iterator[int]:
+        for number in range(3):
+            was_read.append(number)
+            if number == 1:
+                more.set()
+            yield number
+
+    ahead = _read_ahead(read())
+
+    assert next(ahead) == 0
+    assert more.wait(10.0)  # nobody has asked for it
+    assert list(ahead) == [1, 2]
+    assert was_read == [0, 1, 2]
+
+
+def test_what_reading_ahead_raises_is_raised_in_its_turn() -> None:
+    def read() -> Iterator[int]:
+        yield 0
+        raise AudioError("a.wav: is empty")
+
+    ahead = _read_ahead(read())
+
+    assert next(ahead) == 0
+    with pytest.raises(AudioError, match=r"a\.wav: is empty"):
+        next(ahead)
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_the_cpu_finds(
+    model_folder: Path,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", False)
+
+    here = decode(model_folder, manifest, tmp_path / "cpu", QUICK, processes=1)
+    there = decode(model_folder, manifest, tmp_path / "cuda", QUICK, device="cuda")
+
+    assert there.hypotheses == here.hypotheses
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_two_processes_share_a_gpu(tmp_path: Path) -> None:
+    speech = [Utterance(f"u{n}", str(SAMPLE), 500.0, "") for n in range(3)]
+    write_manifest(tmp_path / "speech.jsonl", speech)  # each a batch of its own
+
+    here, there = (
+        decode(
+            *(None, tmp_path / "speech.jsonl", tmp_path / device),
+            processes=2,
+            device=device,
+        )
+        for device in ("cpu", "cuda")
+    )
+
+    assert there.hypotheses == here.hypotheses
+    assert all(one.text for one in here.hypotheses)
+
+
+@pytest.mark.gpu
+def test_a_gpu_transcribes_what_the_cpu_does() -> None:
+    recordings = [Recording.of_file(SAMPLE)]
+
+    (here,) = transcribe_files(None, recordings, processes=1)
+    (there,) = transcribe_files(None, recordings, device="cuda")
+
+    assert isinstance(here, Transcript)
+    assert isinstance(there, Transcript)
+    assert there.text == here.text
 
 
 def transcribed(

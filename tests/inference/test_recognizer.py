@@ -1,6 +1,7 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from math import inf
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from asr.inference.confidence import CALIBRATION, FEATURES, Calibration
 from asr.inference.recognizer import Recognizer
 from asr.inference.retry import RETRY_CTC_WEIGHT
 from asr.inference.search_result import END, SearchResult
+from asr.lm.device_ngram import DeviceNGram
 from asr.lm.ngram import Level, WordNGram, find_language_model
 from asr.model.storage import Model, add_further, find_model, save_model
 from asr.text import ALPHABET, CharTokenizer
@@ -322,6 +324,53 @@ def test_the_bundled_language_model_has_its_say(model: Model, tmp_path: Path) ->
 
     assert without.language_model is None
     assert with_words.recognize([waveform]) != without.recognize([waveform])
+
+
+def test_the_language_model_of_a_gpu_finds_the_same_text() -> None:
+    recognizer = Recognizer.load()
+    assert recognizer.language_model
+    recording = Path(str(files("asr") / "assets" / "sample.opus"))
+
+    expected = recognizer.transcribe(recording)
+    there = DeviceNGram(recognizer.language_model, torch.device("cpu"))
+    recognizer._search.language_model = there
+    found = recognizer.transcribe(recording)
+
+    assert found.text == expected.text
+    for one, other in zip(
+        found.segments[0].nbest, expected.segments[0].nbest, strict=True
+    ):
+        assert one.text == other.text
+        assert one.score == pytest.approx(other.score, abs=1e-4)
+    assert "GO" in found.text
+
+
+def test_what_the_memory_of_a_gpu_cannot_hold_is_searched_in_halves(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waveforms = [noise(0.3 + 0.1 * number) for number in range(5)]
+    expected = [segment.text for segment in recognizer.recognize(waveforms)]
+    search, sizes = recognizer._search._search, list[int]()
+    most = 2
+
+    def short_of_memory(
+        waveforms: Sequence[Tensor], decoding: DecodingConfig
+    ) -> list[SearchResult]:
+        if len(waveforms) > most:
+            raise torch.OutOfMemoryError
+        sizes.append(len(waveforms))
+        return search(waveforms, decoding)
+
+    monkeypatch.setattr(recognizer._search, "_search", short_of_memory)
+    found = [segment.text for segment in recognizer.recognize(waveforms)]
+
+    assert found == expected
+    assert sizes[:3] == [2, 1, 2]
+    most = 0
+    with pytest.raises(
+        ConfigError, match=r"too little memory for 1 s of audio at beam_size 2 \(use"
+    ):
+        recognizer.recognize([noise(1.0)])
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""What a recognizer is loaded from: small enough to be sent to another process."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from asr.inference.recognizer import Recognizer
+from asr.inference.search_settings import Decoding
+from asr.lm import ngram, word_lstm
+from asr.lm.ngram import find_language_model
+from asr.model.attention import Attention
+from asr.model.storage import DESCRIPTION, WEIGHTS, find_model
+
+
+class RecognizerSettings(NamedTuple):
+    """What a recognizer is loaded from, here or in another process."""
+
+    model: str | Path | None
+    """Its name or folder, or that of a run; None for the bundled model."""
+    decoding: Decoding
+    precision: str
+    language_model: str | Path | None
+    """Folder of a word n-gram; None for the bundled one."""
+    attention: type[Attention] | None = None
+    """The class that the model was trained with, if it is not built in."""
+    device: str = "cpu"
+
+    def load(self) -> Recognizer:
+        """Load the recognizer."""
+        return Recognizer.load(
+            self.model,
+            decoding=self.decoding,
+            device=self.device,
+            precision=self.precision,
+            language_model=self.language_model,
+            attention=self.attention,
+        )
+
+    def metadata(self, recognizer: Recognizer) -> dict[str, Any]:
+        """Describe models and search, as JSON can hold it."""
+        words = str(find_language_model(self.language_model))
+        return {
+            "model": str(find_model(self.model)),
+            "language_model": words if recognizer.decoding.lm_weight else None,
+            "decoding": asdict(recognizer.decoding),
+            "precision": self.precision,
+            "device": self.device,
+        }
+
+    def files(self) -> list[Path]:
+        """Name the files that decide what the models find; some may not be there."""
+        model, words = find_model(self.model), find_language_model(self.language_model)
+        return [
+            *(model / name for name in (DESCRIPTION, WEIGHTS)),
+            *(words / name for name in (ngram.FILE, word_lstm.FILE)),
+        ]
