@@ -7,8 +7,6 @@ utterance is a few numbers (`Disturbance`), a function of (seed, epoch, utteranc
 alone; noises, voices and rooms lie ready in a `DisturbanceBank`. So a recording is
 disturbed alike on a CPU and on a GPU, alone and in a batch.
 
-What each kind is worth: docs/training.md.
-
 Shapes: B utterances, N samples, M noises of L samples, R rooms of E samples, K
         frequencies, F mel bands, W stretches.
 
