@@ -554,12 +554,6 @@ class Trainer:
     def _validate(self, log: MetricsLog | None) -> None:
         """Look at dev with the averaged weights; keep them if they are the best."""
         self.place.validations = max(self._due(), self.place.validations + 1)
-        if log:
-            self._validate_alone(log)
-        self._tick()
-
-    def _validate_alone(self, log: MetricsLog) -> None:
-        """Do the leading process's part of it."""
         with self._averaged():
             found = validate(
                 self.las,
@@ -568,8 +562,18 @@ class Trainer:
                 self.loss_config,
                 batch_seconds=self.config.batch_seconds,
                 device=self.device,
+                team=self.team,
             )
-            self._picture()
+            if log:
+                self._picture()
+                self._judge(found, log)
+        self._tick()
+
+    def _judge(self, found: Validation, log: MetricsLog) -> None:
+        """Write what validation found; keep the averaged weights if they are the best.
+
+        They are in the network meanwhile.
+        """
         log.write(self.place.step, found.metrics())
         best = self.place.best_loss
         if best is None or found.loss <= best:

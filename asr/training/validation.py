@@ -8,6 +8,7 @@ reach       (furthest step looked at) / J     near 1 where the whole utterance i
 """
 
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from asr.model.las import LAS
 from asr.model.listener import ListenerOutput
 from asr.scoring import ErrorRate, char_error_rate, word_error_rate
 from asr.text import Tokenizer, collapse_ctc
+from asr.training.distributed import Team
 from asr.training.loss import LossConfig, losses
 
 
@@ -68,6 +70,24 @@ class _Sums(NamedTuple):
     characters: int
 
 
+class _Found(NamedTuple):
+    """What a part of the utterances gave."""
+
+    totals: Tensor
+    characters: int
+    spelled: dict[str, str]
+    """Text of the speller by id."""
+    ctc_spelled: dict[str, str]
+
+    def with_more(self, other: "_Found") -> "_Found":
+        return _Found(
+            self.totals + other.totals,
+            self.characters + other.characters,
+            self.spelled | other.spelled,
+            self.ctc_spelled | other.ctc_spelled,
+        )
+
+
 @torch.no_grad()
 def validate(
     las: LAS,
@@ -77,20 +97,39 @@ def validate(
     *,
     batch_seconds: float,
     device: torch.device,
+    team: Team | None = None,
 ) -> Validation:
-    """Validate a network, which must be in evaluation mode, on whole utterances."""
+    """Validate a network, which must be in evaluation mode, on whole utterances.
+
+    Args:
+        las: the network.
+        dataset: to validate on.
+        tokenizer: of its tokens.
+        config: of the loss.
+        batch_seconds: most audio in a batch, padding counted.
+        device: of the network.
+        team: the processes that share the work; each takes some of the batches, and
+            all return the same.
+    """
+    team = team or Team()
     durations = [dataset.duration(i, 0) for i in range(len(dataset))]
     sampler = BatchSampler(lambda _: durations, batch_seconds, 32, 0, short_first=True)
     texts = {u.id: u.text for u in dataset.utterances}
-    spelled, ctc_spelled = dict[str, str](), dict[str, str]()
-    totals, characters = torch.zeros(6), 0
-    for batch in load(dataset, ((indexes, 0.0) for indexes in sampler.batches(0))):
+    own = _Found(torch.zeros(6), 0, {}, {})
+    batches = sampler.batches(0)[team.rank :: team.size]
+    for batch in load(dataset, ((indexes, 0.0) for indexes in batches)):
         batch = batch.to(device)
         sums = _measure(las, batch, tokenizer, config)
-        totals, characters = totals + sums.values, characters + sums.characters
         listened = las.listen(batch.features, batch.num_frames)
-        spelled |= _spell(las, listened, batch, tokenizer)
-        ctc_spelled |= _ctc_spell(las, listened, batch, tokenizer)
+        own = own.with_more(
+            _Found(
+                *sums,
+                _spell(las, listened, batch, tokenizer),
+                _ctc_spell(las, listened, batch, tokenizer),
+            )
+        )
+    first, *others = team.gather(own)
+    totals, characters, spelled, ctc_spelled = reduce(_Found.with_more, others, first)
     references = [texts[id] for id in spelled]
     hypotheses = list(spelled.values())
     loss, spelling, ctc, focus, monotony, reach = (totals / characters).tolist()
