@@ -118,7 +118,7 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_a_model_of_half_size_comes_back_nearly_as_it_was(tmp_path: Path) -> None:
     las = network()
 
-    save_model(tmp_path / "half", las, TOKENIZER, METADATA, half=True)
+    save_model(tmp_path / "half", las, TOKENIZER, METADATA, dtype="float16")
     save_model(tmp_path / "whole", las, TOKENIZER, METADATA)
     model = load_model(tmp_path / "half")
 
@@ -154,7 +154,7 @@ def test_the_network_in_training_is_left_as_it_was(tmp_path: Path) -> None:
     las = network().train()
     before = {name: weight.clone() for name, weight in las.state_dict().items()}
 
-    save_model(tmp_path, las, TOKENIZER, METADATA, half=True)
+    save_model(tmp_path, las, TOKENIZER, METADATA, dtype="float16")
 
     assert las.training
     for name, weight in las.state_dict().items():
@@ -236,7 +236,7 @@ def test_a_model_of_another_format_is_refused(folder: Path, number: object) -> N
     refuses(
         folder,
         rf"model\.json: is a model of format {number!r}, this version reads formats 1 "
-        r"to 3 \(update asr, or train the model again\)$",
+        r"to 4 \(update asr, or train the model again\)$",
     )
 
 
