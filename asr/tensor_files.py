@@ -151,7 +151,7 @@ def _read(
 
 
 def quantize_rows(name: str, weight: Tensor) -> dict[str, Tensor]:
-    """Bring each row of a matrix to bytes with a scale of its own:
+    """Bring each row of a matrix to bytes with a scale of its own.
 
         w_nd ~ q_nd s_n        s_n = max_d |w_nd| / 127
 

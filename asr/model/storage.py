@@ -150,7 +150,7 @@ def save_model(
         tokenizer: of its tokens.
         metadata: where the model is from, as JSON can hold it.
         weights: in place of the network's own (averaged ones, for example).
-        dtype: float16 has half of the size, int8 about a quarter.
+        dtype: float16 has half the size of float32, int8 about a quarter.
         further: contents of files that belong to the model, too, by their names.
 
     Raises:
@@ -223,8 +223,9 @@ def _unpacked(path: Path, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
             else:
                 raise ValueError(name)
     except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path}: does not fit {DESCRIPTION} ({error})"
+            f"{path}: does not fit {DESCRIPTION} ({reason})"
         ) from error
     return weights
 
