@@ -21,6 +21,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
@@ -30,6 +31,8 @@ from asr.errors import CheckpointError
 _KEY = "facts"
 """Of the metadata in the header; on disk it keeps the name of version 0.1."""
 _AGAIN = "copy the whole folder again"
+_LEAST_SCALE = 1e-30
+"""For rows of zeros; far from the least that bfloat16 holds."""
 _DRAWS = (init.uniform_, init.normal_, init.kaiming_uniform_)
 
 
@@ -142,6 +145,47 @@ def _read(
             f"{path}: was not written by asr (its metadata is no table)"
         )
     return tensors, metadata
+
+
+# Matrices as bytes
+
+
+def quantize_rows(name: str, weight: Tensor) -> dict[str, Tensor]:
+    """Bring each row of a matrix to bytes with a scale of its own.
+
+        w_nd ~ q_nd s_n        s_n = max_d |w_nd| / 127
+
+    The scales are bfloat16: then q_nd s_n is a float32 without rounding, and the rows
+    that `dequantize_rows` returns become the same bytes again.
+
+    Args:
+        name: of the matrix.
+        weight: (N, D).
+
+    Returns:
+        The two tensors to write, by their names: (N, D) int8 and (N,) scales.
+    """
+    scale = (weight.abs().amax(dim=1) / 127).clamp_min(_LEAST_SCALE).bfloat16()
+    steps = (weight / scale.float()[:, None]).round().clamp(-127, 127)
+    return {name: steps.to(torch.int8), scale_name(name): scale}
+
+
+def dequantize_rows(name: str, stored: Mapping[str, Tensor]) -> Tensor:
+    """Return in float32 the (N, D) matrix that `quantize_rows` brought to bytes.
+
+    Raises:
+        ValueError: it has no scale for each row.
+    """
+    steps, scale = stored[name], stored.get(scale_name(name))
+    fits = scale is not None and scale.is_floating_point() and steps.dim() == 2
+    if scale is None or not fits or scale.shape != steps.shape[:1]:
+        raise ValueError(f"{name} has no scale for each row")
+    return steps.float().mul_(scale.float()[:, None])
+
+
+def scale_name(name: str) -> str:
+    """Return under which name the scales of a matrix are stored."""
+    return f"{name}.scale"
 
 
 class Undrawn(TorchFunctionMode):

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from asr.errors import CheckpointError
-from asr.tensor_files import Undrawn, read_tensors, write_bytes, write_tensors
+from asr.tensor_files import (
+    Undrawn,
+    dequantize_rows,
+    quantize_rows,
+    read_tensors,
+    write_bytes,
+    write_tensors,
+)
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)}
 METADATA = {"step": 3, "of": {"cer": 0.5, "best": None}, "name": "Müller\u2028"}
@@ -256,3 +263,81 @@ def test_what_comes_from_a_file_is_not_drawn_first() -> None:
     assert torch.get_rng_state().equal(state)
     nn.Linear(3, 4)
     assert not torch.get_rng_state().equal(state)
+
+
+# Matrices as bytes
+
+
+def test_each_row_becomes_bytes_with_a_scale_of_its_own() -> None:
+    weight = torch.tensor([[127.0, -63.6, 0.4], [0.0, 0.25, -0.0625]])
+
+    stored = quantize_rows("w", weight)
+
+    assert stored["w"].tolist() == [[127, -64, 0], [0, 127, -32]]  # 31.75 steps
+    assert stored["w"].dtype == torch.int8
+    scales = stored["w.scale"]  # 1, and 0.25 / 127 to the 8 bits of bfloat16
+    assert scales.dtype == torch.bfloat16
+    assert scales.tolist() == [1, pytest.approx(0.25 / 127, rel=2**-8)]
+    assert dequantize_rows("w", stored)[0].tolist() == [127, -64, 0]
+
+
+def of_all_magnitudes() -> Tensor:
+    """Rows from 1e-38 to 1e37, and one of zeros."""
+    scales = 10.0 ** torch.arange(-38, 38)
+    return torch.cat(
+        (scales[:, None] * torch.randn(len(scales), 40), torch.zeros(1, 40))
+    )
+
+
+def test_rows_come_back_within_half_a_step() -> None:
+    weight = of_all_magnitudes()
+    stored = quantize_rows("w", weight)
+
+    found = dequantize_rows("w", stored)
+
+    assert found.dtype == torch.float32
+    half_a_step = stored["w.scale"].float()[:, None] / 2
+    assert ((found - weight).abs() <= 1.0001 * half_a_step).all()
+    assert (found[-1] == 0).all()
+
+
+def test_rows_that_came_back_become_the_same_bytes_again() -> None:
+    stored = quantize_rows("w", of_all_magnitudes())
+
+    again = quantize_rows("w", dequantize_rows("w", stored))
+
+    assert again.keys() == stored.keys()
+    for name, tensor in stored.items():
+        assert torch.equal(again[name], tensor), name
+
+
+def test_a_row_with_a_weight_that_is_no_number_comes_back_as_such() -> None:
+    weight = torch.ones(3, 4)
+    weight[1, 2], weight[2, 2] = float("nan"), float("inf")
+
+    found = dequantize_rows("w", quantize_rows("w", weight))
+
+    assert found.isfinite().all(dim=1).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"w.scale": None},
+        {"w.scale": torch.ones(3)},
+        {"w.scale": torch.ones(2, 1)},
+        {"w.scale": torch.ones(2, dtype=torch.int8)},
+        {"w": torch.ones((), dtype=torch.int8)},
+        {"w": torch.ones(2, dtype=torch.int8)},
+        {"w": torch.ones(2, 3, 4, dtype=torch.int8)},
+    ],
+    ids=str,
+)
+def test_rows_without_a_scale_each_are_refused(
+    change: dict[str, Tensor | None],
+) -> None:
+    stored = {**quantize_rows("w", torch.ones(2, 3)), **change}
+    kept = {name: tensor for name, tensor in stored.items() if tensor is not None}
+
+    with pytest.raises(ValueError, match="w has no scale for each row"):
+        dequantize_rows("w", kept)

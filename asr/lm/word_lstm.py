@@ -33,7 +33,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, linear
 
 from asr.errors import CheckpointError
-from asr.tensor_files import Undrawn, as_bytes, checked, read_tensors, write_checked
+from asr.tensor_files import (
+    Undrawn,
+    as_bytes,
+    checked,
+    dequantize_rows,
+    quantize_rows,
+    read_tensors,
+    write_checked,
+)
 
 FILE = "lstm.safetensors"
 """The file of a language model's folder, beside that of the n-gram."""
@@ -149,11 +157,7 @@ class WordLSTM(nn.Module):
         tensors = dict[str, Tensor]()
         for name, weight in self.state_dict().items():
             if weight.dim() == 2:
-                scale = (weight.abs().amax(dim=1) / 127).half()
-                scale = scale.clamp_min(6e-8)  # the least that float16 can hold
-                tensors[f"{name}.scale"] = scale
-                steps = (weight / scale.float()[:, None]).round().clamp(-127, 127)
-                tensors[name] = steps.to(torch.int8)
+                tensors |= quantize_rows(name, weight)
             else:
                 tensors[name] = weight.half() if weight.is_floating_point() else weight
         about = {"kind": KIND, **self.settings, "share": self.share}
@@ -182,8 +186,7 @@ class WordLSTM(nn.Module):
             tensors = dict[str, Tensor]()
             for name, tensor in stored.items():
                 if tensor.dtype == torch.int8:
-                    scale = stored[f"{name}.scale"].float()
-                    tensors[name] = tensor.float() * scale[:, None]
+                    tensors[name] = dequantize_rows(name, stored)
                 elif not name.endswith(".scale"):
                     half = tensor.dtype == torch.float16
                     tensors[name] = tensor.float() if half else tensor.clone()

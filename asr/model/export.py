@@ -1,14 +1,15 @@
 """Pack the model of a run into a folder that can be handed on.
 
 The weights are those that training kept: averaged, of the best validation. Here they
-become float16, half the size, and a card for people comes with them. The new folder is
-written beside its place and read again before it takes it. An attention that is not
-built in stays a name: its class is not needed, so whether the weights fit it is not
-looked at.
+become float16, half the size, or int8, about a quarter, and a card for people comes
+with them. The new folder is written beside its place and read again before it takes it.
+An attention that is not built in stays a name: its class is not needed, so whether the
+weights fit it is not looked at.
 """
 
 import json
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from asr.model.storage import (
     DESCRIPTION,
     WEIGHTS,
     StoredModel,
+    WeightType,
     find_model,
     further_files,
     load_model,
@@ -42,13 +44,16 @@ class Exported(NamedTuple):
     """Where its card is from, and what there is left to do."""
 
 
-def export(run: str | Path | None, folder: Path) -> Exported:
+def export(
+    run: str | Path | None, folder: Path, weights: WeightType = "float16"
+) -> Exported:
     """Pack the model of a run.
 
     Args:
         run: folder of a run or of a model, or name of a bundled model.
         folder: is made, or replaced where it holds a model or nothing. It may be the
             very folder that the model is in.
+        weights: what they become; int8 that becomes int8 stays as it is, to the bit.
 
     Raises:
         CheckpointError: there is no model, or it is damaged; the folder holds what is
@@ -60,10 +65,10 @@ def export(run: str | Path | None, folder: Path) -> Exported:
         name: read_further(source, name) or b"" for name in further_files(source)
     }
     _check_replaceable(folder, further)
-    card, note = _card(model, source, folder)
+    card, note = _card(model, source, folder, weights)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        write_model(partial, model, half=True, further=further)
+        write_model(partial, model, dtype=weights, further=further)
         write_bytes(partial / CARD, card.encode())
         _checked(partial)
         _put_in_place(partial, folder)
@@ -138,7 +143,9 @@ def _put_in_place(partial: Path, folder: Path) -> None:
 # The card
 
 
-def _card(model: StoredModel, source: Path, folder: Path) -> tuple[str, str]:
+def _card(
+    model: StoredModel, source: Path, folder: Path, weights: WeightType
+) -> tuple[str, str]:
     """Return the text of the card, and a note about it for the user."""
     run = source.parent if source.name == "model" else source
     for path in (source / CARD, run / CARD, folder / CARD):
@@ -146,9 +153,12 @@ def _card(model: StoredModel, source: Path, folder: Path) -> tuple[str, str]:
             continue
         if path.parent.resolve() == folder and source.resolve() != folder:
             return text, f"kept its {CARD} (check that it describes this model)"
-        return text, f"its card is {path}"
+        named = re.search(r"parameters, (float16|int8|float32)\b", text)
+        stale = named is not None and named[1] != weights
+        note = f" (correct it: the weights are {weights} now)" if stale else ""
+        return text, f"its card is {path}{note}"
     settings = _read(run / RUN_SETTINGS) or ""
-    return _new_card(model, folder.name, settings), f"fill in its {CARD}"
+    return _new_card(model, folder.name, settings, weights), f"fill in its {CARD}"
 
 
 def _read(path: Path) -> str | None:
@@ -165,7 +175,7 @@ def _read(path: Path) -> str | None:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
 
 
-def _new_card(model: StoredModel, name: str, settings: str) -> str:
+def _new_card(model: StoredModel, name: str, settings: str, weights: WeightType) -> str:
     metadata, config = model.metadata, model.config
     num_weights = sum(weight.numel() for weight in model.weights.values())
     attention = model.attention_class or config.attention.kind
@@ -173,7 +183,7 @@ def _new_card(model: StoredModel, name: str, settings: str) -> str:
         "Network": f"listener {config.listener.size} a direction x "
         f"{len(config.listener.reductions)} layers, {attention} attention, "
         f"speller {config.speller.size} x {config.speller.layers}; "
-        f"{num_weights / 1e6:.1f} M parameters, float16",
+        f"{num_weights / 1e6:.1f} M parameters, {weights}",
         "Training": _training(metadata),
         "Dev": _dev(metadata),
         "Made by": f"{DISTRIBUTION} {version()}",

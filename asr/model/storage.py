@@ -6,6 +6,10 @@ model.json           format, settings of the network, tokenizer, where it is fro
 subwords.model       the vocabulary, where the model writes subwords
 MODEL_CARD.md        for people; no program reads it
 
+The weights are float32 as training writes them, float16 as `asr export` does, or, in
+format 4, int8: each row of a large matrix as bytes with a scale, all else float16. They
+are read as float32, whatever they are on disk.
+
 Further files belong to the model when model.json has their checksums. Reading executes
 nothing, and reads no file that model.json does not list or that is elsewhere. Of an
 attention that is not built in, model.json has the name of its class, which is compared
@@ -17,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,15 +41,20 @@ from asr.tensor_files import (
     as_bytes,
     check_files,
     checksums,
+    dequantize_rows,
     inside,
+    quantize_rows,
     read_tensors,
+    scale_name,
     write_files,
 )
 from asr.text import Tokenizer
 from asr.tokenizers import read_tokenizer
 
-FORMAT = 3
+FORMAT = 4
 """Raised when an older version could no longer read a new model, or trust it."""
+_FLOATS = 3
+"""The format of version 0.2, without int8: still written where there is none."""
 _CHECKED = 2
 """The format of version 0.1: `facts` in place of `metadata`, blocks called segments."""
 _UNCHECKED = 1
@@ -53,6 +62,11 @@ _UNCHECKED = 1
 BUNDLED = "las_mini"
 """Name of the model that comes with the package."""
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "model.json", "MODEL_CARD.md"
+WeightType = Literal["float32", "float16", "int8"]
+"""What the weights can be on disk."""
+_LEAST = 4096
+"""Numbers in a matrix from which on it becomes bytes: the attention's filters and the
+like are smaller, and hardly anything would be saved."""
 
 
 class Model(NamedTuple):
@@ -73,6 +87,7 @@ class StoredModel(NamedTuple):
     tokenizer: Tokenizer
     metadata: dict[str, Any]
     weights: Mapping[str, Tensor]
+    """By their names; `read_model` returns float32, in memory of their own."""
 
 
 def find_model(folder: str | Path | None) -> Path:
@@ -124,7 +139,7 @@ def save_model(
     metadata: Mapping[str, Any],
     *,
     weights: Mapping[str, Tensor] | None = None,
-    half: bool = False,
+    dtype: WeightType = "float32",
     further: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a model folder.
@@ -135,7 +150,7 @@ def save_model(
         tokenizer: of its tokens.
         metadata: where the model is from, as JSON can hold it.
         weights: in place of the network's own (averaged ones, for example).
-        half: write float16: half the size.
+        dtype: float16 has half the size of float32, int8 about a quarter.
         further: contents of files that belong to the model, too, by their names.
 
     Raises:
@@ -144,14 +159,14 @@ def save_model(
     chosen = las.state_dict() if weights is None else weights
     own = own_attention_name(type(las.speller.attention))
     stored = StoredModel(las.config, own, tokenizer, dict(metadata), chosen)
-    write_model(folder, stored, half=half, further=further)
+    write_model(folder, stored, dtype=dtype, further=further)
 
 
 def write_model(
     folder: Path,
     stored: StoredModel,
     *,
-    half: bool = False,
+    dtype: WeightType = "float32",
     further: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a model folder of what another one held; see `save_model`."""
@@ -159,15 +174,14 @@ def write_model(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from error
-    dtype, weights = torch.float16 if half else torch.float32, stored.weights
     files = {
-        WEIGHTS: as_bytes({name: w.to(dtype) for name, w in weights.items()}, {}),
+        WEIGHTS: as_bytes(_packed(stored.weights, dtype), {}),
         **stored.tokenizer.files(),
         **(further or {}),
     }
     own = stored.attention_class
     description = {
-        "format": FORMAT,
+        "format": FORMAT if dtype == "int8" else _FLOATS,
         "las": asdict(stored.config),
         **({"attention_class": own} if own else {}),
         "tokenizer": stored.tokenizer.to_dict(),
@@ -175,6 +189,45 @@ def write_model(
         "files": checksums(files),
     }
     write_files(folder, {**files, DESCRIPTION: _as_json(description)})
+
+
+def _packed(weights: Mapping[str, Tensor], dtype: WeightType) -> dict[str, Tensor]:
+    """Return the tensors to write."""
+    rest = torch.float32 if dtype == "float32" else torch.float16
+    packed = dict[str, Tensor]()
+    for name, weight in weights.items():
+        if dtype == "int8" and weight.dim() == 2 and weight.numel() >= _LEAST:
+            packed |= quantize_rows(name, weight)
+        else:
+            packed[name] = weight.to(rest)
+    return packed
+
+
+def _unpacked(path: Path, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return float32 weights in memory of their own: `stored` may be the file itself.
+
+    Raises:
+        CheckpointError: it holds something else than weights.
+    """
+    quantized = {name for name, w in stored.items() if w.dtype == torch.int8}
+    scales = {scale_name(name) for name in quantized}
+    weights = dict[str, Tensor]()
+    try:
+        for name, weight in stored.items():
+            if name in scales:
+                continue
+            if name in quantized:
+                weights[name] = dequantize_rows(name, stored)
+            elif weight.is_floating_point():
+                weights[name] = weight.to(torch.float32, copy=True)
+            else:
+                raise ValueError(name)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path}: does not fit {DESCRIPTION} ({reason})"
+        ) from error
+    return weights
 
 
 def read_model(folder: Path) -> StoredModel:
@@ -195,7 +248,8 @@ def read_model(folder: Path) -> StoredModel:
         metadata = dict(description["metadata"] if before is None else before)
     except (KeyError, TypeError, ValueError, CheckpointError) as error:
         raise _no_model(place, error) from error
-    return StoredModel(config, own, tokenizer, metadata, read_tensors(path)[0])
+    weights = _unpacked(path, read_tensors(path)[0])
+    return StoredModel(config, own, tokenizer, metadata, weights)
 
 
 def load_model(folder: Path, attention: type[Attention] | None = None) -> Model:
@@ -218,11 +272,8 @@ def load_model(folder: Path, attention: type[Attention] | None = None) -> Model:
         las = _build(stored, attention)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise _no_model(place, error) from error
-    if strange := [n for n, w in weights.items() if not w.is_floating_point()]:
-        raise CheckpointError(f"{path}: does not fit {DESCRIPTION} ({strange[0]})")
     try:
-        copies = {n: w.to(torch.float32, copy=True) for n, w in weights.items()}
-        las.load_state_dict(copies, assign=True)  # `weights` may be the file itself
+        las.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise CheckpointError(
             f"{path}: does not fit {DESCRIPTION} "
@@ -393,7 +444,8 @@ def _description(folder: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _no_model(place, error) from error
     inside(folder, DESCRIPTION, place)
-    if type(number) is not int or number not in (_UNCHECKED, _CHECKED, FORMAT):
+    known = (_UNCHECKED, _CHECKED, _FLOATS, FORMAT)
+    if type(number) is not int or number not in known:
         raise CheckpointError(
             f"{place}: is a model of format {number!r:.40}, this version reads formats "
             f"{_UNCHECKED} to {FORMAT} (update asr, or train the model again)"

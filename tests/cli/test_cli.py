@@ -506,6 +506,30 @@ def test_export_halves_a_model(
     capsys.readouterr()
 
 
+def test_export_brings_a_model_to_bytes_that_all_commands_read(
+    model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    folder = str(tmp_path / "bytes")
+    assert main(["export", str(model_folder), folder, "--weights", "int8"]) == 0
+    assert '"format": 4' in (tmp_path / "bytes" / "model.json").read_text()
+
+    for more in ([], ["--precision", "int8"]):
+        assert main(["transcribe", str(recording), "--model", folder, *more]) == 0
+    page = str(tmp_path / "page.html")
+    explained = ["explain", str(recording), "--model", folder, "--output", page]
+    assert main(explained) == 0
+    capsys.readouterr()
+
+
+def test_export_refuses_weights_that_it_does_not_know(
+    model_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", str(model_folder), str(tmp_path / "x"), "--weights", "int4"])
+
+    assert "--weights: invalid choice: 'int4'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["transcribe", "explain", "decode"])
 def test_the_help_names_all_settings_of_the_search(
     command: str, capsys: Capture
@@ -702,6 +726,7 @@ def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
 
     assert {"transcribe", "train"} <= completed("asr", "tra")
     assert completed("asr", "transcribe", "--bea") == {"--beam-size"}
+    assert completed("asr", "export", "--weights", "") == {"float16", "int8"}
     assert "talk.flac" in completed("asr", "transcribe", "ta")
 
 

@@ -141,6 +141,49 @@ def test_files_that_belong_to_the_model_go_along_and_others_do_not(
     assert not (folder / "notes.txt").exists()
 
 
+# Weights as bytes
+
+
+def test_a_model_in_bytes_is_smaller_and_stays_as_it_is_to_the_bit(
+    run: Path, tmp_path: Path
+) -> None:
+    add_further(run / "model", "confidence.json", b"[1]")
+    half = export(run, tmp_path / "half").folder
+
+    folder = export(run, tmp_path / "mine", "int8").folder
+    again = export(folder, tmp_path / "again", "int8").folder
+
+    sizes = [(path / WEIGHTS).stat().st_size for path in (folder, half)]
+    assert sizes[0] < 0.75 * sizes[1]  # much of so small a network is no large matrix
+    assert names(again) == names(folder) == {*names(half)}
+    for name in names(folder):
+        assert (again / name).read_bytes() == (folder / name).read_bytes(), name
+    assert "parameters, int8 |" in (folder / CARD).read_text()
+
+
+def test_a_model_in_bytes_becomes_float16_again(run: Path, tmp_path: Path) -> None:
+    folder = export(run, tmp_path / "mine", "int8").folder
+    expected = load_model(folder).las.state_dict()
+
+    exported = export(folder, folder)
+
+    assert json.loads((folder / DESCRIPTION).read_text())["format"] == 3
+    for name, weight in load_model(folder).las.state_dict().items():
+        assert torch.equal(weight, expected[name].half().float()), name
+    assert exported.card.endswith("(correct it: the weights are float16 now)")
+
+
+def test_a_vocabulary_goes_with_a_model_in_bytes(
+    subword_model: Model, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "run" / "model", *subword_model)
+
+    folder = export(tmp_path / "run", tmp_path / "mine", "int8").folder
+
+    assert names(folder) == {WEIGHTS, DESCRIPTION, CARD, SUBWORDS}
+    assert load_model(folder).tokenizer == subword_model.tokenizer
+
+
 # What is not replaced
 
 

@@ -38,6 +38,7 @@ from asr.model.attention import (
     DotAttention,
     LocationAwareAttention,
 )
+from asr.model.export import export
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.plain_steps import PlainSteps
@@ -364,6 +365,26 @@ def test_an_exported_model_still_knows_its_class(
     )
     with pytest.raises(CheckpointError, match="the class SharpenedDot"):
         load_model(tmp_path / "model")
+
+
+def test_a_model_in_bytes_is_packed_without_its_class_and_loaded_with_it(
+    run: Path, tmp_path: Path
+) -> None:
+    for source, name in ((run, "bytes"), (tmp_path / "bytes", "again")):
+        export(source, tmp_path / name, "int8")
+    weights, again = (
+        load_model(tmp_path / name, SharpenedDot).las.state_dict()
+        for name in ("bytes", "again")
+    )
+
+    stored, _ = read_tensors(tmp_path / "bytes" / "model.safetensors")
+    assert torch.int8 in {weight.dtype for weight in stored.values()}
+    assert all(torch.equal(again[name], weight) for name, weight in weights.items())
+    for name, weight in load_model(run / "model", SharpenedDot).las.named_parameters():
+        atol = weight.abs().max().item() / 250
+        torch.testing.assert_close(weights[name], weight.detach(), rtol=0, atol=atol)
+    with pytest.raises(CheckpointError, match="the class SharpenedDot"):
+        load_model(tmp_path / "bytes")
 
 
 def test_a_built_in_attention_is_named_by_the_settings_alone() -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from asr.model.storage import (
     FORMAT,
     WEIGHTS,
     Model,
+    WeightType,
     add_further,
     further_files,
     las_config,
@@ -45,6 +47,13 @@ CONFIG = LASConfig(
     SpellerConfig(size=5, layers=2, embedding_size=3),
 )
 Tree = dict[str, Any]
+
+
+def wide() -> LAS:
+    """Return a network with matrices large enough to become bytes."""
+    listener = ListenerConfig(size=64, reductions=[2, 1])
+    speller = SpellerConfig(size=64, embedding_size=8)
+    return LAS(replace(CONFIG, listener=listener, speller=speller), TOKENIZER.size)
 
 
 def network() -> LAS:
@@ -118,7 +127,7 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_a_model_of_half_size_comes_back_nearly_as_it_was(tmp_path: Path) -> None:
     las = network()
 
-    save_model(tmp_path / "half", las, TOKENIZER, METADATA, half=True)
+    save_model(tmp_path / "half", las, TOKENIZER, METADATA, dtype="float16")
     save_model(tmp_path / "whole", las, TOKENIZER, METADATA)
     model = load_model(tmp_path / "half")
 
@@ -130,6 +139,52 @@ def test_a_model_of_half_size_comes_back_nearly_as_it_was(tmp_path: Path) -> Non
     assert half < 0.65 * whole
     assert {p.dtype for p in model.las.state_dict().values()} == {torch.float32}
     torch.testing.assert_close(logits_of(model.las), logits_of(las), atol=0.01, rtol=0)
+
+
+def test_a_model_in_bytes_is_a_quarter_and_comes_back_nearly_as_it_was(
+    tmp_path: Path,
+) -> None:
+    las = wide()
+
+    save_model(tmp_path / "bytes", las, TOKENIZER, METADATA, dtype="int8")
+    save_model(tmp_path / "whole", las, TOKENIZER, METADATA)
+    model = load_model(tmp_path / "bytes")
+
+    sizes = [(tmp_path / n / WEIGHTS).stat().st_size for n in ("bytes", "whole")]
+    assert sizes[0] < 0.3 * sizes[1]
+    found = model.las.state_dict()
+    assert {weight.dtype for weight in found.values()} == {torch.float32}
+    for name, weight in las.state_dict().items():
+        width = weight.abs().amax(dim=-1, keepdim=True)
+        assert ((found[name] - weight).abs() <= width / 250).all(), name
+    torch.testing.assert_close(logits_of(model.las), logits_of(las), atol=0.02, rtol=0)
+
+
+def test_only_large_matrices_become_bytes(tmp_path: Path) -> None:
+    las = wide()
+    save_model(tmp_path, las, TOKENIZER, METADATA, dtype="int8")
+
+    stored, _ = read_tensors(tmp_path / WEIGHTS)
+
+    weights = las.state_dict()
+    large = {n for n, w in weights.items() if w.dim() == 2 and w.numel() >= 4096}
+    assert "listener.layers.0.forwards.weight_hh_l0" in large
+    assert {n for n, w in stored.items() if w.dtype == torch.int8} == large
+    small = weights.keys() - large
+    assert {"speller.attention.filters", "listener.norms.0.weight"} < small
+    assert {stored[name].dtype for name in small} == {torch.float16}
+    assert stored.keys() - weights.keys() == {f"{name}.scale" for name in large}
+
+
+def test_only_a_model_in_bytes_has_the_format_that_knows_them(tmp_path: Path) -> None:
+    expected = {"float32": 3, "float16": 3, "int8": FORMAT}
+    dtypes: tuple[WeightType, ...] = ("float32", "float16", "int8")
+    for dtype in dtypes:
+        save_model(tmp_path, network(), TOKENIZER, METADATA, dtype=dtype)
+
+        description = json.loads((tmp_path / DESCRIPTION).read_text())
+        assert description["format"] == expected[dtype]
+        assert load_model(tmp_path).metadata == METADATA
 
 
 def test_other_weights_can_be_written_in_place_of_the_networks(tmp_path: Path) -> None:
@@ -154,7 +209,7 @@ def test_the_network_in_training_is_left_as_it_was(tmp_path: Path) -> None:
     las = network().train()
     before = {name: weight.clone() for name, weight in las.state_dict().items()}
 
-    save_model(tmp_path, las, TOKENIZER, METADATA, half=True)
+    save_model(tmp_path, las, TOKENIZER, METADATA, dtype="float16")
 
     assert las.training
     for name, weight in las.state_dict().items():
@@ -236,7 +291,7 @@ def test_a_model_of_another_format_is_refused(folder: Path, number: object) -> N
     refuses(
         folder,
         rf"model\.json: is a model of format {number!r}, this version reads formats 1 "
-        r"to 3 \(update asr, or train the model again\)$",
+        r"to 4 \(update asr, or train the model again\)$",
     )
 
 
@@ -329,6 +384,24 @@ def test_weights_must_be_all_and_no_more(folder: Path, change: str) -> None:
     refuses(folder, r"does not fit model\.json")
 
 
+@pytest.mark.parametrize("change", ["no scale", "another scale", "another size"])
+def test_bytes_that_are_no_weights_are_refused(tmp_path: Path, change: str) -> None:
+    save_model(tmp_path, wide(), TOKENIZER, METADATA, dtype="int8")
+    weights, _ = read_tensors(tmp_path / WEIGHTS)
+    name = "listener.layers.0.forwards.weight_hh_l0"
+    if change == "no scale":
+        del weights[f"{name}.scale"]
+    elif change == "another scale":
+        weights[f"{name}.scale"] = weights[f"{name}.scale"][1:]
+    else:
+        weights[name] = weights[name][:, 1:]
+    write_tensors(tmp_path / WEIGHTS, weights, {})
+    older(tmp_path)
+
+    reason = "size mismatch" if change == "another size" else "has no scale for each"
+    refuses(tmp_path, rf"does not fit model\.json \(.*{reason}")
+
+
 def test_sizes_that_no_memory_holds_are_refused_at_once(folder: Path) -> None:
     older(folder)
     alter(folder, put("las.listener.size", 10**7))
@@ -363,6 +436,15 @@ def test_a_single_altered_bit_is_reported(folder: Path) -> None:
         f"{folder / WEIGHTS}: is damaged, or not the file that model.json"
     )
     refuses(folder, place + " lists .its checksum is another.*copy the whole folder")
+
+
+def test_an_altered_byte_of_a_row_is_reported(tmp_path: Path) -> None:
+    save_model(tmp_path, wide(), TOKENIZER, METADATA, dtype="int8")
+    content = bytearray((tmp_path / WEIGHTS).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / WEIGHTS).write_bytes(content)
+
+    refuses(tmp_path, r"model\.safetensors: is damaged.*its checksum is another")
 
 
 def test_weights_of_another_model_of_the_same_sizes_are_refused(folder: Path) -> None:
@@ -599,13 +681,15 @@ def damage(folder: Path, seed: int) -> None:
     [range(30), pytest.param(range(30, 230), marks=pytest.mark.slow)],
     ids=["30", "200 more"],
 )
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_whatever_is_altered_a_model_comes_or_a_checkpoint_error(
-    tmp_path: Path, seeds: range
+    tmp_path: Path, seeds: range, dtype: WeightType
 ) -> None:
+    las = network() if dtype == "float32" else wide()
     refusals = list[str]()
     for seed in seeds:
         folder = tmp_path / str(seed)
-        save_model(folder, network(), TOKENIZER, METADATA)
+        save_model(folder, las, TOKENIZER, METADATA, dtype=dtype)
         damage(folder, seed)
         try:
             model = load_model(folder)
@@ -657,11 +741,12 @@ def test_nothing_is_executed(folder: Path, tmp_path: Path, name: str) -> None:
     assert not sprung.exists()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_a_model_that_was_read_does_not_hang_on_its_file(
-    model: Model, tmp_path: Path
+    model: Model, tmp_path: Path, dtype: WeightType
 ) -> None:
     folder = tmp_path / "model"
-    save_model(folder, model.las, model.tokenizer, {})
+    save_model(folder, model.las, model.tokenizer, {}, dtype=dtype)
     las = load_model(folder).las
     before = {name: weight.clone() for name, weight in las.state_dict().items()}
     content = (folder / WEIGHTS).read_bytes()
@@ -670,9 +755,13 @@ def test_a_model_that_was_read_does_not_hang_on_its_file(
     assert all(las.state_dict()[name].equal(w) for name, w in before.items())
 
 
-def test_a_model_is_read_without_drawing_weights(model_folder: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_model_is_read_without_drawing_weights(
+    model: Model, tmp_path: Path, dtype: WeightType
+) -> None:
+    save_model(tmp_path, *model, dtype=dtype)
     state = torch.get_rng_state()
-    las = load_model(model_folder).las
+    las = load_model(tmp_path).las
     assert torch.get_rng_state().equal(state)
     assert all(p.dtype == torch.float32 for p in las.parameters())
     assert all(p.requires_grad for p in las.parameters())

@@ -33,6 +33,7 @@ from asr.errors import (
 )
 from asr.features import AugmentConfig, FeatureNorm
 from asr.model.attention import AttentionConfig
+from asr.model.export import export
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
@@ -731,6 +732,23 @@ def test_a_run_may_start_from_another_model(
     later, weights = metrics(first)[0]["loss"], load_model(whole / "model").las
     assert later < metrics(whole)[0]["loss"]  # what was learned before is there
     assert torch.equal(load_model(first / "model").las.norm.mean, weights.norm.mean)
+
+
+def test_a_run_may_start_from_a_model_in_bytes(corpus: Path, tmp_path: Path) -> None:
+    config = settings(corpus)
+    config = replace(config, listener=replace(config.listener, size=8))
+    train(config, tmp_path / "first")
+    start = export(tmp_path / "first", tmp_path / "bytes", "int8").folder
+    stored, _ = read_tensors(start / "model.safetensors")
+    assert torch.int8 in {weight.dtype for weight in stored.values()}
+
+    training = replace(config.training, start=str(start), epochs=1)
+    train(replace(config, training=training), tmp_path / "later")
+
+    first, later = (metrics(tmp_path / name) for name in ("first", "later"))
+    assert later[0]["loss"] < first[0]["loss"]
+    las = load_model(tmp_path / "later" / "model").las
+    assert {weight.dtype for weight in las.parameters()} == {torch.float32}
 
 
 def test_a_run_goes_on_without_the_model_that_it_started_from(
