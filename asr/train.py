@@ -254,7 +254,8 @@ def _device_corpus(
     wanted = training.fixed_shapes
     if wanted == "never" or (wanted == "auto" and device.type != "cuda"):
         return None
-    return DeviceCorpus(train_set, device, training.device_hours)
+    processes = max(1, len(os.sched_getaffinity(0)) // team.local_size)
+    return DeviceCorpus(train_set, device, training.device_hours, processes)
 
 
 def _tokenizer(config: Config, folder: Path) -> Tokenizer:
