@@ -108,6 +108,6 @@ def _joined(found: dict[int, Tensor], corpus: DeviceCorpus, team: Team) -> list[
     times: list[Tensor] = [torch.zeros(0)] * len(corpus)
     for indexes, values in team.gather((list(found), flat)):
         sizes = [len(corpus.dataset.tokens[index]) + 1 for index in indexes]
-        for index, some in zip(indexes, values.split(sizes), strict=True):
+        for index, some in zip(indexes, values.split_with_sizes(sizes), strict=True):
             times[index] = some
     return times

@@ -431,3 +431,30 @@ def test_a_run_that_goes_on_with_less_memory_ends(
 
     assert checkpoint(tmp_path)[1]["epoch"] == 1
     assert checkpoint(tmp_path)[1]["step"] == metadata["place"]["step"] + 2
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_weights_of_one(corpus: Path, tmp_path: Path) -> None:
+    """Without chance of the network's, with alignments and a last group that is short.
+
+    Eight utterances in groups of six batches of one: the last has four empty ones.
+    """
+    for name, size, accumulate in (("alone", 1, 6), ("shared", 2, 3)):
+        lengths = {"batch_size": 1, "processes": size, "accumulate": accumulate}
+        config = settings(corpus, average_decay=0.9, **lengths)
+        quiet = replace(
+            config,
+            listener=replace(config.listener, dropout=0.0),
+            speller=replace(config.speller, dropout=0.0),
+            schedule=ScheduleConfig(warmup_steps=2),
+            loss=LossConfig(guide_from=0.0, guide_until=1.0),
+        )
+        train(quiet, tmp_path / name)
+
+    (ours, place), (theirs, expected) = map(
+        checkpoint, (tmp_path / "shared", tmp_path / "alone")
+    )
+    assert place | {"best_loss": 0} == expected | {"best_loss": 0}
+    for name, tensor in theirs.items():
+        if not name.startswith("optimizer"):
+            torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5)
