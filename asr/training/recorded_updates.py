@@ -188,12 +188,13 @@ class RecordedUpdates:
             decay: of the average of the weights.
         """
         step = self._step(shape, batches[0], guided=guide > 0)
+        figures = torch.zeros_like(self._sums)
         share = 1 / num_batches  # a batch without an utterance weighs nothing
         for number, batch in enumerate(batches):
             with self._loop():
                 gradients, losses = step.run(batch, guide, sampling)
             self._add(gradients, share, first=number == 0)
-            self._sums[:4] += losses * share
+            figures[:4] += losses * share
             self._audio += batch.seconds
         self.team.sum_gradients(self.parameters)
         total = [p.grad for p in self.parameters if p.grad is not None]
@@ -207,17 +208,20 @@ class RecordedUpdates:
         torch._foreach_lerp_(
             self.averages, [p.detach() for p in self.parameters], 1 - decay
         )
-        self._sums[4] += norm
+        figures[4] = norm
+        self._sums += figures.masked_fill(bad, 0.0)
         self._bad[0] += bad
         self._bad[1] = (self._bad[1] + 1) * bad
         self._since_read += 1
 
     def read(self) -> dict[str, Any]:
-        """Wait for the device, and return means and counts since the last look."""
-        updates = max(1, self._since_read)
-        sums = self.team.sum(self._sums.cpu()) / updates
-        total, spelling, ctc, guide, norm = sums.tolist()
+        """Wait for the device, and return means and counts since the last look.
+
+        Means are over the updates that were not left out.
+        """
         bad, in_a_row = self._bad.tolist()
+        means = self.team.sum(self._sums.cpu()) / (self._since_read - bad)
+        total, spelling, ctc, guide, norm = means.tolist()
         audio = float(self.team.sum(torch.tensor(self._audio, dtype=torch.float64)))
         self._sums.zero_()
         self._bad[0] = 0

@@ -33,9 +33,15 @@ LOUD = AugmentConfig(
 @pytest.fixture(scope="module")
 def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
     """Three recordings of noise; nobody speaks in the last."""
-    folder, noise = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
-    utterances = []
-    for number, (seconds, text) in enumerate(zip(SECONDS, TEXTS, strict=True)):
+    return recordings(tmp_path_factory.mktemp("corpus"), SECONDS, TEXTS)
+
+
+def recordings(
+    folder: Path, durations: Sequence[float], texts: Sequence[str]
+) -> list[Utterance]:
+    """Recordings of noise with some texts."""
+    noise, utterances = np.random.default_rng(0), []
+    for number, (seconds, text) in enumerate(zip(durations, texts, strict=True)):
         path = folder / f"{number}.wav"
         samples = noise.normal(0, 0.1, round(seconds * SAMPLE_RATE))
         soundfile.write(path, samples, SAMPLE_RATE)

@@ -1,12 +1,9 @@
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from torch import Tensor
 
-from asr.audio import SAMPLE_RATE
 from asr.data.batching import Batch
 from asr.data.dataset import Augmentation, Dataset
 from asr.data.device_corpus import DeviceCorpus
@@ -16,6 +13,7 @@ from asr.decoding.ctc_alignment import align
 from asr.features import AugmentConfig
 from asr.training.alignment import align_corpus, character_steps
 from asr.training.distributed import Team
+from tests.data.test_device_corpus import recordings
 from tests.training.test_graphs import TOKENIZER, network
 
 BLANK, A, B = 0, 3, 4
@@ -80,14 +78,7 @@ SECONDS, TEXTS = (0.6, 1.1, 0.9, 0.3, 0.8), ("GO", "GO ON", "", "TOO MANY LETTER
 @pytest.fixture(scope="module")
 def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
     """Recordings of noise; nobody speaks in one, and one is too short for its text."""
-    folder, noise = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
-    utterances = []
-    for number, (seconds, text) in enumerate(zip(SECONDS, TEXTS, strict=True)):
-        path = folder / f"{number}.wav"
-        samples = noise.normal(0, 0.1, round(seconds * SAMPLE_RATE))
-        soundfile.write(path, samples, SAMPLE_RATE)
-        utterances.append(Utterance(f"{number}", str(path), seconds, text))
-    return utterances
+    return recordings(tmp_path_factory.mktemp("corpus"), SECONDS, TEXTS)
 
 
 def on_device(utterances: list[Utterance], hours: float = 1.0) -> DeviceCorpus:

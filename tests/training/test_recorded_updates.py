@@ -2,23 +2,20 @@
 
 import itertools
 import json
-import random
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
 import torch
 from torch import Tensor
 
-from asr.audio import SAMPLE_RATE
 from asr.config import Config, DataConfig
 from asr.data.batching import Batch
 from asr.data.length_classes import LengthClass
-from asr.data.manifest import Utterance, write_manifest
-from asr.errors import TrainingError
+from asr.errors import ConfigError, TrainingError
 from asr.features import AugmentConfig
 from asr.model import fused_steps
 from asr.model.attention import AttentionConfig
@@ -34,8 +31,8 @@ from asr.training.loss import LossConfig
 from asr.training.recorded_updates import RecordedUpdates, _largest
 from asr.training.schedule import ScheduleConfig
 from asr.training.trainer import TrainingConfig
-from recipes.toy.make import sing
 from tests.training.test_graphs import TOKENIZER, batch, filled, network
+from tests.training.test_trainer import write_corpus
 
 SHAPE = LengthClass(80, 8, 4)
 TEXTS = ["GO", "ON", "DO IT", "I", "SAW", "US", "AT", "TEA"]
@@ -45,15 +42,8 @@ TEXTS = ["GO", "ON", "DO IT", "I", "SAW", "US", "AT", "TEA"]
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight utterances to learn from and two to validate on: sung, not spoken."""
     folder = tmp_path_factory.mktemp("corpus")
-    for subset, texts in (("train", TEXTS), ("dev", ["GO AT", "SEE"])):
-        utterances = []
-        for number, text in enumerate(texts):
-            path = folder / f"{subset}-{number}.wav"
-            samples = sing(text, random.Random(f"{subset} {number}"))
-            soundfile.write(path, samples, SAMPLE_RATE)
-            seconds = len(samples) / SAMPLE_RATE
-            utterances.append(Utterance(path.stem, str(path), seconds, text))
-        write_manifest(folder / f"{subset}.jsonl", utterances)
+    write_corpus(folder, "train", TEXTS)
+    write_corpus(folder, "dev", ["GO AT", "SEE"])
     return folder
 
 
@@ -175,6 +165,9 @@ def test_an_update_that_is_not_finite_is_left_out(
     assert "1 of the updates before 6 are not finite and left out" in (
         capsys.readouterr().out
     )
+    for line in metrics(tmp_path):
+        assert math.isfinite(line["loss"])
+        assert 0 < line["gradient_norm"] < math.inf
 
 
 def test_several_such_updates_in_a_row_stop_the_training(
@@ -458,3 +451,15 @@ def test_two_processes_give_the_weights_of_one(corpus: Path, tmp_path: Path) -> 
     for name, tensor in theirs.items():
         if not name.startswith("optimizer"):
             torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_a_precision_that_is_not_known_is_refused_before_anything_is_read(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: str) -> Tensor:
+        raise AssertionError(path)
+
+    monkeypatch.setattr("asr.data.dataset.read_waveform", read)
+
+    with pytest.raises(ConfigError, match="precision fp16: is not known"):
+        train(settings(corpus, precision="fp16"), tmp_path)
