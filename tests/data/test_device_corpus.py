@@ -217,7 +217,7 @@ def test_stripes_do_not_hang_on_the_duration_of_the_manifest(
     utterances: list[Utterance],
 ) -> None:
     config = AugmentConfig([1.0], time_masks=5, time_width=40)
-    wrong = dataset([replace(utterances[1], duration=1.0)], config)
+    wrong = dataset([replace(utterances[1], duration=0.5)], config)
     in_memory, read_ahead = (
         batch(DeviceCorpus(wrong, CPU, hours, 1), [0]) for hours in (1.0, 0.0)
     )
