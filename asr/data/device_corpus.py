@@ -83,15 +83,16 @@ class DeviceCorpus:
         self.augmentation: Augmentation = dataset.augmentation
         self.speeds = list(dict.fromkeys(self.augmentation.config.speeds))
         self.processes = processes or len(os.sched_getaffinity(0))
-        seconds = sum(u.duration / s for u in dataset.utterances for s in self.speeds)
+        self._num_tokens = [len(tokens) for tokens in dataset.tokens]
+        seconds = sum(dataset.durations) * sum(1 / speed for speed in self.speeds)
         self.waveforms: Tensor | None = None
         self._places = np.zeros((len(dataset), len(self.speeds), 2), np.int64)
         if seconds <= 3600 * device_hours:
-            self._read()
+            self._read(seconds)
         else:
-            for index, utterance in enumerate(dataset.utterances):
+            for index, duration in enumerate(dataset.durations):
                 for place, speed in enumerate(self.speeds):
-                    samples = round(utterance.duration / speed * SAMPLE_RATE)
+                    samples = round(duration / speed * SAMPLE_RATE)
                     self._places[index, place, 1] = samples
         self.bank = dataset.bank.to(device)
         self.expected: list[Tensor] | None = None
@@ -105,13 +106,13 @@ class DeviceCorpus:
     def lengths(self, epoch: int | None = None) -> list[Length]:
         """Return how long each utterance is in an epoch; None for all speeds."""
         found = list[Length]()
-        for index, tokens in enumerate(self.dataset.tokens):
+        for index, num_tokens in enumerate(self._num_tokens):
             speeds: Iterable[int] = range(len(self.speeds))
             if epoch is not None:
                 speeds = (self._speed(epoch, index),)
             for speed in speeds:
                 samples = int(self._places[index, speed, 1])
-                found.append(Length(1 + samples // HOP, len(tokens)))
+                found.append(Length(1 + samples // HOP, num_tokens))
         return found
 
     def load(
@@ -169,8 +170,8 @@ class DeviceCorpus:
         place = self.speeds.index(self.plain_speed)
         samples = self._places[:, place, 1].tolist()
         return [
-            Length(1 + count // HOP, len(tokens))
-            for count, tokens in zip(samples, self.dataset.tokens, strict=True)
+            Length(1 + count // HOP, num_tokens)
+            for count, num_tokens in zip(samples, self._num_tokens, strict=True)
         ]
 
     def _samples(
@@ -221,17 +222,16 @@ class DeviceCorpus:
     def _speed(self, epoch: int, index: int) -> int:
         return self.speeds.index(self.augmentation.speed(epoch, index))
 
-    def _read(self) -> None:
-        """Decode everything into the device's memory."""
-        utterances = self.dataset.utterances
-        total = sum(u.duration / s for u in utterances for s in self.speeds)
-        room = round(total * SAMPLE_RATE * 1.02) + len(utterances) * SAMPLE_RATE
-        with _memory_of(total):
+    def _read(self, seconds: float) -> None:
+        """Decode everything, about so many seconds, into the device's memory."""
+        count = len(self.dataset)
+        room = round(seconds * SAMPLE_RATE * 1.02) + count * SAMPLE_RATE
+        with _memory_of(seconds):
             flat = torch.empty(room, dtype=torch.int16)
         at = 0
         with (
             self._decoded() as found,
-            progress_bar(len(utterances), "read", "utt") as bar,
+            progress_bar(count, "read", "utt") as bar,
         ):
             for index, versions in enumerate(found):
                 for place, samples in enumerate(versions):
@@ -243,7 +243,7 @@ class DeviceCorpus:
                     self._places[index, place] = at, len(samples)
                     at = end
                 bar.update()
-        with _memory_of(total):
+        with _memory_of(seconds):
             self.waveforms = flat[:at].to(self.device)
 
     def _workers(self, batches: int) -> dict[str, Any]:
