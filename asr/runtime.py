@@ -32,7 +32,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """Turn auto, float32 or bfloat16 into how matrices are multiplied in training.
+    """Turn the name of a precision into how matrices are multiplied in training.
 
     tf32 is float32 that a GPU multiplies with fewer bits (see `allow_tf32`). auto is
     bfloat16 where the hardware multiplies it several times as fast: on a GPU,

@@ -28,7 +28,13 @@ from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
 from asr.model.storage import find_model, load_model, load_tokenizer
 from asr.reports.attention_plot import draw_attention
-from asr.runtime import end_process, keep_freed_memory, pick_device, use_one_thread
+from asr.runtime import (
+    end_process,
+    keep_freed_memory,
+    pick_device,
+    pick_precision,
+    use_one_thread,
+)
 from asr.tensor_files import read_metadata, write_files
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import SUBWORDS, Subwords
@@ -216,6 +222,7 @@ def _trainer(
     team: Team,
 ) -> Trainer:
     train_set, dev_set = datasets
+    pick_precision(config.training.precision, pick_device(config.training.device))
     own = own_attention_name(attention)
     torch.manual_seed(config.training.seed)
     las_config = LASConfig(config.listener, config.attention, config.speller)
@@ -254,7 +261,8 @@ def _device_corpus(
     wanted = training.fixed_shapes
     if wanted == "never" or (wanted == "auto" and device.type != "cuda"):
         return None
-    return DeviceCorpus(train_set, device, training.device_hours)
+    processes = max(1, len(os.sched_getaffinity(0)) // team.local_size)
+    return DeviceCorpus(train_set, device, training.device_hours, processes)
 
 
 def _tokenizer(config: Config, folder: Path) -> Tokenizer:

@@ -7,14 +7,20 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
 from asr.features import (
+    HOP,
     NUM_MELS,
     AugmentConfig,
     FeatureNorm,
+    batch_log_mel,
+    blank_stripes,
     change_speed,
+    draw_stripes,
     log_mel,
+    mel_filters,
     mel_spectrogram,
     spec_augment,
 )
+from asr.padding import pad_rows
 
 CONFIG = AugmentConfig(speeds=[1.0])
 
@@ -369,3 +375,67 @@ def test_masks_below_zero_are_refused(name: str) -> None:
     message = rf"augment\.{name} must be at least 0, not -1"
     with pytest.raises(ValueError, match=message):
         AugmentConfig([1.0], **{name: -1})
+
+
+# Several utterances at a time
+
+
+@pytest.mark.parametrize("own_filters", [False, True])
+def test_a_batch_has_the_features_of_each_utterance_alone(own_filters: bool) -> None:
+    torch.manual_seed(0)
+    lengths = [1, 159, 160, 161, 7999, 8000, 16123]
+    rows = [0.1 * torch.randn(count) for count in lengths]
+    rows.append(torch.zeros(4000))  # digital silence
+    waveforms, num_samples = pad_rows(rows)
+    filters = mel_filters()
+    if own_filters:
+        filters = filters.expand(len(rows), *filters.shape)
+
+    found = batch_log_mel(waveforms, num_samples, filters)
+
+    assert found.shape == (8, 1 + 16123 // HOP, NUM_MELS)
+    for features, row in zip(found, rows, strict=True):
+        alone = log_mel(row)
+        close = features[: len(alone)]
+        torch.testing.assert_close(close, alone, atol=1e-5, rtol=1e-5)
+        assert not features[len(alone) :].any()
+
+
+def test_filters_that_are_not_stretched_are_those_of_the_mel_spectrogram() -> None:
+    spectrum = torch.rand(257)
+
+    assert mel_filters(1.0).shape == (257, NUM_MELS)
+    assert mel_filters(1.0) is not mel_filters(1.1)
+    assert torch.equal(mel_filters(1.0), mel_filters())
+    # nearly no stretch is nearly none
+    torch.testing.assert_close(
+        spectrum @ mel_filters(1 + 1e-6), spectrum @ mel_filters(), rtol=1e-3, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+def test_a_batch_has_the_stripes_of_each_utterance_alone(strength: float) -> None:
+    torch.manual_seed(0)
+    rows = [torch.randn(count, NUM_MELS) for count in (3, 40, 300)]
+    features, lengths = pad_rows(rows)
+    drawn = [
+        draw_stripes(int(count), CONFIG, strength, random.Random(seed))
+        for seed, count in enumerate(lengths)
+    ]
+
+    found = blank_stripes(
+        features,
+        torch.tensor([stripes.bands for stripes in drawn]),
+        torch.tensor([stripes.frames for stripes in drawn]),
+    )
+
+    for seed, row in enumerate(rows):
+        alone = spec_augment(row, CONFIG, strength, random.Random(seed))
+        assert torch.equal(found[seed, : len(row)], alone)
+        assert not found[seed, len(row) :].any()
+
+
+def test_without_stripes_a_batch_stays_as_it_is() -> None:
+    features, nothing = torch.randn(2, 5, NUM_MELS), torch.zeros(2, 0, 2).long()
+
+    assert torch.equal(blank_stripes(features, nothing, nothing), features)

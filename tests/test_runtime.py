@@ -1,11 +1,18 @@
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 from asr.errors import ConfigError
-from asr.runtime import keep_freed_memory, pick_device, pick_precision
+from asr.runtime import (
+    allow_tf32,
+    full_float32,
+    keep_freed_memory,
+    pick_device,
+    pick_precision,
+)
 
 CPU = torch.device("cpu")
 
@@ -44,6 +51,26 @@ def test_apples_gpu_has_an_error_of_its_own() -> None:
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ConfigError, match="precision fp16: is not known"):
         pick_precision("fp16", CPU)
+
+
+def test_tf32_is_float32_and_for_a_gpu_only() -> None:
+    assert pick_precision("tf32", torch.device("cuda")) == torch.float32
+    with pytest.raises(ConfigError, match="precision tf32: is for a GPU"):
+        pick_precision("tf32", CPU)
+
+
+@pytest.mark.parametrize(("allowed", "name"), [(True, "tf32"), (False, "ieee")])
+def test_products_and_lstms_multiply_alike(allowed: bool, name: str) -> None:
+    backends: Any = torch.backends
+    allow_tf32(allowed)
+    try:
+        assert backends.cuda.matmul.fp32_precision == name
+        assert backends.cudnn.rnn.fp32_precision == name
+        with full_float32():
+            assert backends.cuda.matmul.fp32_precision == "ieee"
+        assert backends.cuda.matmul.fp32_precision == name
+    finally:
+        allow_tf32(True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")

@@ -278,7 +278,9 @@ def recorded_update(
     shape_of = LengthClass(FRAMES, CHARACTERS - 1, batch)
 
     def update() -> None:
-        updates.update([made], shape_of, guide=0.0, sampling=0.0, decay=0.99)
+        updates.update(
+            [made], shape_of, num_batches=1, guide=0.0, sampling=0.0, decay=0.99
+        )
 
     update()
     return update

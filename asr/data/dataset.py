@@ -127,13 +127,14 @@ class Dataset:
     ) -> None:
         self.utterances: Sequence[Utterance]
         self.tokens: Sequence[Tensor]
-        self._durations: Sequence[float]
+        self.durations: Sequence[float]
+        """Seconds of each utterance, as its manifest has them."""
         if isinstance(utterances, ShardedUtterances):
-            self.utterances, self._durations = utterances, utterances.durations
+            self.utterances, self.durations = utterances, utterances.durations
             self.tokens = _ShardedTokens(utterances, tokenizer)
         else:
             self.utterances = list(utterances)
-            self._durations = [utterance.duration for utterance in utterances]
+            self.durations = [utterance.duration for utterance in utterances]
             self.tokens = [_encode(utterance, tokenizer) for utterance in utterances]
         self.augmentation = augmentation
         self.alphabet = range(tokenizer.eos + 1, tokenizer.size)
@@ -148,7 +149,7 @@ class Dataset:
     def duration(self, index: int, epoch: int) -> float:
         """Length in seconds of utterance `index`, as it is played in an epoch."""
         speed = self.augmentation.speed(epoch, index) if self.augmentation else 1.0
-        return self._durations[index] / speed
+        return self.durations[index] / speed
 
     def example(self, index: int, epoch: int = 0, strength: float = 1.0) -> Example:
         """Make the example of utterance `index`.

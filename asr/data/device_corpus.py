@@ -14,10 +14,14 @@ Shapes: B utterances, N samples, T frames, I tokens.
 
 import multiprocessing
 import os
+import signal
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from operator import length_hint
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +35,7 @@ from asr.data.dataset import Augmentation, Dataset
 from asr.data.disturbances import NOTHING
 from asr.data.length_classes import ClassBatch, Length, LengthClass
 from asr.data.manifest import Utterance
-from asr.errors import AudioError
+from asr.errors import AudioError, ConfigError, TrainingError
 from asr.features import (
     HOP,
     batch_log_mel,
@@ -44,6 +48,9 @@ from asr.runtime import send, use_one_thread
 
 _LOUDEST = 32767
 _AT_A_TIME = 16
+_ROUNDED = 2 * HOP
+"""Samples at the end of a recording that may be cut off: a manifest's durations are
+rounded, and what is read ahead gets its place by them."""
 _AHEAD = 4
 """Batches that each reading process has ready."""
 
@@ -60,6 +67,8 @@ class DeviceCorpus:
 
     Raises:
         AudioError: a recording cannot be read.
+        ConfigError: there is no memory for that many hours.
+        TrainingError: a process that reads died.
     """
 
     def __init__(
@@ -74,15 +83,16 @@ class DeviceCorpus:
         self.augmentation: Augmentation = dataset.augmentation
         self.speeds = list(dict.fromkeys(self.augmentation.config.speeds))
         self.processes = processes or len(os.sched_getaffinity(0))
-        seconds = sum(u.duration / s for u in dataset.utterances for s in self.speeds)
+        self._num_tokens = [len(tokens) for tokens in dataset.tokens]
+        seconds = sum(dataset.durations) * sum(1 / speed for speed in self.speeds)
         self.waveforms: Tensor | None = None
         self._places = np.zeros((len(dataset), len(self.speeds), 2), np.int64)
         if seconds <= 3600 * device_hours:
-            self._read()
+            self._read(seconds)
         else:
-            for index, utterance in enumerate(dataset.utterances):
+            for index, duration in enumerate(dataset.durations):
                 for place, speed in enumerate(self.speeds):
-                    samples = round(utterance.duration / speed * SAMPLE_RATE)
+                    samples = round(duration / speed * SAMPLE_RATE)
                     self._places[index, place, 1] = samples
         self.bank = dataset.bank.to(device)
         self.expected: list[Tensor] | None = None
@@ -96,13 +106,13 @@ class DeviceCorpus:
     def lengths(self, epoch: int | None = None) -> list[Length]:
         """Return how long each utterance is in an epoch; None for all speeds."""
         found = list[Length]()
-        for index, tokens in enumerate(self.dataset.tokens):
+        for index, num_tokens in enumerate(self._num_tokens):
             speeds: Iterable[int] = range(len(self.speeds))
             if epoch is not None:
                 speeds = (self._speed(epoch, index),)
             for speed in speeds:
                 samples = int(self._places[index, speed, 1])
-                found.append(Length(1 + samples // HOP, len(tokens)))
+                found.append(Length(1 + samples // HOP, num_tokens))
         return found
 
     def load(
@@ -121,19 +131,16 @@ class DeviceCorpus:
         Raises:
             AudioError: a recording cannot be read.
         """
-        if self.waveforms is not None:  # batches are asked for as late as possible
+        asked = deque[tuple[ClassBatch, float]]()
+
+        def wanted() -> Iterator[_Wanted]:  # batches are asked for as late as possible
             for batch, strength in batches:
+                asked.append((batch, strength))
                 speeds = [self._speed(epoch, index) for index in batch.indexes]
-                x, lengths = self._gather(batch, speeds)
-                yield self._make(batch, x, lengths, epoch, strength, reduction)
-            return
-        planned = list(batches)
-        speeds_of = [
-            [self._speed(epoch, index) for index in batch.indexes]
-            for batch, _ in planned
-        ]
-        ready = self._read_ahead([batch for batch, _ in planned], speeds_of)
-        for (batch, strength), (x, lengths) in zip(planned, ready, strict=True):
+                yield _Wanted(batch, speeds)
+
+        for x, lengths in self._samples(wanted(), length_hint(batches, self.processes)):
+            batch, strength = asked.popleft()
             yield self._make(batch, x, lengths, epoch, strength, reduction)
 
     def plain(
@@ -144,13 +151,8 @@ class DeviceCorpus:
         They are played at `plain_speed`.
         """
         place = self.speeds.index(self.plain_speed)
-        speeds_of = [[place] * len(batch.indexes) for batch in batches]
-        if self.waveforms is not None:
-            pairs = zip(batches, speeds_of, strict=True)
-            ready = (self._gather(batch, speeds) for batch, speeds in pairs)
-        else:
-            ready = self._read_ahead(batches, speeds_of)
-        for x, lengths in ready:
+        wanted = (_Wanted(batch, [place] * len(batch.indexes)) for batch in batches)
+        for x, lengths in self._samples(wanted, len(batches)):
             lengths = lengths.clamp_min(1)
             filters = self.bank.mel_filters(())
             yield (
@@ -168,26 +170,45 @@ class DeviceCorpus:
         place = self.speeds.index(self.plain_speed)
         samples = self._places[:, place, 1].tolist()
         return [
-            Length(1 + count // HOP, len(tokens))
-            for count, tokens in zip(samples, self.dataset.tokens, strict=True)
+            Length(1 + count // HOP, num_tokens)
+            for count, num_tokens in zip(samples, self._num_tokens, strict=True)
         ]
 
+    def _samples(
+        self, wanted: Iterator["_Wanted"], about: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (B, N) samples on the device and (B,) how many are real.
+
+        Args:
+            wanted: batches.
+            about: how many they are.
+        """
+        if self.waveforms is not None:
+            return (self._gather(batch, speeds) for batch, speeds in wanted)
+        return self._read_ahead(wanted, about)
+
     def _read_ahead(
-        self, batches: Sequence[ClassBatch], speeds_of: Sequence[Sequence[int]]
-    ) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """Yield (B, N) samples on the device and (B,) lengths, read by processes."""
-        wanted = [
-            _Wanted(batch, [self.speeds[place] for place in places])
-            for batch, places in zip(batches, speeds_of, strict=True)
-        ]
+        self, wanted: Iterator["_Wanted"], about: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Let processes read what is wanted, some batches ahead."""
         loader = DataLoader(
-            _Samples(self.dataset.utterances, wanted),
+            _Samples(self.dataset.utterances, self.speeds),
             batch_size=None,
+            sampler=wanted,
             pin_memory=self.device.type == "cuda",
-            **self._workers(len(wanted)),
+            **self._workers(about),
         )
-        for packed, lengths in loader:
-            yield packed.to(self.device, non_blocking=True).float() / _LOUDEST, lengths
+        try:
+            for found in loader:
+                if isinstance(found, AudioError):
+                    raise found
+                packed, lengths = found
+                on_device = packed.to(self.device, non_blocking=True)
+                yield on_device.float() / _LOUDEST, lengths
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise _reader_died(error) from error
 
     def fitting(self, shape: LengthClass) -> list[int]:
         """Return utterances that fit into a batch of a shape in the first epoch."""
@@ -201,16 +222,16 @@ class DeviceCorpus:
     def _speed(self, epoch: int, index: int) -> int:
         return self.speeds.index(self.augmentation.speed(epoch, index))
 
-    def _read(self) -> None:
-        """Decode everything into the device's memory."""
-        utterances = self.dataset.utterances
-        total = sum(u.duration / s for u in utterances for s in self.speeds)
-        room = round(total * SAMPLE_RATE * 1.02) + len(utterances) * SAMPLE_RATE
-        flat = torch.empty(room, dtype=torch.int16)
+    def _read(self, seconds: float) -> None:
+        """Decode everything, about so many seconds, into the device's memory."""
+        count = len(self.dataset)
+        room = round(seconds * SAMPLE_RATE * 1.02) + count * SAMPLE_RATE
+        with _memory_of(seconds):
+            flat = torch.empty(room, dtype=torch.int16)
         at = 0
         with (
             self._decoded() as found,
-            progress_bar(len(utterances), "read", "utt") as bar,
+            progress_bar(count, "read", "utt") as bar,
         ):
             for index, versions in enumerate(found):
                 for place, samples in enumerate(versions):
@@ -222,14 +243,15 @@ class DeviceCorpus:
                     self._places[index, place] = at, len(samples)
                     at = end
                 bar.update()
-        self.waveforms = flat[:at].to(self.device)
+        with _memory_of(seconds):
+            self.waveforms = flat[:at].to(self.device)
 
     def _workers(self, batches: int) -> dict[str, Any]:
-        """Return who reads, as a `DataLoader` is told."""
+        """Return the arguments of a `DataLoader` about processes."""
         if self.processes == 1:
             return {}
         return {
-            "num_workers": min(self.processes, batches),
+            "num_workers": max(1, min(self.processes, batches)),
             "prefetch_factor": _AHEAD,
             "multiprocessing_context": "forkserver",
         }
@@ -243,8 +265,13 @@ class DeviceCorpus:
             yield map(decode, paths)
             return
         context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(self.processes, context, use_one_thread) as pool:
+        pool = ProcessPoolExecutor(self.processes, context, _begin_reading)
+        try:
             yield pool.map(decode, paths, chunksize=_AT_A_TIME)
+        except BrokenProcessPool as error:
+            raise _reader_died(error) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _gather(
         self, batch: ClassBatch, speeds: Sequence[int]
@@ -275,6 +302,7 @@ class DeviceCorpus:
         lengths = lengths.clamp_min(1)  # a row without an utterance is one of silence
         on_device = send(lengths, self.device)
         features = self._features(batch, x, on_device, epoch, strength)
+        blanked = self._blanked(batch, lengths, epoch, strength)
         tokens = [self.dataset.tokens[index] for index in indexes]
         fed = [
             given
@@ -285,7 +313,7 @@ class DeviceCorpus:
         num_tokens[: len(indexes)] = torch.tensor([len(row) for row in tokens])
         return Batch(
             [self.dataset.utterances[index].id for index in indexes],
-            features,
+            blank_stripes(features, *blanked),
             1 + lengths // HOP,
             _filled(tokens, shape.rows, shape.tokens),
             num_tokens,
@@ -305,31 +333,27 @@ class DeviceCorpus:
         epoch: int,
         strength: float,
     ) -> Tensor:
-        """(B, N), (B,) on the device -> (B, T, F), augmented."""
+        """(B, N), (B,) on the device -> (B, T, F), disturbed."""
         augmentation = self.augmentation
         drawn = [augmentation.disturbance(epoch, i, strength) for i in batch.indexes]
         drawn += [NOTHING] * (batch.shape.rows - len(drawn))
         x = self.bank.disturb(x, lengths, drawn)
-        features = batch_log_mel(x, lengths, self.bank.mel_filters(drawn))
-        stripes = [
-            draw_stripes(
-                1 + int(self._places[index, self._speed(epoch, index), 1]) // HOP,
-                augmentation.config,
-                strength,
-                augmentation.masks(epoch, index),
-            )
-            for index in batch.indexes
-        ]
-        bands, frames = (
-            torch.tensor(some, dtype=torch.int64).reshape(len(stripes), -1, 2)
-            for some in zip(*stripes, strict=True)
-        )
-        behind = (0, 0, 0, 0, 0, batch.shape.rows - len(stripes))
-        bands, frames = (
-            send(torch.nn.functional.pad(some, behind), self.device)
-            for some in (bands, frames)
-        )
-        return blank_stripes(features, bands, frames)
+        return batch_log_mel(x, lengths, self.bank.mel_filters(drawn))
+
+    def _blanked(
+        self, batch: ClassBatch, lengths: Tensor, epoch: int, strength: float
+    ) -> tuple[Tensor, Tensor]:
+        """Draw (B, M, 2) stripes of bands and (B, M', 2) of frames, on the device."""
+        config = self.augmentation.config
+        bands = torch.zeros(batch.shape.rows, config.frequency_masks, 2).long()
+        frames = torch.zeros(batch.shape.rows, config.time_masks, 2).long()
+        for row, index in enumerate(batch.indexes):
+            count = 1 + int(lengths[row]) // HOP
+            chance = self.augmentation.masks(epoch, index)
+            stripes = draw_stripes(count, config, strength, chance)
+            bands[row] = torch.tensor(stripes.bands).reshape(-1, 2)
+            frames[row] = torch.tensor(stripes.frames).reshape(-1, 2)
+        return send(bands, self.device), send(frames, self.device)
 
     def _expected(self, batch: ClassBatch, epoch: int, reduction: int) -> Tensor | None:
         """(B, I + 1) listener steps at which tokens are expected."""
@@ -342,6 +366,18 @@ class DeviceCorpus:
             scale = SAMPLE_RATE / HOP / reduction / speed
             steps[row, : len(seconds)] = seconds * scale
         return steps
+
+
+@contextmanager
+def _memory_of(seconds: float) -> Iterator[None]:
+    """Let a lack of memory for so much audio be an error of the settings."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConfigError(
+            f"training.device_hours: there is no memory for {seconds / 3600:.1f} h of "
+            "audio, at all speeds (with a smaller number it is read ahead)"
+        ) from error
 
 
 def _filled(rows: Sequence[Tensor], height: int, width: int) -> Tensor:
@@ -363,37 +399,58 @@ def _packed(waveform: Tensor) -> np.ndarray:
     return packed
 
 
+def _begin_reading() -> None:
+    """Be a process that reads, which Ctrl-C does not reach: another one stops it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    use_one_thread()
+
+
+def _reader_died(error: Exception) -> TrainingError:
+    return TrainingError(
+        f"a process that reads recordings died ({str(error).splitlines()[0]}; maybe "
+        "there was not memory enough)"
+    )
+
+
 class _Wanted(NamedTuple):
-    """A batch, and the speed of each of its utterances."""
+    """A batch, and for each of its utterances the place of its speed."""
 
     batch: ClassBatch
-    speeds: list[float]
+    speeds: list[int]
 
 
-class _Samples(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+class _Samples(torch.utils.data.Dataset[tuple[Tensor, Tensor] | AudioError]):
     """Batches of waveforms as processes read them."""
 
-    def __init__(self, utterances: Sequence[Utterance], wanted: list[_Wanted]) -> None:
-        self.utterances, self.wanted = utterances, wanted
+    def __init__(
+        self, utterances: Sequence[Utterance], speeds: Sequence[float]
+    ) -> None:
+        self.utterances, self.speeds = utterances, speeds
 
-    def __len__(self) -> int:
-        return len(self.wanted)
+    def __getitem__(self, wanted: _Wanted) -> tuple[Tensor, Tensor] | AudioError:
+        """Return (B, N) 16-bit samples and (B,) how many are real.
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return (B, N) 16-bit samples and (B,) how many are real."""
-        batch, speeds = self.wanted[number]
+        An error is returned, not raised: a `DataLoader` would put a traceback into it.
+        """
+        try:
+            return self._read(*wanted)
+        except AudioError as error:
+            return error
+
+    def _read(self, batch: ClassBatch, speeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         frames, _, rows = batch.shape
         room = frames * HOP - 1
         packed = torch.zeros(rows, room, dtype=torch.int16)
         lengths = torch.zeros(rows, dtype=torch.int64)
-        for row, (index, speed) in enumerate(zip(batch.indexes, speeds, strict=True)):
+        for row, (index, place) in enumerate(zip(batch.indexes, speeds, strict=True)):
             utterance = self.utterances[index]
-            (samples,) = _decode(utterance.audio, (speed,))
-            if len(samples) > room:
+            (samples,) = _decode(utterance.audio, (self.speeds[place],))
+            if len(samples) > room + _ROUNDED:
                 raise AudioError(
                     f"{utterance.audio}: lasts longer than in its manifest, "
                     f"{utterance.duration:.2f} s (prepare the data again)"
                 )
+            samples = samples[:room]
             packed[row, : len(samples)] = torch.from_numpy(samples)
             lengths[row] = len(samples)
         return packed, lengths

@@ -111,7 +111,7 @@ def align_batch(
         best = torch.where(real, found + scores[:, step], best)
     last = 2 * num_tokens[:, None]  # the last blank, or the last token
     ends = best.gather(1, torch.cat((last, (last - 1).clamp_min(0)), dim=1))
-    impossible = ends.amax(dim=1) == -torch.inf
+    impossible = ~ends.amax(dim=1).isfinite()
     place = last - (ends[:, 1:] > ends[:, :1]).long()
     begins = log_probs.new_zeros(batch, width)
     for step in reversed(range(steps)):

@@ -21,6 +21,7 @@ from asr.features import FRAMES_PER_SECOND
 from asr.model.las import LAS
 from asr.padding import pad_rows
 from asr.runtime import send
+from asr.training.distributed import Team
 
 
 @torch.no_grad()
@@ -54,21 +55,29 @@ def character_steps(
 
 @torch.no_grad()
 def align_corpus(
-    las: LAS, corpus: DeviceCorpus, classes: list[LengthClass], blank: int
+    las: LAS,
+    corpus: DeviceCorpus,
+    classes: list[LengthClass],
+    blank: int,
+    team: Team,
 ) -> list[Tensor]:
-    """Find where the CTC head hears each token of a corpus, in one pass over it.
+    """Find where the CTC head has each token of a corpus, in one pass over it.
+
+    Each process of a team does its share of it.
 
     Args:
         las: the network, in evaluation mode.
         corpus: whose recordings are read as they are.
         classes: shapes of batches.
         blank: of CTC.
+        team: the processes that share the work.
 
     Returns:
         For each utterance the (I + 1,) seconds, at speed 1, of its tokens and <eos>.
     """
     sampler = ClassSampler(lambda _: corpus.plain_lengths(), classes, 0, True)
-    batches, speed = sampler.batches(0), corpus.plain_speed
+    batches = sampler.batches(0)[team.rank :: team.size]
+    speed = corpus.plain_speed
     seconds_per_step = las.listener.ctc_reduction / FRAMES_PER_SECOND * speed
     found = dict[int, Tensor]()
     for batch, (features, num_frames) in zip(
@@ -90,4 +99,15 @@ def align_corpus(
             steps = begins[row, : num_tokens[row]]
             end = (num_steps[row : row + 1] - 1).float()
             found[index] = torch.cat((steps, end)) * seconds_per_step
-    return [found[index] for index in range(len(corpus))]
+    return _joined(found, corpus, team)
+
+
+def _joined(found: dict[int, Tensor], corpus: DeviceCorpus, team: Team) -> list[Tensor]:
+    """Return what all processes found, in the order of the corpus."""
+    flat = torch.cat((torch.zeros(0), *found.values()))  # one tensor travels fast
+    times: list[Tensor] = [torch.zeros(0)] * len(corpus)
+    for indexes, values in team.gather((list(found), flat)):
+        sizes = [len(corpus.dataset.tokens[index]) + 1 for index in indexes]
+        for index, some in zip(indexes, values.split_with_sizes(sizes), strict=True):
+            times[index] = some
+    return times

@@ -27,6 +27,8 @@ class Place:
     epoch: int = 0
     position: int = 0
     """Batches of the epoch that were used."""
+    num_batches: int = 0
+    """Batches of the epoch; 0 where an older checkpoint does not know."""
     seconds: float = 0.0
     """Time spent in updates."""
     validations: int = 0

@@ -55,13 +55,19 @@ class Team:
         rank: which one this is; 0 is the one that validates and writes.
         size: how many there are. A team of one never waits for anybody.
         local_rank: which one of those on this machine; None for `rank`.
+        local_size: how many there are on this machine; None for `size`.
     """
 
     def __init__(
-        self, rank: int = 0, size: int = 1, local_rank: int | None = None
+        self,
+        rank: int = 0,
+        size: int = 1,
+        local_rank: int | None = None,
+        local_size: int | None = None,
     ) -> None:
         self.rank, self.size = rank, size
         self.local_rank = rank if local_rank is None else local_rank
+        self.local_size = size if local_size is None else local_size
 
     @property
     def leads(self) -> bool:
@@ -210,13 +216,13 @@ def torchrun_team(processes: int) -> Iterator[Team]:
             in the environment is not there.
         TrainingError: another process did not come.
     """
-    rank, size, local_rank = _place_in_environment()
+    rank, size, local_rank, local_size = _place_in_environment()
     if processes not in (1, size):
         raise ConfigError(
             f"training.processes: is {processes} and torchrun has started {size} "
             "(leave it at 1)"
         )
-    team = Team(rank, size, local_rank)
+    team = Team(rank, size, local_rank, local_size)
     if size == 1:
         yield team
         return
@@ -233,8 +239,8 @@ def torchrun_team(processes: int) -> Iterator[Team]:
     leave_team(team)
 
 
-def _place_in_environment() -> tuple[int, int, int]:
-    """Return rank, size and local rank as torchrun sets them."""
+def _place_in_environment() -> tuple[int, int, int, int]:
+    """Return rank, size, local rank and local size as torchrun sets them."""
     missing = [name for name in _ENVIRONMENT if name not in os.environ]
     if missing:
         raise ConfigError(
@@ -242,11 +248,13 @@ def _place_in_environment() -> tuple[int, int, int]:
         )
     try:
         rank, size, local_rank = (int(os.environ[name]) for name in _ENVIRONMENT[:3])
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     except ValueError as error:
         raise ConfigError(
-            f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers ({error})"
+            f"RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE must be numbers "
+            f"({error})"
         ) from error
-    return rank, size, local_rank
+    return rank, size, local_rank, local_size
 
 
 def _agree_on_prefix(store: Store, rank: int, size: int) -> str:

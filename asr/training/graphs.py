@@ -209,7 +209,8 @@ class RecordedStep:
             (places.num_targets, num_targets),
         ):
             place.copy_(send(values, self.device), non_blocking=True)
-        if self.guided and batch.expected is not None:
+        if self.guided:
+            assert batch.expected is not None
             places.expected.copy_(send(batch.expected, self.device), non_blocking=True)
         places.num_characters.fill_(max(1, batch.num_characters))
         places.guide.fill_(guide)

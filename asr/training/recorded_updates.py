@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from asr.data.batching import Batch
 from asr.data.length_classes import ClassBatch, LengthClass, halved
 from asr.errors import TrainingError
+from asr.features import FRAMES_PER_SECOND
 from asr.model.fused_steps import choose_fused
 from asr.model.las import LAS
 from asr.text import Tokenizer
@@ -103,26 +104,44 @@ class RecordedUpdates:
         """
         fewer = 1
         while True:
-            largest = max(classes, key=lambda shape: shape.frames * shape.rows)
-            try:
-                self._try(ClassBatch(largest, indexes(largest)), make)
+            largest = _largest(classes)
+            batches = [ClassBatch(shape, indexes(shape)) for shape in largest]
+            lacking = torch.tensor(float(not self._fits(batches, make)))
+            if not self.team.sum(lacking):  # all processes take the same shapes
                 return list(classes), fewer
-            except torch.OutOfMemoryError as error:
-                self._steps.clear()
-                if largest.rows == 1:
-                    raise TrainingError(
-                        "the device has no memory for a batch of one utterance of "
-                        f"{largest.frames / 100:.0f} s (a smaller network, or shorter "
-                        "utterances, need less)"
-                    ) from error
-            torch.cuda.empty_cache()
-            classes, fewer = halved(classes), 2 * fewer
+            if all(shape.rows == 1 for shape in largest):
+                raise TrainingError(
+                    "the device has no memory for a batch of one utterance of "
+                    f"{largest[0].frames / FRAMES_PER_SECOND:.0f} s (a smaller "
+                    "network, or shorter utterances, need less)"
+                )
             rows = max(shape.rows for shape in classes)
-            print(
-                f"the device has no memory for {2 * rows} utterances at a time: {rows} "
-                f"are taken, and an update is of {fewer} times as many batches",
-                flush=True,
-            )
+            classes, fewer = halved(classes), 2 * fewer
+            if self.team.leads:
+                print(
+                    f"the device has no memory for {rows} utterances at a time: "
+                    f"{max(1, rows // 2)} are taken, and an update is of {fewer} times "
+                    "as many batches",
+                    flush=True,
+                )
+
+    def _fits(
+        self, batches: Sequence[ClassBatch], make: Callable[[ClassBatch], Batch]
+    ) -> bool:
+        """Return whether the device has memory for batches."""
+        try:
+            self._try(batches[0], make)
+            for batch in batches[1:]:
+                step = self._make_step(batch.shape, guided=False)
+                with self._loop():
+                    step.run(make(batch), 0.0)
+        except torch.OutOfMemoryError:
+            fits = False
+        else:
+            fits = True
+        if not fits:  # here no frame of the error holds memory any more
+            torch.cuda.empty_cache()
+        return fits
 
     def _try(self, batch: ClassBatch, make: Callable[[ClassBatch], Batch]) -> None:
         """Do the largest batch once, and compare replayed with plain gradients."""
@@ -153,6 +172,7 @@ class RecordedUpdates:
         batches: Sequence[Batch],
         shape: LengthClass,
         *,
+        num_batches: int,
         guide: float,
         sampling: float,
         decay: float,
@@ -162,17 +182,19 @@ class RecordedUpdates:
         Args:
             batches: of this process, all of one shape; features on the device.
             shape: of the batches.
+            num_batches: of all processes together that hold an utterance.
             guide: weight of the guide.
             sampling: chance of an input to be the speller's own guess.
             decay: of the average of the weights.
         """
         step = self._step(shape, batches[0], guided=guide > 0)
-        share = 1 / (len(batches) * self.team.size)
+        figures = torch.zeros_like(self._sums)
+        share = 1 / num_batches  # a batch without an utterance weighs nothing
         for number, batch in enumerate(batches):
             with self._loop():
                 gradients, losses = step.run(batch, guide, sampling)
             self._add(gradients, share, first=number == 0)
-            self._sums[:4] += losses * share
+            figures[:4] += losses * share
             self._audio += batch.seconds
         self.team.sum_gradients(self.parameters)
         total = [p.grad for p in self.parameters if p.grad is not None]
@@ -186,17 +208,20 @@ class RecordedUpdates:
         torch._foreach_lerp_(
             self.averages, [p.detach() for p in self.parameters], 1 - decay
         )
-        self._sums[4] += norm
+        figures[4] = norm
+        self._sums += figures.masked_fill(bad, 0.0)
         self._bad[0] += bad
         self._bad[1] = (self._bad[1] + 1) * bad
         self._since_read += 1
 
     def read(self) -> dict[str, Any]:
-        """Wait for the device, and return means and counts since the last look."""
-        updates = max(1, self._since_read)
-        sums = self.team.sum(self._sums.cpu()) / updates
-        total, spelling, ctc, guide, norm = sums.tolist()
+        """Wait for the device, and return means and counts since the last look.
+
+        Means are over the updates that were not left out.
+        """
         bad, in_a_row = self._bad.tolist()
+        means = self.team.sum(self._sums.cpu()) / (self._since_read - bad)
+        total, spelling, ctc, guide, norm = means.tolist()
         audio = float(self.team.sum(torch.tensor(self._audio, dtype=torch.float64)))
         self._sums.zero_()
         self._bad[0] = 0
@@ -251,3 +276,10 @@ class RecordedUpdates:
                 torch._foreach_mul_(targets, share)
         else:
             torch._foreach_add_(targets, found, alpha=share)
+
+
+def _largest(classes: Sequence[LengthClass]) -> list[LengthClass]:
+    """Return the shapes that need the most memory: in the listener, in attention."""
+    listened = max(classes, key=lambda shape: shape.rows * shape.frames)
+    attended = max(classes, key=lambda shape: shape.rows * shape.frames * shape.tokens)
+    return list(dict.fromkeys((listened, attended)))

@@ -12,7 +12,9 @@ attention/               a picture of the same dev utterance at each validation
 On a CPU, `K steps, kill, M steps` gives the weights of `K + M steps` bit for bit where
 the length is given in epochs. Where it is given in minutes, the schedule follows the
 clock. In batches of fixed shapes a run that goes on while attention is guided finds
-out anew where the CTC head finds the tokens.
+out anew where the CTC head finds the tokens. Where batches are others than before (on
+another number of GPUs, or with less memory) it goes on at about the same place of the
+epoch.
 """
 
 import contextlib
@@ -30,7 +32,6 @@ from asr.data.batching import Batch, BatchSampler, load
 from asr.data.dataset import Dataset
 from asr.data.device_corpus import DeviceCorpus
 from asr.data.length_classes import (
-    ClassBatch,
     ClassSampler,
     LengthClass,
     cut_classes,
@@ -232,12 +233,23 @@ class Trainer:
         if self.corpus:
             self.recorded = self._prepare(self.corpus)
         if checkpoint.exists():
-            self._num_batches = len(self.sampler.batches(self.place.epoch))
+            self._find_place()
             # A longer training than before: some validations are still to come.
             self.place.validations = min(self.place.validations, self._due())
         self._check_same_place()
         self._reported_at = self.place.seconds
         self._since_tick.restart()
+        try:
+            self._run_as_one()
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{self.folder}: the device's memory is full (the same command goes on "
+                "from the checkpoint before; a smaller training.device_hours, or in "
+                "another folder a smaller training.batch_seconds, needs less)"
+            ) from error
+
+    def _run_as_one(self) -> None:
+        """Train to the end as one of the processes."""
         if not self.team.leads:
             self._run(None)
             return
@@ -245,14 +257,28 @@ class Trainer:
             MetricsLog(self.folder, self.place.step) as log,
             progress_bar(100, "train", "%", layout=PERCENT) as self._bar,
         ):
-            try:
-                self._run(log)
-            except torch.OutOfMemoryError as error:
-                raise TrainingError(
-                    f"{self.folder}: the device's memory is full (the checkpoint "
-                    "before is kept; a smaller training.batch_seconds needs less)"
-                ) from error
+            self._run(log)
             self._save()
+
+    def _find_place(self) -> None:
+        """Find the place in an epoch whose batches may be others than before."""
+        place, before = self.place, self.place.num_batches
+        self._num_batches = len(self.sampler.batches(place.epoch))
+        position = place.position
+        if before and before != self._num_batches:
+            position = position * self._num_batches // before
+        if self.corpus:  # an update must not mix two shapes
+            position -= position % (self.accumulate * self.team.size)
+        if position >= self._num_batches:  # of a checkpoint that knew no number
+            place.epoch, position = place.epoch + 1, 0
+            self._num_batches = len(self.sampler.batches(place.epoch))
+        if position != place.position and self.team.leads:
+            print(
+                f"{self.folder}: batches are others than before, training goes on at "
+                "about the same place of the epoch",
+                flush=True,
+            )
+        place.position = position
 
     def _check_same_place(self) -> None:
         """Refuse to train together from different checkpoints."""
@@ -325,7 +351,7 @@ class Trainer:
         Yields the figures of an update, or nothing where they have not been read.
         """
         batches = self.sampler.batches(self.place.epoch)
-        self._num_batches = len(batches)
+        self._num_batches = self.place.num_batches = len(batches)
         size = self.accumulate * self.team.size
         starts = range(self.place.position, len(batches), size)
         own_batches = self._own_batches(batches, starts, size)
@@ -333,9 +359,11 @@ class Trainer:
             for start in starts:
                 group_size = len(batches[start : start + size])
                 own = len(range(self.team.rank, group_size, self.team.size))
+                if self.corpus and self.loss_config.guide(self.progress):
+                    self._align(self.corpus)  # before batches with it are made
                 group = list(itertools.islice(loaded, own))
-                planned = batches[start]
-                if self.recorded and isinstance(planned, ClassBatch):
+                if self.recorded:
+                    planned = batches[start : start + size]
                     metrics = self._replay(group, planned, self.recorded)
                 else:
                     metrics = self._update(group, group_size)
@@ -393,17 +421,21 @@ class Trainer:
         return rate
 
     def _replay(
-        self, group: list[Batch], planned: ClassBatch, recorded: RecordedUpdates
+        self, group: list[Batch], planned: Sequence[Any], recorded: RecordedUpdates
     ) -> dict[str, float]:
-        """Do one update in batches of a fixed shape; read its figures now and then."""
-        guide = self.loss_config.guide(self.progress)
-        if guide and self.corpus:
-            self._align(self.corpus)
+        """Do one update in batches of a fixed shape; read its figures now and then.
+
+        Args:
+            group: the batches of this process.
+            planned: the batches of all processes together, as `ClassBatch`es.
+            recorded: does it.
+        """
         self._begin_update()
         recorded.update(
             group,
-            planned.shape,
-            guide=guide,
+            planned[0].shape,
+            num_batches=sum(bool(batch.indexes) for batch in planned),
+            guide=self.loss_config.guide(self.progress),
             sampling=sampling_chance(self.schedule, self.progress),
             decay=self._average_decay(),
         )
@@ -418,7 +450,7 @@ class Trainer:
         metrics = recorded.read()
         bad, self.place.bad_steps = metrics.pop("bad"), metrics.pop("in_a_row")
         self.place.updates -= bad
-        if bad:
+        if bad and self.team.leads:
             print(
                 f"{bad} of the updates before {self.place.step} are not finite and "
                 "left out",
@@ -536,7 +568,7 @@ class Trainer:
         self._alignments = due
         with self._averaged():
             corpus.expected = align_corpus(
-                self.las, corpus, self._classes, self.tokenizer.pad
+                self.las, corpus, self._classes, self.tokenizer.pad, self.team
             )
         self._tick()
 

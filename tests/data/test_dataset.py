@@ -189,3 +189,36 @@ def test_a_text_outside_the_alphabet_is_refused_by_id() -> None:
     message = r"^84-1-7: '2' is not among .* \(use asr\.text\.normalize\)$"
     with pytest.raises(ManifestError, match=message):
         Dataset([stranger], TOKENIZER)
+
+
+# Disturbances
+
+
+DISTURBED = AugmentConfig(
+    [0.9, 1.1], noise=0.5, babble=0.3, room=0.5, band=0.3, clipping=0.3, stretch=0.1
+)
+
+
+def test_a_disturbed_example_hangs_on_seed_epoch_and_utterance_alone(
+    utterances: list[Utterance],
+) -> None:
+    wanted = [(epoch, index) for epoch in range(3) for index in range(3)]
+    dataset = augmented(utterances, DISTURBED)
+    in_order = {at: dataset.example(at[1], at[0]) for at in wanted}
+    shuffled = augmented(utterances, DISTURBED, cache_hours=1.0)
+    random.Random(0).shuffle(wanted)
+
+    for epoch, index in wanted:
+        again = shuffled.example(index, epoch)
+        assert_same(again, in_order[epoch, index])
+        other = augmented(utterances, DISTURBED, seed=2).example(index, epoch)
+        assert not torch.equal(other.features, again.features)
+    assert not torch.equal(in_order[0, 0].features, in_order[1, 0].features)
+
+
+def test_without_strength_a_recording_is_not_disturbed(
+    utterances: list[Utterance],
+) -> None:
+    plain = augmented(utterances, AugmentConfig([0.9, 1.1])).example(0, strength=0.0)
+
+    assert_same(augmented(utterances, DISTURBED).example(0, strength=0.0), plain)

@@ -1,4 +1,6 @@
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +10,13 @@ import soundfile
 import torch
 
 from asr.audio import SAMPLE_RATE
+from asr.data import device_corpus
 from asr.data.batching import Batch
 from asr.data.dataset import Augmentation, Dataset
 from asr.data.device_corpus import DeviceCorpus
 from asr.data.length_classes import ClassBatch, LengthClass
 from asr.data.manifest import Utterance
-from asr.errors import AudioError
+from asr.errors import AudioError, ConfigError, TrainingError
 from asr.features import AugmentConfig
 from asr.text import CharTokenizer
 
@@ -30,9 +33,15 @@ LOUD = AugmentConfig(
 @pytest.fixture(scope="module")
 def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
     """Three recordings of noise; nobody speaks in the last."""
-    folder, noise = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
-    utterances = []
-    for number, (seconds, text) in enumerate(zip(SECONDS, TEXTS, strict=True)):
+    return recordings(tmp_path_factory.mktemp("corpus"), SECONDS, TEXTS)
+
+
+def recordings(
+    folder: Path, durations: Sequence[float], texts: Sequence[str]
+) -> list[Utterance]:
+    """Recordings of noise with some texts."""
+    noise, utterances = np.random.default_rng(0), []
+    for number, (seconds, text) in enumerate(zip(durations, texts, strict=True)):
         path = folder / f"{number}.wav"
         samples = noise.normal(0, 0.1, round(seconds * SAMPLE_RATE))
         soundfile.write(path, samples, SAMPLE_RATE)
@@ -169,3 +178,92 @@ def test_several_processes_read_the_same(
 
     assert torch.equal(one.features, two.features)
     assert torch.equal(one.tokens, two.tokens)
+
+
+@pytest.mark.parametrize("device_hours", [0.0, 1.0])
+def test_an_error_of_a_reading_process_is_one_line(
+    utterances: list[Utterance], tmp_path: Path, device_hours: float
+) -> None:
+    (tmp_path / "bad.wav").write_bytes(b"RIFF no")
+    bad = replace(utterances[0], audio=str(tmp_path / "bad.wav"))
+
+    with pytest.raises(AudioError, match=r"^\S*bad\.wav: .+$") as caught:
+        batch(DeviceCorpus(dataset([bad], QUIET), CPU, device_hours, 2), [0])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_batch_may_hold_no_utterance(
+    utterances: list[Utterance], hours: float
+) -> None:
+    made = batch(DeviceCorpus(dataset(utterances, LOUD), CPU, hours, 1), [])
+
+    assert made.num_real == 0
+    assert made.features.shape == (4, 144, 80)
+    assert not made.features.any()
+    assert made.num_frames.tolist() == [1, 1, 1, 1]
+
+
+def test_a_duration_may_be_rounded(utterances: list[Utterance]) -> None:
+    rounded = replace(utterances[1], duration=1.08)
+    config = replace(QUIET, speeds=[1.0])
+    corpus = DeviceCorpus(dataset([rounded], config), CPU, 0.0, 1)
+
+    (made,) = corpus.load([(ClassBatch(LengthClass(109, 8, 1), [0]), 1.0)], 0)
+
+    assert made.num_frames.tolist() == [109]
+
+
+def test_stripes_do_not_hang_on_the_duration_of_the_manifest(
+    utterances: list[Utterance],
+) -> None:
+    config = AugmentConfig([1.0], time_masks=5, time_width=40)
+    wrong = dataset([replace(utterances[1], duration=0.5)], config)
+    in_memory, read_ahead = (
+        batch(DeviceCorpus(wrong, CPU, hours, 1), [0]) for hours in (1.0, 0.0)
+    )
+
+    assert torch.equal(in_memory.features, read_ahead.features)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_how_strong_the_augmentation_is_is_asked_late(
+    utterances: list[Utterance], hours: float, processes: int
+) -> None:
+    asked = 0
+
+    def plan() -> Iterator[tuple[ClassBatch, float]]:
+        nonlocal asked
+        for _ in range(100):
+            asked += 1
+            yield ClassBatch(SHAPE, [0]), 1.0
+
+    corpus = DeviceCorpus(dataset(utterances, QUIET), CPU, hours, processes)
+    with closing(corpus.load(plan(), 0)) as loaded:
+        next(loaded)
+
+    assert asked < 20
+
+
+def test_a_corpus_that_memory_cannot_hold_is_an_error_of_the_settings(
+    utterances: list[Utterance],
+) -> None:
+    endless = replace(utterances[0], duration=1e11)
+
+    message = r"training\.device_hours: there is no memory for \d+\.\d h of audio"
+    with pytest.raises(ConfigError, match=message):
+        DeviceCorpus(dataset([endless], QUIET), CPU, 1e15, 1)
+
+
+def die(*_: object, **__: object) -> None:
+    os._exit(9)
+
+
+@pytest.mark.parametrize("device_hours", [0.0, 1.0])
+def test_a_reading_process_that_dies_is_an_error(
+    utterances: list[Utterance], device_hours: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_corpus, "_decode", die)
+    monkeypatch.setattr(device_corpus._Samples, "__reduce__", lambda _: (die, ()))
+
+    with pytest.raises(TrainingError, match="a process that reads recordings died"):
+        batch(DeviceCorpus(dataset(utterances, QUIET), CPU, device_hours, 2), [0])

@@ -11,6 +11,7 @@ from asr.decoding.ctc_alignment import (
     EARLY,
     CTCAlignment,
     align,
+    align_batch,
     word_places,
     word_spans,
 )
@@ -137,3 +138,37 @@ def test_a_word_of_several_subwords_lasts_from_the_first_to_the_last() -> None:
         pytest.approx((0.2 + EARLY, 0.4 + EARLY)),
         pytest.approx((0.8 + EARLY, 0.84 + EARLY)),
     ]
+
+
+# Side by side
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_batch_has_the_paths_of_each_utterance_alone(seed: int) -> None:
+    torch.manual_seed(seed)
+    rows, size = 4, 5
+    steps, width = int(torch.randint(1, 30, ())), int(torch.randint(0, 9, ()))
+    log_probs = torch.randn(rows, steps, size).log_softmax(dim=-1)
+    num_steps = torch.randint(1, steps + 1, (rows,))
+    num_tokens = torch.randint(0, width + 1, (rows,))
+    num_steps[0], num_tokens[0] = steps, width
+    tokens = torch.randint(1, size, (rows, width))
+
+    found = align_batch(log_probs, num_steps, tokens, num_tokens, BLANK)
+
+    for row, (length, count) in enumerate(zip(num_steps, num_tokens, strict=True)):
+        alone = align(log_probs[row, :length], tokens[row, :count], BLANK)
+        torch.testing.assert_close(found[row, :count], alone.begins)
+        assert not found[row, count:].any()
+
+
+def test_in_a_batch_what_has_no_path_is_spread_evenly() -> None:
+    broken = torch.full((3, 6), torch.nan)
+    log_probs = torch.stack((sure_of(A, A, A), broken, sure_of(BLANK, A, B)))
+    tokens = torch.tensor([[A, A, A], [A, B, A], [A, B, 0]])
+
+    found = align_batch(
+        log_probs, torch.tensor([3, 3, 3]), tokens, torch.tensor([3, 3, 2]), BLANK
+    )
+
+    assert found.tolist() == [[0.0, 1.0, 2.0], [0.0, 1.0, 2.0], [1.0, 2.0, 0.0]]

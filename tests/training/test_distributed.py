@@ -271,7 +271,7 @@ def test_half_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_rank_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     in_environment(monkeypatch, LOCAL_RANK="first")
 
-    message = r"^RANK, WORLD_SIZE and LOCAL_RANK must be numbers \(.*'first'\)$"
+    message = r"^RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE must be.*'first'\)$"
     with pytest.raises(ConfigError, match=message), torchrun_team(1):
         pass
 

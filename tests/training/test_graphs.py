@@ -123,6 +123,20 @@ def test_a_fixed_shape_changes_neither_losses_nor_gradients(
             torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("texts", [("MISSISSIPPI", "NO"), ("", "NO"), ("", "")])
+def test_a_text_may_be_too_dense_for_ctc_or_empty(texts: tuple[str, str]) -> None:
+    las, made, shape = network(), batch((9, 40), texts), LengthClass(80, 16, 4)
+    expected, expected_losses = plain(las, made, 0.7)
+
+    found, found_losses = step(las, shape, guided=True).run(filled(made, shape), 0.7)
+
+    assert found_losses.isfinite().all()
+    torch.testing.assert_close(found_losses, expected_losses, atol=1e-6, rtol=1e-5)
+    for ours, theirs in zip(found, expected, strict=True):
+        if ours is not None and theirs is not None:
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
 def test_a_batch_leaves_nothing_behind_for_the_next() -> None:
     las, shape = network(), LengthClass(80, 8, 4)
     again = step(las, shape, guided=False)

@@ -2,35 +2,39 @@
 
 import itertools
 import json
-import random
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
 import torch
 from torch import Tensor
 
-from asr.audio import SAMPLE_RATE
 from asr.config import Config, DataConfig
-from asr.data.manifest import Utterance, write_manifest
-from asr.errors import TrainingError
+from asr.data.batching import Batch
+from asr.data.length_classes import LengthClass
+from asr.errors import ConfigError, TrainingError
 from asr.features import AugmentConfig
 from asr.model import fused_steps
 from asr.model.attention import AttentionConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.model.storage import load_model
-from asr.tensor_files import read_tensors
+from asr.tensor_files import read_tensors, write_tensors
 from asr.train import train
 from asr.training import recorded_updates, trainer
+from asr.training.distributed import Team
 from asr.training.graphs import RecordedStep
 from asr.training.loss import LossConfig
+from asr.training.recorded_updates import RecordedUpdates, _largest
 from asr.training.schedule import ScheduleConfig
 from asr.training.trainer import TrainingConfig
-from recipes.toy.make import sing
+from tests.training.test_graphs import TOKENIZER, batch, filled, network
+from tests.training.test_trainer import write_corpus
 
+SHAPE = LengthClass(80, 8, 4)
 TEXTS = ["GO", "ON", "DO IT", "I", "SAW", "US", "AT", "TEA"]
 
 
@@ -38,15 +42,8 @@ TEXTS = ["GO", "ON", "DO IT", "I", "SAW", "US", "AT", "TEA"]
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight utterances to learn from and two to validate on: sung, not spoken."""
     folder = tmp_path_factory.mktemp("corpus")
-    for subset, texts in (("train", TEXTS), ("dev", ["GO AT", "SEE"])):
-        utterances = []
-        for number, text in enumerate(texts):
-            path = folder / f"{subset}-{number}.wav"
-            samples = sing(text, random.Random(f"{subset} {number}"))
-            soundfile.write(path, samples, SAMPLE_RATE)
-            seconds = len(samples) / SAMPLE_RATE
-            utterances.append(Utterance(path.stem, str(path), seconds, text))
-        write_manifest(folder / f"{subset}.jsonl", utterances)
+    write_corpus(folder, "train", TEXTS)
+    write_corpus(folder, "dev", ["GO AT", "SEE"])
     return folder
 
 
@@ -106,27 +103,34 @@ class PowerCut(BaseException):
     """Nothing catches this."""
 
 
-def test_a_training_that_was_stopped_goes_on_bit_for_bit(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def stopped(
+    config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
-    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
-    train(settings(corpus), whole)
+    """Train until a power cut."""
     update, calls = recorded_updates.RecordedUpdates.update, itertools.count(1)
 
     def cut(*args: Any, **kwargs: Any) -> None:
-        if next(calls) == 5:
+        if next(calls) == call:
             raise PowerCut
         update(*args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(recorded_updates.RecordedUpdates, "update", cut)
         with pytest.raises(PowerCut):
-            train(settings(corpus), stopped)
-    assert 0 < checkpoint(stopped)[1]["step"] < checkpoint(whole)[1]["step"]
+            train(config, folder)
 
-    train(settings(corpus), stopped)
 
-    (ours, place), (theirs, expected) = checkpoint(stopped), checkpoint(whole)
+def test_a_training_that_was_stopped_goes_on_bit_for_bit(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, whole = tmp_path / "part", tmp_path / "whole"
+    train(settings(corpus), whole)
+    stopped(settings(corpus), part, monkeypatch, call=5)
+    assert 0 < checkpoint(part)[1]["step"] < checkpoint(whole)[1]["step"]
+
+    train(settings(corpus), part)
+
+    (ours, place), (theirs, expected) = checkpoint(part), checkpoint(whole)
     assert place == expected
     for name, tensor in theirs.items():
         assert torch.equal(ours[name], tensor), name
@@ -161,6 +165,9 @@ def test_an_update_that_is_not_finite_is_left_out(
     assert "1 of the updates before 6 are not finite and left out" in (
         capsys.readouterr().out
     )
+    for line in metrics(tmp_path):
+        assert math.isfinite(line["loss"])
+        assert 0 < line["gradient_norm"] < math.inf
 
 
 def test_several_such_updates_in_a_row_stop_the_training(
@@ -270,3 +277,189 @@ def test_recordings_that_are_not_faithful_are_not_used(
     train(settings(corpus, epochs=1), tmp_path)
 
     assert "training goes on without recordings" in capsys.readouterr().out
+
+
+def spy(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Batch, float]]:
+    """Note each batch and the weight of its guide."""
+    run, seen = RecordedStep.run, list[tuple[Batch, float]]()
+
+    def spied(
+        self: RecordedStep, batch: Batch, guide: float, *args: Any, **kwargs: Any
+    ) -> Any:
+        seen.append((batch, guide))
+        return run(self, batch, guide, *args, **kwargs)
+
+    monkeypatch.setattr(RecordedStep, "run", spied)
+    return seen
+
+
+def test_attention_is_guided_by_alignments_from_the_first_update_on(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = spy(monkeypatch)
+
+    train(settings(corpus), tmp_path)
+
+    guided = [made for made, guide in seen if guide]
+    assert guided
+    for made in guided:
+        assert made.expected is not None
+        for row, steps in enumerate(made.expected[: made.num_real]):
+            count = int(made.num_tokens[row])
+            assert 0 < steps[count] < int(made.num_frames[row]) / 4 + 1
+
+
+def test_an_update_may_have_batches_without_an_utterance(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = spy(monkeypatch)
+
+    train(settings(corpus, accumulate=3), tmp_path)
+
+    assert any(not made.num_real for made, _ in seen)
+    assert checkpoint(tmp_path)[1]["epoch"] == 3
+
+
+def updated(batches: list[Batch], team: Team | None = None) -> list[Tensor]:
+    """Weights after an update with batches; the first is the only real one."""
+    las = network()
+    optimizer = torch.optim.AdamW(las.parameters(), fused=True)
+    average = {n: t.detach().clone() for n, t in las.state_dict().items()}
+    updates = RecordedUpdates(
+        *(las, TOKENIZER, LossConfig(), optimizer, average, team or Team()),
+        precision=torch.float32,
+        clip_norm=1e9,
+        sampled=False,
+        records=False,
+    )
+    options = {"guide": 0.0, "sampling": 0.0, "decay": 0.5}
+    updates.update(batches, SHAPE, num_batches=1, **options)
+    return [parameter.detach() for parameter in las.parameters()]
+
+
+def test_a_batch_without_an_utterance_weighs_nothing_in_an_update() -> None:
+    full = filled(batch(), SHAPE)
+    nothing = torch.zeros(4, dtype=torch.int64)
+    tokens = torch.zeros_like(full.tokens)
+    empty = replace(full, ids=[], num_tokens=nothing, tokens=tokens)
+
+    alone, beside = updated([full]), updated([full, empty])
+
+    for ours, theirs in zip(beside, alone, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+class CrowdedTeam(Team):
+    """Of two processes, the other of which has no memory for the first shapes."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(rank, 2)
+        self.lacking = 1.0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add what the other process has found."""
+        added, self.lacking = values + self.lacking, 0.0
+        return added
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_processes_take_fewer_rows_where_one_has_no_memory(
+    rank: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    las = network()
+    updates = RecordedUpdates(
+        *(las, TOKENIZER, LossConfig(), torch.optim.AdamW(las.parameters())),
+        *({n: t.clone() for n, t in las.state_dict().items()}, CrowdedTeam(rank)),
+        precision=torch.float32,
+        clip_norm=1.0,
+        sampled=False,
+        records=False,
+    )
+
+    classes, fewer = updates.fit(
+        [SHAPE], lambda wanted: filled(batch(), wanted.shape), lambda _: [0, 1]
+    )
+
+    assert (classes, fewer) == ([SHAPE._replace(rows=2)], 2)
+    said = capsys.readouterr().out
+    assert ("no memory for 4 utterances at a time: 2 are taken" in said) is (rank == 0)
+
+
+def test_the_shapes_that_are_tried_are_the_largest_for_listener_and_attention() -> None:
+    short, middle, long = (
+        LengthClass(*shape) for shape in ((100, 8, 64), (400, 40, 8), (800, 96, 7))
+    )
+
+    assert _largest([short, middle, long]) == [short, long]
+
+
+def test_a_run_that_goes_on_in_other_batches_goes_on_at_about_the_same_place(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stopped(settings(corpus, batch_size=1), tmp_path, monkeypatch, call=8)
+    place = checkpoint(tmp_path)[1]
+    assert (place["position"], place["num_batches"]) == (6, 8)
+    seen = spy(monkeypatch)
+
+    train(settings(corpus, batch_size=1, accumulate=4, epochs=1), tmp_path)
+
+    assert "training goes on at about the same place" in capsys.readouterr().out
+    read = [name for made, _ in seen[1:] for name in made.ids]  # 0 is the trial
+    assert len(read) == 4
+    assert checkpoint(tmp_path)[1]["epoch"] == 1
+
+
+def test_a_run_that_goes_on_with_less_memory_ends(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(settings(corpus, batch_size=1), tmp_path, monkeypatch, call=8)
+    tensors, metadata = read_tensors(tmp_path / "checkpoint.safetensors")
+    metadata["place"] |= {"position": 90, "num_batches": 120}  # of a smaller memory
+    write_tensors(tmp_path / "checkpoint.safetensors", tensors, metadata)
+
+    train(settings(corpus, batch_size=1, epochs=1), tmp_path)
+
+    assert checkpoint(tmp_path)[1]["epoch"] == 1
+    assert checkpoint(tmp_path)[1]["step"] == metadata["place"]["step"] + 2
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_weights_of_one(corpus: Path, tmp_path: Path) -> None:
+    """Without chance of the network's, with alignments and a last group that is short.
+
+    Eight utterances in groups of six batches of one: the last has four empty ones.
+    """
+    for name, size, accumulate in (("alone", 1, 6), ("shared", 2, 3)):
+        lengths = {"batch_size": 1, "processes": size, "accumulate": accumulate}
+        config = settings(corpus, average_decay=0.9, **lengths)
+        quiet = replace(
+            config,
+            listener=replace(config.listener, dropout=0.0),
+            speller=replace(config.speller, dropout=0.0),
+            schedule=ScheduleConfig(warmup_steps=2),
+            loss=LossConfig(guide_from=0.0, guide_until=1.0),
+        )
+        train(quiet, tmp_path / name)
+
+    (ours, place), (theirs, expected) = map(
+        checkpoint, (tmp_path / "shared", tmp_path / "alone")
+    )
+    assert place | {"best_loss": 0} == expected | {"best_loss": 0}
+    for name, tensor in theirs.items():
+        if not name.startswith("optimizer"):
+            torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_a_precision_that_is_not_known_is_refused_before_anything_is_read(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: str) -> Tensor:
+        raise AssertionError(path)
+
+    monkeypatch.setattr("asr.data.dataset.read_waveform", read)
+
+    with pytest.raises(ConfigError, match="precision fp16: is not known"):
+        train(settings(corpus, precision="fp16"), tmp_path)
