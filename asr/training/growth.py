@@ -72,6 +72,34 @@ def grow(las: LAS, old: LAS) -> None:
             target.mul_(math.sqrt(before / after))
 
 
+@torch.no_grad()
+def interpolate(start: LAS, trained: LAS, share: float, seed: int) -> LAS:
+    """Return the network between the start of a training and its end.
+
+    On the way from one to the other both the loss on what the training was about and
+    that on what it was not often are lower than at either end.
+
+    Args:
+        start: the weights that the training started from; it grows if it is narrower.
+        trained: what came of them.
+        share: of what was trained, from 0 to 1.
+        seed: of the training, which drew the units that were new.
+
+    Raises:
+        ValueError: see `grow`.
+
+    Source: Wortsman et al. (2022), "Robust fine-tuning of zero-shot models",
+    arXiv:2109.01903.
+    """
+    torch.manual_seed(seed)
+    between = LAS(trained.config, trained.vocab_size)
+    grow(between, start)
+    weights = trained.state_dict()
+    for name, value in between.state_dict().items():
+        value.lerp_(weights[name].to(value), share)
+    return between.eval()
+
+
 def _different(old: LASConfig, new: LASConfig) -> str:
     """Name the first setting that makes another network; the listener's size is none.
 

@@ -14,7 +14,7 @@ from asr.model.listener import ListenerConfig
 from asr.model.lstm import BidirectionalLSTM
 from asr.model.speller import SpellerConfig
 from asr.model.storage import load_model
-from asr.training.growth import grow
+from asr.training.growth import grow, interpolate
 
 SPELLER = SpellerConfig(size=6, embedding_size=5)
 
@@ -110,3 +110,19 @@ def test_nothing_grows_under_several_heads() -> None:
     assert same.speller.attention.get_parameter("value.weight").equal(
         old.speller.attention.get_parameter("value.weight")
     )
+
+
+def test_between_start_and_end_are_the_weights_of_both() -> None:
+    start = network(8)
+    torch.manual_seed(5)
+    trained = network(12)
+    torch.manual_seed(3)
+    grown = LAS(trained.config, trained.vocab_size)
+    grow(grown, start)
+
+    for share in (0.0, 0.25, 1.0):
+        between = interpolate(start, trained, share, seed=3)
+        for name, weight in between.state_dict().items():
+            expected = (1 - share) * grown.state_dict()[name]
+            expected = expected + share * trained.state_dict()[name]
+            torch.testing.assert_close(weight, expected)

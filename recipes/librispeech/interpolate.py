@@ -1,0 +1,41 @@
+"""Write the model between the start of a training and its end (`growth.interpolate`).
+
+recipes/librispeech/interpolate.py las_mini exp/librispeech/las_gpu exp/between
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from asr.cli.scripts import run_main
+from asr.errors import ConfigError
+from asr.model.storage import find_model, load_model, save_model
+from asr.training.growth import interpolate
+
+
+def main() -> None:
+    """Read the command line, and write the model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("start", help="folder of the model that training started from")
+    parser.add_argument("trained", help="folder of the run, or of its model")
+    parser.add_argument("folder", type=Path, help="for the model between")
+    parser.add_argument("--share", type=float, default=0.8, help="of what was trained")
+    parser.add_argument("--seed", type=int, default=7, help="training.seed")
+    args = parser.parse_args()
+    if not 0 <= args.share <= 1:
+        raise ConfigError(f"--share: is from 0 to 1, not {args.share}")
+    start = load_model(find_model(args.start))
+    trained = load_model(find_model(args.trained))
+    try:
+        between = interpolate(start.las, trained.las, args.share, args.seed)
+    except ValueError as error:
+        raise ConfigError(
+            f"{args.trained}: did not come of {args.start} ({error})"
+        ) from error
+    metadata = {**trained.metadata, "share of the training": args.share}
+    save_model(args.folder, between, trained.tokenizer, metadata)
+    print(f"wrote {args.folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main("interpolate", main))
