@@ -1,6 +1,6 @@
 """Write the model between the start of a training and its end (`growth.interpolate`).
 
-recipes/librispeech/interpolate.py las_mini exp/librispeech/las_gpu exp/between
+interpolate.py exp/librispeech/las_mini_stage5 exp/librispeech/las_gpu exp/between
 """
 
 import argparse

@@ -122,7 +122,7 @@ def test_a_model_is_brought_up_to_date_in_its_place(run: Path, tmp_path: Path) -
 def test_the_bundled_model_stays_as_it_is_to_the_bit(tmp_path: Path) -> None:
     bundled = find_model(None)
 
-    folder = export("las_mini", tmp_path / "las_mini").folder
+    folder = export("las_mini", tmp_path / "las_mini", "int8").folder
 
     for name in (WEIGHTS, DESCRIPTION, CARD):
         assert (folder / name).read_bytes() == (bundled / name).read_bytes(), name
