@@ -80,7 +80,8 @@ class RecordedUpdates:
         self._steps = dict[tuple[LengthClass, bool], RecordedStep]()
         self._sums = torch.zeros(5, dtype=torch.float64, device=device)
         self._bad = torch.zeros(2, dtype=torch.int64, device=device)  # all, in a row
-        self._since_read = 0
+        self.since_read = 0
+        """Updates since the last `read`."""
         self._audio = 0.0
 
     def fit(
@@ -212,7 +213,7 @@ class RecordedUpdates:
         self._sums += figures.masked_fill(bad, 0.0)
         self._bad[0] += bad
         self._bad[1] = (self._bad[1] + 1) * bad
-        self._since_read += 1
+        self.since_read += 1
 
     def read(self) -> dict[str, Any]:
         """Wait for the device, and return means and counts since the last look.
@@ -220,22 +221,17 @@ class RecordedUpdates:
         Means are over the updates that were not left out.
         """
         bad, in_a_row = self._bad.tolist()
-        means = self.team.sum(self._sums.cpu()) / (self._since_read - bad)
+        means = self.team.sum(self._sums.cpu()) / (self.since_read - bad)
         total, spelling, ctc, guide, norm = means.tolist()
         audio = float(self.team.sum(torch.tensor(self._audio, dtype=torch.float64)))
         self._sums.zero_()
         self._bad[0] = 0
-        self._since_read, self._audio = 0, 0.0
+        self.since_read, self._audio = 0, 0.0
         return {
             **{"loss": total, "spelling_loss": spelling, "ctc_loss": ctc},
             **{"guide": guide, "gradient_norm": norm / self.team.size},
             **{"audio": audio, "bad": bad, "in_a_row": in_a_row},
         }
-
-    @property
-    def since_read(self) -> int:
-        """Updates since the last `read`."""
-        return self._since_read
 
     def _step(self, shape: LengthClass, batch: Batch, *, guided: bool) -> RecordedStep:
         """Return the recording of a shape; of another phase of the guide none stays."""

@@ -15,6 +15,7 @@ from asr.model.attention import AttentionConfig
 from asr.model.fused_steps import choose_fused, is_fused, kernels_work
 from asr.model.loop_weights import LoopSettings
 from asr.model.speller import Speller, SpellerConfig, Spelling
+from tests.spelling import gradients_of, weighed
 
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 ROOT = Path(__file__).parents[2]
@@ -105,20 +106,12 @@ class Case:
             return self.speller.spell(memory, self.inputs)
 
     def gradients(self, loss: Tensor) -> dict[str, Tensor]:
-        """Return the gradients of h and of every parameter."""
-        leaves = {"h": self.h} | dict(self.speller.named_parameters())
-        found = torch.autograd.grad(
-            loss, list(leaves.values()), retain_graph=True, materialize_grads=True
-        )
-        return dict(zip(leaves, found, strict=True))
+        return gradients_of(self.speller, self.h, loss)
 
 
 def losses(spelling: Spelling) -> Iterator[Tensor]:
     """Yield scalars that weigh all outputs, and the weights alone."""
-    generator = torch.Generator().manual_seed(7)
-    logits, weights = (
-        (x * torch.randn(x.shape, generator=generator).to(x.device)) for x in spelling
-    )
+    logits, weights = weighed(spelling)
     yield logits.sum() + weights.sum()
     yield weights.sum()
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from asr.model.attention import Attention, AttentionConfig
 from asr.model.speller import Speller, SpellerConfig, Spelling
 from asr.model.teacher_forcing import spell_loop
+from tests.spelling import gradients_of, weighed
 
 V = 5
 COMPARISONS = [
@@ -74,20 +75,12 @@ class Case:
         return self.speller.spell(memory, self.inputs)
 
     def gradients(self, loss: Tensor) -> dict[str, Tensor]:
-        """Return the gradients of h and of every parameter."""
-        leaves = {"h": self.h} | dict(self.speller.named_parameters())
-        found = torch.autograd.grad(
-            loss, list(leaves.values()), retain_graph=True, materialize_grads=True
-        )
-        return dict(zip(leaves, found, strict=True))
+        return gradients_of(self.speller, self.h, loss)
 
 
 def losses(spelling: Spelling) -> Iterator[Tensor]:
     """Yield scalars that weigh all outputs, the logits, the weights, and one place."""
-    generator = torch.Generator().manual_seed(7)
-    logits, weights = (
-        (x * torch.randn(x.shape, generator=generator).to(x.dtype)) for x in spelling
-    )
+    logits, weights = weighed(spelling)
     yield logits.sum() + weights.sum()
     yield logits.sum()
     yield weights.sum()
