@@ -22,6 +22,7 @@ from asr.cli import (
     export,
     lm,
     merge,
+    prepare,
     report,
     score,
     train,
@@ -35,7 +36,7 @@ from asr.cli.transcribe import PARTIAL
 
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
-    *(transcribe, explain, data, train, lm, decode, merge, score, report),
+    *(transcribe, explain, prepare, data, train, lm, decode, merge, score, report),
     *(tune, calibrate, evaluate, ablate, export, demo, doctor),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)
