@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from asr.audio import AUDIO_SUFFIXES
+from asr.audio import AUDIO_SUFFIXES, encode
 from asr.data.corpora.entries import ALL, Columns, Entry, Kind, Problem, Subset
+from asr.data.manifest import Utterance
+from asr.data.recordings import read_utterance
 from asr.errors import CorpusError
 
 _TEXT = ("text", "sentence", "transcription", "transcript", "normalized_text")
@@ -53,14 +55,54 @@ def read(
     return [_subset(source, n, splits[n], audio / n, columns) for n in names]
 
 
-def _load(source: str) -> dict[str, Any]:
+def save(utterances: Sequence[Utterance], folder: Path) -> None:
+    """Write a dataset as `load_from_disk` reads it; its audio stays undecoded.
+
+    Args:
+        utterances: parts of long recordings are cut out of them, as FLAC.
+        folder: for the dataset; what is there already is replaced.
+
+    Raises:
+        CorpusError: the library is missing, or the folder cannot be written.
+        AudioError: a recording cannot be read.
+    """
+    datasets = _library(str(folder))
+    rows = {
+        "id": [utterance.id for utterance in utterances],
+        "audio": [_audio(utterance) for utterance in utterances],
+        "text": [utterance.text for utterance in utterances],
+        "speaker": [utterance.speaker for utterance in utterances],
+    }
+    made = datasets.Dataset.from_dict(rows)
+    made = made.cast_column("audio", datasets.Audio(decode=False))
+    try:
+        made.save_to_disk(str(folder))
+    except OSError as error:
+        raise CorpusError(f"{folder}: cannot be written ({error})") from error
+
+
+def _audio(utterance: Utterance) -> dict[str, Any]:
+    path = Path(utterance.audio).resolve()
+    if utterance.start is None:
+        return {"bytes": None, "path": str(path)}
+    content = encode(read_utterance(utterance), "flac")
+    return {"bytes": content, "path": f"{_file_name(utterance.id)}.flac"}
+
+
+def _library(place: str) -> Any:
     try:
         import datasets  # type: ignore[import-untyped]
     except ImportError as error:
         raise CorpusError(
-            f"{source}: needs the library of Hugging Face (pip install "
+            f"{place}: needs the library of Hugging Face (pip install "
             '"listen-attend-spell[datasets]")'
         ) from error
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _load(source: str) -> dict[str, Any]:
+    datasets = _library(source)
     try:
         if Path(source).is_dir():
             found: Any = datasets.load_from_disk(source)
@@ -96,13 +138,13 @@ def _subset(
     used = set[str]()
     for number, row in enumerate(split):
         try:
-            path, id = _file(row[audio], folder, f"{name}-{number:06d}", used)
+            given = "_".join(str(row.get(known) or "").split())
+            path, id = _file(row[audio], folder, given, f"{name}-{number:06d}", used)
         except ValueError as error:
             problems.append(
                 Problem(Kind.NO_AUDIO, f"{source}: {name} {number} {error}")
             )
             continue
-        id = "_".join(str(row.get(known) or id).split())
         said = "" if row[text] is None else str(row[text])
         entries.append(Entry(id, str(path), said, str(row.get(speaker, "") or "")))
     return Subset(name, entries, problems, Path(source))
@@ -115,16 +157,19 @@ def _column(split: Any, source: str) -> str:
     raise CorpusError(f"{source}: has no column of audio")
 
 
-def _file(audio: Any, folder: Path, id: str, used: set[str]) -> tuple[Path, str]:
+def _file(
+    audio: Any, folder: Path, given: str, numbered: str, used: set[str]
+) -> tuple[Path, str]:
     """Return the file of a recording, which is written if there is none; and an id.
 
-    The id is the name of the file, if no other recording had it before.
+    The id is the given one; or else the name of the file, if no other recording had it
+    before; or else a number.
     """
     if not isinstance(audio, dict):
         raise ValueError("has no audio")
     content, path = audio.get("bytes"), audio.get("path")
-    if path and Path(path).stem not in used:
-        id = Path(path).stem
+    stem = "_".join(Path(path or "").stem.split())
+    id = given or (stem if stem and stem not in used else numbered)
     used.add(id)
     if not content:
         if not path:
