@@ -65,8 +65,9 @@ ALIGNMENTS = 3
 """How often, while attention is guided in batches of fixed shapes, it is found out anew
 where the CTC head finds the tokens."""
 
-Draw = Callable[[Path, Tensor, Sequence[str]], None]
-"""Draws (I, J) attention weights into a file, with what the I tokens write."""
+Draw = Callable[[Path, Tensor, Sequence[str], Tensor], None]
+"""Draws (I, J) attention weights into a file, with what the I tokens write and the (N,)
+samples that were listened to."""
 
 
 @dataclass(frozen=True)
@@ -641,7 +642,8 @@ class Trainer:
         folder.mkdir(exist_ok=True)
         path = folder / f"step-{self.place.step:06d}.png"
         pieces = self.tokenizer.pieces(self.dev_set.tokens[index].tolist())
-        self.draw(path, spelling.weights[0].cpu(), pieces)
+        weights, waveform = spelling.weights[0].cpu(), self.dev_set.waveform(index)
+        self.draw(path, weights, pieces, waveform)
 
     def _keep(self, found: Validation) -> None:
         metadata = {

@@ -69,7 +69,9 @@ def settings(corpus: Path, **training: Any) -> Config:
 def _short_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures cost more than the rest; figures are read more often; one process."""
 
-    def draw_nothing(path: Path, weights: Tensor, tokens: Sequence[str]) -> None:
+    def draw_nothing(
+        path: Path, weights: Tensor, tokens: Sequence[str], _: Tensor
+    ) -> None:
         path.write_text(f"{tuple(weights.shape)} {''.join(tokens)}")
 
     monkeypatch.setattr("asr.train.draw_attention", draw_nothing)
