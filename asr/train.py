@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.multiprocessing.spawn import (
     ProcessException,
     ProcessExitedException,
@@ -246,10 +247,14 @@ def _trainer(
             "tokenizer": tokenizer.to_dict(),
             **({"attention_class": own} if own else {}),
         },
-        draw=draw_attention,
+        draw=_draw,
         team=team,
         corpus=_device_corpus(config, train_set, team),
     )
+
+
+def _draw(path: Path, weights: Tensor, tokens: Sequence[str], waveform: Tensor) -> None:
+    draw_attention(path, weights, tokens, waveform=waveform)
 
 
 def _device_corpus(

@@ -30,8 +30,8 @@ def draw_attention(
     path: Path,
     weights: Tensor,
     tokens: Sequence[str],
-    waveform: Tensor | None = None,
     seconds_per_step: float | None = None,
+    waveform: Tensor | None = None,
 ) -> None:
     """Draw where the speller looked for each token, over time, as a PNG.
 
@@ -40,10 +40,10 @@ def draw_attention(
         weights: (I, J) alpha; a last row for <eos> may be missing.
         tokens: what each of the rows writes: a character, or several. Those that write
             one letter, a base and its marks, share a row.
-        waveform: (N,) what was listened to, at 16 kHz, whose spectrogram stands on top;
-            the time axis is in seconds then.
         seconds_per_step: length of a listener step, for a time axis in seconds; None
             for one that counts steps.
+        waveform: (N,) what was listened to, at 16 kHz, whose spectrogram stands on top;
+            the time axis is in seconds then.
     """
     letters, weights = joined_letters(tokens, weights)
     rows = row_names([*letters, _END])[: len(weights)]

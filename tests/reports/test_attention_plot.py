@@ -80,7 +80,7 @@ def test_the_spectrogram_stands_above_on_the_same_seconds(
 ) -> None:
     waveform = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0))
 
-    draw_attention(tmp_path / "alpha.png", torch.eye(3, 10), "GO", waveform)
+    draw_attention(tmp_path / "alpha.png", torch.eye(3, 10), "GO", waveform=waveform)
 
     top, axes = drawn[0].axes
     assert top.get_ylabel() == "frequency [Hz]"

@@ -70,7 +70,7 @@ def _short_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures cost more than the rest; figures are read more often; one process."""
 
     def draw_nothing(
-        path: Path, weights: Tensor, tokens: Sequence[str], _: Tensor
+        path: Path, weights: Tensor, tokens: Sequence[str], waveform: Tensor
     ) -> None:
         path.write_text(f"{tuple(weights.shape)} {''.join(tokens)}")
 

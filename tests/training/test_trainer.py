@@ -114,7 +114,9 @@ def calm(config: Config) -> Config:
     )
 
 
-def draw_nothing(path: Path, weights: Tensor, tokens: Sequence[str], _: Tensor) -> None:
+def draw_nothing(
+    path: Path, weights: Tensor, tokens: Sequence[str], waveform: Tensor
+) -> None:
     """Pictures cost more than the rest of such a training."""
     path.write_text(f"{tuple(weights.shape)} {''.join(tokens)}")
 
