@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from asr.errors import CheckpointError, ConfigError
+from asr.foreign import check_name, read_file
 from asr.text import CharTokenizer, Tokenizer
 
 SUBWORDS: Final = "subwords.model"
@@ -159,8 +160,7 @@ class Subwords:
                 installed.
         """
         try:
-            with path.open("rb") as file:
-                return cls(file.read(MOST_BYTES))
+            return cls(read_file(path, MOST_BYTES))
         except OSError as error:
             raise CheckpointError(
                 f"{path}: cannot be read ({error.strerror})"
@@ -253,6 +253,7 @@ def _spelled(processor: Any, num_special: int) -> tuple[str, ...]:
         plain = not (processor.is_byte(token) or processor.is_control(token))
         if not plain or _SPACE in piece[1:] or any(c.isspace() for c in piece):
             raise ValueError(f"has a token that is no part of one word, {piece!r:.40}")
+        check_name(piece, "a token")
     written = (piece.replace(_SPACE, " ") for piece in pieces[num_special:])
     return ("",) * num_special + tuple(written)
 

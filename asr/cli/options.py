@@ -3,9 +3,10 @@
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from asr.errors import ConfigError
+from asr.errors import one_line as one_line  # for all commands
 
 if TYPE_CHECKING:
     from asr.inference.cluster import Cluster
@@ -42,6 +43,10 @@ class Parser(argparse.ArgumentParser):
         if left:
             self.error(f"unrecognized arguments: {' '.join(left)}")
         return found
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong with the arguments, in one line, and exit."""
+        super().error(one_line(message))
 
 
 def is_setting(argument: str) -> bool:
@@ -281,12 +286,3 @@ def refuse_overwriting(output: Path, *inputs: Path) -> None:
     for path in inputs:
         if output.exists() and path.exists() and output.samefile(path):
             raise ConfigError(f"{output}: would be overwritten (name another file)")
-
-
-def one_line(text: str) -> str:
-    """Show what cannot be printed in a line (a file's name may hold anything).
-
-    >>> one_line("a\\nb.wav: is empty")
-    'a\\\\nb.wav: is empty'
-    """
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

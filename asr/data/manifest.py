@@ -3,7 +3,7 @@
 {"id": "84-121123-0000", "audio": "84-121123-0000.flac", "duration": 4.2,
  "text": "GO DO YOU HEAR", "speaker": "84"}
 
-Other keys may stand on a line; they are not read.
+Other keys may stand on a line; they are not read. Blank lines are left out.
 """
 
 import json
@@ -14,6 +14,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from asr.errors import ConfigError, ManifestError
+from asr.foreign import (
+    MOST_SECONDS,
+    check_name,
+    check_path,
+    check_text,
+    parse_table,
+    read_lines,
+)
 
 Item = TypeVar("Item")
 
@@ -40,12 +48,18 @@ class Utterance:
                 raise ValueError(f"{name} must be a string")
         if not self.id:
             raise ValueError("an utterance needs an id")
+        check_name(self.id, "id")
+        check_path(self.audio, "audio")
+        check_text(self.text, "text")
+        check_name(self.speaker, "speaker")
         if isinstance(self.duration, bool) or not isinstance(
             self.duration, int | float
         ):
             raise ValueError(f"{self.id} has a duration that is no number")
-        if not 0 < self.duration < float("inf"):
+        if not 0 < self.duration:
             raise ValueError(f"{self.id} has duration {self.duration}, not above zero")
+        if self.duration > MOST_SECONDS:
+            raise ValueError(f"{self.id} has an impossible duration, {self.duration:g}")
 
 
 _FIELDS = frozenset(field.name for field in fields(Utterance))
@@ -61,19 +75,20 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     path = Path(path)
     utterances, first_line = list[Utterance](), dict[str, int]()
     try:
-        with path.open(encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
-                utterance = parse_line(line, path, number)
-                seen = first_line.setdefault(utterance.id, number)
-                if seen != number:
-                    raise ManifestError(
-                        f"{path}:{number}: {utterance.id} is already on line {seen}"
-                    )
-                utterances.append(utterance)
+        for number, line in enumerate(read_lines(path), 1):
+            if line.isspace():
+                continue
+            utterance = parse_line(line, path, number)
+            seen = first_line.setdefault(utterance.id, number)
+            if seen != number:
+                raise ManifestError(
+                    f"{path}:{number}: {utterance.id} is already on line {seen}"
+                )
+            utterances.append(utterance)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: is not UTF-8 text") from error
+    except ValueError as error:
+        raise ManifestError(f"{path}: {error}") from error
     if not utterances:
         raise ManifestError(f"{path}: is empty (one utterance a line was expected)")
     return utterances
@@ -115,9 +130,7 @@ def parse_line(line: str, path: Path, number: int) -> Utterance:
         ManifestError: it is no utterance.
     """
     try:
-        entries = json.loads(line)
-        if not isinstance(entries, dict):
-            raise ValueError("a JSON object was expected")
+        entries = parse_table(line)
         known = {k: v for k, v in entries.items() if k in _FIELDS}
         if isinstance(known.get("audio"), str):
             folder = os.path.dirname(path)

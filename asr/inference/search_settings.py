@@ -19,6 +19,7 @@ from typing import Any
 
 from asr.decoding.config import DecodingConfig, replaced
 from asr.errors import CheckpointError, ConfigError
+from asr.foreign import parse_table
 from asr.model.storage import add_further, read_further
 
 DECODING = "decoding.json"
@@ -136,9 +137,9 @@ def _read(folder: Path) -> dict[str, Any]:
     if content is None:
         return {}
     try:
-        tree = json.loads(content)
+        tree = parse_table(content)
         version = tree.pop("version")
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+    except (ValueError, KeyError) as error:
         raise CheckpointError(
             f"{place}: holds no settings of a search ({error!r:.60})"
         ) from error
@@ -153,5 +154,4 @@ def _read(folder: Path) -> dict[str, Any]:
                 f"{place}: {key!r:.40} is no table of settings of {DECODING} "
                 f"({', '.join(Situation)})"
             )
-    found: dict[str, Any] = tree
-    return found
+    return tree

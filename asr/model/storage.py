@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from asr.errors import CheckpointError
+from asr.foreign import parse_table, read_file, settings_of
 from asr.model.attention import (
     BUILT_IN,
     Attention,
@@ -40,6 +41,7 @@ from asr.tensor_files import (
     Undrawn,
     as_bytes,
     check_files,
+    check_weights,
     checksums,
     dequantize_rows,
     inside,
@@ -245,11 +247,26 @@ def read_model(folder: Path) -> StoredModel:
             raise ValueError("attention_class is not the name of a class")
         tokenizer = _tokenizer(folder, description)
         before = description.get("facts")  # the key of format 2
-        metadata = dict(description["metadata"] if before is None else before)
+        metadata = description["metadata"] if before is None else before
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata is no table")
     except (KeyError, TypeError, ValueError, CheckpointError) as error:
         raise _no_model(place, error) from error
-    weights = _unpacked(path, read_tensors(path)[0])
+    stored = read_tensors(path)[0]
+    try:
+        check_weights(stored)
+        _check_norm(stored)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error} (train the model again)") from error
+    weights = _unpacked(path, stored)
     return StoredModel(config, own, tokenizer, metadata, weights)
+
+
+def _check_norm(stored: Mapping[str, Tensor]) -> None:
+    """Refuse deviations that features cannot be divided by."""
+    std = stored.get("norm.std")
+    if std is not None and not bool((std > 0).all()):
+        raise ValueError("norm.std holds a deviation that is not above zero")
 
 
 def load_model(folder: Path, attention: type[Attention] | None = None) -> Model:
@@ -395,7 +412,7 @@ def _read_listed(
         return None
     path = inside(folder, name, folder / DESCRIPTION)
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -434,14 +451,13 @@ def _description(folder: Path) -> dict[str, Any]:
     """
     place = folder / DESCRIPTION
     try:
-        text = place.read_text(encoding="utf-8")
-        description = json.loads(text)
+        description = parse_table(read_file(place))
         number = description["format"]
     except OSError as error:
         raise CheckpointError(
             f"{folder}: holds no model ({DESCRIPTION} cannot be read: {error.strerror})"
         ) from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, ValueError) as error:
         raise _no_model(place, error) from error
     inside(folder, DESCRIPTION, place)
     known = (_UNCHECKED, _CHECKED, _FLOATS, FORMAT)
@@ -459,8 +475,7 @@ def _description(folder: Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{place}: has no checksum of {WEIGHTS} (copy the whole folder again)"
             )
-    found: dict[str, Any] = description
-    return found
+    return description
 
 
 def _as_json(description: Mapping[str, Any]) -> bytes:
@@ -480,11 +495,12 @@ def las_config(tree: Mapping[str, Any]) -> LASConfig:
     Raises:
         KeyError, TypeError, ValueError: they are not such settings.
     """
-    attention = dict(tree["attention"])
-    if "segment" in attention:  # the name of format 2
-        attention["block_size"] = attention.pop("segment")
+    attention = tree["attention"]
+    if isinstance(attention, dict) and "segment" in attention:  # of format 2
+        attention = {**attention, "block_size": attention["segment"]}
+        del attention["segment"]
     return LASConfig(
-        listener=ListenerConfig(**tree["listener"]),
-        attention=AttentionConfig(**attention),
-        speller=SpellerConfig(**tree["speller"]),
+        listener=settings_of(ListenerConfig, tree["listener"]),
+        attention=settings_of(AttentionConfig, attention),
+        speller=settings_of(SpellerConfig, tree["speller"]),
     )

@@ -5,6 +5,7 @@ place in the data, the time spent and the run's settings. Chance needs no place:
 it is drawn anew from (seed, update) or (seed, epoch, utterance).
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ import torch
 from torch import Tensor
 
 from asr.errors import CheckpointError
-from asr.tensor_files import read_tensors, write_tensors
+from asr.foreign import settings_of
+from asr.tensor_files import (
+    check_weights,
+    read_metadata,
+    read_tensors,
+    write_tensors,
+)
 
 
 @dataclass
@@ -71,9 +78,9 @@ def load_checkpoint(
     Raises:
         CheckpointError: it is missing, damaged, or of another network.
     """
-    tensors, metadata = read_tensors(path)
+    place, tensors = read_place(path), read_tensors(path)[0]
     try:
-        place = Place(**metadata["place"])
+        _check_numbers(tensors)
         model.load_state_dict(_part(tensors, "model."))
         for name, value in _part(tensors, "average.").items():
             average[name].copy_(value)
@@ -82,6 +89,25 @@ def load_checkpoint(
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: is of another network ({reason})") from error
     return place
+
+
+def read_place(path: Path) -> Place:
+    """Read only where a training was.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+    """
+    try:
+        return settings_of(Place, read_metadata(path)["place"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: is no checkpoint ({error})") from error
+
+
+def _check_numbers(tensors: dict[str, Tensor]) -> None:
+    """Refuse weights and moments that no training goes on from."""
+    moments = _part(tensors, "optimizer.")
+    check_weights(moments, math.inf)
+    check_weights({n: w for n, w in tensors.items() if not n.startswith("optimizer.")})
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -99,5 +125,15 @@ def _load_optimizer(
     for key, value in moments.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
+        _check_moment(optimizer, int(index), value)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _check_moment(optimizer: torch.optim.Optimizer, index: int, value: Tensor) -> None:
+    """Refuse a moment of another weight; torch would notice at the next update."""
+    weights = [w for group in optimizer.param_groups for w in group["params"]]
+    if not 0 <= index < len(weights):
+        raise ValueError(f"there is no weight {index}")
+    if value.dim() and value.shape != weights[index].shape:
+        raise ValueError(f"a moment of weight {index} has another shape")

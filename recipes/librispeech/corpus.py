@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import signal
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -191,15 +192,14 @@ def read_chapter(folder: Path) -> Prepared:
     ]
     utterances = []
     for id_ in texts.keys() & audio.keys():
+        path, speaker = str(audio[id_]), id_.split("-")[0]
         try:
-            seconds = duration(audio[id_])
+            seconds = duration(path)
+            utterances.append(Utterance(id_, path, seconds, texts[id_], speaker))
         except AudioError as error:
             problems.append(Problem(Kind.UNREADABLE, str(error)))
-        else:
-            speaker = id_.split("-")[0]
-            utterances.append(
-                Utterance(id_, str(audio[id_]), seconds, texts[id_], speaker)
-            )
+        except ValueError as error:
+            problems.append(Problem(Kind.UNREADABLE, f"{path}: {error}"))
     return Prepared(utterances, problems)
 
 
@@ -208,7 +208,8 @@ def _read_texts(paths: Iterable[Path]) -> tuple[dict[str, str], list[Problem]]:
     for path in paths:
         if not path.name.endswith(TRANSCRIPT_SUFFIX):
             continue
-        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        lines = path.read_bytes().removeprefix(BOM_UTF8).split(b"\n")
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from asr.cli.scripts import run_main
 from asr.data.manifest import write_manifest
-from asr.errors import CorpusError
+from asr.errors import CorpusError, one_line
 
 sys.path.append(str(Path(__file__).parents[2]))  # so that it runs as a script, too
 
@@ -125,7 +125,7 @@ def _make_folder(path: Path) -> None:
 
 def _write(data: Path, subset: str, found: Prepared) -> None:
     listing = data / f"{subset}.problems.txt"
-    lines = sorted(f"{problem.kind}: {problem.what}\n" for problem in found.problems)
+    lines = sorted(one_line(f"{one.kind}: {one.what}") + "\n" for one in found.problems)
     try:
         write_manifest(data / f"{subset}.jsonl", found.utterances)
         if lines:
