@@ -6,8 +6,8 @@ they are no files at all but pipes and devices that never end. The readers of th
 package let their content in through this module, so that the code behind them meets
 plain tables of plain numbers and texts only.
 
-What is wrong is an `OSError` (of the file) or a `ValueError` (of its content), both with
-a reason of a few words; the reader knows the place and makes its own error of it.
+What is wrong is an `OSError` (of the file) or a `ValueError` (of its content) with a
+reason of a few words; the reader, which knows the place, makes its own error of it.
 """
 
 import errno
@@ -27,7 +27,9 @@ Kind = TypeVar("Kind")
 
 # How large things may be. What real models and corpora hold stays far below.
 MOST_BYTES = 2**24
-"""Of a description, of settings: model.json, decoding.json, a YAML (they have 2 kB)."""
+"""Of a file of a model but for its weights: model.json has 2 kB, a card 10."""
+MOST_SETTINGS = 2**18
+"""Of settings in YAML, which takes longer to read than anything else: 2 kB."""
 MOST_IN_A_LINE = 2**24
 """Characters of a manifest: the text of an hour has 60,000."""
 MOST_DEPTH = 32
@@ -57,6 +59,24 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
     if len(content) > most:  # it grew
         raise _refused(f"it has more than {most} bytes", path)
     return content
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """Read a text in UTF-8; a byte order mark is left out.
+
+    Raises:
+        OSError: as `read_file`.
+        ValueError: it is not UTF-8.
+    """
+    return as_text(read_file(path, most))
+
+
+def as_text(content: bytes) -> str:
+    """Return the text that bytes stand for, as `read_text` does."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("is not UTF-8 text") from error
 
 
 def check_file(path: Path, most: int | None = None) -> None:
@@ -153,10 +173,7 @@ def parse_json(text: str | bytes) -> Any:
             text holds a lone surrogate, or it is nested deeper than `MOST_DEPTH`.
     """
     if isinstance(text, bytes):
-        try:
-            text = text.decode()
-        except UnicodeDecodeError as error:
-            raise ValueError("is not UTF-8 text") from error
+        text = as_text(text)
     text = text.removeprefix("\ufeff")  # a byte order mark
     if text.count("[") + text.count("{") > MOST_DEPTH and _depth(text) > MOST_DEPTH:
         raise ValueError(f"is nested deeper than {MOST_DEPTH} times")

@@ -56,7 +56,7 @@ class Utterance:
             self.duration, int | float
         ):
             raise ValueError(f"{self.id} has a duration that is no number")
-        if not 0 < self.duration:
+        if not self.duration > 0:
             raise ValueError(f"{self.id} has duration {self.duration}, not above zero")
         if self.duration > MOST_SECONDS:
             raise ValueError(f"{self.id} has an impossible duration, {self.duration:g}")

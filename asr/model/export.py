@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr.errors import CheckpointError
-from asr.foreign import parse_table, read_file
+from asr.foreign import parse_table, read_file, read_text
 from asr.model.storage import (
     CARD,
     DESCRIPTION,
@@ -169,7 +169,7 @@ def _read(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        return read_file(inside(path.parent, path.name, path)).decode()
+        return read_text(inside(path.parent, path.name, path))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
 

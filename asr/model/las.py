@@ -27,7 +27,6 @@ from asr.model.plain_steps import PlainSteps, SpellerSteps
 from asr.model.speller import Speller, SpellerConfig, Spelling
 from asr.model.speller_search import LASSteps, StepWeights
 
-
 _MOST = {
     "listener.size": 8192,
     "attention.size": 8192,

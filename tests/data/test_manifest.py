@@ -179,7 +179,7 @@ def test_an_id_is_there_once(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("{", "Expecting property name"),
-        ("", "Expecting value"),
+        ("-", "Expecting value"),
         ('["a"]', "a JSON object was expected"),
         ('{"id": "a"}', "missing 3 required"),
         (json.dumps(entry(id="")), "an utterance needs an id"),
@@ -191,8 +191,8 @@ def test_an_id_is_there_once(tmp_path: Path) -> None:
         (json.dumps(entry(duration=True)), "a has a duration that is no number"),
         (json.dumps(entry(duration=0)), "a has duration 0, not above zero"),
         (json.dumps(entry(duration=-1.5)), "a has duration -1.5, not above zero"),
-        (json.dumps(entry(duration=float("nan"))), "a has duration nan"),
-        (json.dumps(entry(duration=float("inf"))), "a has duration inf"),
+        (json.dumps(entry(duration=float("nan"))), "NaN is no number"),
+        (json.dumps(entry(duration=float("inf"))), "Infinity is no number"),
     ],
 )
 def test_a_bad_line_is_reported_by_its_number(

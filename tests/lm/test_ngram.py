@@ -249,8 +249,8 @@ def test_a_table_of_another_make_is_refused(
 
 def test_a_word_without_end_is_refused() -> None:
     first = Level(np.arange(3), np.log([0.7, 0.1, 0.2]), np.zeros(3))
-    with pytest.raises(ValueError, match="a word has more than 1000 letters"):
-        WordNGram(["A" * 1001], [first])
+    with pytest.raises(ValueError, match="a word has more than 100 letters"):
+        WordNGram(["A" * 101], [first])
 
 
 def test_n_grams_that_no_number_holds_are_refused() -> None:
