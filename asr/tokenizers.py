@@ -1,6 +1,7 @@
 """Which units the network writes: characters, or subwords made from the texts.
 
-Characters (`asr.text.CharTokenizer`) need nothing but their alphabet. Subwords are the
+Characters (`asr.text.CharTokenizer`) need nothing but their alphabet, English or that
+of the training texts (`asr.alphabet`). Subwords are the
 pieces of words that are worth a token of their own; which ones, is learned from texts
 by sentencepiece, an optional extra: `pip install "listen-attend-spell[subwords]"`. A
 vocabulary of subwords is a file of its own, beside model.json.
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from asr.alphabet import alphabet_of, read_alphabet
 from asr.errors import CheckpointError, ConfigError
 from asr.foreign import check_name, read_file
 from asr.text import CharTokenizer, Tokenizer
@@ -25,6 +27,10 @@ SUBWORDS: Final = "subwords.model"
 """The file of a vocabulary of subwords, as sentencepiece writes it."""
 MOST_BYTES: Final = 16 * 2**20
 """Of such a file: a vocabulary of 250,000 subwords has a third of that."""
+ENGLISH: Final = "english"
+"""The alphabet of LibriSpeech."""
+AUTO: Final = "auto"
+"""The alphabet of the training texts."""
 _SPACE = "\u2581"  # how sentencepiece writes the space that begins a word
 _EXTRA = 'needs sentencepiece (pip install "listen-attend-spell[subwords]")'
 
@@ -41,6 +47,9 @@ class TokenizerConfig:
     """characters; or subwords, made from the training texts as the run begins."""
     size: int | None = None
     """V: how many subwords, special tokens counted. Characters have their number."""
+    alphabet: str = ENGLISH
+    """Of characters: english (A to Z, apostrophe, space), auto (what the training
+    texts have), or the path of a file that holds them."""
 
     def __post_init__(self) -> None:
         """Refuse a kind that is not known, and a number that has no use."""
@@ -57,14 +66,31 @@ class TokenizerConfig:
             raise ValueError(
                 "tokenizer.size: tokenizer.kind=subwords needs it (300, say)"
             )
+        if self.kind == "subwords" and self.alphabet != ENGLISH:
+            raise ValueError(
+                "tokenizer.alphabet: is for tokenizer.kind=characters only (subwords "
+                "take their characters from the texts)"
+            )
 
     def make(self, texts: Iterable[str]) -> Tokenizer:
         """Make a tokenizer from texts.
 
         Raises:
-            ConfigError: the texts do not give so many subwords, or need more.
+            ConfigError: the texts do not give so many subwords, or need more; or there
+                is no such alphabet.
         """
-        return CharTokenizer() if self.size is None else Subwords.make(texts, self.size)
+        if self.size is not None:
+            return Subwords.make(texts, self.size)
+        if self.alphabet == ENGLISH:
+            return CharTokenizer()
+        if self.alphabet == AUTO:
+            return CharTokenizer(alphabet_of(texts))
+        return CharTokenizer(read_alphabet(Path(self.alphabet)))
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether the tokenizer depends on the training texts."""
+        return self.kind == "subwords" or self.alphabet == AUTO
 
 
 @dataclass(frozen=True)
@@ -240,6 +266,13 @@ class Subwords:
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as bytes."""
         return Subwords, (self.model,)
+
+
+def alphabet_written(tokenizer: Tokenizer) -> str:
+    """Return the alphabet that a tokenizer can write."""
+    if isinstance(tokenizer, CharTokenizer):
+        return tokenizer.characters
+    return alphabet_of(tokenizer.pieces(range(tokenizer.eos + 1, tokenizer.size)))
 
 
 def _spelled(processor: Any, num_special: int) -> tuple[str, ...]:

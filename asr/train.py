@@ -273,8 +273,10 @@ def _tokenizer(config: Config, folder: Path) -> Tokenizer:
     one that starts from another model takes that model's.
     """
     settings, kept = config.tokenizer, folder / SUBWORDS
-    if settings.kind != "subwords":
+    if not settings.needs_texts:
         return settings.make(())
+    if settings.kind != "subwords":
+        return settings.make(utterance.text for utterance in chosen(config.data))
     if kept.exists() and (folder / CHECKPOINT).exists():
         return Subwords.read(kept)
     if config.training.start:

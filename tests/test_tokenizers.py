@@ -19,12 +19,13 @@ from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.errors import CheckpointError, ConfigError
 from asr.model.storage import load_model
 from asr.scoring import word_error_rate
-from asr.text import CharTokenizer, Tokenizer
+from asr.text import ALPHABET, CharTokenizer, Tokenizer
 from asr.tokenizers import (
     MOST_BYTES,
     SUBWORDS,
     Subwords,
     TokenizerConfig,
+    alphabet_written,
     read_tokenizer,
 )
 from asr.transcript import Transcript
@@ -157,6 +158,30 @@ def test_a_size_that_cannot_be_is_refused_in_one_line(size: int, error: str) -> 
 def test_settings_make_a_tokenizer(subwords: Subwords) -> None:
     assert TokenizerConfig().make(TEXTS) == CharTokenizer()
     assert TokenizerConfig("subwords", 22).make(iter(TEXTS)) == subwords
+
+
+def test_the_alphabet_is_english_that_of_the_texts_or_that_of_a_file(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "alphabet.txt"
+    path.write_text("abc\n", encoding="utf-8")
+
+    made = [
+        TokenizerConfig(alphabet=alphabet).make(["Über, so"])
+        for alphabet in ("english", "auto", str(path))
+    ]
+
+    assert [alphabet_written(tokenizer) for tokenizer in made] == [
+        ALPHABET,
+        " ,beorsÜ",
+        " abc",
+    ]
+    assert alphabet_written(Subwords.make(["a b", "ab c ä"], 10)) == " abcä"
+
+
+def test_an_alphabet_for_subwords_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"tokenizer.alphabet: is for .*=characters"):
+        TokenizerConfig("subwords", 22, "auto")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE, read_waveform
 from asr.cli.scripts import run_main
 from asr.data.manifest import read_manifest
+from asr.data.recordings import read_utterance
 from asr.decoding.config import DecodingConfig
 from asr.features import FRAMES_PER_SECOND, HOP, log_mel, mel_spectrogram
 from asr.inference.recognizer import Recognizer
@@ -452,7 +453,7 @@ def draw_toy(folder: Path, runs: Path) -> None:
     """Draw what models of the toy corpus looked at in one of its recordings."""
     utterances = read_manifest(runs / "data" / "test.jsonl")
     utterance = next(one for one in utterances if one.id == TOY)
-    waveform = read_waveform(utterance.audio)
+    waveform = read_utterance(utterance)
     readings, sizes = dict[str, Reading](), dict[str, int]()
     for kind in (*KINDS, "heads"):
         model = load_model(find_model(runs / kind))

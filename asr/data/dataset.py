@@ -14,7 +14,6 @@ from typing import NamedTuple, overload
 import torch
 from torch import Tensor
 
-from asr.audio import read_waveform
 from asr.data.disturbances import (
     NOTHING,
     Disturbance,
@@ -22,6 +21,7 @@ from asr.data.disturbances import (
     draw_disturbance,
 )
 from asr.data.manifest import Utterance, spread
+from asr.data.recordings import read_utterance
 from asr.data.shards import ShardedUtterances
 from asr.errors import ManifestError
 from asr.features import (
@@ -195,7 +195,7 @@ class Dataset:
             utterance = self.utterances[index]
             if isinstance(self.utterances, ShardedUtterances):
                 self.utterances.read_ahead(index)
-            waveform = read_waveform(utterance.audio)
+            waveform = read_utterance(utterance)
             with self._lock:
                 if index not in self._cache and self._room >= utterance.duration:
                     self._room -= utterance.duration
@@ -241,5 +241,6 @@ def _encode(utterance: Utterance, tokenizer: Tokenizer) -> Tensor:
         return torch.tensor(tokenizer.encode(utterance.text), dtype=torch.int64)
     except ValueError as error:
         raise ManifestError(
-            f"{utterance.id}: {error} (use asr.text.normalize)"
+            f"{utterance.id}: {error} (tokenizer.alphabet=auto learns what the texts "
+            "have)"
         ) from error

@@ -29,12 +29,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from asr.audio import SAMPLE_RATE, read_waveform
+from asr.audio import SAMPLE_RATE
 from asr.data.batching import Batch
 from asr.data.dataset import Augmentation, Dataset
 from asr.data.disturbances import NOTHING
 from asr.data.length_classes import ClassBatch, Length, LengthClass
 from asr.data.manifest import Utterance
+from asr.data.recordings import read_utterance
 from asr.errors import AudioError, ConfigError, TrainingError
 from asr.features import (
     HOP,
@@ -259,15 +260,15 @@ class DeviceCorpus:
     @contextmanager
     def _decoded(self) -> Iterator[Iterator[list[np.ndarray]]]:
         """Decode all recordings, in order, at all speeds."""
-        paths = [utterance.audio for utterance in self.dataset.utterances]
+        utterances = self.dataset.utterances
         decode = partial(_decode, speeds=self.speeds)
         if self.processes == 1:
-            yield map(decode, paths)
+            yield map(decode, utterances)
             return
         context = multiprocessing.get_context("forkserver")
         pool = ProcessPoolExecutor(self.processes, context, _begin_reading)
         try:
-            yield pool.map(decode, paths, chunksize=_AT_A_TIME)
+            yield pool.map(decode, utterances, chunksize=_AT_A_TIME)
         except BrokenProcessPool as error:
             raise _reader_died(error) from error
         finally:
@@ -388,9 +389,9 @@ def _filled(rows: Sequence[Tensor], height: int, width: int) -> Tensor:
     return filled
 
 
-def _decode(path: str, speeds: Sequence[float]) -> list[np.ndarray]:
+def _decode(utterance: Utterance, speeds: Sequence[float]) -> list[np.ndarray]:
     """Read a recording, at several speeds, as 16-bit numbers."""
-    waveform = read_waveform(path)
+    waveform = read_utterance(utterance)
     return [_packed(change_speed(waveform, speed)) for speed in speeds]
 
 
@@ -444,7 +445,7 @@ class _Samples(torch.utils.data.Dataset[tuple[Tensor, Tensor] | AudioError]):
         lengths = torch.zeros(rows, dtype=torch.int64)
         for row, (index, place) in enumerate(zip(batch.indexes, speeds, strict=True)):
             utterance = self.utterances[index]
-            (samples,) = _decode(utterance.audio, (self.speeds[place],))
+            (samples,) = _decode(utterance, (self.speeds[place],))
             if len(samples) > room + _ROUNDED:
                 raise AudioError(
                     f"{utterance.audio}: lasts longer than in its manifest, "

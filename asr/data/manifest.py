@@ -3,7 +3,8 @@
 {"id": "84-121123-0000", "audio": "84-121123-0000.flac", "duration": 4.2,
  "text": "GO DO YOU HEAR", "speaker": "84"}
 
-Other keys may stand on a line; they are not read. Blank lines are left out.
+An utterance that is a part of a long recording has "start", too: the second where it
+starts. Other keys may stand on a line; they are not read. Blank lines are left out.
 """
 
 import json
@@ -11,7 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from asr.errors import ConfigError, ManifestError
 from asr.foreign import (
@@ -40,6 +41,9 @@ class Utterance:
     text: str
     """Reference transcript; empty where it is unknown."""
     speaker: str = ""
+    start: float | None = None
+    """Second of the recording where the utterance starts; None where it is all of
+    the recording."""
 
     def __post_init__(self) -> None:
         """Refuse an utterance that no later step could use."""
@@ -60,6 +64,21 @@ class Utterance:
             raise ValueError(f"{self.id} has duration {self.duration}, not above zero")
         if self.duration > MOST_SECONDS:
             raise ValueError(f"{self.id} has an impossible duration, {self.duration:g}")
+        if self.start is not None:
+            self._check_start(self.start)
+
+    def _check_start(self, start: object) -> None:
+        if isinstance(start, bool) or not isinstance(start, int | float):
+            raise ValueError(f"{self.id} has a start that is no number")
+        if not 0 <= start <= MOST_SECONDS:
+            raise ValueError(f"{self.id} starts at {start}, not at a second from 0 on")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return its entries in a manifest."""
+        entries = asdict(self)
+        if self.start is None:
+            del entries["start"]
+        return entries
 
 
 _FIELDS = frozenset(field.name for field in fields(Utterance))
@@ -158,7 +177,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
         with partial.open("w", encoding="utf-8", newline="\n") as lines:
             for utterance in utterances:
                 audio = os.path.relpath(Path(utterance.audio).resolve(), folder)
-                entry = {**asdict(utterance), "audio": audio}
+                entry = {**utterance.to_dict(), "audio": audio}
                 lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
         partial.replace(path)
     except OSError as error:

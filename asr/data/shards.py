@@ -2,7 +2,8 @@
 
 A disk or a network reads a file of an hour of speech much faster than its 300 short
 recordings. A shard is a tar file in WebDataset's layout: of each utterance KEY.json,
-its line of the manifest, and KEY.flac (or .opus, .wav …), its audio as it was.
+its line of the manifest, and KEY.flac (or .opus, .wav …), its audio as it was; a part
+of a long recording is cut out of it, as FLAC.
 
     corpus/manifest.jsonl     a manifest like any other, whose audio is
                               shard-000003.tar:OFFSET:SIZE
@@ -25,7 +26,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, overload
@@ -33,10 +34,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from asr.audio import AUDIO_SUFFIXES
+from asr.audio import AUDIO_SUFFIXES, encode
 from asr.audio.archives import Location, location, source
 from asr.audio.errors import cut_short
 from asr.data.manifest import Utterance, parse_line, read_manifest, write_manifest
+from asr.data.recordings import read_utterance
 from asr.errors import AudioError, ConfigError, ManifestError
 from asr.foreign import read_lines
 from asr.progress import progress_bar
@@ -146,7 +148,8 @@ def _write_shard(path: Path, utterances: Sequence[Utterance]) -> Iterator[Uttera
     with path.open("xb") as file:
         with tarfile.open(fileobj=file, mode="w") as tar:
             for utterance in utterances:
-                yield replace(utterance, audio=str(_append(tar, path, utterance)))
+                place = _append(tar, path, utterance)
+                yield replace(utterance, audio=str(place), start=None)
         file.flush()
         os.fsync(file.fileno())
 
@@ -156,7 +159,8 @@ def _append(tar: tarfile.TarFile, path: Path, utterance: Utterance) -> Location:
     key = quote(utterance.id, safe="").replace(".", "%2E")
     with closing(_opened(utterance)) as audio:
         name = f"{key}{_suffix(utterance)}"
-        line = json.dumps({**asdict(utterance), "audio": name}, ensure_ascii=False)
+        whole = replace(utterance, audio=name, start=None)
+        line = json.dumps(whole.to_dict(), ensure_ascii=False)
         _add(tar, f"{key}.json", BytesIO(line.encode()))
         size = _add(tar, name, audio)
     blocks = -(-size // tarfile.BLOCKSIZE)
@@ -173,8 +177,10 @@ def _add(tar: tarfile.TarFile, name: str, file: BinaryIO) -> int:
 
 
 def _opened(utterance: Utterance) -> BinaryIO:
-    """Open the audio of an utterance."""
+    """Open the audio of an utterance; a part of a recording is cut out of it."""
     place = f"{utterance.id}: {utterance.audio}"
+    if utterance.start is not None:
+        return BytesIO(encode(read_utterance(utterance), "flac"))
     try:
         file = source(Path(utterance.audio), place).open("rb")
         if not file.read(1):
@@ -187,6 +193,8 @@ def _opened(utterance: Utterance) -> BinaryIO:
 
 def _suffix(utterance: Utterance) -> str:
     """Return the ending of an utterance's audio, which shows others its format."""
+    if utterance.start is not None:
+        return ".flac"
     file = source(Path(utterance.audio), utterance.id)
     suffix = file.suffix.lower()
     return suffix if suffix in AUDIO_SUFFIXES else ".audio"

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest
+from asr.data.recordings import read_utterance
 from asr.errors import ManifestError
 from asr.inference.confidence import (
     CALIBRATION,
@@ -143,7 +143,7 @@ def _judge(
 def _judge_batch(
     recognizer: Recognizer, utterances: Sequence[Utterance]
 ) -> list[Judged]:
-    waveforms = [read_waveform(utterance.audio) for utterance in utterances]
+    waveforms = [read_utterance(utterance) for utterance in utterances]
     found = recognizer.search(waveforms)
     return [
         Judged(

@@ -20,8 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from asr.audio import SAMPLE_RATE, read_waveform
+from asr.audio import SAMPLE_RATE
 from asr.data.manifest import Utterance
+from asr.data.recordings import read_utterance
 from asr.decoding.ctc_alignment import word_places
 from asr.inference.long_audio import BATCH
 from asr.inference.recognizer import Recognizer
@@ -66,7 +67,7 @@ def join_utterances(utterances: Sequence[Utterance], seconds: float) -> Joined:
     parts, taken, waveforms, begins = list[Tensor](), list[Utterance](), [], []
     length = 0
     for utterance in order:
-        waveform = read_waveform(utterance.audio)
+        waveform = read_utterance(utterance)
         begins.append(length / SAMPLE_RATE)
         pause = torch.zeros(round(rng.uniform(0.2, 1.5) * SAMPLE_RATE))
         parts += [waveform, pause]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, encode, read_waveform, resample, spooled
 from asr.data.manifest import Utterance
+from asr.data.recordings import read_utterance
 from asr.features import change_speed
 from asr.inference.long_audio import BATCH
 from asr.inference.recognizer import Recognizer
@@ -37,7 +38,7 @@ def under_conditions(recognizer: Recognizer, utterances: Sequence[Utterance]) ->
         AudioError: a recording cannot be read.
     """
     order = sorted(utterances, key=lambda utterance: -utterance.duration)
-    waveforms = [read_waveform(utterance.audio) for utterance in order]
+    waveforms = [read_utterance(utterance) for utterance in order]
     said = [utterance.text for utterance in order]
     lines = ["| condition | %WER | taken for noise |", "|---|---|---|"]
     with progress_bar(len(CONDITIONS), "robustness", "conditions") as bar:

@@ -14,8 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest, spread
+from asr.data.recordings import read_utterance
 from asr.decoding.config import DecodingConfig, replaced
 from asr.inference.processes import (
     batches,
@@ -176,7 +176,7 @@ def _recognize(
 ) -> tuple[list[str], float]:
     """Recognise utterances: their texts, and the seconds that it took."""
     recognizer.decoding, utterances = work
-    waveforms = [read_waveform(utterance.audio) for utterance in utterances]
+    waveforms = [read_utterance(utterance) for utterance in utterances]
     started = time.perf_counter()
     texts = [segment.text for segment in recognizer.recognize(waveforms)]
     return texts, time.perf_counter() - started

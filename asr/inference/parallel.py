@@ -21,8 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from asr.audio import read_waveform
 from asr.data.manifest import Utterance, read_manifest
+from asr.data.recordings import read_utterance
 from asr.errors import AsrError
 from asr.inference.cluster import Cluster, in_order
 from asr.inference.hypotheses import Decoded, DecodedBatch, prepare, write_decoded
@@ -338,7 +338,7 @@ def _read_batch(batch: list[Utterance]) -> _Waveforms:
     found = _Waveforms({}, {})
     for utterance in batch:
         try:
-            found.by_id[utterance.id] = read_waveform(utterance.audio)
+            found.by_id[utterance.id] = read_utterance(utterance)
         except AsrError as error:
             found.errors[utterance.id] = str(error)
     return found

@@ -5,6 +5,10 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
+from asr.audio import encode
+from asr.data.manifest import Utterance
+from asr.data.recordings import read_utterance
+from asr.errors import AudioError
 from asr.reports.markup import Html, markup
 
 MOST_BYTES = 6_000_000
@@ -21,6 +25,10 @@ _KINDS = {
 """What browsers play."""
 
 
+def _in_base64(size: int) -> int:
+    return (size + 2) // 3 * 4
+
+
 class Players:
     """Makes the players of one page.
 
@@ -33,26 +41,44 @@ class Players:
         self.num_embedded = self.num_linked = self.num_missing = 0
         self._folder, self._bytes_left = folder, most_bytes
 
-    def player(self, path: Path) -> Html:
-        """Make a player of a file, or a note that there is none."""
+    def player(self, utterance: Utterance) -> Html:
+        """Make a player of what was recorded, or a note that there is none.
+
+        A part of a long recording is cut out of it, where there is room for it.
+        """
+        path = Path(utterance.audio)
         kind = _KINDS.get(path.suffix.lower())
         try:
-            if kind is None or not path.is_file():
+            if utterance.start is not None:
+                source = self._part(utterance)
+            elif kind is None or not path.is_file():
                 raise FileNotFoundError(path)
-            source = self._embedded(path, kind) or self._link(path)
-        except OSError:
+            else:
+                source = self._file(path, kind) or self._link(path)
+        except (OSError, AudioError):
             self.num_missing += 1
             return Html("<p class='no-audio'>No recording to play.</p>")
         return markup("<audio controls preload='metadata' src='{}'></audio>", source)
 
-    def _embedded(self, path: Path, kind: str) -> str | None:
-        size = (path.stat().st_size + 2) // 3 * 4  # in base64
+    def _part(self, utterance: Utterance) -> str:
+        content = encode(read_utterance(utterance), "ogg")
+        path, start = Path(utterance.audio), utterance.start or 0.0
+        end = start + utterance.duration
+        part = f"#t={start:.2f},{end:.2f}"
+        return self._embedded(content, "audio/ogg") or self._link(path) + part
+
+    def _file(self, path: Path, kind: str) -> str | None:
+        if _in_base64(path.stat().st_size) > self._bytes_left:
+            return None
+        return self._embedded(path.read_bytes(), kind)
+
+    def _embedded(self, content: bytes, kind: str) -> str | None:
+        size = _in_base64(len(content))
         if size > self._bytes_left:
             return None
-        content = base64.b64encode(path.read_bytes()).decode()
         self._bytes_left -= size
         self.num_embedded += 1
-        return f"data:{kind};base64,{content}"
+        return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
     def _link(self, path: Path) -> str:
         self.num_linked += 1

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from asr.data.manifest import Utterance
 from asr.reports.markup import Html, fill, join, markup
@@ -79,7 +78,7 @@ def _show(result: Result, players: Players) -> Html:
         about=f"{speaker}{utterance.duration:.1f} s",
         rate=f"{100 * count.rate:.0f} %",
         counts=f"errors: {count.errors}, words: {count.num_reference}",
-        player=players.player(Path(utterance.audio)),
+        player=players.player(utterance),
         words=join(map(_pair, result.edits)) or Html("<p>(no words)</p>"),
     )
 

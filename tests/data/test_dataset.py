@@ -186,7 +186,7 @@ def test_several_threads_may_ask_at_once(utterances: list[Utterance]) -> None:
 
 def test_a_text_outside_the_alphabet_is_refused_by_id() -> None:
     stranger = Utterance("84-1-7", "a.wav", 1.0, "GO 2 IT")
-    message = r"^84-1-7: '2' is not among .* \(use asr\.text\.normalize\)$"
+    message = r"^84-1-7: '2' is not among .* \(tokenizer\.alphabet=auto lea"
     with pytest.raises(ManifestError, match=message):
         Dataset([stranger], TOKENIZER)
 

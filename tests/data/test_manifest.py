@@ -74,6 +74,19 @@ def test_a_line_is_json_that_people_can_read(tmp_path: Path) -> None:
     )
 
 
+def test_a_part_of_a_recording_has_its_start_written_and_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    part = Utterance("a", str(tmp_path / "long.flac"), 1.5, "GO", "84", start=0.0)
+
+    write_manifest(path, [part])
+
+    assert path.read_text() == (
+        '{"id": "a", "audio": "long.flac", "duration": 1.5, "text": "GO", '
+        '"speaker": "84", "start": 0.0}\n'
+    )
+    assert read_manifest(path) == [part]
+
+
 def test_the_order_of_the_lines_is_kept(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "m.jsonl", *(entry(id=id) for id in "cabd"))
     assert [utterance.id for utterance in read_manifest(path)] == list("cabd")
@@ -193,6 +206,10 @@ def test_an_id_is_there_once(tmp_path: Path) -> None:
         (json.dumps(entry(duration=-1.5)), "a has duration -1.5, not above zero"),
         (json.dumps(entry(duration=float("nan"))), "NaN is no number"),
         (json.dumps(entry(duration=float("inf"))), "Infinity is no number"),
+        (json.dumps(entry(start="1.5")), "a has a start that is no number"),
+        (json.dumps(entry(start=True)), "a has a start that is no number"),
+        (json.dumps(entry(start=-0.1)), "a starts at -0.1, not at a second"),
+        (json.dumps(entry(start=float("nan"))), "NaN is no number"),
     ],
 )
 def test_a_bad_line_is_reported_by_its_number(

@@ -1,13 +1,18 @@
+import base64
 import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
+from asr.audio import SAMPLE_RATE
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import CheckpointError, ManifestError
 from asr.reports.attention_failures import is_early_stop, is_loop
@@ -375,12 +380,42 @@ def test_errors_are_shown_by_sign_not_only_by_colour(tmp_path: Path) -> None:
 # Recordings
 
 
+def recorded(path: Path, start: float | None = None) -> Utterance:
+    return Utterance("u", str(path), 0.5, "A", start=start)
+
+
+def test_a_part_of_a_recording_is_cut_out_or_linked(tmp_path: Path) -> None:
+    path = tmp_path / "long.flac"
+    soundfile.write(path, np.arange(32_000) / 32_000, SAMPLE_RATE)
+    part = recorded(path, start=1.25)
+
+    embedded, linked = (Players(tmp_path, n).player(part) for n in (10**6, 0))
+
+    found = re.search(r"src='data:audio/ogg;base64,([^']+)'", embedded)
+    assert found
+    samples, rate = soundfile.read(BytesIO(base64.b64decode(found[1])))
+    assert len(samples) / rate == 0.5
+    assert abs(samples.mean() - 0.75) < 0.05
+    assert "src='long.flac#t=1.25,1.75'" in linked
+
+
+def test_a_part_that_the_recording_has_not_has_no_player(tmp_path: Path) -> None:
+    path = tmp_path / "short.flac"
+    soundfile.write(path, np.zeros(16_000), SAMPLE_RATE)
+    players = Players(tmp_path)
+
+    assert "No recording to play." in players.player(recorded(path, start=0.8))
+    assert "not found: 1." in str(players)
+
+
 def test_recordings_are_embedded_while_they_fit(tmp_path: Path) -> None:
     for name in ("a.flac", "b.mp3", "c.opus"):
         (tmp_path / name).write_bytes(b"123")  # four characters of base64
     players = Players(tmp_path, most_bytes=8)
 
-    a, b, c = (players.player(tmp_path / n) for n in ("a.flac", "b.mp3", "c.opus"))
+    a, b, c = (
+        players.player(recorded(tmp_path / n)) for n in ("a.flac", "b.mp3", "c.opus")
+    )
 
     assert "src='data:audio/flac;base64,MTIz'" in a
     assert "src='data:audio/mpeg;base64,MTIz'" in b
@@ -396,7 +431,7 @@ def test_a_link_starts_at_the_page(tmp_path: Path) -> None:
     path = tmp_path / "a b#.flac"
     path.write_bytes(b"123")
 
-    player = Players(folder, most_bytes=0).player(path)
+    player = Players(folder, most_bytes=0).player(recorded(path))
 
     assert "src='../a%20b%23.flac'" in player
 
@@ -408,7 +443,7 @@ def test_without_a_recording_there_is_no_player(name: str, tmp_path: Path) -> No
 
     for most_bytes in (0, 10_000_000):
         players = Players(tmp_path, most_bytes)
-        assert "No recording to play." in players.player(tmp_path / name)
+        assert "No recording to play." in players.player(recorded(tmp_path / name))
         assert "not found: 1." in str(players)
 
 
