@@ -69,11 +69,19 @@ class Situation(StrEnum):
 def wants_language_model(given: Decoding) -> bool:
     """Return whether the user leaves room for a language model: a weight of 0 does not.
 
+    Raises:
+        TypeError: what was given is no settings.
+
     >>> wants_language_model(None), wants_language_model({"lm_weight": 0})
     (True, False)
     """
     if isinstance(given, DecodingConfig):
         return given.lm_weight != 0
+    if not isinstance(given, Mapping | None):
+        raise TypeError(
+            'decoding is settings by name, such as {"beam_size": 4}, or a '
+            f"DecodingConfig, not {given!r:.40}"
+        )
     return (given or {}).get("lm_weight") != 0
 
 
