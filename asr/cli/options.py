@@ -1,6 +1,7 @@
 """What several commands share: options, and what becomes of them."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -281,8 +282,27 @@ def device_of(name: str) -> Any:
     return pick_device(name)
 
 
-def refuse_overwriting(output: Path, *inputs: Path) -> None:
-    """Refuse to write a file over what it is made of."""
-    for path in inputs:
-        if output.exists() and path.exists() and output.samefile(path):
-            raise ConfigError(f"{output}: would be overwritten (name another file)")
+def check_output(output: Path, *inputs: Path) -> None:
+    """Refuse, before the work, a file that could not be written after it.
+
+    Args:
+        output: the file.
+        inputs: what it is made of, which it must not replace.
+
+    Raises:
+        ConfigError: its folder is missing or cannot be written to, it is a folder
+            itself, or one of the inputs.
+    """
+    folder = output.parent
+    try:
+        if output.is_dir():
+            raise ConfigError(f"{output}: is a folder (name a file)")
+        if not folder.is_dir():
+            raise ConfigError(f"{output}: cannot be written ({folder} is no folder)")
+        if not os.access(folder, os.W_OK):
+            raise ConfigError(f"{output}: cannot be written ({folder} is read-only)")
+        for path in inputs:
+            if output.exists() and path.exists() and output.samefile(path):
+                raise ConfigError(f"{output}: would be overwritten (name another file)")
+    except OSError as error:
+        raise ConfigError(f"{output}: cannot be written ({error.strerror})") from error

@@ -31,6 +31,7 @@ for open vocabulary end-to-end speech recognition", doi:10.1109/ASRU.2017.826894
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -117,12 +118,14 @@ def make_folder(folder: Path) -> None:
     """Make the folder of a language model, unless it is there.
 
     Raises:
-        CheckpointError: it cannot be made.
+        CheckpointError: it cannot be made, or not be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise CheckpointError(f"{folder}: cannot be written (it is read-only)")
 
 
 class Level(NamedTuple):
@@ -330,7 +333,7 @@ class WordNGram:
         """
         folder = Path(folder)
         path = folder / FILE
-        if not path.exists() and not (folder / DESCRIPTION).exists():
+        if not os.path.exists(path) and not os.path.exists(folder / DESCRIPTION):
             raise CheckpointError(
                 f"{folder}: holds no language model (asr lm build makes one)"
             )

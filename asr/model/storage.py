@@ -17,6 +17,7 @@ with the class that is handed over: nothing is imported by it.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.resources import files
@@ -104,12 +105,12 @@ def find_model(folder: str | Path | None) -> Path:
     if folder is None:
         return assets / BUNDLED
     folder = Path(folder)
-    if (folder / DESCRIPTION).exists():
+    if os.path.exists(folder / DESCRIPTION):  # of an impossible name it is False
         return folder
-    if (folder / "model" / DESCRIPTION).exists():
+    if os.path.exists(folder / "model" / DESCRIPTION):
         return folder / "model"
     bundled = sorted(path.parent.name for path in assets.glob(f"*/{DESCRIPTION}"))
-    if not folder.exists() and str(folder) in bundled:
+    if not os.path.exists(folder) and str(folder) in bundled:
         return assets / folder
     raise CheckpointError(
         f"{folder}: holds no model (a folder with {DESCRIPTION}, a run that was "
@@ -131,6 +132,8 @@ def find_model_to_change(folder: str | Path) -> Path:
             f"{folder}: is bundled, a part of the installation (make a copy to change: "
             f"asr export {folder} my-model)"
         )
+    if not os.access(found, os.W_OK):
+        raise CheckpointError(f"{found}: cannot be written (it is read-only)")
     return found
 
 
