@@ -5,7 +5,6 @@ place in the data, the time spent and the run's settings. Chance needs no place:
 it is drawn anew from (seed, update) or (seed, epoch, utterance).
 """
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,9 @@ from asr.tensor_files import (
     read_tensors,
     write_tensors,
 )
+
+_LARGEST_MOMENT = 1e9
+"""Of a gradient, which is clipped, and of its square; and of a count of updates."""
 
 
 @dataclass
@@ -80,7 +82,8 @@ def load_checkpoint(
     """
     place, tensors = read_place(path), read_tensors(path)[0]
     try:
-        _check_numbers(tensors)
+        check_weights(_part(tensors, "model."))
+        check_weights(_part(tensors, "average."))
         model.load_state_dict(_part(tensors, "model."))
         for name, value in _part(tensors, "average.").items():
             average[name].copy_(value)
@@ -103,13 +106,6 @@ def read_place(path: Path) -> Place:
         raise CheckpointError(f"{path}: is no checkpoint ({error})") from error
 
 
-def _check_numbers(tensors: dict[str, Tensor]) -> None:
-    """Refuse weights and moments that no training goes on from."""
-    moments = _part(tensors, "optimizer.")
-    check_weights(moments, math.inf)
-    check_weights({n: w for n, w in tensors.items() if not n.startswith("optimizer.")})
-
-
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {
         name.removeprefix(prefix): value
@@ -125,15 +121,27 @@ def _load_optimizer(
     for key, value in moments.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
-        _check_moment(optimizer, int(index), value)
+        _check_moment(optimizer, int(index), name, value)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _check_moment(optimizer: torch.optim.Optimizer, index: int, value: Tensor) -> None:
-    """Refuse a moment of another weight; torch would notice at the next update."""
+def _check_moment(
+    optimizer: torch.optim.Optimizer, index: int, name: str, value: Tensor
+) -> None:
+    """Refuse a moment that no update can begin with; torch would notice there.
+
+    Raises:
+        ValueError: it is of another weight, or impossible.
+    """
     weights = [w for group in optimizer.param_groups for w in group["params"]]
     if not 0 <= index < len(weights):
         raise ValueError(f"there is no weight {index}")
-    if value.dim() and value.shape != weights[index].shape:
-        raise ValueError(f"a moment of weight {index} has another shape")
+    is_count = value.dim() == 0  # of the updates so far
+    if not is_count and value.shape != weights[index].shape:
+        raise ValueError(f"{name} of weight {index} has another shape")
+    positive = is_count or name.endswith("_sq")
+    low, high = (float(end) for end in value.aminmax())
+    least, most = 0.0 if positive else -_LARGEST_MOMENT, _LARGEST_MOMENT
+    if not (value.is_floating_point() and least <= low and high <= most):
+        raise ValueError(f"{name} of weight {index} holds an impossible number")
