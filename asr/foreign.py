@@ -224,10 +224,12 @@ def number_in(value: object, low: float, high: float) -> float:
     """
     if not _fits(value, float):
         raise ValueError(f"a number was expected, not {value!r:.40}")
-    number = float(cast(float, value))
-    if not low <= number <= high:
-        raise ValueError(f"a number from {low:g} to {high:g} was expected, not {value}")
-    return number
+    number = cast(float, value)
+    if not low <= number <= high:  # an int may be larger than any float
+        raise ValueError(
+            f"a number from {low:g} to {high:g} was expected, not {value!r:.40}"
+        )
+    return float(number)
 
 
 def _whole(digits: str) -> int:

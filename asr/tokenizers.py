@@ -13,6 +13,7 @@ Source: Kudo (2018), arXiv:1804.10959, the unigram model of subwords.
 
 import hashlib
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,8 +174,7 @@ class Subwords:
                 minloglevel=2,
             )
         except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).rpartition("] ")[2]  # before it: where in its source
-            raise ConfigError(f"tokenizer.size: {size}: {reason}") from error
+            raise ConfigError(f"tokenizer.size: {_no_size(size, error)}") from error
         return cls(model.getvalue())
 
     @classmethod
@@ -266,6 +266,19 @@ class Subwords:
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as bytes."""
         return Subwords, (self.model,)
+
+
+def _no_size(size: int, error: Exception) -> str:
+    """Return why texts do not give so many subwords: the library has its own words."""
+    known = re.search(r"value <= (\d+)|required_chars\. \d+ vs (\d+)", str(error))
+    if known and known[1]:
+        return f"{size} is too much for these texts (at most {known[1]})"
+    if known:
+        return (
+            f"{size} is too little for these texts (at least {known[2]}: each "
+            "character is a token)"
+        )
+    return f"{size} cannot be made of these texts (are they empty?)"
 
 
 def alphabet_written(tokenizer: Tokenizer) -> str:

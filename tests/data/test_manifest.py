@@ -270,3 +270,54 @@ def test_more_than_there_are_is_all_of_them() -> None:
 def test_a_part_of_no_utterance_is_refused() -> None:
     with pytest.raises(ConfigError, match="utterances must be at least 1, not 0"):
         spread(range(3), 0)
+
+
+# What editors and others write
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_utterances(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", entry(id="a"), entry(id="b"))
+    plain = read_manifest(path)
+
+    path.write_bytes(b"\xef\xbb\xbf\n" + path.read_bytes() + b"\n  \r\n")
+
+    assert read_manifest(path) == plain
+
+
+def test_a_line_is_counted_where_blank_ones_stand_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"\n{json.dumps(entry())}\n\n{json.dumps(entry())}\n")
+    with pytest.raises(ManifestError, match=r"a\.jsonl:4: a is already on line 2"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (json.dumps(entry(id="a\x1b[2J")), r"id holds the control character '\\x1b'"),
+        (json.dumps(entry(speaker="a\n")), "speaker holds the control character"),
+        (json.dumps(entry(audio="a\0b.wav")), "audio holds a zero byte"),
+        (json.dumps(entry(text="\ud800")), "a text holds a lone surrogate"),
+        (json.dumps(entry(duration=10**30)), "the number 1000.* is too large"),
+        (json.dumps(entry(duration=10**8)), "a has an impossible duration, 1e.08"),
+        (json.dumps(entry(more=[])).replace("[]", "[" * 40 + "]" * 40), "deeper"),
+        ("[" * 100_000, "is nested deeper than 32 times"),
+    ],
+)
+def test_what_no_corpus_has_is_refused(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{line}\n")
+    with pytest.raises(
+        ManifestError, match=rf"a\.jsonl:1: not an utterance: .*{message}"
+    ):
+        read_manifest(path)
+
+
+def test_an_utterance_that_no_file_can_hold_is_not_made() -> None:
+    with pytest.raises(ValueError, match="text holds a lone surrogate"):
+        Utterance("a", "a.wav", 1.0, "\ud800")
+
+
+def test_a_device_is_no_manifest() -> None:
+    with pytest.raises(ManifestError, match="/dev/zero: a line has over"):
+        read_manifest("/dev/zero")
