@@ -177,6 +177,7 @@ def _check_plain(text: str) -> None:
     check_text(text, "the text")
     depth = 0
     for event in parse(text, Loader=SafeLoader):
+        assert event.start_mark
         line = f"line {event.start_mark.line + 1}"
         if isinstance(event, AliasEvent):
             raise ValueError(f"{line}: *{event.anchor} is no value (write it out)")

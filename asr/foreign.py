@@ -13,6 +13,7 @@ reason of a few words; the reader, which knows the place, makes its own error of
 import errno
 import json
 import math
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
@@ -129,10 +130,15 @@ def check_path(path: str, what: str) -> None:
     """Refuse a path that no file can have.
 
     Raises:
-        ValueError: it holds a zero byte or a lone surrogate.
+        ValueError: it holds a zero byte, or a lone surrogate other than those that
+            stand for bytes of a name that is not UTF-8.
     """
-    check_text(path, what)
-    if "\0" in path:
+    try:
+        name = os.fsencode(path)
+    except UnicodeEncodeError:
+        check_text(path, what)
+        raise
+    if b"\0" in name:
         raise ValueError(f"{what} holds a zero byte")
 
 
@@ -162,11 +168,15 @@ def check_text(text: str, what: str) -> None:
         raise ValueError(f"{what} holds a lone surrogate, {found[0]!r}")
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     """Read JSON of plain numbers and texts that are not nested too deep.
 
     >>> parse_json('{"share": 0.5}')
     {'share': 0.5}
+
+    Args:
+        text: of UTF-8, where it is bytes.
+        finite: whether to refuse NaN and Infinity, which Python writes for a loss.
 
     Raises:
         ValueError: it is none; or a number is infinite, none or above `LARGEST`, or a
@@ -177,7 +187,7 @@ def parse_json(text: str | bytes) -> Any:
     text = text.removeprefix("\ufeff")  # a byte order mark
     if text.count("[") + text.count("{") > MOST_DEPTH and _depth(text) > MOST_DEPTH:
         raise ValueError(f"is nested deeper than {MOST_DEPTH} times")
-    tree = _DECODER.decode(text)
+    tree = (_DECODER if finite else _LOSSES).decode(text)
     if "\\u" in text:
         _check_texts(tree)
     return tree
@@ -252,6 +262,7 @@ def _no_number(name: str) -> float:
 _DECODER = json.JSONDecoder(
     parse_int=_whole, parse_float=_decimal, parse_constant=_no_number
 )
+_LOSSES = json.JSONDecoder(parse_int=_whole, parse_float=_decimal)
 
 
 # Tables of settings

@@ -108,6 +108,14 @@ def test_a_pair_of_surrogates_is_a_character() -> None:
     assert parse_json(r'"\ud83d\ude00"') == "\U0001f600"
 
 
+def test_losses_may_be_no_numbers() -> None:
+    found = parse_json('{"loss": NaN, "best": [Infinity, 1]}', finite=False)
+    assert math.isnan(found["loss"])
+    assert found["best"] == [math.inf, 1]
+    with pytest.raises(ValueError, match="is too large"):
+        parse_json("1e400", finite=False)
+
+
 def test_bytes_that_are_no_text_are_refused() -> None:
     with pytest.raises(ValueError, match="is not UTF-8 text"):
         parse_json(b'"\xff"')
@@ -200,6 +208,9 @@ def test_a_name_may_be_in_any_script(name: str) -> None:
 
 def test_a_path_holds_no_zero_byte() -> None:
     check_path("a\nb", "audio")
+    check_path(os.fsdecode(b"\xff.wav"), "audio")  # a name that is not UTF-8
+    with pytest.raises(ValueError, match="audio holds a lone surrogate"):
+        check_path("\ud800", "audio")
     with pytest.raises(ValueError, match="audio holds a zero byte"):
         check_path("a\0b", "audio")
 

@@ -167,7 +167,8 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     all.
 
     Raises:
-        ManifestError: the disk is full, or the folder may not be written to.
+        ManifestError: the disk is full, or the folder may not be written to; or the
+            path of an audio file is not UTF-8.
     """
     path = Path(path)
     folder = path.parent.resolve()
@@ -182,6 +183,10 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
         partial.replace(path)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be written ({error.strerror})") from error
+    except UnicodeEncodeError as error:
+        raise ManifestError(
+            f"{path}: cannot be written ({audio} is a name that is not UTF-8)"
+        ) from error
 
 
 def spread(utterances: Sequence[Item], number: int) -> list[Item]:

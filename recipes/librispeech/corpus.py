@@ -23,6 +23,7 @@ from tqdm import tqdm
 from asr.audio import duration
 from asr.data.manifest import Utterance
 from asr.errors import AudioError, CorpusError
+from asr.foreign import check_text
 from asr.text import normalize
 from recipes.librispeech.published import PUBLISHED
 
@@ -194,6 +195,7 @@ def read_chapter(folder: Path) -> Prepared:
     for id_ in texts.keys() & audio.keys():
         path, speaker = str(audio[id_]), id_.split("-")[0]
         try:
+            check_text(path, "its path")
             seconds = duration(path)
             utterances.append(Utterance(id_, path, seconds, texts[id_], speaker))
         except AudioError as error:

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -321,3 +322,15 @@ def test_an_utterance_that_no_file_can_hold_is_not_made() -> None:
 def test_a_device_is_no_manifest() -> None:
     with pytest.raises(ManifestError, match="/dev/zero: a line has over"):
         read_manifest("/dev/zero")
+
+
+def test_a_folder_whose_name_is_not_utf_8_can_be_read_from(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    path = write_lines(folder / "a.jsonl", entry())
+
+    (utterance,) = read_manifest(path)
+
+    assert Path(utterance.audio).parent == folder
+    with pytest.raises(ManifestError, match=r"\(.*a\.flac is a name that is not UTF-8"):
+        write_manifest(tmp_path / "other.jsonl", [utterance])
