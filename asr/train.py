@@ -39,6 +39,7 @@ from asr.runtime import (
 from asr.tensor_files import read_metadata, write_files
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import SUBWORDS, Subwords
+from asr.training.checkpoint import read_place
 from asr.training.distributed import (
     Team,
     join_team,
@@ -373,12 +374,12 @@ def is_finished(config: Config, folder: Path) -> bool:
     path = folder / CHECKPOINT
     if not path.exists():
         return False
-    place, training = read_metadata(path)["place"], config.training
+    place, training = read_place(path), config.training
     if training.minutes is None:
-        trained = place["epoch"] >= training.epochs
+        trained = place.epoch >= training.epochs
     else:
-        trained = place["seconds"] >= 60 * training.minutes
-    return bool(trained and place["validations"] >= training.validations)
+        trained = place.seconds >= 60 * training.minutes
+    return trained and place.validations >= training.validations
 
 
 def _claim(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from asr.cli.options import (
     add_command,
     add_settings,
+    check_output,
     number,
     own_process,
-    refuse_overwriting,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _tune(args: argparse.Namespace) -> None:
 
     own_process()
     if args.table:
-        refuse_overwriting(args.table, args.manifest)
+        check_output(args.table, args.manifest)
     if args.write:
         find_model_to_change(args.model)  # before hours of trials
     plan = plan_trials(

@@ -4,7 +4,7 @@
  "text": "GO DO YOU HEAR", "speaker": "84"}
 
 An utterance that is a part of a long recording has "start", too: the second where it
-starts. Other keys may stand on a line; they are not read.
+starts. Other keys may stand on a line; they are not read. Blank lines are left out.
 """
 
 import json
@@ -15,6 +15,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from asr.errors import ConfigError, ManifestError
+from asr.foreign import (
+    MOST_SECONDS,
+    check_name,
+    check_path,
+    check_text,
+    parse_table,
+    read_lines,
+)
 
 Item = TypeVar("Item")
 
@@ -44,19 +52,25 @@ class Utterance:
                 raise ValueError(f"{name} must be a string")
         if not self.id:
             raise ValueError("an utterance needs an id")
+        check_name(self.id, "id")
+        check_path(self.audio, "audio")
+        check_text(self.text, "text")
+        check_name(self.speaker, "speaker")
         if isinstance(self.duration, bool) or not isinstance(
             self.duration, int | float
         ):
             raise ValueError(f"{self.id} has a duration that is no number")
-        if not 0 < self.duration < float("inf"):
+        if not self.duration > 0:
             raise ValueError(f"{self.id} has duration {self.duration}, not above zero")
+        if self.duration > MOST_SECONDS:
+            raise ValueError(f"{self.id} has an impossible duration, {self.duration:g}")
         if self.start is not None:
             self._check_start(self.start)
 
     def _check_start(self, start: object) -> None:
         if isinstance(start, bool) or not isinstance(start, int | float):
             raise ValueError(f"{self.id} has a start that is no number")
-        if not 0 <= start < float("inf"):
+        if not 0 <= start <= MOST_SECONDS:
             raise ValueError(f"{self.id} starts at {start}, not at a second from 0 on")
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,19 +94,20 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     path = Path(path)
     utterances, first_line = list[Utterance](), dict[str, int]()
     try:
-        with path.open(encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
-                utterance = parse_line(line, path, number)
-                seen = first_line.setdefault(utterance.id, number)
-                if seen != number:
-                    raise ManifestError(
-                        f"{path}:{number}: {utterance.id} is already on line {seen}"
-                    )
-                utterances.append(utterance)
+        for number, line in enumerate(read_lines(path), 1):
+            if line.isspace():
+                continue
+            utterance = parse_line(line, path, number)
+            seen = first_line.setdefault(utterance.id, number)
+            if seen != number:
+                raise ManifestError(
+                    f"{path}:{number}: {utterance.id} is already on line {seen}"
+                )
+            utterances.append(utterance)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: is not UTF-8 text") from error
+    except ValueError as error:
+        raise ManifestError(f"{path}: {error}") from error
     if not utterances:
         raise ManifestError(f"{path}: is empty (one utterance a line was expected)")
     return utterances
@@ -134,9 +149,7 @@ def parse_line(line: str, path: Path, number: int) -> Utterance:
         ManifestError: it is no utterance.
     """
     try:
-        entries = json.loads(line)
-        if not isinstance(entries, dict):
-            raise ValueError("a JSON object was expected")
+        entries = parse_table(line)
         known = {k: v for k, v in entries.items() if k in _FIELDS}
         if isinstance(known.get("audio"), str):
             folder = os.path.dirname(path)
@@ -154,7 +167,8 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     all.
 
     Raises:
-        ManifestError: the disk is full, or the folder may not be written to.
+        ManifestError: the disk is full, or the folder may not be written to; or the
+            path of an audio file is not UTF-8.
     """
     path = Path(path)
     folder = path.parent.resolve()
@@ -169,6 +183,10 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
         partial.replace(path)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be written ({error.strerror})") from error
+    except UnicodeEncodeError as error:
+        raise ManifestError(
+            f"{path}: cannot be written ({audio} is a name that is not UTF-8)"
+        ) from error
 
 
 def spread(utterances: Sequence[Item], number: int) -> list[Item]:

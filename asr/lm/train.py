@@ -73,7 +73,7 @@ def train(
     before = read_metadata(folder / FILE) if config.warm_start else None
     resumes = _claim(folder, settings)
     if resumes:
-        before = read_metadata(folder / CHECKPOINT)["config"]["before"]
+        before = read_metadata(folder / CHECKPOINT)["config"].get("before")
     metadata = {
         "texts": [path.name for path in texts],
         "weights": weights,
@@ -126,12 +126,12 @@ def _claim(folder: Path, settings: Mapping[str, Any]) -> bool:
     path = folder / CHECKPOINT
     if not path.exists():
         return False
-    kept = read_metadata(path).get("config", {})
-    if kept.get("kind") != KIND:
+    kept = read_metadata(path).get("config")
+    if not isinstance(kept, dict) or kept.get("kind") != KIND:
         raise CheckpointError(f"{path}: is no checkpoint of `asr lm train`")
-    if settings["warm_start"] and kept["finished"]:
+    if settings["warm_start"] and kept.get("finished"):
         return False  # a new training, from the weights that this one came to
-    changed = [name for name, value in settings.items() if kept[name] != value]
+    changed = [name for name, value in settings.items() if kept.get(name) != value]
     if changed:
         raise ConfigError(
             f"{folder}: holds a training with other settings of {', '.join(changed)} "

@@ -7,7 +7,6 @@ An attention that is not built in stays a name: its class is not needed, so whet
 weights fit it is not looked at.
 """
 
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr.errors import CheckpointError
+from asr.foreign import parse_table, read_file, read_text
 from asr.model.storage import (
     CARD,
     DESCRIPTION,
@@ -114,9 +114,8 @@ def _check_replaceable(folder: Path, further: dict[str, bytes]) -> None:
 
 def _listed(folder: Path) -> list[str]:
     """Name the files that belong to a model, which may be damaged: it is replaced."""
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        return list(description["files"])
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return list(parse_table(read_file(folder / DESCRIPTION))["files"])
     return []
 
 
@@ -170,7 +169,7 @@ def _read(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        return inside(path.parent, path.name, path).read_text(encoding="utf-8")
+        return read_text(inside(path.parent, path.name, path))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
 

@@ -17,6 +17,7 @@ with the class that is handed over: nothing is imported by it.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.resources import files
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from asr.errors import CheckpointError
+from asr.foreign import parse_table, read_file, settings_of
 from asr.model.attention import (
     BUILT_IN,
     Attention,
@@ -40,6 +42,7 @@ from asr.tensor_files import (
     Undrawn,
     as_bytes,
     check_files,
+    check_weights,
     checksums,
     dequantize_rows,
     inside,
@@ -102,12 +105,12 @@ def find_model(folder: str | Path | None) -> Path:
     if folder is None:
         return assets / BUNDLED
     folder = Path(folder)
-    if (folder / DESCRIPTION).exists():
+    if os.path.exists(folder / DESCRIPTION):  # of an impossible name it is False
         return folder
-    if (folder / "model" / DESCRIPTION).exists():
+    if os.path.exists(folder / "model" / DESCRIPTION):
         return folder / "model"
     bundled = sorted(path.parent.name for path in assets.glob(f"*/{DESCRIPTION}"))
-    if not folder.exists() and str(folder) in bundled:
+    if not os.path.exists(folder) and str(folder) in bundled:
         return assets / folder
     raise CheckpointError(
         f"{folder}: holds no model (a folder with {DESCRIPTION}, a run that was "
@@ -129,6 +132,8 @@ def find_model_to_change(folder: str | Path) -> Path:
             f"{folder}: is bundled, a part of the installation (make a copy to change: "
             f"asr export {folder} my-model)"
         )
+    if not os.access(found, os.W_OK):
+        raise CheckpointError(f"{found}: cannot be written (it is read-only)")
     return found
 
 
@@ -245,11 +250,26 @@ def read_model(folder: Path) -> StoredModel:
             raise ValueError("attention_class is not the name of a class")
         tokenizer = _tokenizer(folder, description)
         before = description.get("facts")  # the key of format 2
-        metadata = dict(description["metadata"] if before is None else before)
+        metadata = description["metadata"] if before is None else before
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata is no table")
     except (KeyError, TypeError, ValueError, CheckpointError) as error:
         raise _no_model(place, error) from error
-    weights = _unpacked(path, read_tensors(path)[0])
+    stored = read_tensors(path)[0]
+    try:
+        check_weights(stored)
+        _check_norm(stored)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error} (train the model again)") from error
+    weights = _unpacked(path, stored)
     return StoredModel(config, own, tokenizer, metadata, weights)
+
+
+def _check_norm(stored: Mapping[str, Tensor]) -> None:
+    """Refuse deviations that features cannot be divided by."""
+    std = stored.get("norm.std")
+    if std is not None and not bool((std > 0).all()):
+        raise ValueError("norm.std holds a deviation that is not above zero")
 
 
 def load_model(folder: Path, attention: type[Attention] | None = None) -> Model:
@@ -371,8 +391,6 @@ def _check_sizes(stored: StoredModel) -> None:
             sizes += [attention.filters, attention.reach]
     if max(sizes) > largest:
         raise ValueError(f"no weight has a size of {max(sizes)}")
-    if max(speller.layers, len(listener.reductions)) > len(weights):
-        raise ValueError(f"its {len(weights)} weights are not those of all its layers")
 
 
 def read_further(folder: Path, name: str) -> bytes | None:
@@ -395,7 +413,7 @@ def _read_listed(
         return None
     path = inside(folder, name, folder / DESCRIPTION)
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -434,14 +452,13 @@ def _description(folder: Path) -> dict[str, Any]:
     """
     place = folder / DESCRIPTION
     try:
-        text = place.read_text(encoding="utf-8")
-        description = json.loads(text)
+        description = parse_table(read_file(place))
         number = description["format"]
     except OSError as error:
         raise CheckpointError(
             f"{folder}: holds no model ({DESCRIPTION} cannot be read: {error.strerror})"
         ) from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, ValueError) as error:
         raise _no_model(place, error) from error
     inside(folder, DESCRIPTION, place)
     known = (_UNCHECKED, _CHECKED, _FLOATS, FORMAT)
@@ -453,14 +470,13 @@ def _description(folder: Path) -> dict[str, Any]:
     if number == _UNCHECKED:
         description["files"] = {}
     else:
-        files = description.get("files")
+        files: Any = description.get("files")
         check_files(folder, files, place)
         if WEIGHTS not in files:
             raise CheckpointError(
                 f"{place}: has no checksum of {WEIGHTS} (copy the whole folder again)"
             )
-    found: dict[str, Any] = description
-    return found
+    return description
 
 
 def _as_json(description: Mapping[str, Any]) -> bytes:
@@ -480,11 +496,12 @@ def las_config(tree: Mapping[str, Any]) -> LASConfig:
     Raises:
         KeyError, TypeError, ValueError: they are not such settings.
     """
-    attention = dict(tree["attention"])
-    if "segment" in attention:  # the name of format 2
-        attention["block_size"] = attention.pop("segment")
+    attention = tree["attention"]
+    if isinstance(attention, dict) and "segment" in attention:  # of format 2
+        attention = {**attention, "block_size": attention["segment"]}
+        del attention["segment"]
     return LASConfig(
-        listener=ListenerConfig(**tree["listener"]),
-        attention=AttentionConfig(**attention),
-        speller=SpellerConfig(**tree["speller"]),
+        listener=settings_of(ListenerConfig, tree["listener"]),
+        attention=settings_of(AttentionConfig, attention),
+        speller=settings_of(SpellerConfig, tree["speller"]),
     )

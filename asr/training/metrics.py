@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch.utils.tensorboard import SummaryWriter
 
 from asr.errors import CheckpointError
+from asr.foreign import parse_json
 
 METRICS = "metrics.jsonl"
 
@@ -101,7 +102,7 @@ def read_metrics(folder: Path) -> History:
 
 def _parse(line: bytes) -> dict[str, float] | None:
     try:
-        metrics = json.loads(line)
+        metrics = parse_json(line, finite=False)
     except ValueError:
         return None
     if not isinstance(metrics, dict) or not _is_number(metrics.get("step")):

@@ -461,7 +461,7 @@ def test_a_precision_that_is_not_known_is_refused_before_anything_is_read(
     def read(path: str) -> Tensor:
         raise AssertionError(path)
 
-    monkeypatch.setattr("asr.data.dataset.read_waveform", read)
+    monkeypatch.setattr("asr.data.dataset.read_utterance", read)
 
     with pytest.raises(ConfigError, match="precision fp16: is not known"):
         train(settings(corpus, precision="fp16"), tmp_path)
