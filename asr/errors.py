@@ -49,3 +49,7 @@ class TrainingError(AsrError):
 
 class InUseError(AsrError):
     """Another process works in the same folder, or this one may not write there."""
+
+
+class AsrWarning(UserWarning):
+    """Something that a user should know, in one line; the work goes on."""

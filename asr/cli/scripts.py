@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from asr.cli.options import one_line
-from asr.errors import AsrError
+from asr.errors import AsrError, AsrWarning
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -46,7 +46,7 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
 
 @contextmanager
 def _short_warnings(name: str) -> Iterator[None]:
-    """Print what is called otherwise now in one line, without its place in the code."""
+    """Print warnings for users in one line, without their place in the code."""
     usual = warnings.formatwarning
 
     def short(
@@ -56,7 +56,7 @@ def _short_warnings(name: str) -> Iterator[None]:
         lineno: int,
         line: str | None = None,
     ) -> str:
-        if issubclass(category, FutureWarning):
+        if issubclass(category, FutureWarning | AsrWarning):
             return f"{name}: {one_line(str(message))}\n"
         return usual(message, category, filename, lineno, line)
 

@@ -33,14 +33,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, linear
 
 from asr.errors import CheckpointError
+from asr.file_sets import checked, write_checked
 from asr.tensor_files import (
     Undrawn,
     as_bytes,
-    checked,
     dequantize_rows,
     quantize_rows,
     read_tensors,
-    write_checked,
 )
 
 FILE = "lstm.safetensors"

@@ -254,15 +254,15 @@ def test_the_old_model_comes_back_when_the_new_one_cannot_take_its_place(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = export(run, tmp_path / "mine").folder
-    rename = Path.rename
+    replace = Path.replace
 
     def fails(path: Path, target: Path) -> Path:
-        if path.suffix == ".partial":
+        if target == folder / DESCRIPTION:
             raise OSError(28, "No space left on device")
-        return rename(path, target)
+        return replace(path, target)
 
-    monkeypatch.setattr(Path, "rename", fails)
-    with pytest.raises(CheckpointError, match=r"cannot be replaced \(No space left"):
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(CheckpointError, match=r"cannot be written \(No space left"):
         export(run, folder)
 
     assert load_model(folder).metadata == METADATA
