@@ -20,7 +20,8 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
         work: returns the exit status, or nothing where all went well.
 
     Returns:
-        The exit status: that of the work; 1 after an error, 130 after an interrupt.
+        The exit status: that of the work; 1 after an error, 130 after an interrupt,
+        143 after a SIGTERM that a training has noted.
     """
     try:
         with _short_warnings(name):
@@ -31,9 +32,9 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
     except AsrError as error:
         print(one_line(f"{name}: {error}"), file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:  # `Stopped` by another signal, maybe
         print(f"{name}: stopped", file=sys.stderr)
-        return 130
+        return int(getattr(stop, "status", 130))
     except BrokenPipeError:
         sys.stderr.close()  # the reader (head, say) has had enough
         return 1

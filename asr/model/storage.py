@@ -431,6 +431,15 @@ def read_further(folder: Path, name: str) -> bytes | None:
     return read_whole(folder, [DESCRIPTION], read)
 
 
+def read_settings_files(folder: Path) -> dict[str, bytes]:
+    """Return what a model folder has of `SETTINGS`, whatever else is in it."""
+    found = dict[str, bytes]()
+    for name in SETTINGS:
+        with suppress(OSError, CheckpointError):
+            found[name] = inside(folder, name, folder / DESCRIPTION).read_bytes()
+    return found
+
+
 def _note_edited(path: Path) -> None:
     """Warn that a file is not as asr wrote it; other processes need not repeat it."""
     if parent_process() is None:
