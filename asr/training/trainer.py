@@ -22,6 +22,7 @@ import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any, NoReturn
@@ -244,7 +245,8 @@ class Trainer:
         self._reported_at = self.place.seconds
         self._since_tick.restart()
         try:
-            with noted_signals(quiet=not self.team.leads) as self._request:
+            quiet = not self.team.leads or parent_process() is not None
+            with noted_signals(quiet=quiet) as self._request:
                 self._run_as_one()
         except torch.OutOfMemoryError as error:
             raise TrainingError(

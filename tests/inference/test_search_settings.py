@@ -11,12 +11,12 @@ from asr.errors import CheckpointError, ConfigError
 from asr.inference.parallel import decode
 from asr.inference.recognizer import Recognizer
 from asr.inference.search_settings import (
-    DECODING,
     Situation,
     load_decoding,
     save_decoding,
 )
 from asr.model.storage import (
+    DECODING,
     Model,
     add_further,
     find_model,

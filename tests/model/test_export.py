@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from asr.errors import CheckpointError
+from asr.errors import AsrWarning, CheckpointError
 from asr.model.export import RUN_SETTINGS, export
 from asr.model.storage import (
     CARD,
@@ -80,6 +81,59 @@ def test_a_model_of_unknown_origin_has_unknown_on_its_card(
     card = (export(tmp_path / "from", tmp_path / "mine").folder / CARD).read_text()
 
     assert "| Training | unknown |\n| Dev | unknown |" in card
+
+
+def test_the_card_does_not_show_where_the_data_were(run: Path, tmp_path: Path) -> None:
+    long = "/home/me/" + "a folder with spaces/" * 6
+    settings = {
+        "data": {
+            "train": ["/home/me/a.jsonl", f"{long}b.jsonl"],
+            "dev": "~/me/c.jsonl",
+        },
+        "training": {"start": "C:\\Users\\me\\base", "seed": 1},
+    }
+    for text in (OmegaConf.to_yaml(settings), json.dumps(settings, indent=0)):
+        (run / RUN_SETTINGS).write_text(text)
+        folder = tmp_path / "mine"
+        card = (export(run, folder).folder / CARD).read_text()
+        (folder / CARD).unlink()
+
+        assert "home" not in card
+        assert "me/" not in card
+        assert "Users" not in card
+        for name in ("a.jsonl", "b.jsonl", "c.jsonl", "base", "seed"):
+            assert name in card
+
+
+def test_the_note_names_where_the_card_is_from(run: Path, tmp_path: Path) -> None:
+    (run / "model" / CARD).write_text("of the model")
+
+    exported = export(run, tmp_path / "mine")
+
+    assert exported.card == f"{CARD} is that of {run / 'model'}"
+
+
+def test_settings_by_hand_go_along_and_old_ones_do_not_stay(
+    run: Path, tmp_path: Path
+) -> None:
+    (run / "model" / "decoding.json").write_text("{}")
+    with pytest.warns(AsrWarning, match=r"decoding\.json: is not the file that"):
+        folder = export(run, tmp_path / "mine").folder
+    assert read_further(folder, "decoding.json") == b"{}"
+
+    (run / "model" / "decoding.json").unlink()
+    export(run, folder)
+    assert read_further(folder, "decoding.json") is None
+
+
+def test_what_a_killed_export_left_is_not_in_the_way(run: Path, tmp_path: Path) -> None:
+    folder = export(run, tmp_path / "mine").folder
+    (folder / ".model.safetensors.next").write_bytes(b"half")
+    (folder / ".model.json.0123456789ab.partial").write_bytes(b"half")
+
+    export(run, folder)
+
+    assert names(folder) == {WEIGHTS, DESCRIPTION, CARD}
 
 
 def test_a_card_that_is_there_goes_along(run: Path, tmp_path: Path) -> None:
