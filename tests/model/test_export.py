@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
+from asr.config import Config, DataConfig, to_yaml
 from asr.errors import AsrWarning, CheckpointError
+from asr.features import AugmentConfig
 from asr.model.export import RUN_SETTINGS, export
 from asr.model.storage import (
     CARD,
@@ -20,6 +21,7 @@ from asr.model.storage import (
 )
 from asr.tokenizers import SUBWORDS
 from asr.train import CONFIG
+from asr.training.trainer import TrainingConfig
 
 METADATA = {"step": 7, "minutes": 90.0, "dev/wer": 0.4567, "dev/cer": 0.2}
 
@@ -85,24 +87,21 @@ def test_a_model_of_unknown_origin_has_unknown_on_its_card(
 
 def test_the_card_does_not_show_where_the_data_were(run: Path, tmp_path: Path) -> None:
     long = "/home/me/" + "a folder with spaces/" * 6
-    settings = {
-        "data": {
-            "train": ["/home/me/a.jsonl", f"{long}b.jsonl"],
-            "dev": "~/me/c.jsonl",
-        },
-        "training": {"start": "C:\\Users\\me\\base", "seed": 1},
-    }
-    for text in (OmegaConf.to_yaml(settings), json.dumps(settings, indent=0)):
-        (run / RUN_SETTINGS).write_text(text)
-        folder = tmp_path / "mine"
-        card = (export(run, folder).folder / CARD).read_text()
-        (folder / CARD).unlink()
+    config = Config(
+        data=DataConfig(["/home/me/a.jsonl", f"{long}b.jsonl"], "~/me/c.jsonl"),
+        augment=AugmentConfig([1.0]),
+        training=TrainingConfig(start="C:\\Users\\me\\base"),
+    )
+    text = to_yaml(config)
+    assert "spaces/a folder\n" in text  # is folded
+    (run / RUN_SETTINGS).write_text(text)
 
-        assert "home" not in card
-        assert "me/" not in card
-        assert "Users" not in card
-        for name in ("a.jsonl", "b.jsonl", "c.jsonl", "base", "seed"):
-            assert name in card
+    card = (export(run, tmp_path / "mine").folder / CARD).read_text()
+
+    for word in ("home", "me/", "Users", "spaces"):
+        assert word not in card
+    for word in ("  - a.jsonl\n", "  - b.jsonl\n", "dev: c.jsonl\n", "start: base\n"):
+        assert word in card
 
 
 def test_the_note_names_where_the_card_is_from(run: Path, tmp_path: Path) -> None:
