@@ -6,13 +6,14 @@ a file may change its table, too.
 
 A set is replaced in three steps, each of which leaves a whole one, whatever stops it:
 
-    .NAME.next         the new files, beside the old ones                  the old set
+    .NAME.SUM.next     the new files, beside the old ones                  the old set
     DESCRIPTION        the new one takes its name: now the new set counts  the new set
     NAME               each new file takes its own name                    the new set
 
-Whoever reads takes of NAME and .NAME.next the one that the description means, and
-begins again where the description changed meanwhile. Nothing but the renaming of a file
-is asked of the file system.
+Whoever reads takes of NAME and .NAME.SUM.next the one that the description means, and
+begins again where the description changed meanwhile. (SUM begins the checksum, so that
+no two contents ever have this name.) Nothing but the renaming of a file is asked of the
+file system.
 """
 
 import fcntl
@@ -21,6 +22,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +76,7 @@ def check_files(
         raise CheckpointError(f"{place}: has no table of files ({AGAIN})")
     found = dict[str, Path]()
     for name, expected in table.items():
-        if not _is_there(_upcoming(folder, name)):
+        if not _is_there(_upcoming(folder, name, expected)):
             inside(folder, name, place)
         if not isinstance(expected, dict) or expected.keys() != {"size", "sha256"}:
             raise CheckpointError(
@@ -92,7 +94,7 @@ def _found(
     Raises:
         CheckpointError: neither.
     """
-    upcoming, path = _upcoming(folder, name), folder / name
+    upcoming, path = _upcoming(folder, name, expected), folder / name
     if _is_there(upcoming) and _sum(inside(folder, upcoming.name, place)) == expected:
         return upcoming
     measured = _sum(inside(folder, name, place))
@@ -128,8 +130,11 @@ def is_rest(name: str) -> bool:
     return name.startswith(".") and name.endswith((_NEXT, PARTIAL))
 
 
-def _upcoming(folder: Path, name: str) -> Path:
-    return folder / f".{name}{_NEXT}"
+def _upcoming(folder: Path, name: str, expected: object) -> Path:
+    """Return where a file is before it takes its name; see `checksums`."""
+    found = str(expected.get("sha256")) if isinstance(expected, Mapping) else ""
+    known = "".join(letter for letter in found[:16] if letter.isalnum())
+    return folder / f".{name}.{known}{_NEXT}"
 
 
 def _is_there(path: Path) -> bool:
@@ -183,13 +188,17 @@ def replace_set(
             is the old one or the new one then, too.
     """
     path, partial = folder / description, temporary(folder / description)
+    upcoming = {
+        name: _upcoming(folder, name, about)
+        for name, about in checksums(contents).items()
+    }
     try:
         remove_partial(folder)
         _finish(folder, description, contents)
         try:
             for name, one in contents.items():
                 path = folder / name
-                flush(_upcoming(folder, name), one)
+                flush(upcoming[name], one)
             path = folder / description
             flush(partial, content)
             sync_folder(folder)
@@ -203,7 +212,7 @@ def replace_set(
         sync_folder(folder)
         for name in contents:
             path = folder / name
-            _upcoming(folder, name).replace(path)
+            upcoming[name].replace(path)
         sync_folder(folder)
     except OSError as error:
         raise CheckpointError(
@@ -229,13 +238,12 @@ def _finish(folder: Path, description: str, names: Collection[str]) -> None:
     except (OSError, KeyError, TypeError, ValueError, RecursionError):
         listed = {}  # nothing that would have to be kept
     for name in {*listed, *names}:
-        upcoming = _upcoming(folder, name)
-        if not _is_there(upcoming):
-            continue
-        if _sum(upcoming) == listed.get(name):
-            upcoming.replace(folder / name)
-        else:
-            upcoming.unlink()
+        for upcoming in folder.glob(f".{escape(name)}.*{_NEXT}"):
+            is_right = upcoming == _upcoming(folder, name, listed.get(name))
+            if is_right and _sum(upcoming) == listed[name]:
+                upcoming.replace(folder / name)
+            else:
+                upcoming.unlink()
 
 
 # A file with a description of its own
