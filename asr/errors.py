@@ -7,7 +7,8 @@ AsrError
 ├── DownloadError    a corpus cannot be fetched, or what came is not what was published
 ├── ConfigError      a setting is unknown, of the wrong type, or impossible
 ├── CheckpointError  a checkpoint or model is missing, damaged, or another's
-└── TrainingError    training cannot start, or cannot go on
+├── TrainingError    training cannot start, or cannot go on
+└── InUseError       another process works in the same folder
 
 An error of the *programmer* (a wrong shape, an impossible argument) is a ValueError
 or a TypeError instead: it is never caught.
@@ -70,3 +71,11 @@ def one_line(text: str) -> str:
     'a\\\\nb.wav: is empty'
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+class InUseError(AsrError):
+    """Another process works in the same folder, or this one may not write there."""
+
+
+class AsrWarning(UserWarning):
+    """Something that a user should know, in one line; the work goes on."""

@@ -64,8 +64,8 @@ def add(commands: Any) -> None:
 
 def _tune(args: argparse.Namespace) -> None:
     from asr.evaluation.tuning import best, plan_trials, trials
-    from asr.inference.search_settings import DECODING, save_decoding
-    from asr.model.storage import find_model_to_change
+    from asr.inference.search_settings import save_decoding
+    from asr.model.storage import DECODING, find_model_to_change
 
     own_process()
     if args.table:

@@ -10,9 +10,11 @@ starts. Other keys may stand on a line; they are not read. Blank lines are left 
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from asr.errors import ConfigError, ManifestError
 from asr.foreign import (
@@ -164,7 +166,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
 
     Paths of audio are written relative to the manifest's folder, so that manifest and
     corpus can move together. A manifest that stood there is replaced whole or not at
-    all.
+    all, and the new one is on the disk.
 
     Raises:
         ManifestError: the disk is full, or the folder may not be written to; or the
@@ -172,7 +174,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """
     path = Path(path)
     folder = path.parent.resolve()
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name[:40]}.{uuid4().hex[:12]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", newline="\n") as lines:
@@ -180,13 +182,27 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
                 audio = os.path.relpath(Path(utterance.audio).resolve(), folder)
                 entry = {**utterance.to_dict(), "audio": audio}
                 lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
         partial.replace(path)
+        _sync(folder)
     except OSError as error:
+        with suppress(OSError):  # the error may be the folder's
+            partial.unlink()
         raise ManifestError(f"{path}: cannot be written ({error.strerror})") from error
     except UnicodeEncodeError as error:
         raise ManifestError(
             f"{path}: cannot be written ({audio} is a name that is not UTF-8)"
         ) from error
+
+
+def _sync(folder: Path) -> None:
+    """See to it that the names of a folder's files are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def spread(utterances: Sequence[Item], number: int) -> list[Item]:

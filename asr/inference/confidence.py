@@ -34,15 +34,13 @@ from torch import Tensor
 
 from asr.errors import CheckpointError
 from asr.foreign import number_in, parse_table
-from asr.model.storage import read_further
+from asr.model.storage import CALIBRATION, read_further
 
 FEATURES = (
     *("ctc", "ctc_worst", "speller", "speller_worst"),
     *("support", "support_squared", "characters"),
 )
 """The D features, in their order."""
-CALIBRATION = "confidence.json"
-"""The file of a model's folder with its `Calibration`."""
 _SUPPORT = FEATURES.index("support")
 _FLOOR = -10.0  # least log P: what is impossible is not worse than very unlikely
 _RIDGE = 1e-3

@@ -20,10 +20,8 @@ from typing import Any
 from asr.decoding.config import DecodingConfig, replaced
 from asr.errors import CheckpointError, ConfigError
 from asr.foreign import parse_table
-from asr.model.storage import add_further, read_further
+from asr.model.storage import DECODING, add_further, read_further
 
-DECODING = "decoding.json"
-"""The file of a model's folder with its settings of the search."""
 VERSION = 1
 """Of that file; raised when an older asr would misread a new one."""
 _OF_LANGUAGE_MODEL = ("lm_weight", "word_bonus", "ilm_weight")

@@ -47,10 +47,12 @@ import torch
 from torch import Tensor
 
 from asr.errors import CheckpointError
+from asr.file_sets import checked, read_whole, write_checked
 from asr.foreign import number_in
 from asr.lm.look_ahead import Floats, Ints, LookAhead
+from asr.lm.word_lstm import DESCRIPTION as LSTM
 from asr.lm.word_lstm import Contexts, WordLSTM
-from asr.tensor_files import as_bytes, checked, inside, read_tensors, write_checked
+from asr.tensor_files import as_bytes, inside, read_tensors
 from asr.text import CharTokenizer, Tokenizer
 
 FILE = "ngram.safetensors"
@@ -332,13 +334,19 @@ class WordNGram:
             CheckpointError: there is none, or it is damaged or exchanged.
         """
         folder = Path(folder)
+        return read_whole(
+            folder, [DESCRIPTION, LSTM], lambda: cls._load(folder, alone=alone)
+        )
+
+    @classmethod
+    def _load(cls, folder: Path, *, alone: bool) -> "WordNGram":
         path = folder / FILE
         if not os.path.exists(path) and not os.path.exists(folder / DESCRIPTION):
             raise CheckpointError(
                 f"{folder}: holds no language model (asr lm build makes one)"
             )
         if (folder / DESCRIPTION).exists():
-            checked(folder, FILE, DESCRIPTION, KIND)
+            path = checked(folder, FILE, DESCRIPTION, KIND)
         else:
             inside(folder, FILE, folder / DESCRIPTION)
         tensors, metadata = read_tensors(path)

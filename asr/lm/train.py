@@ -6,6 +6,7 @@ weights that another one came to.
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,8 +24,9 @@ from asr.lm.ngram import WordNGram
 from asr.lm.sentences import prepare
 from asr.lm.trainer import CHECKPOINT, LSTMTrainer, LSTMTrainingConfig
 from asr.lm.word_lstm import FILE, WordLSTM
+from asr.locks import locked
 from asr.runtime import pick_device
-from asr.tensor_files import read_metadata
+from asr.tensor_files import read_metadata, remove_partial
 
 KIND = "training of a word LSTM"
 """Of the checkpoint."""
@@ -51,13 +53,27 @@ def train(
 
     Raises:
         AsrError: a text, manifest, language model, setting or checkpoint cannot be
-            used, or cannot be written.
+            used, or cannot be written; or another process trains in the folder.
+        Stopped: Ctrl-C or SIGTERM came; there is a checkpoint of the last update.
     """
     config = config or LSTMTrainingConfig()
-    pick_device(config.device)  # what is not there is noticed before the work
-    weights = check_weights(weights, len(texts))
     if not (folder / NGRAM).exists():
         raise ConfigError(f"{folder}: holds no n-gram (asr lm build makes one)")
+    with locked(folder, "asr lm train"):
+        _train(texts, folder, dev, config, weights)
+
+
+def _train(
+    texts: Sequence[Path],
+    folder: Path,
+    dev: Path,
+    config: LSTMTrainingConfig,
+    weights: Sequence[int] | None,
+) -> None:
+    """Train in a folder that no other process trains in."""
+    remove_partial(folder)
+    pick_device(config.device)  # what is not there is noticed before the work
+    weights = check_weights(weights, len(texts))
     ngram = WordNGram.load(folder, alone=not config.warm_start)
     if config.warm_start and not ngram.lstm:
         raise ConfigError(f"{folder}: holds no {FILE} to start from")
@@ -87,7 +103,7 @@ def train(
     trainer = LSTMTrainer(
         *(model, ngram, ranked, dev_texts, config),
         folder=folder,
-        settings={**settings, "before": before},
+        settings={**settings, "before": before, "dev": _digest(dev_texts)},
         metadata=metadata,
     )
     if resumes:
@@ -114,6 +130,10 @@ def _settings(
         "batch_words": config.batch_words,
         "text": content.hexdigest(),
     }
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def _claim(folder: Path, settings: Mapping[str, Any]) -> bool:

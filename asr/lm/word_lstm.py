@@ -34,16 +34,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, linear
 
 from asr.errors import CheckpointError
+from asr.file_sets import checked, write_checked
 from asr.foreign import settings_of
 from asr.tensor_files import (
     Undrawn,
     as_bytes,
     check_weights,
-    checked,
     dequantize_rows,
     quantize_rows,
     read_tensors,
-    write_checked,
 )
 
 FILE = "lstm.safetensors"

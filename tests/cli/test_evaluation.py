@@ -14,7 +14,7 @@ from asr.cli import main
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.evaluation import robustness
 from asr.inference.recognizer import Recognizer
-from asr.inference.search_settings import DECODING
+from asr.model.storage import DECODING
 
 Capture = pytest.CaptureFixture[str]
 

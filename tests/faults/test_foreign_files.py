@@ -22,14 +22,13 @@ from asr.config import load_config
 from asr.data.manifest import read_manifest
 from asr.decoding.config import DecodingConfig
 from asr.errors import LONGEST, AsrError
+from asr.file_sets import checksums
 from asr.inference.confidence import (
-    CALIBRATION,
     FEATURES,
     Calibration,
     load_calibration,
 )
 from asr.inference.search_settings import (
-    DECODING,
     Situation,
     load_decoding,
     save_decoding,
@@ -38,8 +37,15 @@ from asr.lm.estimate import NGramConfig, estimate
 from asr.lm.ngram import WordNGram
 from asr.lm.word_lstm import WordLSTM
 from asr.model.export import export
-from asr.model.storage import DESCRIPTION, WEIGHTS, add_further, load_model
-from asr.tensor_files import checksums, read_tensors, write_tensors
+from asr.model.storage import (
+    CALIBRATION,
+    DECODING,
+    DESCRIPTION,
+    WEIGHTS,
+    add_further,
+    load_model,
+)
+from asr.tensor_files import read_tensors, write_tensors
 from asr.training.checkpoint import Place, load_checkpoint, save_checkpoint
 
 MUTANTS = int(os.environ.get("ASR_MUTANTS", "100"))

@@ -11,10 +11,11 @@ import torch
 
 from asr.decoding import SearchConfig, beam_search
 from asr.errors import CheckpointError
+from asr.file_sets import checksums
 from asr.lm.estimate import NGramConfig, estimate, measure, scores
 from asr.lm.ngram import WordNGram
 from asr.lm.word_lstm import DESCRIPTION, FILE, Contexts, WordLSTM
-from asr.tensor_files import checksums, read_tensors, write_tensors
+from asr.tensor_files import read_tensors, write_tensors
 from asr.text import CharTokenizer
 
 TOKENIZER = CharTokenizer()

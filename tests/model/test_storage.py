@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.errors import CheckpointError
+from asr.errors import AsrWarning, CheckpointError
 from asr.features import NUM_MELS
 from asr.model.attention import AttentionConfig
 from asr.model.las import LAS, LASConfig
@@ -24,6 +24,7 @@ from asr.model.speller import SpellerConfig
 from asr.model.storage import (
     DESCRIPTION,
     FORMAT,
+    SETTINGS,
     WEIGHTS,
     Model,
     WeightType,
@@ -606,8 +607,52 @@ def test_a_further_file_comes_back_and_is_checked(folder: Path) -> None:
     assert read_further(folder, "confidence.json") == b"[1, 2]"
     assert further_files(folder) == ["confidence.json"]
     assert load_model(folder).metadata == METADATA
-    (folder / "confidence.json").write_bytes(b"[1, 3]")
-    refuses(folder, r"confidence\.json: is damaged, or not the file")
+    add_further(folder, "strange.bin", b"1")
+    (folder / "strange.bin").write_bytes(b"2")
+    refuses(folder, r"strange\.bin: is damaged, or not the file")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_changed_by_hand_are_used_and_named(folder: Path, name: str) -> None:
+    add_further(folder, name, b"[1]")
+    (folder / name).write_bytes(b"[1, 3]")
+
+    with pytest.warns(AsrWarning, match=re.escape(f"{folder / name}: is not the file")):
+        assert read_further(folder, name) == b"[1, 3]"
+    assert load_model(folder).metadata == METADATA
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("checked", [True, False])
+def test_settings_put_there_by_hand_are_used_and_named(
+    folder: Path, name: str, checked: bool
+) -> None:
+    if not checked:
+        older(folder)
+    (folder / name).write_bytes(b"[1]")
+
+    with pytest.warns(AsrWarning, match=re.escape(f"{folder / name}: is not the file")):
+        assert read_further(folder, name) == b"[1]"
+    assert further_files(folder) == [name]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_that_were_lost_are_missed(folder: Path, name: str) -> None:
+    add_further(folder, name, b"[1]")
+    (folder / name).unlink()
+
+    refuses(folder, re.escape(f"{folder / name}: cannot be read (no such file"))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_that_are_a_link_out_of_the_folder_are_refused(
+    folder: Path, name: str
+) -> None:
+    (folder.parent / "outside").write_bytes(b"[1]")
+    (folder / name).symlink_to(folder.parent / "outside")
+
+    with pytest.raises(CheckpointError, match="is a link that leads out of its folder"):
+        read_further(folder, name)
 
 
 def test_a_file_of_an_older_model_in_the_folder_is_not_read(folder: Path) -> None:
