@@ -207,13 +207,15 @@ class Recognizer:
             audio: a path; or samples, (N,) or (channels, N), with their rate; or a list
                 of such.
             sample_rate: Hz; needed for samples, not used for paths.
-            channel: of a file: mix for the mean of all, left or right.
-            clip: of a file: from which second to which; None for its end.
+            channel: mix for the mean of all, left, right, or a number from 1 on.
+            clip: from which second to which; None for the end.
             return_alignment: keep where the model looked for each token.
             progress: called now and then with the seconds that were done since.
 
         Raises:
-            AudioError: a recording cannot be read or holds nothing.
+            AudioError: a recording cannot be read or holds nothing, or has no such
+                channel or clip.
+            ValueError: the channel is none.
         """
         several = not isinstance(audio, str | Path | np.ndarray | Tensor)
         recordings = [
@@ -339,5 +341,6 @@ def _recording(
         raise TypeError(
             "samples need their rate: transcribe(samples, sample_rate=16000)"
         )
-    waveform = from_samples(audio, sample_rate)
-    return Recording(lambda: [waveform])
+    start, end = clip
+    waveform = from_samples(audio, sample_rate, channel=channel, start=start, end=end)
+    return Recording(lambda: [waveform], channel=channel, start=start)
