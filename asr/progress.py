@@ -1,5 +1,6 @@
 """Progress bars: on a terminal only, on standard error, gone when the work is done."""
 
+import sys
 from typing import Any
 
 from tqdm import tqdm
@@ -28,3 +29,9 @@ def progress_bar(
         leave=False,
         dynamic_ncols=True,
     )
+
+
+def print_beside(line: str) -> None:
+    """Print a line on standard error, where bars may be."""
+    with tqdm.external_write_mode(sys.stderr):
+        print(line, file=sys.stderr, flush=True)

@@ -115,7 +115,7 @@ class Transcript:
     audio: str = ""
     """Path of the recording; empty where samples were given."""
     channel: str = "mix"
-    """Which channel was listened to: mix, left or right."""
+    """Which channel was listened to: mix, left, right, or a number from 1 on."""
     model: str = ""
     """Name of the model."""
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -1,9 +1,10 @@
 """Audio files in, waveforms out: mono, float32, at one sample rate."""
 
+from asr.audio.channels import Channel, channel_number, check_channel
 from asr.audio.reading import (
     AUDIO_SUFFIXES,
-    Channel,
     duration,
+    from_samples,
     num_channels,
     probe,
     read_blocks,
@@ -11,7 +12,7 @@ from asr.audio.reading import (
 )
 from asr.audio.soundfiles import KINDS, encode
 from asr.audio.spooling import STANDARD_INPUT, spooled
-from asr.audio.waveforms import SAMPLE_RATE, from_samples, resample
+from asr.audio.waveforms import SAMPLE_RATE, resample
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -19,6 +20,8 @@ __all__ = [
     "SAMPLE_RATE",
     "STANDARD_INPUT",
     "Channel",
+    "channel_number",
+    "check_channel",
     "duration",
     "encode",
     "from_samples",

@@ -1,17 +1,20 @@
-"""M4a, mp4, webm, mka, aac, wma and amr: what FFmpeg reads and libsndfile does not.
+"""M4a, mp4, webm, mka, aac, wma, amr: what FFmpeg reads and libsndfile does not.
 
 FFmpeg comes with PyAV, the optional extra: `pip install "listen-attend-spell[av]"`. A
 file is recognised by its signature, so that nothing but these formats is ever tried: no
 playlist that names other files, and no device.
 
-FFmpeg takes a file that was cut short for a shorter one. Here, the bytes and the
-seconds that the header promises are compared with what is there. AAC and AMR streams
-promise nothing; of these only a broken last packet is noticed.
+FFmpeg takes a file that was cut short for a shorter one, and leaves out what it cannot
+decode. Here, the sizes in the file (`asr.audio.sizes`) and the seconds that its header
+promises are compared with what is there. AAC and AMR streams promise nothing; of these
+a cut between two frames is not noticed.
+
+A stream has a clock: its packets have time stamps. Where it starts after the recording
+does, or has a gap, there is silence, so that what follows is where it belongs.
 
 Shapes: N samples of each channel.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -21,14 +24,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from asr.audio import ogg, riff
 from asr.audio.archives import Member
-from asr.audio.errors import cut_short, damaged, no_samples
-from asr.audio.sizes import boxes_end, segment_end
+from asr.audio.errors import cut_short, damaged, damaged_because, no_samples
+from asr.audio.remarks import remark
+from asr.audio.sizes import check_boxes, check_frames, check_packets, check_segment
+from asr.audio.stretches import BUFFER
 from asr.audio.waveforms import Samples, scaled
 from asr.errors import AudioError
 from asr.version import DISTRIBUTION
 
-_TOLERANCE = Fraction(1, 10)  # seconds: lengths are rounded
+_TOLERANCE = Fraction(1, 10)  # seconds: lengths and time stamps are rounded
+_LONGEST_GAP = 3600  # seconds: a longer one is damage, or a live stream's start
 
 
 class Kind(NamedTuple):
@@ -39,6 +46,14 @@ class Kind(NamedTuple):
     name: str
     demuxer: str
     """What FFmpeg calls it."""
+    is_coding: bool = False
+    """Whether the name is that of a coding, in a file that libsndfile reads."""
+
+    def __str__(self) -> str:
+        """Return what an error calls it."""
+        return (
+            f"unsupported coding {self.name}" if self.is_coding else f"is {self.name}"
+        )
 
 
 _KINDS = [
@@ -64,6 +79,15 @@ def recognized(head: bytes) -> Kind | None:
     return None
 
 
+def foreign(path: Path | Member, head: bytes) -> Kind | None:
+    """Return what an Ogg or WAV file is, if libsndfile does not read its coding."""
+    for module, demuxer in ((ogg, "ogg"), (riff, "wav")):
+        if head.startswith(module.SIGNATURE):
+            coding = module.foreign_coding(path)
+            return Kind(0, head, coding, demuxer, is_coding=True) if coding else None
+    return None
+
+
 class Container:
     """An open file, of which the first audio stream is read.
 
@@ -81,27 +105,26 @@ class Container:
             import av
         except ImportError as error:
             raise AudioError(
-                f'{place}: is {kind.name} (pip install "{DISTRIBUTION}[av]" reads it, '
+                f'{place}: {kind} (pip install "{DISTRIBUTION}[av]" reads it, '
                 "or convert it to wav or flac)"
             ) from error
         self._place, self._demuxer = place, kind.demuxer
-        _check_size(path, kind, place)
+        _check_sizes(path, kind, place)
         self._ends: dict[int, Fraction] = {}  # of the packets of each stream, seconds
         with ExitStack() as opened:
-            with _errors_of_the_library(place):
+            with _errors_of_the_library(place, kind):
                 # file: as FFmpeg takes some names for addresses.
                 file = (
                     f"file:{path.absolute()}" if isinstance(path, Path) else path.open()
                 )
                 self._container: Any = av.open(file, format=kind.demuxer)
                 opened.callback(self._container.close)
-                self._stream = self._first_stream()
-                frames = self._frames()
-                first = next(frames, None)
-                if first is None:
-                    raise no_samples(place)
-                self.num_channels: int = first.layout.nb_channels
-                self.rate: int = first.sample_rate
+                self._stream = self._first_stream(kind)
+                self._zero = self._recording_start()
+            frames = self._frames()
+            first = self._first_frame(frames, kind)
+            self.num_channels: int = first.layout.nb_channels
+            self.rate: int = first.sample_rate
             self._decoded = chain([first], frames)
             self._opened = opened.pop_all()
 
@@ -110,13 +133,14 @@ class Container:
         self._opened.close()
 
     def duration(self) -> float:
-        """Return the length in seconds: as the header has it, or of all packets."""
+        """Return when the stream ends, in seconds: by the header, or by all packets."""
         with _errors_of_the_library(self._place):
-            if (promised := self._promised_to_the_stream()) is not None:
-                return float(promised)
-            for packet in self._container.demux():
-                self._note_end(packet)
-            return float(self._ends.get(self._stream.index, 0))
+            end = self._promised_end()
+            if end is None:
+                for packet in self._container.demux():
+                    self._note_end(packet)
+                end = self._ends.get(self._stream.index, self._zero)
+            return float(end - self._zero)
 
     def blocks(self, start: int, stop: int | None, size: int) -> Iterator[Samples]:
         """Read a stretch, once: what lies before it is decoded too.
@@ -136,8 +160,7 @@ class Container:
         """
         there, num_waiting = 0, 0
         waiting: list[Samples] = []
-        for frame in self._decoded:
-            block = self._samples(frame)
+        for block in self._on_the_clock():
             first, last = max(0, start - there), None if stop is None else stop - there
             there += len(block)
             waiting.append(block[first:last])
@@ -150,27 +173,111 @@ class Container:
                 return
         if num_waiting:
             yield np.concatenate(waiting)
-        self._check_end()
 
-    def _first_stream(self) -> Any:
+    def _first_stream(self, kind: Kind) -> Any:
         if not self._container.streams.audio:
             raise AudioError(
                 f"{self._place}: has no audio stream (choose a file with sound)"
             )
         stream = self._container.streams.audio[0]
         if stream.codec_context is None:
-            raise AudioError(
-                f"{self._place}: holds audio of an unknown kind (convert it to wav or "
-                "flac)"
-            )
+            what = kind if kind.is_coding else "holds audio of an unknown kind"
+            raise AudioError(f"{self._place}: {what} (convert it to wav or flac)")
         return stream
 
+    def _first_frame(self, frames: Iterator[Any], kind: Kind) -> Any:
+        with _errors_of_the_library(self._place, kind):
+            first = next(frames, None)
+        if first is None:
+            raise no_samples(self._place)
+        return first
+
     def _frames(self) -> Iterator[Any]:
-        with _errors_of_the_library(self._place):
-            for packet in self._container.demux():
-                self._note_end(packet)
-                if packet.stream.index == self._stream.index:
-                    yield from packet.decode()
+        for packet in self._container.demux():
+            self._note_end(packet)
+            if packet.stream.index == self._stream.index:
+                yield from packet.decode()
+
+    def _on_the_clock(self) -> Iterator[Samples]:
+        """Yield the samples, and silence where the stream has none."""
+        there, lag, num_missing = 0, None, 0
+        for frame in self._frames_or_error():
+            block = self._samples(frame)
+            position = self._position(frame)
+            if lag is None:
+                lag = self._decoder_lag(position, len(block))
+            gap = 0 if position is None else position - lag - there
+            if there == 0:
+                block = block[max(0, -gap) :]  # what comes before the start
+            elif -_TOLERANCE * self.rate < gap < _TOLERANCE * self.rate:
+                gap = 0
+            elif gap < 0:
+                self._remark_on_leap(gap, there)
+                lag += gap
+            else:
+                num_missing += gap
+            yield from self._silence(gap)
+            yield block
+            there += max(0, gap) + len(block)
+        if num_missing:
+            remark(
+                self._place,
+                f"has gaps of {num_missing / self.rate:.2f} s in all (silence stands "
+                "there)",
+            )
+        self._check_end(self._zero + Fraction(there, self.rate))
+
+    def _frames_or_error(self) -> Iterator[Any]:
+        while True:
+            with _errors_of_the_library(self._place):
+                frame = next(self._decoded, None)
+            if frame is None:
+                return
+            yield frame
+
+    def _silence(self, num_samples: int) -> Iterator[Samples]:
+        if num_samples > _LONGEST_GAP * self.rate:
+            raise damaged_because(
+                self._place, f"its time stamps leap by {num_samples // self.rate} s"
+            )
+        for start in range(0, num_samples, self.rate):
+            size = min(self.rate, num_samples - start)
+            yield np.zeros((size, self.num_channels), np.float32)
+
+    def _remark_on_leap(self, gap: int, there: int) -> None:
+        remark(
+            self._place,
+            f"its time stamps go back by {-gap / self.rate:.2f} s at "
+            f"{there / self.rate:.2f} s (times behind that may be wrong)",
+        )
+
+    def _position(self, frame: Any) -> int | None:
+        """Return where a frame lies, in samples from the start of the recording."""
+        if frame.pts is None or not frame.time_base:
+            return None
+        seconds = Fraction(frame.pts * frame.time_base) - self._zero
+        return round(seconds * self.rate)
+
+    def _decoder_lag(self, position: int | None, frame_size: int) -> int:
+        """Return how late the time stamps of the frames are, in samples.
+
+        Of Windows Media, a frame has that of the packet after its own.
+        """
+        if self._demuxer != "asf" or position is None:
+            return 0
+        start = Fraction((self._stream.start_time or 0) * self._stream.time_base)
+        return min(position - round((start - self._zero) * self.rate), frame_size)
+
+    def _recording_start(self) -> Fraction:
+        """Return at which time the recording starts, of all its streams, in seconds.
+
+        That is 0, but a piece of a live stream has the times of the stream.
+        """
+        start = Fraction(self._container.start_time or 0, 10**6)  # microseconds
+        is_whole = self._container.duration and self._demuxer in ("mov", "matroska")
+        if start < 0 or (is_whole and start < _LONGEST_GAP):
+            return Fraction(0)
+        return start
 
     def _samples(self, frame: Any) -> Samples:
         """Return the samples of a frame, (N, channels)."""
@@ -194,45 +301,81 @@ class Container:
             index = packet.stream.index
             self._ends[index] = max(end, self._ends.get(index, end))
 
-    def _check_end(self) -> None:
-        """Raise an AudioError where packets are missing that the header promises."""
-        promised = self._promised_to_the_stream()
-        reached = self._ends.get(self._stream.index, Fraction(0))
-        if self._demuxer == "matroska" and self._stream.duration is None:
-            promised = Fraction(self._container.duration or 0, 10**6)  # microseconds
-            reached = max(self._ends.values(), default=reached)
-        if promised is not None and reached + _TOLERANCE < promised:
-            there, whole = (f"{float(seconds):.2f}" for seconds in (reached, promised))
-            raise cut_short(self._place, there, whole, "seconds")
+    def _check_end(self, decoded: Fraction) -> None:
+        """Raise an AudioError where there is less than the header or packets promise.
 
-    def _promised_to_the_stream(self) -> Fraction | None:
-        """Return the seconds of the audio stream, if the format itself has them.
+        Args:
+            decoded: seconds up to which there is sound.
+        """
+        reached = self._ends.get(self._stream.index, self._zero)
+        promised = self._promised_end() or reached
+        last = max(self._ends.values(), default=reached)
+        if last + _TOLERANCE < (end := self._promised_to_all()):
+            promised = max(promised, end)
+        there = min(reached, decoded)
+        if there + _TOLERANCE < max(promised, reached):
+            raise cut_short(
+                self._place,
+                f"{float(there):.2f}",
+                f"{float(max(promised, reached)):.2f}",
+                "seconds",
+            )
+
+    def _promised_end(self) -> Fraction | None:
+        """Return when the audio stream ends, if the format itself has that, in seconds.
 
         FFmpeg guesses from the bit rate where a format has none.
         """
-        if self._demuxer not in ("mov", "asf") or not self._stream.duration:
+        if self._demuxer != "mov" or not self._stream.duration:
             return None
-        return Fraction(self._stream.duration * self._stream.time_base)
+        end = (self._stream.start_time or 0) + self._stream.duration
+        return Fraction(end * self._stream.time_base)
+
+    def _promised_to_all(self) -> Fraction:
+        """Return when the longest of the streams ends; 0 where the format has not."""
+        if self._demuxer == "matroska":
+            return Fraction(self._container.duration or 0, 10**6)  # microseconds
+        if self._demuxer == "asf":
+            return Fraction((self._stream.duration or 0) * self._stream.time_base)
+        return Fraction(0)
 
 
-def _check_size(path: Path | Member, kind: Kind, place: str) -> None:
-    promised = 0
-    with path.open("rb") as file:
-        if kind.demuxer == "mov":
-            promised = boxes_end(file)
-        elif kind.demuxer == "matroska":
-            promised = segment_end(file)
-        there = file.seek(0, os.SEEK_END)
-    if there < promised:
-        raise cut_short(place, there, promised, "bytes")
+def _check_sizes(path: Path | Member, kind: Kind, place: str) -> None:
+    """Compare the sizes in a file with what is there.
+
+    Raises:
+        AudioError: it is damaged or cut short.
+    """
+    if kind.demuxer == "ogg":
+        ogg.check_pages(path, place)
+        return
+    if kind.demuxer == "wav":
+        riff.samples_in(path, place)
+        return
+    check = {
+        "mov": check_boxes,
+        "matroska": check_segment,
+        "asf": check_packets,
+        "amr": check_frames,
+        "aac": check_frames,
+    }[kind.demuxer]
+    with path.open("rb", buffering=BUFFER) as file:
+        check(file, place)
 
 
 @contextmanager
-def _errors_of_the_library(place: str) -> Iterator[None]:
-    """Turn whatever goes wrong in PyAV, with its many errors, into an AudioError."""
+def _errors_of_the_library(place: str, kind: Kind | None = None) -> Iterator[None]:
+    """Turn whatever goes wrong in PyAV, with its many errors, into an AudioError.
+
+    Args:
+        place: what errors call the file.
+        kind: what it is, as long as nothing of it was decoded.
+    """
     try:
         yield
     except AudioError:
         raise
     except Exception as error:
+        if kind and kind.is_coding:
+            raise AudioError(f"{place}: {kind} (convert it to wav or flac)") from error
         raise damaged(place) from error

@@ -13,6 +13,15 @@ def damaged(place: str) -> AudioError:
     return AudioError(f"{place}: is damaged or cut short ({AGAIN})")
 
 
+def damaged_because(place: str, reason: str) -> AudioError:
+    """Return the error of a file in which something is not what it must be.
+
+    >>> damaged_because("a.mp3", "no frame starts at byte 417").args[0]
+    'a.mp3: is damaged: no frame starts at byte 417 (copy or download it again)'
+    """
+    return AudioError(f"{place}: is damaged: {reason} ({AGAIN})")
+
+
 def cut_short(place: str, there: object, promised: object, what: str) -> AudioError:
     """Return the error of a file that has less than its header promises.
 

@@ -1,22 +1,26 @@
-"""MP3: how long is it? libsndfile trusts a header, or guesses.
+"""MP3: is every frame there, and how long is it?
 
-It trusts the Xing header. Without one it guesses from the first frame's bit rate and
-the size of the file, and reads no further than it guessed; of files that were joined it
-reads the first. So the frames are counted here, and where they are not those promised,
-libsndfile is given a correct header. Of a file of any length only a buffer
-is in memory.
+libsndfile trusts the Xing header. Without one it guesses from the first frame's bit
+rate and the size of the file, and reads no further than it guessed; of files that were
+joined it reads the first. What is damaged it leaves out, and moves the rest up. So the
+frames are walked through here: each must start where the last one ends. Where they are
+not those promised, libsndfile is given a correct header.
 
-Source: ISO/IEC 11172-3, 2.4.1.3, and for the low sample rates 13818-3.
+Source: ISO/IEC 11172-3, 2.4.1.3, and for the low sample rates 13818-3; the fields of
+the header frame: "MP3 Info Tag revision 1 specifications" (LAME).
 """
 
-import io
 import os
-from collections.abc import Iterator
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from asr.audio.archives import Member
-from asr.audio.errors import cut_short
+from asr.audio.errors import cut_short, damaged_because
+from asr.audio.remarks import remark
+from asr.audio.riff import Stretch
+from asr.audio.stretches import BUFFER, Corrected
+from asr.errors import AudioError
 
 SIGNATURES: Final = (
     b"ID3",
@@ -34,139 +38,234 @@ TOLERANCE: Final = 2 * 1152
 
 _MPEG_1_RATES = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _MPEG_2_RATES = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-_BUFFER = 2**16  # bytes
+
+_CHAIN = 4  # frames in a row that cannot be there by chance
+_SEARCHED = 2**17  # bytes in which the first frame must be, behind a tag
+_TAG = 128  # bytes of an ID3v1 tag
+_APE = 32  # bytes of an APE tag's header, and of its footer
+_END_TAGS = (b"LYRICSBEGIN", b"APETAGEX", b"3DI")
+_HEAD = 40  # bytes of a frame that reach to the name of a header frame
+_NAMES = (b"Xing", b"Info")  # of a header frame
+_LAME = 120  # bytes from there to the encoder's name
+_LAME_CRC = 154  # and to the checksum
+_ENCODERS = (b"LAME", b"Lavf", b"Lavc", b"L3.9")
 
 
-class _Frame(NamedTuple):
-    """Where a frame lies in the file, in bytes."""
+class _Walk(NamedTuple):
+    """The frames of a file."""
 
-    start: int
+    first: Stretch
+    """The first frame."""
     end: int
+    """Where the last whole frame ends, in bytes."""
+    num_frames: int
+    num_headers: int
+    """Tags and further header frames on the way: files were joined."""
+    rest: bytes
+    """The start of what follows the last frame and is no tag."""
 
 
-class Corrected(io.RawIOBase):
-    """A header, and then a stretch of a file, read as one file.
+class _Promise(NamedTuple):
+    """What the header frame states."""
 
-    Args:
-        header: the bytes to come first.
-        file: what follows; it is closed together with this.
-        start: where in the file the stretch starts, in bytes.
-        end: where it ends.
-    """
-
-    def __init__(self, header: bytes, file: BinaryIO, start: int, end: int) -> None:
-        super().__init__()
-        self._header, self._file, self._start = header, file, start
-        self._size = len(header) + end - start
-        self._position = 0
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position in bytes from the start of the header."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to another position, as in any file."""
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}
-        self._position = max(0, origin[whence] + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer, or what of it there are bytes for."""
-        view = memoryview(buffer).cast("B")
-        left = self._header[self._position :][: len(view)]
-        view[: len(left)] = left
-        place = self._position + len(left) - len(self._header)
-        self._file.seek(self._start + max(0, place))
-        wished = max(
-            0, min(len(view) - len(left), self._size - len(self._header) - place)
-        )
-        rest = self._file.read(wished)
-        view[len(left) : len(left) + len(rest)] = rest
-        self._position += len(left) + len(rest)
-        return len(left) + len(rest)
-
-    def close(self) -> None:
-        """Close the file too."""
-        self._file.close()
-        super().close()
+    num_frames: int
+    num_bytes: int | None
+    """Of the stream, this frame counted."""
 
 
-def corrected(path: Path | Member, place: str) -> Corrected | None:
+def corrected(
+    path: Path | Member, place: str, stretch: Stretch | None = None
+) -> Corrected | None:
     """Give an MP3 file whose header is wrong one with its true length.
 
     Args:
-        path: a file that starts with one of `SIGNATURES`.
+        path: a file.
         place: what an error calls it.
+        stretch: where in the file the MP3 file lies; None for all of it.
 
     Returns:
-        None where the file can be read as it is.
+        None where the file can be read as it is, or has no frame.
 
     Raises:
-        AudioError: there are fewer frames than the Xing header promises.
+        AudioError: what follows a frame is none, or there are fewer frames than the
+            header promises.
     """
-    with path.open("rb", buffering=_BUFFER) as file:
-        frames = _frames(file)
-        first = next(frames, None)
+    with path.open("rb", buffering=BUFFER) as file:
+        within = stretch or Stretch(0, file.seek(0, os.SEEK_END))
+        first = _first_frame(file, within)
         if first is None:
             return None
-        promised = _promised_frames(_bytes(file, *first))
-        start, end, num_frames = first.start, first.end, 1
-        if promised is not None:  # the first frame is but a header
-            start, num_frames = end, 0
-        for frame in frames:
-            if num_frames == 0:
-                start = frame.start
-            num_frames, end = num_frames + 1, frame.end
-        if promised is not None:
-            if num_frames + 1 < promised:
-                raise cut_short(place, num_frames, promised, "frames")
-            if num_frames <= promised + 1:  # some encoders count the header
+        _look_at_start(file, within, first, place)
+        walk = _walked(file, within, first)
+        header = _bytes(file, *first)
+        promise = _promise(header)
+        if promise is None:
+            _look_at_end(walk, place)
+            start, num_frames = first.start, walk.num_frames
+        elif _is_kept(promise, walk, place):
+            if within.start == 0 and first.start == _behind_tags(file, 0):
                 return None
-        header = _xing_frame(_bytes(file, start, start + 4), num_frames)
-    return Corrected(header, path.open("rb", buffering=_BUFFER), start, end)
+            return Corrected(b"", path.open("rb", buffering=BUFFER), *within)
+        else:  # the first frame is but a header
+            start, num_frames = first.end, walk.num_frames - 1
+            header = _bytes(file, start, start + 4)
+        new = _xing_frame(header, num_frames)
+    return Corrected(new, path.open("rb", buffering=BUFFER), start, walk.end)
+
+
+def begins_late(path: Path | Member) -> bool:
+    """Return whether a file that starts with something else has MP3 frames soon."""
+    with path.open("rb", buffering=BUFFER) as file:
+        return _first_frame(file, Stretch(0, file.seek(0, os.SEEK_END))) is not None
+
+
+def _look_at_start(file: BinaryIO, within: Stretch, first: Stretch, place: str) -> None:
+    """Remark on what is odd before the first frame and in it."""
+    start = _behind_tags(file, within.start)
+    if _bytes(file, start, first.start).strip(b"\0"):
+        remark(
+            place,
+            f"begins within a frame ({first.start - start} bytes are left out; it may "
+            "be cut short)",
+        )
+    if not _has_right_checksum(_bytes(file, *first)):
+        remark(place, "has a damaged header (it may begin or end at another time)")
+
+
+def _look_at_end(walk: _Walk, place: str) -> None:
+    """Remark on what follows the last frame of a file without a header frame.
+
+    Raises:
+        AudioError: a frame may be in it.
+    """
+    if not walk.rest:
+        return
+    is_frame = _frame_size(walk.rest[:4]) > len(walk.rest)
+    length = walk.first.end - walk.first.start
+    if not is_frame and len(walk.rest) > length and walk.rest.strip(b"\0"):
+        raise _broken(walk, place)
+    remark(place, "ends within a frame, or was filled up (it may be cut short)")
+
+
+def _is_kept(promise: _Promise, walk: _Walk, place: str) -> bool:
+    """Return whether the header's promise is kept, or near enough for libsndfile.
+
+    Raises:
+        AudioError: there is less than it promises.
+    """
+    num_frames, num_bytes = walk.num_frames - 1, walk.end - walk.first.start
+    is_shorter = num_frames + bool(not walk.rest) < promise.num_frames
+    if is_shorter:  # some encoders count the header
+        if len(walk.rest) > 4 and not _frame_size(walk.rest[:4]) > len(walk.rest):
+            raise _broken(walk, place)
+        raise cut_short(place, num_frames, promise.num_frames, "frames")
+    is_longer = num_frames > promise.num_frames + 1
+    is_other = promise.num_bytes and num_bytes != promise.num_bytes
+    if (is_longer or is_other) and not walk.num_headers:
+        remark(
+            place,
+            f"has {num_frames} frames in {num_bytes} bytes, not {promise.num_frames} "
+            f"in {promise.num_bytes} as its header has it (something was added or "
+            "taken away)",
+        )
+    return not is_longer
+
+
+def _broken(walk: _Walk, place: str) -> AudioError:
+    return damaged_because(
+        place, f"no frame like the first starts at byte {walk.end}, where one ends"
+    )
+
+
+def _first_frame(file: BinaryIO, within: Stretch) -> Stretch | None:
+    """Find the first frame: behind tags, or a little later."""
+    start = behind = _behind_tags(file, within.start)
+    while 0 <= start < min(behind + _SEARCHED, within.end):
+        chain = _chain(file, Stretch(start, within.end))
+        if chain and (len(chain) == _CHAIN or start == behind):
+            return chain[0]
+        start = _find_ff(file, start + 1)
+    return None
+
+
+def _chain(file: BinaryIO, within: Stretch) -> list[Stretch]:
+    """Return frames in a row, some at most; none where another thing follows."""
+    found, start, kind = list[Stretch](), within.start, None
+    while len(found) < _CHAIN and start < within.end:
+        head = _bytes(file, start, start + 11)
+        this, size = _frame(head[:4])
+        if size == 0 or this != (kind or this):
+            is_end = _behind_tags(file, start) > start or not head.strip(b"\0")
+            return found if is_end or head.startswith(_END_TAGS) else []
+        if start + size > within.end:
+            break
+        found.append(Stretch(start, start + size))
+        kind, start = this, start + size
+    return found
+
+
+def _walked(file: BinaryIO, within: Stretch, first: Stretch) -> _Walk:
+    """Go from frame to frame, as long as one starts where the last one ends."""
+    header = _bytes(file, *first)
+    (kind, _), xing = _frame(header[:4]), _xing_place(header)
+    num_frames, num_headers = 0, 0
+    start = end = first.start
+    while start < within.end:
+        file.seek(start)
+        head = file.read(_HEAD)
+        this, size = _frame(head[:4])
+        if this == kind and size and start + size <= within.end:
+            num_headers += num_frames > 0 and head[xing : xing + 4] in _NAMES
+            num_frames += 1
+            start = end = start + size
+        elif (behind := _behind_tags(file, start)) > start:
+            num_headers, start = num_headers + (behind < within.end), behind
+        else:
+            break
+    rest = _bytes(file, start, min(start + _SEARCHED, within.end))
+    is_tag = not rest or rest.startswith(_END_TAGS)
+    return _Walk(first, end, num_frames, num_headers, b"" if is_tag else rest)
+
+
+def _behind_tags(file: BinaryIO, start: int) -> int:
+    """Return where the tags end that start somewhere; there, if none does."""
+    while True:
+        header = _bytes(file, start, start + 16)
+        if header.startswith(b"ID3") and len(header) >= 10:
+            a, b, c, d = header[6:10]
+            start += 10 + (a << 21 | b << 14 | c << 7 | d)
+        elif header.startswith(b"TAG"):
+            start += _TAG
+        elif header.startswith(b"APETAGEX") and (
+            (size := int.from_bytes(header[12:], "little")) >= _APE
+        ):
+            start += _APE + size
+        else:
+            return start
 
 
 def _bytes(file: BinaryIO, start: int, end: int) -> bytes:
     file.seek(start)
-    return file.read(end - start)
-
-
-def _frames(file: BinaryIO) -> Iterator[_Frame]:
-    """Find the whole frames, and skip tags and what else lies between them."""
-    size = file.seek(0, os.SEEK_END)
-    start, is_synchronous = 0, False
-    while 0 <= start < size:
-        header = _bytes(file, start, start + 10)
-        if header.startswith(b"ID3") and len(header) == 10:
-            a, b, c, d = header[6:]
-            start += 10 + (a << 21 | b << 14 | c << 7 | d)
-            continue
-        end = start + _frame_size(header[:4])
-        is_frame = start < end <= size and (
-            is_synchronous or _frame_size(_bytes(file, end, end + 4)) > 0
-        )
-        if is_frame:
-            yield _Frame(start, end)
-        is_synchronous = is_frame
-        start = end if is_frame else _find_ff(file, start + 1)
+    return file.read(max(0, end - start))
 
 
 def _find_ff(file: BinaryIO, start: int) -> int:
     """Return where the next byte of ones is, with which frames start; -1 if nowhere."""
     file.seek(start)
-    while chunk := file.read(_BUFFER):
+    while chunk := file.read(BUFFER):
         if (place := chunk.find(b"\xff")) >= 0:
             return start + place
         start += len(chunk)
     return -1
+
+
+@lru_cache(maxsize=2**12)
+def _frame(header: bytes) -> tuple[int, int]:
+    """Return what all frames of a stream have in common, and the size of this one."""
+    bits = int.from_bytes(header)
+    is_mono = bits >> 6 & 3 == 3
+    # The others: sync, version, layer and sample rate.
+    return bits & 0xFFFE_0C00 | is_mono, _frame_size(header)
 
 
 def _frame_size(header: bytes) -> int:
@@ -191,17 +290,55 @@ def _xing_place(header: bytes) -> int:
     return 4 + {(1, 0): 32, (1, 1): 17, (0, 0): 17, (0, 1): 9}[is_mpeg_1, is_mono]
 
 
-def _promised_frames(frame: bytes) -> int | None:
-    """Return how many frames a Xing header promises; None if this frame has none."""
-    xing = frame[_xing_place(frame) :][:12]
-    if xing[:4] not in (b"Xing", b"Info") or len(xing) < 12 or not xing[7] & 1:
+def _promise(frame: bytes) -> _Promise | None:
+    """Return what a header frame promises; None if this frame is none."""
+    xing = frame[_xing_place(frame) :][:16]
+    if xing[:4] not in _NAMES or len(xing) < 16 or not xing[7] & 1:
         return None
-    return int.from_bytes(xing[8:])
+    num_bytes = int.from_bytes(xing[12:]) if xing[7] & 2 else None
+    return _Promise(int.from_bytes(xing[8:12]), num_bytes)
+
+
+def _has_right_checksum(frame: bytes) -> bool:
+    """Return whether a header frame is as it was written, if it has a checksum.
+
+    LAME's is of all before it, FFmpeg's of 190 bytes, in which it itself is zero yet.
+    """
+    place = _xing_place(frame)
+    crc = place + _LAME_CRC
+    if frame[place + _LAME :][:4] not in _ENCODERS or len(frame) < 190:
+        return True
+    promised = int.from_bytes(frame[crc : crc + 2])
+    as_ffmpeg = frame[:crc] + bytes(2) + frame[crc + 2 : 190]
+    return promised in (0, _crc_16(frame[:crc]), _crc_16(as_ffmpeg[:190]))
+
+
+def _crc_16(content: bytes) -> int:
+    """Return the checksum of a header frame.
+
+    >>> hex(_crc_16(b"123456789"))
+    '0xbb3d'
+    """
+    crc, table = 0, _crc_16_table()
+    for byte in content:
+        crc = crc >> 8 ^ table[(crc ^ byte) & 255]
+    return crc
+
+
+@cache
+def _crc_16_table() -> list[int]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0xA001 if value & 1 else 0)
+        table.append(value)
+    return table
 
 
 def _xing_frame(first: bytes, num_frames: int) -> bytes:
     """Make a frame with a Xing header that promises so many frames like the first."""
-    header = bytes([first[0], first[1] | 1, *first[2:]])  # | 1: without a checksum
+    # Without a checksum (| 1), and of 64 kbit/s or more, so that there is room.
+    header = bytes([first[0], first[1] | 1, first[2] & 0x0F | 0x80, first[3]])
     xing = b"Xing" + (1).to_bytes(4) + num_frames.to_bytes(4)
     return (header.ljust(_xing_place(header), b"\0") + xing).ljust(
         _frame_size(header), b"\0"

@@ -15,14 +15,15 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Final, NamedTuple, Protocol
 
-import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from asr.audio.archives import Member, source
-from asr.audio.containers import Container, recognized
+from asr.audio.channels import Channel, Mixer, check_channel
+from asr.audio.containers import Container, foreign, recognized
 from asr.audio.errors import AGAIN, no_samples
 from asr.audio.soundfiles import SoundFile
 from asr.audio.waveforms import (
@@ -31,7 +32,9 @@ from asr.audio.waveforms import (
     Samples,
     check_finite,
     check_rates,
+    check_scale,
     resampled,
+    scaled,
     too_short,
 )
 from asr.errors import AudioError
@@ -45,11 +48,9 @@ AUDIO_SUFFIXES: Final = frozenset(
 )
 """The endings, in lower case, of the files that count as audio in a folder."""
 
-Channel = Literal["mix", "left", "right"]
-"""The mean of all channels, or one of them."""
-
 _BLOCK_SECONDS = 10
 _BLOCK_SIZE = 2**22  # samples of all channels read at once at most: 16 MiB
+_SAMPLES = "samples"  # what errors call those in memory
 _MARGIN = 1  # seconds read on both sides of a clip: filters and decoders look around
 
 
@@ -120,8 +121,8 @@ def read_blocks(
     Args:
         path: the file; its contents decide its format, not its name.
         rate: sample rate in Hz that the waveform shall have.
-        channel: "mix" for the mean of all, or "left" or "right". The one channel of a
-            mono file is its left one.
+        channel: "mix" for the mean of all, "left" or "right", or a number from 1 on.
+            The one channel of a mono file is its left one.
         start: seconds of the recording to leave out.
         end: second to stop at; None, or one that the recording has not, for its end.
         name: what errors call the file, where that is not its path.
@@ -135,29 +136,113 @@ def read_blocks(
             blocks, it is damaged or cut short.
         ValueError: the rate, the channel or the start is none.
     """
+    path, place = Path(path), name or str(path)
     check_rates(rate, rate)
-    if channel not in get_args(Channel):
-        raise ValueError(f"channel must be one of {get_args(Channel)}, not {channel!r}")
+    check_channel(channel)
+    end = _clip_end(start, end, place)
+    with _opened(path, place) as sound:
+        yield from _blocks(sound, rate, channel, start, end, place)
+
+
+def from_samples(
+    samples: npt.NDArray[Any] | Tensor,
+    rate: int,
+    *,
+    channel: Channel = "mix",
+    start: float = 0.0,
+    end: float | None = None,
+) -> Tensor:
+    """Make a waveform at `SAMPLE_RATE` of samples that are in memory already.
+
+    Args:
+        samples: (N,) or (channels, N), of floats with full scale -1 to 1, or of int16,
+            int32 or uint8, which are scaled to that.
+        rate: their sample rate in Hz.
+        channel: as for `read_blocks`.
+        start: as for `read_blocks`.
+        end: as for `read_blocks`.
+
+    Returns:
+        (N,) float32.
+
+    Raises:
+        AudioError: there are no samples, or some that are no numbers; or none from
+            `start` to `end`, or no such channel.
+        TypeError: the samples are of another type.
+        ValueError: their shape or scale is another, or the rate, the channel or the
+            start is impossible.
+    """
+    if isinstance(samples, Tensor):  # numpy has no bfloat16
+        samples = samples.float() if samples.is_floating_point() else samples
+        samples = samples.numpy(force=True)
+    array = samples
+    if array.ndim not in (1, 2):
+        raise ValueError(f"(N,) or (channels, N) is needed, got {array.shape}")
+    if array.ndim == 2 and array.shape[0] > array.shape[1] > 0:
+        raise ValueError(f"(channels, N) is needed, got {array.shape}: transpose it")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise ValueError(f"a rate of {RATES[0]} to {RATES[1]} Hz is needed, not {rate}")
+    check_channel(channel)
+    if array.size == 0:
+        raise no_samples(_SAMPLES)
+    check_scale(array)
+    end = _clip_end(start, end, _SAMPLES)
+    sound = _InMemory(array[None] if array.ndim == 1 else array, rate)
+    return torch.cat(list(_blocks(sound, SAMPLE_RATE, channel, start, end, _SAMPLES)))
+
+
+class _InMemory:
+    """Samples, (channels, N), as an open file."""
+
+    def __init__(self, samples: npt.NDArray[Any], rate: int) -> None:
+        self._samples, self.rate = samples, rate
+        self.num_channels = len(samples)
+
+    def duration(self) -> float:
+        """Return the length in seconds."""
+        return float(self._samples.shape[1] / self.rate)
+
+    def blocks(self, start: int, stop: int | None, size: int) -> Iterator[Samples]:
+        """Yield (N, channels) each."""
+        samples = self._samples[:, start:stop]
+        for first in range(0, samples.shape[1], size):
+            yield scaled(samples[:, first : first + size].T)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _clip_end(start: float, end: float | None, place: str) -> float:
+    """Return the second at which a clip ends, infinite for that of the recording.
+
+    Raises:
+        AudioError: it is not after the start.
+        ValueError: the start is none.
+    """
     if not 0 <= start < math.inf:
         raise ValueError(f"start must be a number of seconds from 0 on, not {start}")
-    path, place = Path(path), name or str(path)
     end = math.inf if end is None else end
     if not end > start:
         raise AudioError(
             f"{place}: cannot be read from {start:g} s to {end:g} s "
             "(the end must be after the start)"
         )
-    with _opened(path, place) as sound:
-        if channel == "right" and sound.num_channels == 1:
-            raise AudioError(f"{place}: is mono (has no right channel)")
-        mono = _mono(sound, channel, start, end)
-        blocks = resampled(_finite(mono, place), sound.rate, rate)
-        num_read = 0
-        for block in _clip(_finite(blocks, place), rate, start, end):
-            num_read += len(block)
-            yield torch.from_numpy(block)
-        if num_read == 0:
-            raise _nothing_read(sound, start, end, place)
+    return end
+
+
+def _blocks(
+    sound: Sound, rate: int, channel: Channel, start: float, end: float, place: str
+) -> Iterator[Tensor]:
+    mixer = Mixer(channel, sound.num_channels, place)
+    mono = map(mixer.mixed, _early_to_late(sound, start, end))
+    blocks = resampled(_finite(mono, place), sound.rate, rate)
+    num_read = 0
+    for block in _clip(_finite(blocks, place), rate, start, end):
+        num_read += len(block)
+        yield torch.from_numpy(block)
+    if num_read == 0:
+        raise _nothing_read(sound, start, end, place)
+    mixer.remark_on_cancelling()
 
 
 def duration(path: str | Path, *, name: str | None = None) -> float:
@@ -205,24 +290,26 @@ def probe(path: str | Path, *, name: str | None = None) -> AudioInfo:
 
 @contextmanager
 def _opened(path: Path, place: str) -> Iterator[Sound]:
-    sound: Sound
     try:
-        file = source(path, place)
-        head = _head(file, place)
-        kind = recognized(head)
-        if kind is not None:
-            sound = Container(file, kind, place)
-        else:
-            sound = SoundFile(file, head, place)
-    except OSError as error:
-        raise AudioError(f"{place}: cannot be read ({error.strerror})") from error
-    with closing(sound):
-        if not RATES[0] <= sound.rate <= RATES[1]:
-            raise AudioError(
-                f"{place}: has a sample rate of {sound.rate} Hz "
-                f"({RATES[0]} to {RATES[1]} Hz can be read)"
-            )
-        yield sound
+        with closing(_sound(path, place)) as sound:
+            if not RATES[0] <= sound.rate <= RATES[1]:
+                raise AudioError(
+                    f"{place}: has a sample rate of {sound.rate} Hz "
+                    f"({RATES[0]} to {RATES[1]} Hz can be read)"
+                )
+            yield sound
+    except OSError as error:  # of any read: a disk or a network may fail on the way
+        reason = error.strerror or str(error)
+        raise AudioError(f"{place}: cannot be read ({reason})") from error
+
+
+def _sound(path: Path, place: str) -> Sound:
+    file = source(path, place)
+    head = _head(file, place)
+    kind = recognized(head) or foreign(file, head)
+    if kind is not None:
+        return Container(file, kind, place)
+    return SoundFile(file, head, place)
 
 
 def _head(path: Path | Member, place: str) -> bytes:
@@ -243,17 +330,11 @@ def _head(path: Path | Member, place: str) -> bytes:
     return head
 
 
-def _mono(
-    sound: Sound, channel: Channel, start: float, end: float
-) -> Iterator[Samples]:
+def _early_to_late(sound: Sound, start: float, end: float) -> Iterator[Samples]:
     """Yield what lies between two seconds, and some more on both sides."""
     stop = (math.ceil(end) + _MARGIN) * sound.rate if end < math.inf else None
     size = min(_BLOCK_SECONDS * sound.rate, _BLOCK_SIZE // sound.num_channels)
-    for block in sound.blocks(_early(start) * sound.rate, stop, max(1, size)):
-        if channel == "mix" and sound.num_channels > 1:
-            yield block.mean(axis=1)
-        else:
-            yield np.ascontiguousarray(block[:, 1 if channel == "right" else 0])
+    return sound.blocks(_early(start) * sound.rate, stop, max(1, size))
 
 
 def _early(start: float) -> int:

@@ -18,9 +18,10 @@ from pathlib import Path
 import soundfile
 from torch import Tensor
 
-from asr.audio import mp3
+from asr.audio import mp3, ogg, riff
 from asr.audio.archives import Member
-from asr.audio.errors import AGAIN, cut_short, damaged
+from asr.audio.errors import cut_short, damaged
+from asr.audio.stretches import Corrected
 from asr.audio.waveforms import SAMPLE_RATE, Samples
 from asr.errors import AudioError
 
@@ -40,7 +41,7 @@ CAN_BE_READ = "wav, flac, ogg vorbis, opus, mp3 and aiff can be read"
 
 _UNKNOWN_SIZE = 2**31 - 2**16  # a WAV that was piped promises so many bytes, or more
 _UNKNOWN_FRAMES = 2**62  # what libsndfile returns for a stream without a length
-_CHUNK = 2**20  # bytes of an Ogg file looked at together
+_OTHERS = (b"fLaC", b"RF64", b"FORM", b".snd", b"caff", b"riff")  # surely no MP3
 
 
 class SoundFile:
@@ -57,11 +58,7 @@ class SoundFile:
 
     def __init__(self, path: Path | Member, head: bytes, place: str) -> None:
         self._place, self._head = place, head
-        if head.startswith(b"OggS"):
-            _check_pages(path, place)
-        corrected = None
-        if head.startswith(mp3.SIGNATURES):
-            corrected = mp3.corrected(path, place)
+        corrected = _looked_through(path, head, place)
         with ExitStack() as opened:
             if corrected is not None:
                 opened.enter_context(corrected)
@@ -146,31 +143,26 @@ class SoundFile:
             ) from error
 
 
-def _check_pages(path: Path | Member, place: str) -> None:
-    """Refuse an Ogg file that was cut short or joined of two.
+def _looked_through(path: Path | Member, head: bytes, place: str) -> Corrected | None:
+    """Check what libsndfile does not, and correct a header that it would trust.
 
-    libsndfile reads the one up to where it was cut, and of the other the first part.
+    Returns:
+        What is to be read in place of the file, or None.
 
-    Source: RFC 3533, section 6. Byte 5 of a page is 2 where a stream starts, byte 26
-    holds the number of its segments, and the bytes that follow their sizes.
+    Raises:
+        AudioError: the file is damaged.
     """
-    last, has_begun, is_joined = 0, False, False
-    with path.open("rb") as file:
-        window = b""
-        while chunk := file.read(_CHUNK):
-            window = window[-5:] + chunk  # a page may start where a chunk ends
-            for page in re.finditer(rb"OggS(?:\x00(.))?", window, re.DOTALL):
-                last = file.tell() - len(window) + page.start()
-                is_joined |= has_begun and page[1] == b"\x02"
-                has_begun |= page[1] in (b"\x00", b"\x01", b"\x04", b"\x05")
-        file.seek(last)
-        header = file.read(27).ljust(27, b"\xff")
-        segments = file.read(header[26])
-        is_whole = len(segments) == header[26]
-        if not is_whole or len(file.read(sum(segments))) < sum(segments):
-            raise AudioError(f"{place}: is cut short ({AGAIN})")
-    if is_joined:
-        raise AudioError(f"{place}: is several files joined (convert each by itself)")
+    if head.startswith(ogg.SIGNATURE):
+        ogg.check_pages(path, place)
+    elif head.startswith(riff.SIGNATURE):
+        if riff.coding(path) == riff.MP3:
+            return mp3.corrected(path, place, riff.samples_in(path, place))
+        return riff.corrected(path, place)
+    elif head.startswith(mp3.SIGNATURES) or (
+        not head.startswith(_OTHERS) and mp3.begins_late(path)
+    ):
+        return mp3.corrected(path, place)
+    return None
 
 
 _stderr_lock = threading.RLock()

@@ -12,7 +12,6 @@ import soxr
 import torch
 from torch import Tensor
 
-from asr.audio.errors import no_samples
 from asr.errors import AudioError
 
 SAMPLE_RATE: Final = 16_000
@@ -90,45 +89,6 @@ def check_rates(from_rate: float, to_rate: float) -> None:
         raise ValueError(f"rates must be above zero, got {from_rate} and {to_rate}")
 
 
-def from_samples(samples: npt.NDArray[Any] | Tensor, rate: int) -> Tensor:
-    """Make a waveform at `SAMPLE_RATE` of samples that are in memory already.
-
-    Args:
-        samples: (N,) or (channels, N), of floats with full scale -1 to 1, or of int16,
-            int32 or uint8, which are scaled to that.
-        rate: their sample rate in Hz.
-
-    Returns:
-        (N,) float32, the mean of all channels.
-
-    Raises:
-        AudioError: there are no samples, or some that are no numbers.
-        TypeError: the samples are of another type.
-        ValueError: their shape or scale is another, or the rate is impossible.
-    """
-    if isinstance(samples, Tensor):  # numpy has no bfloat16
-        samples = samples.float() if samples.is_floating_point() else samples
-        samples = samples.numpy(force=True)
-    array = samples
-    if array.ndim not in (1, 2):
-        raise ValueError(f"(N,) or (channels, N) is needed, got {array.shape}")
-    if array.ndim == 2 and array.shape[0] > array.shape[1] > 0:
-        raise ValueError(f"(channels, N) is needed, got {array.shape}: transpose it")
-    if not RATES[0] <= rate <= RATES[1]:
-        raise ValueError(f"a rate of {RATES[0]} to {RATES[1]} Hz is needed, not {rate}")
-    if array.size == 0:
-        raise no_samples("samples")
-    _check_scale(array)
-    floats = scaled(array)
-    mono = floats if floats.ndim == 1 else floats.mean(axis=0)
-    check_finite(mono, "samples")
-    waveform = resample(torch.from_numpy(mono), rate, SAMPLE_RATE)
-    if len(waveform) == 0:
-        raise too_short("samples", len(mono), rate)
-    check_finite(waveform.numpy(), "samples")
-    return waveform
-
-
 def scaled(samples: npt.NDArray[Any]) -> Samples:
     """Return a float32 copy with full scale -1 to 1, whatever its shape."""
     kind = samples.dtype.newbyteorder("=")  # a file's may be the other way round
@@ -145,7 +105,7 @@ def scaled(samples: npt.NDArray[Any]) -> Samples:
     )
 
 
-def _check_scale(samples: npt.NDArray[Any]) -> None:
+def check_scale(samples: npt.NDArray[Any]) -> None:
     """Refuse samples of one type on the scale of another.
 
     Raises:

@@ -1,6 +1,7 @@
 """What a command or a script does with the errors of its user."""
 
 import errno
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
         143 after a SIGTERM that a training has noted.
     """
     try:
-        with _short_warnings(name):
+        with _short_warnings(name), _remarks(name):
             status = int(work() or 0)
         if sys.stdout:  # closed, it is None
             sys.stdout.flush()  # a full disk is noticed here at the latest
@@ -66,3 +67,21 @@ def _short_warnings(name: str) -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = usual
+
+
+@contextmanager
+def _remarks(name: str) -> Iterator[None]:
+    """Print what is odd about recordings, each in one line."""
+
+    class Printing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            from asr.progress import print_beside
+
+            print_beside(one_line(f"{name}: {record.getMessage()}"))
+
+    logger, handler = logging.getLogger("asr.audio"), Printing()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from asr.cli.options import (
     add_command,
@@ -69,9 +69,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--channel",
-        choices=("mix", "left", "right", "split"),
+        type=_channel,
         default="mix",
-        help="mix all channels (default), take one, or transcribe each by itself",
+        metavar="CHANNEL",
+        help="mix all channels (default); take one: left, right, or a number from 1 "
+        "on; or split: transcribe each by itself",
     )
     parser.add_argument(
         "--clip", metavar="START:END", help="only from this second to that (90:120.5)"
@@ -131,15 +133,15 @@ def _transcribe_all(
     from asr.progress import progress_bar
 
     output = _Output(args)
-    channels: tuple[Channel, ...] = (args.channel,)
-    if args.channel == "split":
-        channels = ("left", "right")
     clip = _clip(args.clip)
     names, recordings, seconds = list[str](), list[Recording](), 0.0
+    num_wanted = num_unfound
     for path, name in sources:
         called = name if name == STANDARD_INPUT else None
+        channels = _channels(path, args.channel)
+        num_wanted += len(channels)
         for channel in channels:
-            full = f"{name}.{channel}" if args.channel == "split" else name
+            full = f"{name}.{channel}" if len(channels) > 1 else name
             if args.skip_existing and output.has(full):
                 print(one_line(f"asr: {called or path}: is done"), file=sys.stderr)
                 continue
@@ -157,7 +159,6 @@ def _transcribe_all(
                 num_failed += 1
             else:
                 output.take(name, transcript)
-    num_wanted = len(sources) * len(channels) + num_unfound
     if not num_failed:
         return 0
     return PARTIAL if num_failed < num_wanted else 1
@@ -238,8 +239,11 @@ class _Output:
 
 
 def _prefix(transcript: "Transcript") -> str:
-    channel = f" ({transcript.channel})" if transcript.channel != "mix" else ""
-    return one_line(f"{transcript.audio}{channel}: ")
+    channel = transcript.channel
+    if channel.isdecimal():
+        channel = f"channel {channel}"
+    shown = f" ({channel})" if channel != "mix" else ""
+    return one_line(f"{transcript.audio}{shown}: ")
 
 
 def _cautions(transcript: "Transcript") -> "Iterator[str]":
@@ -292,6 +296,38 @@ def _seconds(path: Path, clip: tuple[float, float | None]) -> float:
     except AsrError:
         return 0.0  # is reported when its turn comes
     return max(0.0, (whole if end is None else min(whole, end)) - start)
+
+
+def _channel(text: str) -> "Channel | Literal['split']":
+    """Read what --channel is given."""
+    if text in ("mix", "left", "right", "split"):
+        return cast("Channel | Literal['split']", text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no channel (use mix, left, right, split, or a number from 1 on)"
+        )
+    return number
+
+
+def _channels(
+    path: Path, wanted: "Channel | Literal['split']"
+) -> "tuple[Channel, ...]":
+    """Return which channels of a recording to transcribe, each by itself."""
+    from asr.audio import num_channels
+
+    if wanted != "split":
+        return (wanted,)
+    try:
+        number = num_channels(path)
+    except AsrError:
+        return ("mix",)  # what is wrong is reported when its turn comes
+    if number <= 2:
+        return ("left", "right") if number == 2 else ("mix",)
+    return tuple(range(1, number + 1))
 
 
 def _clip(text: str | None) -> tuple[float, float | None]:

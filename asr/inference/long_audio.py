@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from asr.audio import SAMPLE_RATE, Channel, read_blocks
+from asr.audio import SAMPLE_RATE, Channel, check_channel, read_blocks
 from asr.errors import AsrError
 from asr.inference.segmentation import LONGEST, Piece, merge_segments, pieces
 from asr.transcript import Segment, Transcript, moved, silence
@@ -62,10 +62,14 @@ class Recording:
 
         Args:
             path: the file.
-            channel: mix for the mean of all, left or right.
+            channel: mix for the mean of all, left, right, or a number from 1 on.
             clip: from which second to which.
             name: what it is called, where that is not its path.
+
+        Raises:
+            ValueError: the channel is none.
         """
+        check_channel(channel)
         start, end = clip
         blocks = partial(
             read_blocks, path, channel=channel, start=start, end=end, name=name
@@ -162,5 +166,5 @@ def _waveforms(batch: list[_Read]) -> list[Tensor]:
 
 def _transcript(read: _Read, said: list[Segment]) -> Transcript:
     return Transcript(
-        tuple(said), read.duration, read.recording.name, read.recording.channel
+        tuple(said), read.duration, read.recording.name, str(read.recording.channel)
     )

@@ -209,14 +209,16 @@ class Recognizer:
                 with "rb"; or samples, (N,) or (channels, N), with their rate; or a list
                 of such.
             sample_rate: Hz; needed for samples, not used for files.
-            channel: of a file: mix for the mean of all, left or right.
-            clip: of a file: from which second to which; None for its end.
+            channel: mix for the mean of all, left, right, or a number from 1 on.
+            clip: from which second to which; None for the end.
             return_alignment: keep where the model looked for each token.
             progress: called now and then with the seconds that were done since.
 
         Raises:
-            AudioError: a recording cannot be read or holds nothing.
+            AudioError: a recording cannot be read or holds nothing, or has no such
+                channel or clip.
             TypeError: something else was given, or samples without their rate.
+            ValueError: the channel is none.
         """
         several = not is_one(audio)
         recordings = [
@@ -342,5 +344,6 @@ def _recording(
         raise TypeError(
             "samples need their rate: transcribe(samples, sample_rate=16000)"
         )
-    waveform = from_samples(audio, sample_rate)
-    return Recording(lambda: [waveform])
+    start, end = clip
+    waveform = from_samples(audio, sample_rate, channel=channel, start=start, end=end)
+    return Recording(lambda: [waveform], channel=channel, start=start)

@@ -12,7 +12,9 @@ from asr.output.trn import nist_id
 
 def render(document: Document) -> str:
     """Write the words of all segments."""
-    name, channel = document.name, 1 + (document.transcript.channel == "right")
+    name, channel = document.name, document.transcript.channel
+    if not channel.isdecimal():
+        channel = "2" if channel == "right" else "1"
     words = in_order(word for segment in document.segments for word in segment.words)
     return "".join(
         f"{nist_id(name)} {channel} {word.start:.3f} {word.end - word.start:.3f}"

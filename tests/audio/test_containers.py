@@ -174,7 +174,7 @@ def test_packets_that_are_missing_are_missed(path: Path, kind: str) -> None:
 def test_garbage_behind_a_signature_is_refused(path: Path, contents: bytes) -> None:
     pytest.importorskip("av")
     path.write_bytes(contents + 1000 * b"\xff")
-    assert_refused(path, "is damaged or cut short|holds no samples|has no audio")
+    assert_refused(path, "is damaged|holds no samples|has no audio")
 
 
 def test_odd_names_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -273,6 +273,62 @@ def test_the_channels_of_a_stereo_file_may_be_apart(
     }
 
 
+@pytest.mark.parametrize(
+    ("num_channels", "names"),
+    [
+        (1, {"talk"}),
+        (2, {"talk.left", "talk.right"}),
+        (3, {f"talk.{n}" for n in "123"}),
+    ],
+)
+def test_every_channel_is_transcribed_by_itself(
+    model_folder: Path, tmp_path: Path, num_channels: int, names: set[str]
+) -> None:
+    path, out = tmp_path / "talk.wav", tmp_path / "out"
+    samples = 0.1 * torch.randn(8_000, num_channels)
+    soundfile.write(path, samples.numpy(), 16_000)
+    options = ["--channel", "split", "-o", str(out), "--model", str(model_folder)]
+
+    assert main(["transcribe", str(path), *options]) == 0
+
+    assert {path.stem for path in out.iterdir()} == names
+
+
+def test_a_channel_is_taken_by_its_number(
+    model_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "talk.wav"
+    soundfile.write(path, 0.1 * torch.randn(8_000, 3).numpy(), 16_000)
+    options = ["--output-format", "json", "--model", str(model_folder)]
+
+    assert main(["transcribe", str(path), "--channel", "3", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["channel"] == "3"
+    assert main(["transcribe", str(path), "--channel", "4", *options]) == 1
+    assert "has 3 channels (there is no channel 4)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("channel", ["0", "-1", "bogus", "1.5"])
+def test_what_is_no_channel_is_refused(channel: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["transcribe", "a.wav", f"--channel={channel}"])
+    assert f"{channel} is no channel (use mix, left" in capsys.readouterr().err
+
+
+def test_a_remark_is_one_line_and_stops_nothing(
+    model_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "talk.wav"
+    samples = 0.1 * torch.randn(8_000, 1).repeat(1, 2) * torch.tensor([1.0, -1.0])
+    soundfile.write(path, samples.numpy(), 16_000)
+
+    assert main(["transcribe", str(path), "--model", str(model_folder)]) == 0
+
+    assert capsys.readouterr().err.splitlines()[0] == (
+        f"asr: {path}: the channels cancel each other, so their mean is next to silent "
+        "(take one of them: --channel left)"
+    )
+
+
 def test_a_clip_of_a_recording(
     model_folder: Path, recording: Path, capsys: Capture
 ) -> None:

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,31 @@ def test_a_file_its_samples_and_a_list_give_the_same_text(
     assert from_list == [from_file, from_file]
     assert (from_file.audio, from_samples.audio) == (str(path), "")
     assert from_file.duration == pytest.approx(1.0)
+
+
+def test_channel_and_clip_of_samples_are_those_of_the_file(
+    recognizer: Recognizer, tmp_path: Path
+) -> None:
+    samples = torch.stack([noise(2.0), noise(2.0), noise(2.0)])
+    path = tmp_path / "noise.wav"
+    soundfile.write(path, samples.T.numpy(), 16_000, subtype="FLOAT")
+
+    for channel in ("left", "right", 3):
+        wishes: dict[str, Any] = {"channel": channel, "clip": (0.5, 1.5)}
+        from_file = recognizer.transcribe(path, **wishes)
+        from_samples = recognizer.transcribe(samples, sample_rate=16_000, **wishes)
+
+        assert from_samples.segments == from_file.segments
+        assert from_samples.segments[0].start == 0.5
+        assert from_samples.duration == from_file.duration == 1.0
+        assert from_samples.channel == from_file.channel == str(channel)
+
+
+def test_what_is_no_channel_is_refused(recognizer: Recognizer, tmp_path: Path) -> None:
+    channel: Any = "bogus"
+    for audio in (noise(1.0), tmp_path / "a.wav"):
+        with pytest.raises(ValueError, match=r"channel must be one of .*, not 'bogus'"):
+            recognizer.transcribe(audio, sample_rate=16_000, channel=channel)
 
 
 @pytest.mark.parametrize("num_samples", [1, 1599])
