@@ -7,7 +7,8 @@ AsrError
 ├── DownloadError    a corpus cannot be fetched, or what came is not what was published
 ├── ConfigError      a setting is unknown, of the wrong type, or impossible
 ├── CheckpointError  a checkpoint or model is missing, damaged, or another's
-└── TrainingError    training cannot start, or cannot go on
+├── TrainingError    training cannot start, or cannot go on
+└── InUseError       another process works in the same folder
 
 An error of the *programmer* (a wrong shape, an impossible argument) is a ValueError
 or a TypeError instead: it is never caught.
@@ -44,3 +45,7 @@ class CheckpointError(AsrError):
 
 class TrainingError(AsrError):
     """Training cannot start, or cannot go on."""
+
+
+class InUseError(AsrError):
+    """Another process works in the same folder, or this one may not write there."""
