@@ -27,6 +27,7 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from asr.errors import CheckpointError
+from asr.files import temporary_path
 
 _KEY = "facts"
 """Of the metadata in the header; on disk it keeps the name of version 0.1."""
@@ -70,7 +71,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     Raises:
         CheckpointError: the disk is full, or the folder may not be written to.
     """
-    partial = {name: folder / f".{name}.partial" for name in contents}
+    partial = {name: temporary_path(folder) for name in contents}
     try:
         for name, content in contents.items():
             path = folder / name

@@ -8,12 +8,14 @@ Other keys may stand on a line; they are not read.
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from asr.errors import ConfigError, ManifestError
+from asr.files import temporary_path
 
 Item = TypeVar("Item")
 
@@ -139,17 +141,29 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """
     path = Path(path)
     folder = path.parent.resolve()
-    partial = path.with_name(f".{path.name}.partial")
+    partial = temporary_path(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", newline="\n") as lines:
             for utterance in utterances:
                 audio = os.path.relpath(Path(utterance.audio).resolve(), folder)
                 entry = {**asdict(utterance), "audio": audio}
-                lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                lines.write(_as_line(entry))
         partial.replace(path)
     except OSError as error:
+        with suppress(OSError):  # the error may be the folder's
+            partial.unlink(missing_ok=True)
         raise ManifestError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _as_line(entry: Mapping[str, Any]) -> str:
+    """Write a line; what UTF-8 cannot hold (half of a pair) as JSON's \\ud800."""
+    line = json.dumps(entry, ensure_ascii=False) + "\n"
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return json.dumps(entry) + "\n"
+    return line
 
 
 def spread(utterances: Sequence[Item], number: int) -> list[Item]:

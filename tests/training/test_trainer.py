@@ -32,6 +32,7 @@ from asr.errors import (
     TrainingError,
 )
 from asr.features import AugmentConfig, FeatureNorm
+from asr.files import temporary_path
 from asr.model.attention import AttentionConfig
 from asr.model.export import export
 from asr.model.las import LAS, LASConfig
@@ -335,7 +336,10 @@ def test_a_half_written_checkpoint_is_never_seen(
     corpus: Path, tmp_path: Path, whole: Path
 ) -> None:
     content = (whole / "checkpoint.safetensors").read_bytes()
-    partial = tmp_path / ".checkpoint.safetensors.partial"
+    own = temporary_path(tmp_path.parent).name
+    ended = subprocess.Popen(["true"])  # a process that no longer runs
+    ended.wait()
+    partial = tmp_path / own.replace(f"-{os.getpid()}-", f"-{ended.pid}-")
     partial.write_bytes(content[: len(content) // 2])
 
     train(settings(corpus), tmp_path)
