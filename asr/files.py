@@ -17,6 +17,7 @@ from pathlib import Path
 from socket import gethostname
 
 from asr.errors import AsrError, AudioError
+from asr.processes import is_running
 
 _NAME = re.compile(r"\.asr-([0-9a-f]{8})-([0-9]{1,19})-[0-9]+\.partial")
 _numbers = itertools.count()
@@ -40,19 +41,9 @@ def _remove_left(folder: str, pid: int) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             name = _NAME.fullmatch(entry.name)
-            if name and name[1] == _machine() and not _runs(int(name[2])):
+            if name and name[1] == _machine() and not is_running(int(name[2])):
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # it is another user's
-        pass
-    return True
 
 
 @cache

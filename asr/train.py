@@ -3,10 +3,9 @@
 import os
 import pickle
 import tempfile
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
 from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
 from asr.model.storage import find_model, load_model, load_tokenizer
+from asr.processes import end_with_parent
 from asr.reports.attention_plot import draw_attention
 from asr.runtime import (
     end_process,
@@ -183,7 +183,7 @@ def _work(
     errors: Any,
 ) -> None:
     """Be one of the processes."""
-    _end_with_parent()
+    end_with_parent()
     keep_freed_memory()
     use_one_thread()
     try:
@@ -196,21 +196,6 @@ def _work(
         errors.put(str(error))
         status = 1
     end_process(status)
-
-
-def _end_with_parent() -> None:
-    """See to it that a killed training leaves no process behind that goes on writing.
-
-    torch sends an interrupt in that case, which a command in the background ignores.
-    """
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _trainer(

@@ -43,6 +43,7 @@ from asr.features import (
     change_speed,
     draw_stripes,
 )
+from asr.processes import end_with_parent
 from asr.progress import progress_bar
 from asr.runtime import send, use_one_thread
 
@@ -402,6 +403,7 @@ def _packed(waveform: Tensor) -> np.ndarray:
 def _begin_reading() -> None:
     """Be a process that reads, which Ctrl-C does not reach: another one stops it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     use_one_thread()
 
 

@@ -8,9 +8,8 @@ or a shard of one (see `shards`).
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -34,7 +33,6 @@ from asr.inference.long_audio import (
     transcripts,
 )
 from asr.inference.processes import (
-    Submit,
     batches,
     number_of_processes,
     recognizer_pool,
@@ -45,6 +43,7 @@ from asr.inference.search_settings import Decoding
 from asr.inference.segmentation import LONGEST
 from asr.inference.shards import Shard, ShardFile, settings_of, shard_file
 from asr.model.attention import Attention
+from asr.processes import Workers
 from asr.progress import progress_bar
 from asr.runtime import one_thread
 from asr.transcript import Segment, Transcript
@@ -203,8 +202,8 @@ def transcribe_files(
     with contextlib.ExitStack() as stack:
         recognize = partial(_recognize_batches, recognizer)
         if processes > 1:
-            submit = stack.enter_context(recognizer_pool(settings.load, processes))
-            recognize = partial(_ahead, submit, 2 * processes)
+            workers = stack.enter_context(recognizer_pool(settings.load, processes))
+            recognize = partial(_recognize_elsewhere, workers)
         found = transcripts(
             recordings, recognize, batch_size=batch_size, progress=progress
         )
@@ -236,19 +235,13 @@ def _recognize_arrays(
     return recognizer.recognize([torch.from_numpy(array) for array in arrays])
 
 
-def _ahead(
-    submit: Submit, most: int, batches: Iterator[list[Tensor]]
+def _recognize_elsewhere(
+    workers: Workers[Recognizer], batches: Iterator[list[Tensor]]
 ) -> Iterator[list[Segment]]:
-    """Have batches recognised in other processes, and so many of them at a time."""
-    under_way = deque[Future[list[Segment]]]()
-    for batch in batches:
-        # As arrays: tensors would go by way of shared memory and open files.
-        arrays = [waveform.numpy() for waveform in batch]
-        under_way.append(submit(_recognize_arrays, arrays))
-        if len(under_way) >= most:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
+    """Have batches recognised in other processes."""
+    # As arrays: tensors would go by way of shared memory and open files.
+    arrays = ([waveform.numpy() for waveform in batch] for batch in batches)
+    return workers.in_order(_recognize_arrays, arrays)
 
 
 def _transcribe_on_cluster(
@@ -309,10 +302,9 @@ def _decode_on_this_machine(
     if processes == 1 or not batches:
         yield from _decode_here(recognizer, batches)
         return
-    with recognizer_pool(settings.load, min(processes, len(batches))) as submit:
-        futures = [submit(_decode_batch, batch) for batch in batches]
-        for future in as_completed(futures):
-            yield future.result()
+    with recognizer_pool(settings.load, min(processes, len(batches))) as workers:
+        for _, batch in workers.completed(_decode_batch, batches):
+            yield batch
 
 
 def _decode_here(recognizer: Recognizer, batches: _Batches) -> Iterator[DecodedBatch]:

@@ -5,11 +5,8 @@ A chapter is a folder: the audio of its utterances and a transcript of them all,
 """
 
 import math
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
@@ -22,6 +19,7 @@ from tqdm import tqdm
 from asr.audio import duration
 from asr.data.manifest import Utterance
 from asr.errors import AudioError, CorpusError
+from asr.processes import worker_pool
 from asr.text import normalize
 from recipes.librispeech.published import PUBLISHED
 
@@ -131,14 +129,16 @@ def readers(processes: int) -> Iterator[MapChapters]:
     if processes == 1:
         yield partial(map, read_chapter)
         return
-    pool = ProcessPoolExecutor(
-        processes,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,  # Ctrl-C is answered by the parent alone
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-    with pool:
-        yield partial(pool.map, read_chapter)
+    with worker_pool(_keep_nothing, processes) as workers:
+        yield partial(workers.in_order, _read_chapter)
+
+
+def _keep_nothing() -> None:
+    """Begin a worker: it needs nothing."""
+
+
+def _read_chapter(kept: None, folder: Path) -> Prepared:
+    return read_chapter(folder)
 
 
 def read_chapters(
