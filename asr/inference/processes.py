@@ -17,6 +17,7 @@ from asr.data.manifest import Utterance
 from asr.errors import ConfigError
 from asr.inference.long_audio import BATCH, GPU_SECONDS
 from asr.inference.recognizer import Recognizer
+from asr.inference.segmentation import WHOLE
 from asr.processes import Workers, worker_pool
 from asr.runtime import keep_freed_memory, use_one_thread
 
@@ -48,10 +49,11 @@ def batches(
     """Group utterances of like length, the longest first: they are waited for.
 
     On a CPU a batch is a few utterances; on a GPU as many as, filled up to the longest
-    of them, make `GPU_SECONDS`.
+    of them, make `GPU_SECONDS`. Those that will be cut are each a batch of their own.
     """
     order = sorted(utterances, key=lambda utterance: -utterance.duration)
-    found, start = list[list[Utterance]](), 0
+    start = sum(utterance.duration > WHOLE for utterance in order)
+    found = [[utterance] for utterance in order[:start]]
     while start < len(order):
         size = BATCH
         if device != "cpu":

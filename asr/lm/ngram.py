@@ -66,10 +66,19 @@ UNKNOWN = -3.0
 
 
 def find_language_model(folder: str | Path | None) -> Path:
-    """Find the folder of a word n-gram: the bundled one, or one given."""
+    """Find the folder of a word n-gram: the bundled one, or one given.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     if folder is None:
         return Path(str(files("asr") / "assets" / BUNDLED_WORDS))
-    return Path(folder)
+    folder = Path(folder)
+    if not (folder / FILE).exists() and not (folder / DESCRIPTION).exists():
+        raise CheckpointError(
+            f"{folder}: holds no language model (asr lm build makes one)"
+        )
+    return folder
 
 
 def load_language_model(
@@ -317,12 +326,8 @@ class WordNGram:
         Raises:
             CheckpointError: there is none, or it is damaged or exchanged.
         """
-        folder = Path(folder)
+        folder = find_language_model(folder)
         path = folder / FILE
-        if not path.exists() and not (folder / DESCRIPTION).exists():
-            raise CheckpointError(
-                f"{folder}: holds no language model (asr lm build makes one)"
-            )
         if (folder / DESCRIPTION).exists():
             checked(folder, FILE, DESCRIPTION, KIND)
         else:
