@@ -31,6 +31,8 @@ SHARDS = "shards"
 """The folder of the files, in that for the hypotheses."""
 _MARK = {"complete": True}
 _MANIFEST = "manifest"
+_MOST_SHOWN = 60
+"""Characters of a value in a message."""
 _PLACES = ("path", "model", "language_model")
 """What is recognised by its contents, wherever it is."""
 
@@ -363,8 +365,18 @@ def _differing(found: object, wanted: object) -> str:
         if one != other:
             if isinstance(one, dict) and isinstance(other, dict):
                 return _differing(one, other)
-            return f"{key} {one!s:.60}, not {other!s:.60}"
+            return f"{key} {_end_of(one)}, not {_end_of(other)}"
     return "it has more"
+
+
+def _end_of(value: object) -> str:
+    """Write a value, of a long one (a path, say) the end.
+
+    >>> _end_of(0.3), _end_of("/data/" + 80 * "x" + "/a.jsonl")[:8]
+    ('0.3', '…xxxxxxx')
+    """
+    text = str(value)
+    return text if len(text) <= _MOST_SHOWN else f"…{text[-_MOST_SHOWN:]}"
 
 
 def _ranges(numbers: Sequence[int]) -> str:
