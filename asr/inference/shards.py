@@ -162,7 +162,8 @@ def shard_file(
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(path, "asr decode"))
         with _writing(path):
-            file = stack.enter_context(path.open("ab"))
+            file = path.open("ab")
+            stack.callback(_close, file)
             content = _read(path)
             file.truncate(content.size if content else 0)
         lines = ShardFile(file, path, content.batches if content else [])
@@ -173,6 +174,12 @@ def shard_file(
             lines.write(_MARK)
             with _writing(path):
                 os.fsync(file.fileno())
+
+
+def _close(file: BinaryIO) -> None:
+    """Close a file each of whose lines was flushed, or reported."""
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 @contextmanager
