@@ -18,7 +18,7 @@ from asr.cli import main
 from asr.cli.inputs import Source, find_sources
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.errors import AsrError, AudioError
-from asr.inference import long_audio
+from asr.inference import long_audio, segmentation
 
 ROOT = Path(__file__).parents[2]
 PARTIAL = 3
@@ -181,7 +181,7 @@ def test_whatever_a_file_makes_raise_is_its_own_error(
     bad, good = transcribe.good("bad.wav"), transcribe.good()
     broken = {"length": "asr.audio.duration", "read": f"{long_audio.__name__}.pieces"}
     work: dict[str, Callable[..., object]] = {
-        **{"length": audio.duration, "read": long_audio.pieces}
+        **{"length": audio.duration, "read": segmentation.pieces}
     }
     calls = list[object]()
 
