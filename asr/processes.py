@@ -8,6 +8,7 @@ A worker notices the end of its parent by itself, so that no signal, not even SI
 leaves one behind. Ctrl-C does not reach workers: their parent stops them.
 """
 
+import ctypes
 import os
 import pickle
 import signal
@@ -31,6 +32,7 @@ Result = TypeVar("Result")
 
 _AHEAD = 2
 """Items that a worker has at most: it is not to wait for the next one."""
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _LOOK = 1.0
 """Seconds after which a worker looks for its parent, if it was not woken before."""
 
@@ -59,6 +61,17 @@ def is_running(pid: int) -> bool:
     except (OSError, OverflowError):  # it is another user's
         pass
     return True
+
+
+def end_with_starter() -> None:
+    """Have this process, a command that is being started, sent SIGTERM at its end.
+
+    It is for `subprocess`, as `preexec_fn`: the starter is then the thread that starts
+    the command. Only Linux knows this.
+    """
+    set_parent_death_signal = 1
+    if _libc:
+        _libc.prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 @dataclass

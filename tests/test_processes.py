@@ -230,3 +230,25 @@ def test_workers_end_with_their_parent_though_it_has_forked_another(
         wait_until(lambda: not any(map(is_alive, ids)))
     finally:
         os.killpg(parent.pid, signal.SIGKILL)  # the forked one, too
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows this")
+def test_a_command_that_was_started_ends_with_who_started_it(tmp_path: Path) -> None:
+    program = (
+        "import subprocess, sys, time\n"
+        "from asr.processes import end_with_starter\n"
+        "command = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "child = subprocess.Popen(command, preexec_fn=end_with_starter)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    starter = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert starter.stdout
+    child = int(starter.stdout.readline())
+
+    starter.kill()
+    starter.communicate(timeout=60)
+
+    wait_until(lambda: not is_alive(child))

@@ -17,6 +17,7 @@ from asr.data.manifest import Utterance, write_manifest
 from asr.errors import ManifestError
 from asr.output import trn_line
 from asr.tensor_files import write_bytes
+from asr.wording import counted
 
 HYPOTHESES = "hypotheses.jsonl"
 
@@ -68,9 +69,8 @@ class Decoded:
 
     def __str__(self) -> str:
         """Write how much it was, and how fast."""
-        number = len(self.hypotheses)
-        noun = "utterance" if number == 1 else "utterances"
-        what = f"{number} {noun}, {self.hours:.2f} h of audio"
+        number = counted(len(self.hypotheses), "utterance")
+        what = f"{number}, {self.hours:.2f} h of audio"
         if not self.seconds:
             return what
         speed = self.hours * 3600 / self.seconds
