@@ -78,8 +78,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def tune(place: Place) -> list[str]:
     """Try many settings."""
-    plan = ["decoding.beam_size=[2,3,4,5,6,7,8]", "--utterances", "320"]
-    model = [str(place.manifest), "--model", str(place.model), "--processes", "2"]
+    plan = ["decoding.beam_size=2,3,4,5,6,7,8", "decoding.lm_weight=0"]
+    plan += ["--utterances", "320"]
+    model = [str(place.manifest), str(place.model), "--processes", "2"]
     return ["-m", "asr", "tune", *model, *plan]
 
 
@@ -132,8 +133,9 @@ def test_no_signal_leaves_a_process(
         running.wait_for_nobody()
 
     assert status == SIGNALS[number]
-    assert "Traceback" not in printed
-    assert ("stopped" in printed) == (number != signal.SIGKILL)
+    if number != signal.SIGKILL:  # a worker that just starts has a word to that
+        assert "Traceback" not in printed
+        assert printed.endswith(": stopped\n")
     assert not list(place.out.rglob(".*.partial"))
 
 
@@ -252,7 +254,9 @@ def test_transcribing_that_is_killed_at_any_moment_leaves_whole_files(
     assert contents(place.out).keys() == names
 
 
-def test_two_commands_may_write_to_one_folder(place: Place, tmp_path: Path) -> None:
+def test_two_commands_may_write_to_one_folder(place: Place) -> None:
+    for path in sorted((place.manifest.parent / "audio").iterdir())[40:]:
+        path.unlink()
     command = ["-m", "asr", *place.transcribe(place.out, 1), "-f", "all"]
     with started(command) as one, started(command) as other:
         printed = [
@@ -261,7 +265,7 @@ def test_two_commands_may_write_to_one_folder(place: Place, tmp_path: Path) -> N
 
     assert [one.process.returncode, other.process.returncode] == [0, 0]
     assert all("cannot" not in text for text in printed)
-    assert len(contents(place.out)) == 320 * 8
+    assert len(contents(place.out)) == 40 * 8
 
 
 # Standard input
