@@ -31,8 +31,8 @@ SHARDS = "shards"
 """The folder of the files, in that for the hypotheses."""
 _MARK = {"complete": True}
 _MANIFEST = "manifest"
-_MOST_SHOWN = 60
-"""Characters of a value in a message."""
+_MOST_SHOWN = 64
+"""Characters of a value in a message: all of a checksum."""
 _PLACES = ("path", "model", "language_model")
 """What is recognised by its contents, wherever it is."""
 
