@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import signal
 import sys
 import threading
@@ -84,9 +85,11 @@ def _print_anything() -> None:
 def _ended_in_order() -> Iterator[None]:
     """Raise `Terminated` where SIGTERM or SIGHUP would end the process at once.
 
-    Where they are ignored (nohup), or somebody else answers them, that stays.
+    Where they are ignored (nohup), or somebody else answers them, that stays; and where
+    torchrun has started the process, which ends the others of a team so.
     """
-    if threading.current_thread() is not threading.main_thread():
+    of_team = "TORCHELASTIC_RUN_ID" in os.environ
+    if of_team or threading.current_thread() is not threading.main_thread():
         yield
         return
     last = -_SAME
