@@ -228,7 +228,7 @@ def clusters(characters: Iterable[str]) -> Iterator[int]:
         yield number
 
 
-def counted(texts: Iterable[str]) -> Counter[str]:
+def character_counts(texts: Iterable[str]) -> Counter[str]:
     """Count the characters of texts."""
     counts = Counter[str]()
     for text in texts:

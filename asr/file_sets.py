@@ -27,15 +27,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from asr.errors import CheckpointError
+from asr.files import PARTIAL, temporary_path
 from asr.foreign import check_file, parse_table, read_file
 from asr.tensor_files import (
     AGAIN,
-    PARTIAL,
     flush,
     inside,
-    remove_partial,
     sync_folder,
-    temporary,
 )
 
 Item = TypeVar("Item")
@@ -198,13 +196,12 @@ def replace_set(
         CheckpointError: the disk is full, or the folder may not be written to. The set
             is the old one or the new one then, too.
     """
-    path, partial = folder / description, temporary(folder / description)
+    path, partial = folder / description, temporary_path(folder)
     upcoming = {
         name: _upcoming(folder, name, about)
         for name, about in checksums(contents).items()
     }
     try:
-        remove_partial(folder)
         _finish(folder, description, contents)
         try:
             for name, one in contents.items():

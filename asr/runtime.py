@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,13 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_threshold, most)
         libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Hand freed memory back to the system, even after `keep_freed_memory`."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def use_one_thread() -> None:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any
-from uuid import uuid4
 
 import safetensors
 import safetensors.torch
@@ -24,6 +23,7 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from asr.errors import CheckpointError
+from asr.files import temporary_path
 from asr.foreign import check_file, parse_json
 
 LARGEST_WEIGHT = 65504.0
@@ -34,8 +34,6 @@ AGAIN = "copy the whole folder again"
 """What helps against most damage."""
 _LEAST_SCALE = 1e-30
 """For rows of zeros; far from the least that bfloat16 holds."""
-PARTIAL = ".partial"
-"""Ending of the temporary names."""
 _DRAWS = (init.uniform_, init.normal_, init.kaiming_uniform_)
 
 
@@ -73,7 +71,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     Raises:
         CheckpointError: the disk is full, or the folder may not be written to.
     """
-    partial = {name: temporary(folder / name) for name in contents}
+    partial = {name: temporary_path(folder) for name in contents}
     path = folder
     try:
         for name, content in contents.items():
@@ -92,14 +90,6 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
         ) from error
 
 
-def temporary(path: Path) -> Path:
-    """Return a name beside a file that no other process writes under.
-
-    However long the file's own name is, this one is short enough.
-    """
-    return path.with_name(f".{path.name[:40]}.{uuid4().hex[:12]}{PARTIAL}")
-
-
 def flush(path: Path, content: bytes) -> None:
     """Write a file, and see to it that it is on the disk.
 
@@ -110,16 +100,6 @@ def flush(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def remove_partial(folder: Path) -> None:
-    """Remove what processes that were killed left half written in a folder.
-
-    Nobody else may be writing to it.
-    """
-    for path in folder.glob(f".*{PARTIAL}"):
-        with suppress(OSError):
-            path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

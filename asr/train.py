@@ -4,11 +4,10 @@ import os
 import pickle
 import signal
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from asr.locks import locked
 from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
 from asr.model.storage import find_model, load_model, load_tokenizer
+from asr.processes import end_with_parent
 from asr.reports.attention_plot import draw_attention
 from asr.runtime import (
     end_process,
@@ -40,7 +40,7 @@ from asr.runtime import (
     pick_precision,
     use_one_thread,
 )
-from asr.tensor_files import read_metadata, remove_partial, write_files
+from asr.tensor_files import read_metadata, write_files
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import SUBWORDS, Subwords
 from asr.training.checkpoint import read_place
@@ -134,7 +134,6 @@ def _prepared(
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
     with locked(folder, "asr train"):
-        remove_partial(folder)
         _claim(folder, config, tokenizer, own_attention_name(attention), data)
         note_plain_path(attention)
         if data.num_empty:
@@ -237,7 +236,7 @@ def _work(
     stops: Any,
 ) -> None:
     """Be one of the processes."""
-    _end_with_parent()
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
     use_one_thread()
@@ -255,21 +254,6 @@ def _work(
         errors.put(str(error))
         status = 1
     end_process(status)
-
-
-def _end_with_parent() -> None:
-    """See to it that a killed training leaves no process behind that goes on writing.
-
-    torch sends an interrupt in that case, which a command in the background ignores.
-    """
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _trainer(

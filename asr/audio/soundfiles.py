@@ -62,7 +62,7 @@ class SoundFile:
         with ExitStack() as opened:
             if corrected is not None:
                 opened.enter_context(corrected)
-            file = path if isinstance(path, Path) else path.open()
+            file = os.fsencode(path) if isinstance(path, Path) else path.open()
             with self._errors_of_the_library():
                 self._sound = soundfile.SoundFile(corrected or file)
             opened.callback(self._close_sound)

@@ -7,9 +7,9 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryFile, gettempdir
 from typing import BinaryIO, Final
 
 from asr.errors import AudioError
@@ -18,6 +18,8 @@ STANDARD_INPUT: Final = "standard input"
 """What errors call it: the `name` for the functions that read."""
 
 _BUFFER = 2**20  # bytes copied at once
+_DESCRIPTORS = Path("/proc/self/fd")
+"""Where Linux has the files of this process, those without a name, too."""
 
 
 @contextmanager
@@ -27,6 +29,9 @@ def spooled(stream: BinaryIO, name: str = STANDARD_INPUT) -> Iterator[Path]:
     Most formats are read from more than one place, or have their length at their end,
     so a pipe alone does not do. The copy needs disk, but next to no memory.
 
+    On Linux the file has no name, only its descriptor in this process: nothing is left
+    of it however the process ends.
+
     Args:
         stream: such as `sys.stdin.buffer`.
         name: what errors call it.
@@ -34,16 +39,18 @@ def spooled(stream: BinaryIO, name: str = STANDARD_INPUT) -> Iterator[Path]:
     Raises:
         AudioError: nothing came, or it cannot be read, or there is no room for it.
     """
-    with TemporaryDirectory(prefix="asr-", ignore_cleanup_errors=True) as folder:
-        path = Path(folder, "standard-input")
+    make = TemporaryFile if _DESCRIPTORS.is_dir() else NamedTemporaryFile
+    with ExitStack() as stack:
         try:
-            with path.open("wb") as file:
-                shutil.copyfileobj(stream, file, _BUFFER)
-                size = file.tell()
+            file = stack.enter_context(make(prefix="asr-"))
+            shutil.copyfileobj(stream, file, _BUFFER)
+            file.flush()
+            size = file.tell()
         except OSError as error:
             raise AudioError(
-                f"{name}: cannot be copied to {folder} ({error.strerror})"
+                f"{name}: cannot be copied to {gettempdir()} ({error.strerror})"
             ) from error
         if size == 0:
             raise AudioError(f"{name}: is empty (a recording was expected)")
-        yield path
+        named = isinstance(file.name, str)
+        yield Path(file.name) if named else _DESCRIPTORS / str(file.fileno())

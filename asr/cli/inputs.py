@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from asr.audio import AUDIO_SUFFIXES
 from asr.errors import AudioError
+from asr.files import errors_of
 
 
 class Source(NamedTuple):
@@ -33,11 +34,12 @@ def find_sources(arguments: Sequence[str]) -> list[Source | AudioError]:
     """
     found = dict[Path, str | AudioError]()
     for argument in arguments:
-        for source in _expanded(argument):
-            if isinstance(source, AudioError):
-                found.setdefault(Path(argument), source)
-            else:
-                found.setdefault(source.path, source.name)
+        try:
+            with errors_of(argument):
+                for path, name in _expanded(argument):
+                    found.setdefault(path, name)
+        except AudioError as error:
+            found.setdefault(Path(argument), error)
     taken = set[str]()
     return [
         name if isinstance(name, AudioError) else Source(path, _free(path, name, taken))
@@ -45,29 +47,48 @@ def find_sources(arguments: Sequence[str]) -> list[Source | AudioError]:
     ]
 
 
-def _expanded(argument: str) -> Iterator[Source | AudioError]:
+def _expanded(argument: str) -> Iterator[tuple[Path, str | AudioError]]:
+    """Yield paths, and the name of each or what is wrong with it."""
     path = Path(argument)
     if not argument:
-        yield AudioError("'': is no path (is a variable empty?)")
-    elif path.is_dir():
-        inside = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()
-        )
-        for file in inside:
-            yield Source(file, str(file.relative_to(path).with_suffix("")))
-        if not inside:
-            yield AudioError(f"{path}: holds no audio files")
+        raise AudioError("'': is no path (is a variable empty?)")
+    if path.is_dir():
+        yield from _inside(path)
     elif glob.has_magic(argument) and not os.path.lexists(path):
         matches = sorted(glob.glob(argument, recursive=True))
         files = [Path(match) for match in matches if not os.path.isdir(match)]
         for file in files:
-            yield Source(file, file.stem)
+            yield file, file.stem
         if not files:
-            yield AudioError(f"{argument}: matches no file")
+            raise AudioError(f"{argument}: matches no file")
     else:
-        yield Source(path, path.stem)
+        yield path, path.stem
+
+
+def _inside(folder: Path) -> Iterator[tuple[Path, str | AudioError]]:
+    """Yield the audio in a folder and below, and what of it cannot be looked into."""
+    closed = list[OSError]()
+    files = sorted(
+        Path(place, name)
+        for place, _, names in os.walk(folder, onerror=closed.append)
+        for name in names
+        if _is_audio(place, name)
+    )
+    for file in files:
+        yield file, str(file.relative_to(folder).with_suffix(""))
+    for error in closed:
+        place = Path(error.filename)
+        yield place, AudioError(f"{place}: cannot be read ({error.strerror})")
+    if not files and not closed:
+        raise AudioError(f"{folder}: holds no audio files")
+
+
+def _is_audio(folder: str, name: str) -> bool:
+    """Return whether a file is audio by its name, and none of macOS's notes on one."""
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix not in AUDIO_SUFFIXES or name.startswith("._"):
+        return False
+    return os.path.isfile(os.path.join(folder, name))
 
 
 def _free(path: Path, name: str, taken: set[str]) -> str:

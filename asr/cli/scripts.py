@@ -1,8 +1,13 @@
 """What a command or a script does with the errors of its user."""
 
 import errno
+import io
 import logging
+import os
+import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +16,23 @@ from asr.cli.options import one_line
 from asr.errors import AsrError, AsrWarning
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
+_SAME = 5.0
+"""Seconds within which further signals are of the same end: they often come in pairs,
+and what cleans up is not to be stopped by the second."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP asks this process to end; it cleans up first, as at Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.status = 128 + number
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether an error of the system is that of a full disk."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def run_main(name: str, work: Callable[[], int | None]) -> int:
@@ -22,10 +44,11 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
 
     Returns:
         The exit status: that of the work; 1 after an error, 130 after an interrupt,
-        143 after a SIGTERM that a training has noted.
+        143 after SIGTERM, 129 after SIGHUP.
     """
+    _print_anything()
     try:
-        with _short_warnings(name), _remarks(name):
+        with _short_warnings(name), _remarks(name), _ended_in_order():
             status = int(work() or 0)
         if sys.stdout:  # closed, it is None
             sys.stdout.flush()  # a full disk is noticed here at the latest
@@ -33,17 +56,59 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
     except AsrError as error:
         print(one_line(f"{name}: {error}"), file=sys.stderr)
         return 1
-    except KeyboardInterrupt as stop:  # `Stopped` by another signal, maybe
+    except KeyboardInterrupt as stop:
         print(f"{name}: stopped", file=sys.stderr)
         return int(getattr(stop, "status", 130))
     except BrokenPipeError:
         sys.stderr.close()  # the reader (head, say) has had enough
         return 1
     except OSError as error:
-        if error.errno not in _FULL:
+        if is_full(error):
+            reason = f"cannot write what it found: {error.strerror}"
+        elif error.filename is not None and error.strerror:
+            path = error.filename
+            place = path.decode(errors="replace") if isinstance(path, bytes) else path
+            reason = f"{place}: cannot be used ({error.strerror})"
+        else:
             raise
-        print(f"{name}: cannot write what it found: {error.strerror}", file=sys.stderr)
+        print(one_line(f"{name}: {reason}"), file=sys.stderr)
         return 1
+
+
+def _print_anything() -> None:
+    """Let what the encoding of a terminal or a pipe has not be printed as \\xfc."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Raise `Terminated` where SIGTERM or SIGHUP would end the process at once.
+
+    Where they are ignored (nohup), or somebody else answers them, that stays; and where
+    torchrun has started the process, which ends the others of a team so.
+    """
+    of_team = "TORCHELASTIC_RUN_ID" in os.environ
+    if of_team or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    last = -_SAME
+
+    def end(number: int, frame: object) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before > _SAME:
+            raise Terminated(number)
+
+    replaced = [one for one in _ENDS if signal.getsignal(one) == signal.SIG_DFL]
+    for number in replaced:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in replaced:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`asr transcribe`: recordings in, text and files out."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,7 +23,9 @@ from asr.cli.options import (
     own_process,
     shard_of,
 )
+from asr.cli.scripts import is_full
 from asr.errors import AsrError, ConfigError
+from asr.files import errors_of
 
 if TYPE_CHECKING:
     from asr.audio import Channel
@@ -154,11 +157,12 @@ def _transcribe_all(
         found = _transcripts(recordings, seconds, bar.update, args)
         for name, transcript in zip(names, found, strict=True):
             bar.clear()  # it comes back with the next update
-            if isinstance(transcript, AsrError):
-                print(one_line(f"asr: {transcript}"), file=sys.stderr)
+            error = transcript if isinstance(transcript, AsrError) else None
+            if not isinstance(transcript, AsrError):
+                error = output.take(name, transcript)
+            if error:
+                print(one_line(f"asr: {error}"), file=sys.stderr)
                 num_failed += 1
-            else:
-                output.take(name, transcript)
     if not num_failed:
         return 0
     return PARTIAL if num_failed < num_wanted else 1
@@ -178,6 +182,8 @@ class _Output:
             raise ConfigError(f"--nbest must be zero or more, not {args.nbest}")
         if self.folder and self.folder.exists() and not self.folder.is_dir():
             raise ConfigError(f"{self.folder}: is no folder (--output-dir names one)")
+        if self.folder and not _may_write(self.folder):
+            raise ConfigError(f"{self.folder}: may not be written to (name another)")
         self.num_best, self.print_words = args.nbest, args.print_words
         self.prefixed = False
         for name in self.formats:
@@ -200,7 +206,7 @@ class _Output:
         """Return whether everything is written about a recording already."""
         assert self.folder is not None
         files = [self.folder / f"{name}.{format}" for format in self.formats]
-        return all(file.exists() for file in files)
+        return all(os.path.exists(file) for file in files)
 
     def expect(self, number: int) -> None:
         """Prepare for so many recordings."""
@@ -208,17 +214,17 @@ class _Output:
         if self.folder is None and self.formats != ("txt",) and number > 1:
             raise ConfigError("several recordings need a folder: give --output-dir")
 
-    def take(self, name: str, transcript: "Transcript") -> None:
-        """Print or write one transcript."""
-        from asr.output import render, write
+    def take(self, name: str, transcript: "Transcript") -> AsrError | None:
+        """Print or write one transcript; return what keeps this one from being written.
+
+        Raises:
+            AsrError: the disk is full, which keeps all from being written.
+        """
+        from asr.output import render
 
         if self.folder is not None:
-            place = self.folder / name
-            write(transcript, place.parent, place.name, self.formats, self.layout)
-            print(
-                one_line(f"asr: wrote {place}.{{{','.join(self.formats)}}}"),
-                file=sys.stderr,
-            )
+            if error := self._write(self.folder / name, transcript):
+                return error
         elif self.formats != ("txt",):
             print(render(transcript, self.formats[0], self.layout), end="", flush=True)
         else:
@@ -226,6 +232,22 @@ class _Output:
             self._print(prefix, transcript)
         for line in _cautions(transcript):
             print(f"asr: {_prefix(transcript)}{line}", file=sys.stderr)
+        return None
+
+    def _write(self, place: Path, transcript: "Transcript") -> AsrError | None:
+        from asr.output import write
+
+        try:
+            write(transcript, place.parent, place.name, self.formats, self.layout)
+        except AsrError as error:
+            if is_full(error.__cause__):
+                raise
+            return error
+        print(
+            one_line(f"asr: wrote {place}.{{{','.join(self.formats)}}}"),
+            file=sys.stderr,
+        )
+        return None
 
     def _print(self, prefix: str, transcript: "Transcript") -> None:
         print(prefix + transcript.text, flush=True)
@@ -236,6 +258,14 @@ class _Output:
                     print(f"  {times}  {word.confidence:4.2f}  {word.text}")
             for alternative in segment.nbest[: self.num_best]:
                 print(f"  {alternative.score:8.4f}  {alternative.text}")
+
+
+def _may_write(folder: Path) -> bool:
+    """Return whether this process may write to a folder, or make it."""
+    places = (folder, *folder.absolute().parents)
+    there = next(place for place in places if os.path.exists(place))
+    effective = os.access in os.supports_effective_ids
+    return os.access(there, os.W_OK | os.X_OK, effective_ids=effective)
 
 
 def _prefix(transcript: "Transcript") -> str:
@@ -292,7 +322,8 @@ def _seconds(path: Path, clip: tuple[float, float | None]) -> float:
 
     start, end = clip
     try:
-        whole = duration(path)
+        with errors_of(path):
+            whole = duration(path)
     except AsrError:
         return 0.0  # is reported when its turn comes
     return max(0.0, (whole if end is None else min(whole, end)) - start)

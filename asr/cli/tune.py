@@ -12,6 +12,7 @@ from asr.cli.options import (
     number,
     own_process,
 )
+from asr.wording import counted
 
 if TYPE_CHECKING:
     from asr.evaluation.tuning import Plan, Trial
@@ -80,8 +81,8 @@ def _tune(args: argparse.Namespace) -> None:
         num_utterances=args.utterances,
     )
     print(
-        f"{len(plan.combinations)} combinations, {len(plan.utterances)} utterances, "
-        f"{plan.situation.description}"
+        f"{counted(len(plan.combinations), 'combination')}, "
+        f"{counted(len(plan.utterances), 'utterance')}, {plan.situation.description}"
     )
     widths = [max(len(name), 6) for name in plan.names]
     print(

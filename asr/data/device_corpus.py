@@ -44,6 +44,7 @@ from asr.features import (
     change_speed,
     draw_stripes,
 )
+from asr.processes import end_with_parent
 from asr.progress import progress_bar
 from asr.runtime import send, use_one_thread
 
@@ -406,6 +407,7 @@ def _begin_reading(number: int = 0) -> None:
     del number  # of the process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent()
     use_one_thread()
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from asr.acoustics import Measures, measure
-from asr.alphabet import counted, shown
+from asr.alphabet import character_counts, shown
 from asr.data.manifest import Utterance, read_manifest, spread
 from asr.data.recordings import read_utterance
 from asr.errors import AudioError, ManifestError
 from asr.progress import progress_bar
+from asr.wording import counted
 
 _RARE = 10
 """A character that occurs less often can hardly be learned."""
@@ -52,7 +53,7 @@ class CorpusInfo:
     @property
     def characters(self) -> Counter[str]:
         """How often each character occurs."""
-        return counted(utterance.text for utterance in self.utterances)
+        return character_counts(utterance.text for utterance in self.utterances)
 
     @property
     def words(self) -> Counter[str]:
@@ -135,7 +136,8 @@ def describe(info: CorpusInfo) -> str:
     characters, words = info.characters, info.words
     num_characters, num_words = characters.total(), words.total()
     lines = [
-        f"{info.manifest}: {len(durations)} utterances, {info.seconds / 3600:.2f} h, "
+        f"{info.manifest}: {counted(len(durations), 'utterance')}, "
+        f"{info.seconds / 3600:.2f} h, "
         f"{_speakers(info)}",
         f"  lengths: {min(durations):.1f} to {max(durations):.1f} s, half of them "
         f"below {statistics.median(durations):.1f} s",

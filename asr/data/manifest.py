@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from asr.errors import ConfigError, ManifestError
+from asr.files import temporary_path
 from asr.foreign import (
     MOST_SECONDS,
     check_name,
@@ -174,7 +174,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """
     path = Path(path)
     folder = path.parent.resolve()
-    partial = path.with_name(f".{path.name[:40]}.{uuid4().hex[:12]}.partial")
+    partial = temporary_path(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", newline="\n") as lines:
@@ -188,7 +188,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
         _sync(folder)
     except OSError as error:
         with suppress(OSError):  # the error may be the folder's
-            partial.unlink()
+            partial.unlink(missing_ok=True)
         raise ManifestError(f"{path}: cannot be written ({error.strerror})") from error
     except UnicodeEncodeError as error:
         raise ManifestError(

@@ -8,14 +8,10 @@ appended to a file, so that a preparation that was stopped goes on where it was.
 import hashlib
 import json
 import os
-import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -23,6 +19,8 @@ from asr.acoustics import speech_limits
 from asr.audio import SAMPLE_RATE, duration, read_waveform
 from asr.data.corpora.entries import Entry
 from asr.errors import AudioError, CorpusError
+from asr.files import errors_of
+from asr.processes import worker_pool
 from asr.progress import progress_bar
 
 _AT_ONCE = 32
@@ -69,7 +67,8 @@ def measured(
         trim: decibels, to leave out the silence at both ends; None to keep it.
 
     Raises:
-        CorpusError: the journal cannot be written, or a process died.
+        CorpusError: the journal cannot be written.
+        ConfigError: a process was killed twice over the same recordings.
     """
     tasks = _tasks(entries, trim)
     keys = [_key(task) for task in tasks]
@@ -123,37 +122,34 @@ def _key(task: _Task) -> str:
 # In several processes
 
 
+_Group = Sequence[tuple[str, _Task]]
+
+
 @contextmanager
-def _mapped(processes: int) -> Iterator[Any]:
+def _mapped(
+    processes: int,
+) -> Iterator[Callable[[Iterable[_Group]], Iterator[list[Measured]]]]:
     """Keep processes ready for groups of tasks; results keep their order."""
     if processes == 1:
-        yield partial(map, _look_at_all)
+        yield partial(map, partial(_look_at_all, None))
         return
-    pool = ProcessPoolExecutor(
-        processes,
-        mp_context=get_context("forkserver"),
-        initializer=signal.signal,  # Ctrl-C is answered by the parent alone
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-    try:
-        yield partial(pool.map, _look_at_all)
-    except BrokenProcessPool as error:
-        raise CorpusError(
-            "a process that reads recordings was killed: is there memory enough? "
-            "(the same command goes on where it was)"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with worker_pool(_keep_nothing, processes) as workers:
+        yield partial(workers.in_order, _look_at_all)
 
 
-def _look_at_all(group: Sequence[tuple[str, _Task]]) -> list[Measured]:
+def _keep_nothing() -> None:
+    """Begin a worker: it needs nothing."""
+
+
+def _look_at_all(kept: None, group: _Group) -> list[Measured]:
     return [_look_at(task) for _, task in group]
 
 
 def _look_at(task: _Task) -> Measured:
     try:
-        whole = duration(task.audio)
-        content = _digest(task.audio) if task.compare else ""
+        with errors_of(task.audio):
+            whole = duration(task.audio)
+            content = _digest(task.audio) if task.compare else ""
         start, seconds = task.start, task.duration
         if start is not None and seconds is None:
             seconds = whole - start
@@ -166,7 +162,7 @@ def _look_at(task: _Task) -> Measured:
             start, seconds = None, whole
         if task.trim is not None:
             start, seconds = _trimmed(task, start, seconds)
-    except (AudioError, OSError) as error:
+    except AudioError as error:
         return Measured(0.0, task.start, "", str(error))
     return Measured(seconds, start, content)
 

@@ -43,6 +43,7 @@ from asr.errors import AudioError, ConfigError, ManifestError
 from asr.foreign import read_lines
 from asr.progress import progress_bar
 from asr.tensor_files import sync_folder
+from asr.wording import counted
 
 MANIFEST = "manifest.jsonl"
 """In the folder of shards."""
@@ -64,8 +65,8 @@ class Sharded(NamedTuple):
     def __str__(self) -> str:
         """Write it in one line."""
         return (
-            f"{self.folder / MANIFEST}: {self.num_utterances} utterances, "
-            f"{self.seconds / 3600:.2f} h, in {self.num_shards} shards"
+            f"{self.folder / MANIFEST}: {counted(self.num_utterances, 'utterance')}, "
+            f"{self.seconds / 3600:.2f} h, in {counted(self.num_shards, 'shard')}"
         )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from asr.data.manifest import Utterance
 from asr.errors import ConfigError
+from asr.wording import counted
 
 NAMES = {2: ("train", "dev"), 3: ("train", "dev", "test")}
 """Of the parts, by their number."""
@@ -60,7 +61,7 @@ def split(
     names = NAMES[len(shares)]
     if len(groups) < len(names):
         raise ConfigError(
-            f"--split: {len(groups)} {by}{'s' if len(groups) != 1 else ''} cannot be "
+            f"--split: {counted(len(groups), by)} cannot be "
             f"dealt out to {len(names)} parts"
             + (" (--split-by text can)" if by == "speaker" else "")
         )

@@ -30,6 +30,7 @@ import numpy as np
 
 from asr.config import Config, load_config, read_settings
 from asr.errors import ConfigError, TrainingError
+from asr.processes import end_with_starter
 from asr.train import CONFIG, chosen, is_finished
 from asr.training.metrics import read_metrics
 
@@ -180,6 +181,7 @@ def _train(run: Run) -> str | None:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 check=False,
+                preexec_fn=end_with_starter,
             )
         output = log.read_text(encoding="utf-8", errors="replace").strip()
     except OSError as error:

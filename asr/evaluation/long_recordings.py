@@ -28,6 +28,7 @@ from asr.inference.long_audio import BATCH
 from asr.inference.recognizer import Recognizer
 from asr.scoring import word_error_rate
 from asr.transcript import Segment, Transcript
+from asr.wording import counted
 
 SOUND = 30.0
 """dB below an utterance's loudest 10 ms, from which on it is sound."""
@@ -107,7 +108,7 @@ def report(joined: Joined, path: Path, recognizer: Recognizer) -> str:
     flags = [flag for segment in whole.segments for flag in segment.flags]
     return "\n".join(
         [
-            f"{whole.duration / 60:.1f} min, {len(said)} utterances, "
+            f"{whole.duration / 60:.1f} min, {counted(len(said), 'utterance')}, "
             f"{len(whole.segments)} pieces, flags {sorted(map(str, set(flags)))}",
             f"by utterance   %WER {by_utterance}",
             f"as a whole     %WER {together} ({ratio:.3f})",

@@ -21,6 +21,7 @@ from asr.inference.long_audio import BATCH
 from asr.inference.recognizer import Recognizer
 from asr.progress import progress_bar
 from asr.scoring import ErrorRate, word_error_rate
+from asr.wording import counted
 
 ROOM = 0.3
 """Seconds in which a room's echo dies away, by 60 dB."""
@@ -48,7 +49,7 @@ def under_conditions(recognizer: Recognizer, utterances: Sequence[Utterance]) ->
             rate, num_dropped = _decode(recognizer, changed, said)
             lines.append(f"| {name} | {100 * rate.rate:.1f} | {num_dropped} |")
             bar.update(1)
-    return "\n".join([*lines, "", f"{len(order)} utterances"])
+    return "\n".join([*lines, "", counted(len(order), "utterance")])
 
 
 def without_speech(recognizer: Recognizer) -> str:

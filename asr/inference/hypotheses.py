@@ -17,6 +17,7 @@ from asr.data.manifest import Utterance, write_manifest
 from asr.errors import ManifestError
 from asr.output import trn_line
 from asr.tensor_files import write_bytes
+from asr.wording import counted
 
 HYPOTHESES = "hypotheses.jsonl"
 
@@ -68,7 +69,8 @@ class Decoded:
 
     def __str__(self) -> str:
         """Write how much it was, and how fast."""
-        what = f"{len(self.hypotheses)} utterances, {self.hours:.2f} h of audio"
+        number = counted(len(self.hypotheses), "utterance")
+        what = f"{number}, {self.hours:.2f} h of audio"
         if not self.seconds:
             return what
         speed = self.hours * 3600 / self.seconds
@@ -108,14 +110,19 @@ def write_decoded(
         AsrError: it cannot be written.
     """
     write_manifest(folder / HYPOTHESES, decoded.hypotheses)
-    write_bytes(folder / "ref.trn", _trn(utterances).encode())
-    write_bytes(folder / "hyp.trn", _trn(decoded.hypotheses).encode())
+    write_bytes(folder / "ref.trn", _as_bytes(_trn(utterances)))
+    write_bytes(folder / "hyp.trn", _as_bytes(_trn(decoded.hypotheses)))
     about = {
         **metadata,
         "hours": round(decoded.hours, 4),
         "errors": decoded.errors,
     }
     write_bytes(folder / "decode.json", (json.dumps(about, indent=2) + "\n").encode())
+
+
+def _as_bytes(text: str) -> bytes:
+    """Encode a text; what UTF-8 cannot hold (half of a pair) as \\ud800."""
+    return text.encode(errors="backslashreplace")
 
 
 def _trn(utterances: Sequence[Utterance]) -> str:

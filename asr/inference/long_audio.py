@@ -19,6 +19,7 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, Channel, check_channel, read_blocks
 from asr.errors import AsrError
+from asr.files import errors_of
 from asr.inference.segmentation import LONGEST, Piece, merge_segments, pieces
 from asr.transcript import Segment, Transcript, moved, silence
 
@@ -151,9 +152,10 @@ def _read(recording: Recording) -> Iterator[_Read]:
     """Read the pieces of a recording, and what became of it."""
     end = 0
     try:
-        for piece in pieces(recording.blocks()):
-            end = piece.end
-            yield _Read(recording, piece)
+        with errors_of(recording.name or "recording"):
+            for piece in pieces(recording.blocks()):
+                end = piece.end
+                yield _Read(recording, piece)
     except AsrError as error:
         yield _Read(recording, None, error=error)
     else:

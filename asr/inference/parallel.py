@@ -3,29 +3,32 @@ or on the machines of a cluster (see `cluster`).
 
 `transcribe_files` takes recordings, in their order. `decode` takes a manifest, from
 long to short utterances and several at a time, and writes a folder (see `hypotheses`);
-or a shard of one (see `shards`).
+or a shard of one (see `shards`). What is done is kept: a second start does the rest.
 """
 
 import contextlib
+import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from asr.audio import SAMPLE_RATE
 from asr.data.manifest import Utterance, read_manifest
 from asr.data.recordings import read_utterance
 from asr.errors import AsrError
+from asr.files import errors_of
 from asr.inference.cluster import Cluster, in_order
-from asr.inference.hypotheses import Decoded, DecodedBatch, prepare, write_decoded
+from asr.inference.hypotheses import Decoded, DecodedBatch, prepare
 from asr.inference.long_audio import (
     BATCH,
     GPU_PIECES,
@@ -34,7 +37,6 @@ from asr.inference.long_audio import (
     transcripts,
 )
 from asr.inference.processes import (
-    Submit,
     batches,
     number_of_processes,
     recognizer_pool,
@@ -42,11 +44,13 @@ from asr.inference.processes import (
 from asr.inference.recognizer import Recognizer
 from asr.inference.recognizer_settings import RecognizerSettings
 from asr.inference.search_settings import Decoding
-from asr.inference.segmentation import LONGEST
-from asr.inference.shards import Shard, ShardFile, settings_of, shard_file
+from asr.inference.segmentation import LONGEST, WHOLE
+from asr.inference.shards import Shard, finish, settings_of, shard_file
+from asr.locks import locked
 from asr.model.attention import Attention
+from asr.processes import Workers
 from asr.progress import progress_bar
-from asr.runtime import one_thread
+from asr.runtime import one_thread, return_freed_memory
 from asr.transcript import Segment, Transcript
 
 Item = TypeVar("Item")
@@ -71,6 +75,8 @@ def decode(
 ) -> Decoded:
     """Decode a manifest into a folder.
 
+    Where it was stopped before, it goes on with what is missing.
+
     Args:
         model: a model's or a run's folder; None for the bundled model.
         manifest: what to decode.
@@ -87,29 +93,34 @@ def decode(
         cluster: have workers of it decode, `processes` of them at most.
 
     Raises:
-        AsrError: model or manifest cannot be read, or the folder not be written.
+        AsrError: model or manifest cannot be read, or the folder not be written; or it
+            holds what was begun with others; or another process decodes into it.
     """
     number = number_of_processes(processes, device)
     utterances = read_manifest(manifest)  # before seconds of loading
     settings = RecognizerSettings(
         model, decoding, precision, language_model, attention, device
     )
+    settings.check()
     # Fail here, not in each worker; those of a cluster may be where the GPUs are.
     recognizer = (settings._replace(device="cpu") if cluster else settings).load()
     prepare(folder, manifest)
-    metadata, parts = settings.metadata(recognizer), batches(utterances, device)
+    about = settings_of(manifest, settings.files(), settings.metadata(recognizer))
     if cluster:
         work = partial(_decode_on_cluster, cluster, settings, processes)
+    elif number == 1:
+        work = partial(_decode_here, recognizer)
     else:
-        work = partial(_decode_on_this_machine, recognizer, settings, number)
+        work = partial(_decode_elsewhere, settings, number)
+    del recognizer
+    if work.func is not _decode_here:
+        return_freed_memory()
+    parts = batches(utterances, device)
     if shard:
-        about = settings_of(manifest, settings.files(), metadata)
-        with shard_file(folder, shard, about) as file:
-            return _decode_shard(file, shard, utterances, parts, work)
-    started = time.perf_counter()
-    found = list(_with_progress(work(parts), parts))
-    decoded = Decoded.of(utterances, found, time.perf_counter() - started)
-    write_decoded(folder, metadata, utterances, decoded)
+        return _decode_shard(folder, shard, about, utterances, parts, work)
+    with locked(folder, "asr decode"):
+        decoded = _decode_shard(folder, Shard(0, 1), about, utterances, parts, work)
+        finish(folder, about["metadata"], utterances, decoded)
     return decoded
 
 
@@ -117,18 +128,20 @@ _Batches = Sequence[list[Utterance]]
 
 
 def _decode_shard(
-    file: ShardFile,
+    folder: Path,
     shard: Shard,
+    about: Mapping[str, Any],
     utterances: Sequence[Utterance],
     parts: _Batches,
     work: Callable[[_Batches], Iterator[DecodedBatch]],
 ) -> Decoded:
     """Decode what is left of a shard."""
-    started, resumed = time.perf_counter(), bool(file.done)
     own = [part for part in parts if shard.has(part[0].id)]
-    left = file.left(own)
-    for batch in _with_progress(work(left), left):
-        file.append(batch)
+    with shard_file(folder, shard, about) as file:
+        started, resumed = time.perf_counter(), bool(file.done)
+        left = file.left(own)
+        for batch in _with_progress(work(left), left):
+            file.append(batch)
     ids = {utterance.id for part in own for utterance in part}
     return Decoded.of(
         [utterance for utterance in utterances if utterance.id in ids],
@@ -195,21 +208,54 @@ def transcribe_files(
             cluster, settings, recordings, processes, progress
         )
         return
+    settings.check()  # before anything is read
     processes = 1 if processes is None and seconds <= _MUCH else number
-    recognizer = settings.load()  # here too: a wrong setting is reported once
     share = seconds / processes / LONGEST
     most = BATCH if device == "cpu" else GPU_PIECES
     batch_size = most if share > most else max(1, round(share))
-    with contextlib.ExitStack() as stack:
-        recognize = partial(_recognize_batches, recognizer)
-        if processes > 1:
-            submit = stack.enter_context(recognizer_pool(settings.load, processes))
-            recognize = partial(_ahead, submit, 2 * processes)
+    with _Engine(settings, processes) as engine:
         found = transcripts(
-            recordings, recognize, batch_size=batch_size, progress=progress
+            recordings, engine.recognize, batch_size=batch_size, progress=progress
         )
         for one in found:
-            yield one if isinstance(one, AsrError) else recognizer.labelled(one)
+            yield one if isinstance(one, AsrError) else engine.labelled(one)
+
+
+class _Engine(contextlib.ExitStack):
+    """Recognises batches, here or elsewhere; loads nothing before there is one."""
+
+    def __init__(self, settings: RecognizerSettings, processes: int) -> None:
+        super().__init__()
+        self._settings, self._processes = settings, processes
+        self._label: dict[str, Any] = {}
+
+    def recognize(self, batches: Iterator[list[Tensor]]) -> Iterator[list[Segment]]:
+        """Recognise batches in their order; one may be empty."""
+        for batch in batches:
+            if batch:
+                yield from self._begin()(itertools.chain([batch], batches))
+            else:
+                yield []
+
+    def labelled(self, transcript: Transcript) -> Transcript:
+        """Note in a transcript whose it is."""
+        if not self._label:
+            self._load()
+        return replace(transcript, **self._label)
+
+    def _begin(self) -> Callable[[Iterator[list[Tensor]]], Iterator[list[Segment]]]:
+        recognizer = self._load()  # here too: a wrong setting is reported once
+        if self._processes == 1:
+            return partial(_recognize_batches, recognizer)
+        del recognizer
+        return_freed_memory()
+        pool = recognizer_pool(self._settings.load, self._processes)
+        return partial(_recognize_elsewhere, self.enter_context(pool))
+
+    def _load(self) -> Recognizer:
+        recognizer = self._settings.load()
+        self._label = {"model": recognizer.name, "settings": recognizer.settings}
+        return recognizer
 
 
 def _recognize_batches(
@@ -236,19 +282,13 @@ def _recognize_arrays(
     return recognizer.recognize([torch.from_numpy(array) for array in arrays])
 
 
-def _ahead(
-    submit: Submit, most: int, batches: Iterator[list[Tensor]]
+def _recognize_elsewhere(
+    workers: Workers[Recognizer], batches: Iterator[list[Tensor]]
 ) -> Iterator[list[Segment]]:
-    """Have batches recognised in other processes, and so many of them at a time."""
-    under_way = deque[Future[list[Segment]]]()
-    for batch in batches:
-        # As arrays: tensors would go by way of shared memory and open files.
-        arrays = [waveform.numpy() for waveform in batch]
-        under_way.append(submit(_recognize_arrays, arrays))
-        if len(under_way) >= most:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
+    """Have batches recognised in other processes."""
+    # As arrays: tensors would go by way of shared memory and open files.
+    arrays = ([waveform.numpy() for waveform in batch] for batch in batches)
+    return workers.in_order(_recognize_arrays, arrays)
 
 
 def _transcribe_on_cluster(
@@ -299,20 +339,14 @@ def _decode_on_cluster(
     return (batch for _, batch in found)
 
 
-def _decode_on_this_machine(
-    recognizer: Recognizer,
-    settings: RecognizerSettings,
-    processes: int,
-    batches: _Batches,
+def _decode_elsewhere(
+    settings: RecognizerSettings, processes: int, batches: _Batches
 ) -> Iterator[DecodedBatch]:
-    """Decode batches, in any order."""
-    if processes == 1 or not batches:
-        yield from _decode_here(recognizer, batches)
-        return
-    with recognizer_pool(settings.load, min(processes, len(batches))) as submit:
-        futures = [submit(_decode_batch, batch) for batch in batches]
-        for future in as_completed(futures):
-            yield future.result()
+    """Decode batches in other processes, in any order."""
+    number = max(1, min(processes, len(batches)))
+    with recognizer_pool(settings.load, number) as workers:
+        for _, batch in workers.completed(_decode_batch, batches):
+            yield batch
 
 
 def _decode_here(recognizer: Recognizer, batches: _Batches) -> Iterator[DecodedBatch]:
@@ -322,30 +356,61 @@ def _decode_here(recognizer: Recognizer, batches: _Batches) -> Iterator[DecodedB
         yield decoded
 
 
-class _Waveforms(NamedTuple):
-    """What was read of some utterances."""
+class _Read(NamedTuple):
+    """What was read of some utterances, by their ids."""
 
-    by_id: dict[str, Tensor]
+    waveforms: dict[str, Tensor]
+    """(N,) each: they are recognised as a whole."""
+    long: dict[str, Recording]
+    """Those that are cut, and not yet read."""
     errors: dict[str, str]
-    """By id, too: what is wrong with a recording."""
+    """What is wrong with a recording."""
 
 
 def _decode_batch(recognizer: Recognizer, batch: list[Utterance]) -> DecodedBatch:
     return _decode_waveforms(recognizer, _read_batch(batch))
 
 
-def _read_batch(batch: list[Utterance]) -> _Waveforms:
-    found = _Waveforms({}, {})
+def _read_batch(batch: list[Utterance]) -> _Read:
+    found = _Read({}, {}, {})
     for utterance in batch:
+        if utterance.duration > WHOLE:
+            found.long[utterance.id] = _recording(utterance)
+            continue
         try:
-            found.by_id[utterance.id] = read_utterance(utterance)
+            with errors_of(utterance.audio):
+                waveform = read_utterance(utterance)
         except AsrError as error:
             found.errors[utterance.id] = str(error)
+        else:
+            _sort_in(found, utterance, waveform)
     return found
 
 
-def _decode_waveforms(recognizer: Recognizer, read: _Waveforms) -> DecodedBatch:
-    segments = recognizer.recognize(list(read.by_id.values()))
-    texts = dict.fromkeys(read.errors, "")
-    texts |= {id: s.text for id, s in zip(read.by_id, segments, strict=True)}
-    return DecodedBatch(list(texts), list(texts.values()), list(read.errors.values()))
+def _recording(utterance: Utterance) -> Recording:
+    if utterance.start is None:
+        return Recording.of_file(utterance.audio)
+    clip = utterance.start, utterance.start + utterance.duration
+    return Recording.of_file(utterance.audio, clip=clip)
+
+
+def _sort_in(found: _Read, utterance: Utterance, waveform: Tensor) -> None:
+    """Put a waveform where its length belongs, whatever the manifest has for it."""
+    if len(waveform) <= WHOLE * SAMPLE_RATE:
+        found.waveforms[utterance.id] = waveform
+    else:
+        found.long[utterance.id] = Recording(lambda: [waveform], utterance.audio)
+
+
+def _decode_waveforms(recognizer: Recognizer, read: _Read) -> DecodedBatch:
+    segments = recognizer.recognize(list(read.waveforms.values()))
+    texts = {id: s.text for id, s in zip(read.waveforms, segments, strict=True)}
+    errors = dict(read.errors)
+    transcripts = recognizer.transcribe_recordings(list(read.long.values()))
+    for id, one in zip(read.long, transcripts, strict=True):
+        if isinstance(one, AsrError):
+            errors[id] = str(one)
+        else:
+            texts[id] = one.text
+    texts = dict.fromkeys(errors, "") | texts
+    return DecodedBatch(list(texts), list(texts.values()), list(errors.values()))

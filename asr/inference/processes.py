@@ -8,20 +8,17 @@ by the CPU, another has the GPU search. Each has its own copy of the network the
 """
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from multiprocessing import get_context, parent_process
 from typing import Protocol, TypeVar
 
 from asr.data.manifest import Utterance
 from asr.errors import ConfigError
 from asr.inference.long_audio import BATCH, GPU_SECONDS
 from asr.inference.recognizer import Recognizer
+from asr.inference.segmentation import WHOLE
+from asr.processes import Workers, worker_pool
 from asr.runtime import keep_freed_memory, use_one_thread
 
 GPU_BATCH = 256
@@ -52,10 +49,11 @@ def batches(
     """Group utterances of like length, the longest first: they are waited for.
 
     On a CPU a batch is a few utterances; on a GPU as many as, filled up to the longest
-    of them, make `GPU_SECONDS`.
+    of them, make `GPU_SECONDS`. Those that will be cut are each a batch of their own.
     """
     order = sorted(utterances, key=lambda utterance: -utterance.duration)
-    found, start = list[list[Utterance]](), 0
+    start = sum(utterance.duration > WHOLE for utterance in order)
+    found = [[utterance] for utterance in order[:start]]
     while start < len(order):
         size = BATCH
         if device != "cpu":
@@ -63,49 +61,6 @@ def batches(
         found.append(order[start : start + max(1, size)])
         start += max(1, size)
     return found
-
-
-class Submit(Protocol):
-    """Has a function of a recognizer called in a worker process."""
-
-    def __call__(
-        self, function: Callable[[Recognizer, Item], Result], item: Item, /
-    ) -> Future[Result]:
-        """Call a function that the process can import by its name."""
-
-
-@contextmanager
-def recognizer_pool(load: Callable[[], Recognizer], processes: int) -> Iterator[Submit]:
-    """Start worker processes that each load a recognizer; they end with the block.
-
-    Args:
-        load: makes the recognizer, in each process.
-        processes: how many.
-
-    Raises:
-        ConfigError: a process ended before its work was done.
-    """
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (load,))
-
-    def submit(
-        function: Callable[[Recognizer, Item], Result], item: Item, /
-    ) -> Future[Result]:
-        with _uninterrupted():
-            return pool.submit(_call, function, item)
-
-    try:
-        yield submit
-    except BaseException as error:  # whatever stops this process stops them, too
-        for process in list(pool._processes.values()):
-            process.terminate()
-        if isinstance(error, BrokenProcessPool):
-            raise ConfigError(
-                f"processes: one of {processes} ended before its work was done (where "
-                "memory is short, use fewer)"
-            ) from error
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class Map(Protocol):
@@ -126,56 +81,30 @@ def recognizer_map(load: Callable[[], Recognizer], processes: int) -> Iterator[M
         processes: 1 for this one.
 
     Raises:
-        ConfigError: a process ended before its work was done.
+        ConfigError: a process ended twice over the same item.
     """
     if processes == 1:
         recognizer = load()
         yield lambda function, items: map(partial(function, recognizer), items)
         return
-    with recognizer_pool(load, processes) as submit:
-
-        def run(
-            function: Callable[[Recognizer, Item], Result], items: Iterable[Item], /
-        ) -> Iterator[Result]:
-            futures = [submit(function, item) for item in items]
-            return (future.result() for future in futures)
-
-        yield run
+    with recognizer_pool(load, processes) as workers:
+        yield workers.in_order
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach: it is for this one to stop them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def recognizer_pool(
+    load: Callable[[], Recognizer], processes: int
+) -> AbstractContextManager[Workers[Recognizer]]:
+    """Give worker processes that each load a recognizer; they end with the block.
+
+    Args:
+        load: makes the recognizer, in each process.
+        processes: how many.
+    """
+    return worker_pool(partial(_begin, load), processes)
 
 
-# In a worker process
-
-_recognizer: Recognizer
-"""The one of the process: loading it for each item would cost more than its work."""
-
-
-def _begin(load: Callable[[], Recognizer]) -> None:
-    global _recognizer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _begin(load: Callable[[], Recognizer]) -> Recognizer:
+    """Load a recognizer in a process that is there for it alone."""
     use_one_thread()
     keep_freed_memory()
-    _recognizer = load()
-
-
-def _end_with_parent() -> None:
-    """End this process as soon as the one that started it was killed."""
-    if parent := parent_process():
-        parent.join()
-        os._exit(1)
-
-
-def _call(function: Callable[[Recognizer, Item], Result], item: Item) -> Result:
-    return function(_recognizer, item)
+    return load()

@@ -42,7 +42,7 @@ from asr.inference.search_settings import (
 )
 from asr.inference.silence import may_be_speech
 from asr.inference.speech_search import SpeechSearch
-from asr.lm.ngram import WordNGram, load_language_model
+from asr.lm.ngram import WordNGram, find_language_model, load_language_model
 from asr.model.attention import Attention, note_plain_path
 from asr.model.quantized import PRECISIONS
 from asr.model.storage import Model, find_model, load_model
@@ -154,10 +154,12 @@ class Recognizer:
                 known, or not to be had on the device or with the model's attention.
             TypeError: the settings are none.
         """
-        place = find_model(folder)
+        place, words = find_model(folder), None
+        wanted = wants_language_model(decoding)
+        if wanted:
+            find_language_model(language_model)  # before a second of loading
         model = load_model(place, attention)
-        words = None
-        if wants_language_model(decoding):
+        if wanted:
             words = load_language_model(language_model, model.tokenizer)
         situation = Situation.of(language_model, words is not None)
         settings = search_settings(place, situation, decoding)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr.inference.recognizer import Recognizer
-from asr.inference.search_settings import Decoding
+from asr.inference.search_settings import Decoding, wants_language_model
 from asr.lm import ngram, word_lstm
 from asr.lm.ngram import find_language_model
 from asr.model.attention import Attention
@@ -25,6 +25,16 @@ class RecognizerSettings(NamedTuple):
     """The class that the model was trained with, if it is not built in."""
     device: str = "cpu"
 
+    def check(self) -> None:
+        """Make sure that the models are there, before seconds of other work.
+
+        Raises:
+            CheckpointError: one is not.
+        """
+        find_model(self.model)
+        if wants_language_model(self.decoding):
+            find_language_model(self.language_model)
+
     def load(self) -> Recognizer:
         """Load the recognizer."""
         return Recognizer.load(
@@ -38,10 +48,12 @@ class RecognizerSettings(NamedTuple):
 
     def metadata(self, recognizer: Recognizer) -> dict[str, Any]:
         """Describe models and search, as JSON can hold it."""
-        words = str(find_language_model(self.language_model))
+        words = None
+        if recognizer.decoding.lm_weight:
+            words = str(find_language_model(self.language_model))
         return {
             "model": str(find_model(self.model)),
-            "language_model": words if recognizer.decoding.lm_weight else None,
+            "language_model": words,
             "decoding": asdict(recognizer.decoding),
             "precision": self.precision,
             "device": self.device,
@@ -49,8 +61,9 @@ class RecognizerSettings(NamedTuple):
 
     def files(self) -> list[Path]:
         """Name the files that decide what the models find; some may not be there."""
-        model, words = find_model(self.model), find_language_model(self.language_model)
-        return [
-            *(model / name for name in (DESCRIPTION, WEIGHTS)),
-            *(words / name for name in (ngram.FILE, word_lstm.FILE)),
-        ]
+        model = find_model(self.model)
+        files = [model / name for name in (DESCRIPTION, WEIGHTS)]
+        if wants_language_model(self.decoding):
+            words = find_language_model(self.language_model)
+            files += (words / name for name in (ngram.FILE, word_lstm.FILE))
+        return files

@@ -24,6 +24,10 @@ from asr.transcript import Segment, mean_confidence
 
 LONGEST = 15.0
 """Seconds of the longest piece."""
+WHOLE = 36.0
+"""Seconds of the longest utterance of a corpus that is recognised as a whole, as it was
+cut by those who made the corpus (LibriSpeech has some of 35 s); what is longer is cut
+as a recording is."""
 OVERLAP = 2.0
 """Seconds that two pieces share where there was no pause to cut in."""
 MIN_PAUSE_SECONDS = 2.0

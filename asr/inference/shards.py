@@ -10,7 +10,7 @@ on it: a network's rounding differs a little with what else is in its batch. The
 belongs to the shard that a hash of the id of its first utterance names.
 """
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
@@ -26,11 +26,16 @@ from asr.data.manifest import Utterance, read_manifest
 from asr.errors import ConfigError, ManifestError
 from asr.foreign import parse_json
 from asr.inference.hypotheses import Decoded, DecodedBatch, write_decoded
+from asr.locks import locked
 
 SHARDS = "shards"
 """The folder of the files, in that for the hypotheses."""
 _MARK = {"complete": True}
 _MANIFEST = "manifest"
+_MOST_SHOWN = 64
+"""Characters of a value in a message: all of a checksum."""
+_PLACES = ("path", "model", "language_model")
+"""What is recognised by its contents, wherever it is."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,10 @@ class _Content(NamedTuple):
 class ShardFile:
     """The file of a shard that is being decoded."""
 
-    def __init__(self, file: BinaryIO, done: Sequence[DecodedBatch]) -> None:
-        self._file, self.done = file, list(done)
+    def __init__(
+        self, file: BinaryIO, path: Path, done: Sequence[DecodedBatch]
+    ) -> None:
+        self._file, self._path, self.done = file, path, list(done)
 
     def left(self, batches: Iterable[list[Utterance]]) -> list[list[Utterance]]:
         """Return the batches that are still to be decoded."""
@@ -111,9 +118,23 @@ class ShardFile:
         return [batch for batch in batches if batch[0].id not in ids]
 
     def append(self, batch: DecodedBatch) -> None:
-        """Write what came of a batch."""
+        """Write what came of a batch.
+
+        Raises:
+            ManifestError: the disk is full, say; what was written before stays.
+        """
+        self.write(batch._asdict())
         self.done.append(batch)
-        _write_line(self._file, batch._asdict())
+
+    def write(self, tree: Mapping[str, Any]) -> None:
+        """Write a line.
+
+        Raises:
+            ManifestError: as `append`.
+        """
+        with _writing(self._path):
+            self._file.write(json.dumps(tree).encode() + b"\n")
+            self._file.flush()
 
 
 @contextmanager
@@ -133,23 +154,44 @@ def shard_file(
             or another process writes it.
     """
     path = shard.path(folder)
-    try:
+    with _writing(path):
         path.parent.mkdir(exist_ok=True)
-        for other in _files(folder):
-            content = _read(other)
-            if content:
-                count = Shard.of_file(other).count
-                _refuse_other(other, content.settings, settings, count, shard.count)
-        with path.open("ab") as file:
-            _lock(file, path)
+    for other in _files(folder):
+        if content := _read(other):
+            count = Shard.of_file(other).count
+            _refuse_other(other, content.settings, settings, count, shard.count)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(path, "asr decode"))
+        with _writing(path):
+            file = path.open("ab")
+            stack.callback(_close, file)
             content = _read(path)
             file.truncate(content.size if content else 0)
-            if content is None:
-                _write_line(file, dict(settings))
-            yield ShardFile(file, content.batches if content else [])
-            if not (content and content.complete):
-                _write_line(file, _MARK)
+        lines = ShardFile(file, path, content.batches if content else [])
+        if content is None:
+            lines.write(settings)
+        yield lines
+        if not (content and content.complete):
+            lines.write(_MARK)
+            with _writing(path):
                 os.fsync(file.fileno())
+
+
+def _close(file: BinaryIO) -> None:
+    """Close a file each of whose lines was flushed, or reported."""
+    with contextlib.suppress(OSError):
+        file.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Report what keeps a file from being written.
+
+    Raises:
+        ManifestError: the disk is full, say.
+    """
+    try:
+        yield
     except OSError as error:
         raise ManifestError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -205,12 +247,33 @@ def merge(folder: Path) -> Decoded:
             f"{folder / SHARDS}: is damaged: no shard has {error} (delete it, and "
             "decode again)"
         ) from error
-    write_decoded(folder, settings["metadata"], utterances, decoded)
+    finish(folder, settings["metadata"], utterances, decoded)
+    return decoded
+
+
+def finish(
+    folder: Path,
+    metadata: Mapping[str, Any],
+    utterances: Sequence[Utterance],
+    decoded: Decoded,
+) -> None:
+    """Write the folder, and remove the files of its shards.
+
+    Args:
+        folder: for the hypotheses.
+        metadata: of the models and of the search.
+        utterances: of the manifest, with their references.
+        decoded: what came of all shards.
+
+    Raises:
+        AsrError: it cannot be written; the shards stay.
+    """
+    write_decoded(folder, metadata, utterances, decoded)
     merged = folder / f".{SHARDS}.merged"
     shutil.rmtree(merged, ignore_errors=True)
-    (folder / SHARDS).rename(merged)  # at once: never some of them without the others
+    with _writing(folder / SHARDS):
+        (folder / SHARDS).rename(merged)  # at once: never some without the others
     shutil.rmtree(merged, ignore_errors=True)
-    return decoded
 
 
 def _files(folder: Path) -> list[Path]:
@@ -265,30 +328,63 @@ def _refuse_other(
     """
     advice = "name another folder, or delete it"
     if count != wanted_count:
-        raise ManifestError(
-            f"{path}: is one of {count} shards, not of {wanted_count} ({advice})"
-        )
+        what = f"one of {count} shards, not of {wanted_count}"
+        if count == 1:
+            what, advice = "of a run that was stopped", f"end that first, {advice}"
+        elif wanted_count == 1:
+            what, advice = f"one of {count} shards", f"merge them first, {advice}"
+        raise ManifestError(f"{path}: is {what} ({advice})")
     for key, what in (
         (_MANIFEST, "another manifest"),
         ("models", "another model"),
         ("metadata", "other settings"),
     ):
-        if found.get(key) != wanted[key]:
-            differing = _differing(found.get(key), wanted[key])
-            raise ManifestError(f"{path}: is of {what} ({differing}; {advice})")
+        one, other = _without_places(found.get(key), wanted[key])
+        if one != other:
+            raise ManifestError(
+                f"{path}: is of {what} ({_differing(one, other)}; {advice})"
+            )
 
 
-def _differing(found: object, wanted: Mapping[str, Any]) -> str:
-    """Name the first thing that differs."""
+def _without_places(found: object, wanted: dict[str, Any]) -> tuple[object, object]:
+    """Leave out where things were that are the same and were moved since.
+
+    A manifest's audio is found from its folder: of two with the same contents that are
+    both there, each has its own.
+    """
     if not isinstance(found, dict):
+        return found, wanted
+    moved = {key for key in _PLACES if found.get(key) and wanted.get(key)}
+    if isinstance(path := found.get("path"), str) and os.path.exists(path):
+        moved.discard("path")
+    one, other = (
+        {key: value for key, value in tree.items() if key not in moved}
+        for tree in (found, wanted)
+    )
+    return one, other
+
+
+def _differing(found: object, wanted: object) -> str:
+    """Name the first thing that differs."""
+    if not isinstance(found, dict) or not isinstance(wanted, dict):
         return "it has none"
     for key in wanted:
         one, other = found.get(key), wanted[key]
         if one != other:
             if isinstance(one, dict) and isinstance(other, dict):
                 return _differing(one, other)
-            return f"{key} {one!s:.60}, not {other!s:.60}"
+            return f"{key} {_end_of(one)}, not {_end_of(other)}"
     return "it has more"
+
+
+def _end_of(value: object) -> str:
+    """Write a value, of a long one (a path, say) the end.
+
+    >>> _end_of(0.3), _end_of("/data/" + 80 * "x" + "/a.jsonl")[:8]
+    ('0.3', '…xxxxxxx')
+    """
+    text = str(value)
+    return text if len(text) <= _MOST_SHOWN else f"…{text[-_MOST_SHOWN:]}"
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -326,25 +422,6 @@ def _read(path: Path) -> _Content | None:
         raise ManifestError(
             f"{path}: is damaged (delete it, and decode this shard again)"
         ) from error
-
-
-def _write_line(file: BinaryIO, tree: Mapping[str, Any]) -> None:
-    file.write(json.dumps(tree).encode() + b"\n")
-    file.flush()
-
-
-def _lock(file: BinaryIO, path: Path) -> None:
-    """Keep other processes from writing the same shard, where the disk knows locks.
-
-    Raises:
-        ManifestError: one does so already.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ManifestError(f"{path}: another process decodes this shard") from error
-    except OSError:
-        return
 
 
 def _digest(path: Path) -> str:

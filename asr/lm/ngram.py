@@ -75,10 +75,19 @@ UNKNOWN = -3.0
 
 
 def find_language_model(folder: str | Path | None) -> Path:
-    """Find the folder of a word n-gram: the bundled one, or one given."""
+    """Find the folder of a word n-gram: the bundled one, or one given.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     if folder is None:
         return Path(str(files("asr") / "assets" / BUNDLED_WORDS))
-    return Path(folder)
+    folder = Path(folder)
+    if not (folder / FILE).exists() and not (folder / DESCRIPTION).exists():
+        raise CheckpointError(
+            f"{folder}: holds no language model (asr lm build makes one)"
+        )
+    return folder
 
 
 def load_language_model(
@@ -333,7 +342,7 @@ class WordNGram:
         Raises:
             CheckpointError: there is none, or it is damaged or exchanged.
         """
-        folder = Path(folder)
+        folder = find_language_model(folder)
         return read_whole(
             folder, [DESCRIPTION, LSTM], lambda: cls._load(folder, alone=alone)
         )
@@ -341,10 +350,6 @@ class WordNGram:
     @classmethod
     def _load(cls, folder: Path, *, alone: bool) -> "WordNGram":
         path = folder / FILE
-        if not os.path.exists(path) and not os.path.exists(folder / DESCRIPTION):
-            raise CheckpointError(
-                f"{folder}: holds no language model (asr lm build makes one)"
-            )
         if (folder / DESCRIPTION).exists():
             path = checked(folder, FILE, DESCRIPTION, KIND)
         else:

@@ -26,7 +26,7 @@ from asr.lm.trainer import CHECKPOINT, LSTMTrainer, LSTMTrainingConfig
 from asr.lm.word_lstm import FILE, WordLSTM
 from asr.locks import locked
 from asr.runtime import pick_device
-from asr.tensor_files import read_metadata, remove_partial
+from asr.tensor_files import read_metadata
 
 KIND = "training of a word LSTM"
 """Of the checkpoint."""
@@ -71,7 +71,6 @@ def _train(
     weights: Sequence[int] | None,
 ) -> None:
     """Train in a folder that no other process trains in."""
-    remove_partial(folder)
     pick_device(config.device)  # what is not there is noticed before the work
     weights = check_weights(weights, len(texts))
     ngram = WordNGram.load(folder, alone=not config.warm_start)

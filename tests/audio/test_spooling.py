@@ -12,7 +12,12 @@ from asr.errors import AudioError
 from tests.sounds import encoded, tone
 
 
-def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("descriptors", ["/proc/self/fd", "/none"])
+def test_a_pipe_is_read_like_a_file(
+    descriptors: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.audio.spooling._DESCRIPTORS", Path(descriptors))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path = tmp_path / "sound.wav"
     path.write_bytes(encoded("wav", tone()))
     read_end, write_end = os.pipe()
@@ -24,6 +29,18 @@ def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
 
     assert torch.equal(waveform, read_waveform(path))
     assert not copy.exists()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this is not Linux")
+def test_on_linux_the_copy_has_no_name_that_could_be_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    with spooled(BytesIO(b"RIFF")) as copy:
+        assert copy.read_bytes() == b"RIFF"
+        assert not list(tmp_path.iterdir())
 
 
 def test_the_copy_is_gone_after_an_error() -> None:

@@ -111,7 +111,7 @@ def test_evaluate_robustness_prints_two_tables(
 
     printed = capsys.readouterr().out
     assert "| condition | %WER | taken for noise |" in printed
-    assert "\n1 utterances\n" in printed
+    assert "\n1 utterance\n" in printed
     assert "| words in | 1 s |" in printed
 
 

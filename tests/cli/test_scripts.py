@@ -1,6 +1,7 @@
 """What a command or script does with the errors of its user."""
 
 import errno
+import os
 import signal
 import warnings
 
@@ -47,6 +48,42 @@ def test_an_error_of_the_user_is_one_line(
 def test_an_error_of_the_program_is_raised(error: Exception) -> None:
     with pytest.raises(type(error), match="x"):
         run_main("toy", lambda: failing(error))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_has_what_was_begun_cleaned_up(
+    number: signal.Signals, capsys: Capture
+) -> None:
+    cleaned = list[str]()
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)  # they often come in pairs
+            cleaned.append("up")
+
+    assert run_main("toy", work) == 128 + number
+    assert cleaned == ["up"]
+    assert capsys.readouterr().err == "toy: stopped\n"
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_main("nohup", lambda: os.kill(os.getpid(), signal.SIGHUP)) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_torchrun_ends_its_processes_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    found = list[object]()
+
+    run_main("toy", lambda: found.append(signal.getsignal(signal.SIGTERM)))
+
+    assert found == [signal.SIG_DFL]
 
 
 def test_what_is_called_otherwise_now_is_one_line() -> None:

@@ -16,7 +16,7 @@ from asr.data.disturbances import (
 from asr.features import AugmentConfig
 
 EVERYTHING = AugmentConfig(
-    [1.0], noise=1, babble=1, room=1, band=1, clipping=1, stretch=0.1
+    [1.0], noise=0.5, babble=0.5, room=1, band=1, clipping=1, stretch=0.1
 )
 N = 8000
 

@@ -171,9 +171,7 @@ def test_a_folder_of_manifests_is_shown_one_by_one(
     assert main([*command, "--page", str(tmp_path / "page.html")]) == 1
 
     out, err = capsys.readouterr()
-    assert out.index("/m.jsonl: 6 utt") < out.index(
-        "/n.jsonl: 1 utterances, 0.00 h, no"
-    )
+    assert out.index("/m.jsonl: 6 utt") < out.index("/n.jsonl: 1 utterance, 0.00 h, no")
     assert "--page: is about one manifest" in err
 
 

@@ -2,9 +2,10 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 import soundfile
@@ -273,29 +274,21 @@ def test_more_processes_are_started_where_there_is_much_to_do(
 ) -> None:
     asked = list[int]()
 
-    class Pool:
-        def __init__(
-            self,
-            processes: int,
-            context: object,
-            initializer: Callable[..., object],
-            initargs: tuple[object, ...],
-        ) -> None:
-            asked.append(processes)
-            initializer(*initargs)
+    class Here:
+        def __init__(self, begin: Callable[[], Any]) -> None:
+            self.kept = begin()
 
-        def shutdown(self, cancel_futures: bool) -> None: ...
+        def in_order(
+            self, work: Callable[[Any, Any], Any], items: Iterable[Any]
+        ) -> Iterator[Any]:
+            return (work(self.kept, item) for item in items)
 
-        def submit(self, work: Callable[..., object], *items: object) -> "Done":
-            return Done(work(*items))
+    @contextmanager
+    def pool(begin: Callable[[], Any], processes: int) -> Iterator[Here]:
+        asked.append(processes)
+        yield Here(begin)
 
-    class Done(NamedTuple):
-        answer: object
-
-        def result(self) -> object:
-            return self.answer
-
-    monkeypatch.setattr("asr.inference.processes.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("asr.inference.processes.worker_pool", pool)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     recordings = [Recording.of_file(tmp_path / f"{i}.wav") for i in range(11)]
 

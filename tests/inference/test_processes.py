@@ -94,7 +94,7 @@ def test_a_process_that_is_killed_is_an_error_of_one_line(model_folder: Path) ->
     load = partial(Recognizer.load, model_folder, decoding={"lm_weight": 0})
 
     with (
-        pytest.raises(ConfigError, match=r"processes: one of 2 ended before its work"),
+        pytest.raises(ConfigError, match=r"processes: a worker was killed twice over"),
         recognizer_map(load, 2) as run,
     ):
         list(run(killed, [1, 2]))

@@ -11,10 +11,11 @@ import torch
 from asr.cli import main
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.decoding.config import DecodingConfig
-from asr.errors import AsrError, ConfigError, ManifestError
+from asr.errors import AsrError, ConfigError, InUseError, ManifestError
 from asr.inference import parallel
 from asr.inference.parallel import decode
 from asr.inference.shards import Shard, merge
+from asr.locks import locked
 from asr.model.storage import Model, save_model
 
 ROOT = Path(__file__).parents[2]
@@ -292,14 +293,14 @@ def test_a_shard_that_lacks_an_utterance_is_not_merged(
 def test_a_shard_is_decoded_by_one_process_at_a_time(
     model_folder: Path, manifest: Path, tmp_path: Path
 ) -> None:
-    fcntl = pytest.importorskip("fcntl")
     out, shard = tmp_path / "out", Shard(0, 1)
     decode_shards(model_folder, manifest, out, 1)
 
-    with shard.path(out).open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ManifestError, match="another process decodes this shard"):
-            decode(model_folder, manifest, out, QUICK, processes=1, shard=shard)
+    with (
+        locked(shard.path(out), "asr decode"),
+        pytest.raises(InUseError, match=r"0-of-1\.jsonl: is in use by process \d+ on"),
+    ):
+        decode(model_folder, manifest, out, QUICK, processes=1, shard=shard)
 
 
 def test_a_folder_that_cannot_be_written_is_reported(

@@ -37,6 +37,7 @@ from asr.errors import (
     TrainingError,
 )
 from asr.features import AugmentConfig, FeatureNorm
+from asr.files import temporary_path
 from asr.locks import locked
 from asr.model.attention import AttentionConfig
 from asr.model.export import export
@@ -345,7 +346,10 @@ def test_a_half_written_checkpoint_is_never_seen(
     corpus: Path, tmp_path: Path, whole: Path
 ) -> None:
     content = (whole / "checkpoint.safetensors").read_bytes()
-    partial = tmp_path / ".checkpoint.safetensors.0123456789ab.partial"
+    own = temporary_path(tmp_path.parent).name
+    ended = subprocess.Popen(["true"])  # a process that no longer runs
+    ended.wait()
+    partial = tmp_path / own.replace(f"-{os.getpid()}-", f"-{ended.pid}-")
     partial.write_bytes(content[: len(content) // 2])
 
     train(settings(corpus), tmp_path)
@@ -1461,7 +1465,7 @@ def test_a_vocabulary_may_be_handed_over(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_too_many_subwords_leave_no_run(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"tokenizer\.size: 900: Vocabulary size too"):
+    with pytest.raises(ConfigError, match=r"tokenizer\.size: 900 is too much"):
         train(in_subwords(settings(corpus), 900), tmp_path / "run")
 
     assert not (tmp_path / "run").exists()

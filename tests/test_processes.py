@@ -1,0 +1,254 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from asr.errors import AudioError, ConfigError
+from asr.processes import worker_pool
+from tests.faults.kills import is_alive, wait_until
+
+ROOT = Path(__file__).parents[1]
+
+
+def begin() -> str:
+    return "kept"
+
+
+def own_id(kept: str, item: int) -> int:
+    return os.getpid()
+
+
+def joined(kept: str, item: int) -> str:
+    return f"{kept} {item}"
+
+
+def after(kept: str, seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def test_each_item_is_worked_on_once_and_results_keep_the_order() -> None:
+    with worker_pool(begin, 2) as workers:
+        found = list(workers.in_order(joined, range(9)))
+        again = list(workers.in_order(joined, [9]))
+        none = list(workers.in_order(joined, []))
+        ids = set(workers.in_order(own_id, range(9)))
+
+    assert found == [f"kept {n}" for n in range(9)]
+    assert (again, none) == (["kept 9"], [])
+    assert len(ids) == 2
+    assert os.getpid() not in ids
+
+
+def test_what_is_done_first_comes_first_where_no_order_is_asked_for() -> None:
+    with worker_pool(begin, 2) as workers:
+        list(workers.completed(after, [0.0, 0.0]))  # both are there
+        found = list(workers.completed(after, [0.5, 0.0]))
+
+    assert found == [(1, 0.0), (0, 0.5)]
+
+
+def test_items_are_taken_only_as_they_are_needed() -> None:
+    taken = list[int]()
+
+    def items() -> Iterator[int]:
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    with worker_pool(begin, 2) as workers:
+        found = workers.in_order(after, (0.2 * (n == 0) for n in items()))
+        next(found)
+        assert len(taken) <= 4 + 4  # four at a time, and as many when the first is done
+        assert len(list(found)) == 49
+
+
+def unlucky(folder: Path, item: int) -> int:
+    """End the process over item 2 once."""
+    if item == 2 and not (folder / "ended").exists():
+        (folder / "ended").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def path_of(folder: Path) -> Path:
+    return folder
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_what_a_killed_worker_had_is_done_by_another_after_one_line(
+    processes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with worker_pool(partial(path_of, tmp_path), processes) as workers:
+        found = list(workers.in_order(unlucky, range(6)))
+
+    assert found == list(range(6))
+    assert capsys.readouterr().err == (
+        "asr: a worker was killed (memory?): its work is tried once more\n"
+    )
+
+
+def end(kept: str, how: str) -> None:
+    if how == "status":
+        os._exit(3)
+    os.kill(os.getpid(), getattr(signal, how))
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        ("SIGKILL", "was killed (memory?)"),
+        ("SIGTERM", "was ended by signal 15"),
+        ("status", "ended with status 3"),
+    ],
+)
+def test_work_that_ends_two_workers_is_an_error(
+    how: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"^processes: a worker was killed twice over"),
+        worker_pool(begin, 1) as workers,
+    ):
+        list(workers.in_order(end, [how]))
+
+    printed = capsys.readouterr().err
+    assert printed == f"asr: a worker {line}: its work is tried once more\n"
+
+
+def test_a_worker_that_ends_while_it_waits_is_replaced() -> None:
+    with worker_pool(begin, 1) as workers:
+        (first,) = workers.in_order(own_id, [0])
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: not is_alive(first))
+        (second,) = workers.in_order(own_id, [0])
+
+    assert first != second
+
+
+def fail(kept: str, item: int) -> None:
+    raise AudioError(f"{item}: is empty")
+
+
+def test_what_the_work_raises_is_raised() -> None:
+    with (
+        pytest.raises(AudioError, match=r"^1: is empty$"),
+        worker_pool(begin, 2) as workers,
+    ):
+        list(workers.in_order(fail, [1]))
+
+
+def refuse() -> str:
+    raise ConfigError("no such model")
+
+
+def test_what_the_beginning_of_a_worker_raises_is_raised() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"^no such model$"),
+        worker_pool(refuse, 2) as workers,
+    ):
+        list(workers.in_order(joined, [1]))
+
+
+def test_an_error_ends_the_workers_at_once() -> None:
+    ids = list[int]()
+
+    def interrupt() -> None:
+        with worker_pool(begin, 2) as workers:
+            ids.extend(workers.in_order(own_id, [0, 1]))
+            found = workers.completed(after, [600.0, 600.0, 0.0])
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+            next(found)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+
+    assert not any(map(is_alive, ids))
+
+
+PROGRAM = """
+import os, sys, time
+from pathlib import Path
+from asr.processes import worker_pool
+
+def begin():
+    folder = Path(sys.argv[-1])
+    (folder / str(os.getpid())).touch()
+
+def work(kept, item):
+    time.sleep(600)
+
+if __name__ == "__main__":
+    os.fork() or time.sleep(600)  # it keeps the parent's pipes open
+    with worker_pool(begin, 2) as workers:
+        list(workers.in_order(work, range(9)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_workers_end_with_their_parent_whatever_ends_it(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM.replace("os.fork() or", "0 and"))
+    (folder := tmp_path / "ids").mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    wait_until(lambda: len(list(folder.iterdir())) == 2)
+
+    parent.send_signal(number)
+
+    assert parent.wait(60) == -number
+    ids = [int(path.name) for path in folder.iterdir()]
+    wait_until(lambda: not any(map(is_alive, ids)))
+
+
+def test_workers_end_with_their_parent_though_it_has_forked_another(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (folder := tmp_path / "ids").mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: len(list(folder.iterdir())) == 2)
+
+        parent.kill()
+        parent.wait(60)
+
+        ids = [int(path.name) for path in folder.iterdir()]
+        wait_until(lambda: not any(map(is_alive, ids)))
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL)  # the forked one, too
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows this")
+def test_a_command_that_was_started_ends_with_who_started_it(tmp_path: Path) -> None:
+    program = (
+        "import subprocess, sys, time\n"
+        "from asr.processes import end_with_starter\n"
+        "command = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "child = subprocess.Popen(command, preexec_fn=end_with_starter)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    starter = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert starter.stdout
+    child = int(starter.stdout.readline())
+
+    starter.kill()
+    starter.communicate(timeout=60)
+
+    wait_until(lambda: not is_alive(child))
