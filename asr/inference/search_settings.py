@@ -12,7 +12,7 @@ Later ones win: the defaults of `DecodingConfig`, decoding.json, what the user g
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,8 @@ def save_decoding(folder: Path, situation: Situation, decoding: DecodingConfig) 
         CheckpointError: the settings before are damaged, or the folder cannot be
             written.
     """
-    settings = asdict(decoding)
+    settings = decoding.to_dict()
+    del settings["hotwords"]  # those of a recording, not of a model
     if situation is Situation.WITHOUT:
         settings = {k: v for k, v in settings.items() if k not in _OF_LANGUAGE_MODEL}
     tree = {"version": VERSION, **_read(folder), situation: settings}

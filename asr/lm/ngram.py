@@ -10,7 +10,8 @@ where a space or <eos> completes the word w after the words h, P(w | h) takes it
     score(<eos> | v) = score(space | v) + log P(</s> | h w)
 
 What is not in the vocabulary is <unk>, with a penalty for each of its characters: the
-same sums with log m = log P(<unk>) + |v| UNKNOWN. So the scores of a sentence add up to
+same sums with log m = log P(<unk>) + |v| UNKNOWN. (`with_words` gives some such words a
+node and a probability of their own.) So the scores of a sentence add up to
 
     sum_i log P(w_i | h_i) + |w_i| UNKNOWN [w_i is unknown]   + log P(</s> | h)
 
@@ -31,11 +32,12 @@ for open vocabulary end-to-end speech recognition", doi:10.1109/ASRU.2017.826894
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
-from math import inf
+from math import exp, inf, log
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -211,6 +213,67 @@ class WordNGram:
         self.first = np.zeros(size, dtype=np.int64)
         self.first[nodes[new]] = rows[new]
         self.behind = self.first + np.bincount(nodes[real], minlength=size)
+        self.unknown_cost = UNKNOWN * self.depth * (self.word == self.unknown)
+
+    def with_words(self, words: Iterable[str]) -> "WordNGram":
+        """Return a model that takes some words of <unk> for words of their own.
+
+        Each is as likely as the rarest word of the vocabulary, in place of its
+        characters as those of <unk>; but all of them at most half of <unk>:
+
+            P(w | h) = P(<unk> | h) min(P(rarest) / P(<unk>), 1/2 / how many)
+
+        Args:
+            words: in the letters of the tokenizer; those that are known stay as they
+                are.
+        """
+        known = set(self.words)
+        strangers = [word for word in dict.fromkeys(words) if word not in known]
+        if not strangers:
+            return self
+        log_probs = self.levels[0].log_probs
+        unknown = float(log_probs[self.unknown])
+        rarest = float(log_probs[: self.unknown].min())
+        share = min(rarest - unknown, -log(2 * len(strangers)))
+        model = copy(self)
+        paths = model._grow_further(strangers)
+        for path in paths:
+            model.mass[path] += exp(unknown + share)
+        model.unknown_cost[[path[-1] for path in paths]] = share
+        model.mix_in(self.lstm)
+        return model
+
+    def _grow_further(self, words: Sequence[str]) -> list[list[int]]:
+        """Add nodes for words behind all others; return the nodes of each word."""
+        place = {c: i for i, c in enumerate(self.tokenizer.characters[1:])}
+        children, depth = self.children.copy(), self.depth.tolist()
+        further, paths = list[Ints](), list[list[int]]()
+        for word in words:
+            node, path = 0, list[int]()
+            for letter in word:
+                rows, row = children, node
+                if node >= len(children):
+                    rows, row = further, node - len(children)
+                child = int(rows[row][place[letter]])
+                if child == self.outside:
+                    child = len(children) + len(further)
+                    rows[row][place[letter]] = child
+                    further.append(np.full_like(children[0], self.outside))
+                    depth.append(depth[node] + 1)
+                node = child
+                path.append(node)
+            paths.append(path)
+        if further:
+            children = np.concatenate([children, np.stack(further)])
+        new = np.zeros(len(further), dtype=np.int64)
+        self.children, self.depth = children, np.array(depth)
+        self.word = np.concatenate([self.word, new + self.unknown])
+        self.mass = np.concatenate([self.mass, new.astype(np.float64)])
+        self.first = np.concatenate([self.first, new])  # no word of the n-gram below
+        self.behind = np.concatenate([self.behind, new])
+        cost = UNKNOWN * self.depth[len(self.unknown_cost) :]
+        self.unknown_cost = np.concatenate([self.unknown_cost, cost])
+        return paths
 
     def mix_in(self, lstm: WordLSTM | None) -> None:
         """Mix an LSTM in, as its weights are now; or none."""
@@ -452,7 +515,7 @@ class NGramPrefix:
         words = model.word[nodes]
         finished = model.log_prob(histories, words, contexts)
         finished += self.bonus - ahead[:, 0]
-        finished += UNKNOWN * model.depth[nodes] * (words == model.unknown)
+        finished += model.unknown_cost[nodes]
         spelled = nodes != 0
         after = np.where(spelled[:, None], _append(histories, words), histories)
         ending = model.log_prob(after, np.full_like(words, model.boundary))

@@ -351,3 +351,47 @@ def test_whatever_is_altered_a_model_comes_or_a_checkpoint_error(
 
     assert len(refusals) > 0.6 * len(seeds)
     assert all(one.startswith(str(tmp_path)) and "\n" not in one for one in refusals)
+
+
+# Words of a user
+
+
+def test_a_word_of_a_user_is_as_likely_as_the_rarest() -> None:
+    model = make()  # P(I'M) is 0.05, the least, and P(<unk>) 0.1
+    with_words = model.with_words(["ANNA", "AND"])
+
+    # as <unk>, but with the share 0.05 / 0.1 of it in place of its four characters
+    expected = slow_sentence(model, "A ANNA BE") - 4 * UNKNOWN + log(0.05 / 0.1)
+    found = sum(spell(with_words.steps(1), "A ANNA BE"))
+    assert found == pytest.approx(expected, abs=1e-4)
+    for text in ("AND BE", "ANN", "ANNAB", "XY"):  # all else stays as it was
+        assert sum(spell(with_words.steps(1), text)) == pytest.approx(
+            slow_sentence(model, text), abs=1e-4
+        )
+
+
+def test_what_a_user_s_word_costs_is_paid_on_the_way_to_it() -> None:
+    letters = spell(make().with_words(["ANNA"]).steps(1), "ANNA")
+
+    # below A: A, AN, AND, ANNA; below AN: AN, AND, ANNA; below ANN: ANNA
+    expected = [log(0.5), log(0.3 / 0.5), log(0.05 / 0.3), 0.0]
+    assert letters[:4] == pytest.approx(expected, abs=1e-5)
+
+
+def test_words_of_a_user_are_at_most_half_of_the_unknown() -> None:
+    words = ["ANNA", "BEBE", "QUI"]
+    with_words = make().with_words([*words, *words])
+
+    for word in words:
+        share = sum(spell(with_words.steps(1), word)) - slow_sentence(make(), word)
+        assert share + UNKNOWN * len(word) == pytest.approx(-log(6), abs=1e-4)
+
+
+def test_a_model_with_further_words_leaves_the_first_as_it_was() -> None:
+    model = make()
+    before = spell(model.steps(1), "ANNA BEBE")
+
+    model.with_words(["ANNA", "BEBE"])
+
+    assert spell(model.steps(1), "ANNA BEBE") == before
+    assert model.with_words(["A", "AN"]) is model

@@ -12,7 +12,7 @@ import torch
 from asr.decoding import SearchConfig, beam_search
 from asr.errors import CheckpointError
 from asr.lm.estimate import NGramConfig, estimate, measure, scores
-from asr.lm.ngram import WordNGram
+from asr.lm.ngram import UNKNOWN, WordNGram
 from asr.lm.word_lstm import DESCRIPTION, FILE, Contexts, WordLSTM
 from asr.tensor_files import checksums, read_tensors, write_tensors
 from asr.text import CharTokenizer
@@ -285,3 +285,15 @@ def test_whatever_is_altered_a_model_comes_or_a_checkpoint_error(
     except CheckpointError as error:
         refusal = str(error)
     assert FILE in refusal
+
+
+@pytest.mark.parametrize("text", ["ANNA", "A ANNA BE", "I'M ANDY"])
+def test_a_word_of_a_user_is_a_share_of_the_unknown(text: str) -> None:
+    model = mixture()
+    unigrams = model.levels[0].log_probs
+    share = min(unigrams[:5].min() - unigrams[5], -np.log(4))
+    with_words = model.with_words(["ANNA", "ANDY"])
+
+    expected = spell(model, text) - UNKNOWN * 4 + share
+
+    assert spell(with_words, text) == pytest.approx(expected, abs=1e-4)
