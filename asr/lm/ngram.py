@@ -51,7 +51,7 @@ from asr.errors import CheckpointError
 from asr.lm.look_ahead import Floats, Ints, LookAhead
 from asr.lm.word_lstm import Contexts, WordLSTM
 from asr.tensor_files import as_bytes, checked, inside, read_tensors, write_checked
-from asr.text import CharTokenizer, Tokenizer
+from asr.text import ALPHABET, CharTokenizer, Tokenizer
 
 FILE = "ngram.safetensors"
 """The file of a language model's folder."""
@@ -86,10 +86,12 @@ def load_language_model(
 
     Raises:
         CheckpointError: there is no language model, or it is damaged; or one was asked
-            for that has other characters, or the tokenizer writes none.
+            for that has letters which the tokenizer lacks, or which writes none.
     """
     path = find_language_model(folder)
     if isinstance(tokenizer, CharTokenizer):
+        if folder is not None:
+            return WordNGram.load(path, tokenizer=tokenizer)
         words = WordNGram.load(path)
         reason = "has another alphabet than this model"
         if words.tokenizer == tokenizer:
@@ -107,6 +109,18 @@ def _leave_out(notice: str) -> None:
     """Print a notice, once a run: other processes of it need not repeat it."""
     if parent_process() is None:
         logging.getLogger(__name__).warning(notice)
+
+
+def spelling_of(words: Iterable[str]) -> CharTokenizer:
+    """Return the characters of words: A-Z and apostrophe where they are enough.
+
+    >>> spelling_of(["über", "ab"]).characters
+    ' aberü'
+    """
+    letters = set("".join(words))
+    if letters <= set(ALPHABET):
+        return CharTokenizer()
+    return CharTokenizer(" " + "".join(sorted(letters)))
 
 
 def make_folder(folder: Path) -> None:
@@ -370,21 +384,31 @@ class WordNGram:
         write_checked(folder, FILE, content, DESCRIPTION)
 
     @classmethod
-    def load(cls, folder: str | Path, *, alone: bool = False) -> "WordNGram":
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        alone: bool = False,
+        tokenizer: CharTokenizer | None = None,
+    ) -> "WordNGram":
         """Read what `save` wrote, and the LSTM beside it, if there is one.
 
         Args:
             folder: of the model.
             alone: whether to leave an LSTM there aside.
+            tokenizer: of the model that is to write the words; None for one that has
+                just their letters.
 
         Raises:
-            CheckpointError: there is none, or it is damaged or exchanged.
+            CheckpointError: there is none, or it is damaged or exchanged, or its words
+                have letters that the tokenizer lacks.
         """
         folder = Path(folder)
         path = folder / FILE
         if not path.exists() and not (folder / DESCRIPTION).exists():
             raise CheckpointError(
-                f"{folder}: holds no language model (asr lm build makes one)"
+                f"{folder}: holds no language model (asr lm build makes one of texts, "
+                "asr lm convert of a file in ARPA's format)"
             )
         if (folder / DESCRIPTION).exists():
             checked(folder, FILE, DESCRIPTION, KIND)
@@ -402,8 +426,19 @@ class WordNGram:
             text = _row(tensors["vocabulary"], np.uint8).tobytes().decode()
             words = text.split("\n")
             levels = _levels(tensors, metadata["order"], len(words) + 2)
+            spelling = tokenizer or spelling_of(words)
+            if spelling.characters[0] != " ":
+                raise CheckpointError(
+                    f"{path.parent}: a word language model is for models whose first "
+                    f"character is the space, not {spelling.characters[0]!r}"
+                )
+            if strangers := set("".join(words)) - set(spelling.characters):
+                raise CheckpointError(
+                    f"{path.parent}: the word language model has another alphabet than "
+                    f"this model, which does not write {min(strangers)!r}"
+                )
             lstm = None if alone else WordLSTM.load(folder, words)
-            return cls(words, levels, lstm=lstm)
+            return cls(words, levels, spelling, lstm)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise CheckpointError(
                 f"{path}: is damaged, or was not written by asr ({error})"

@@ -159,7 +159,7 @@ def spell(model: WordNGram, text: str) -> float:
 def test_the_search_pays_what_measure_counts(text: str) -> None:
     model = mixture()
     assert model.lstm
-    (ngram, lstm), ends = scores(model, [model.numbers(text.split())])
+    (ngram, lstm), ends, _ = scores(model, [model.numbers(text.split())])
     share = model.lstm.share
     words = np.log((1 - share) * np.exp(ngram) + share * np.exp(lstm))
 
