@@ -39,7 +39,7 @@ class DecodingConfig(SearchConfig):
     is a better one."""
     hotwords: tuple[str, ...] = ()
     """Words and phrases that are favoured where they can be; see `hotwords`."""
-    hotword_weight: float = 1.5
+    hotword_weight: float = 1.0
     """Added for each letter of a whole hot word or phrase."""
 
     def __post_init__(self) -> None:

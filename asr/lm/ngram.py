@@ -265,13 +265,12 @@ class WordNGram:
         for word in words:
             node, path = 0, list[int]()
             for letter in word:
-                rows, row = children, node
-                if node >= len(children):
-                    rows, row = further, node - len(children)
-                child = int(rows[row][place[letter]])
+                beyond = node - len(children)
+                below = children[node] if beyond < 0 else further[beyond]
+                child = int(below[place[letter]])
                 if child == self.outside:
                     child = len(children) + len(further)
-                    rows[row][place[letter]] = child
+                    below[place[letter]] = child
                     further.append(np.full_like(children[0], self.outside))
                     depth.append(depth[node] + 1)
                 node = child

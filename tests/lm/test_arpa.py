@@ -1,5 +1,6 @@
 import gzip
 import lzma
+from math import log
 from pathlib import Path
 
 import kenlm
@@ -60,7 +61,7 @@ def written(folder: Path, content: str, name: str = "lm.arpa") -> Path:
 
 
 def log10(model: WordNGram, sentence: str) -> float:
-    return perplexity(model, [sentence]).log_prob / np.log(10)
+    return perplexity(model, [sentence]).log_prob / log(10)
 
 
 # Golden: worked by hand
@@ -76,6 +77,16 @@ def test_a_file_is_read_as_it_backs_off(tmp_path: Path) -> None:
     assert log10(model, "C") == pytest.approx(-0.3 - 1.3 - 0.9)
     # <s> A; <s> A + A <unk>; back-offs of "A <unk>" and <unk> are none
     assert log10(model, "A XY") == pytest.approx(-0.2 - 0.1 - 0.8 - 0.9)
+
+
+def test_nothing_is_backed_off_from_the_end_of_a_sentence(tmp_path: Path) -> None:
+    """<s> and </s> are one number: a sentence must not begin like an empty one."""
+    content = TRIGRAM.replace("-1.0\tBE A", "-1.0\tBE A\n-2.5\t<s> </s>\t-4")
+
+    model = read_arpa(written(tmp_path, content.replace("2=5", "2=6"))).model
+
+    assert log10(model, "A BE") == pytest.approx(-0.2 - 0.15 - 0.35)
+    assert log10(model, "") == pytest.approx(-2.5)
 
 
 def test_perplexity_counts_words_and_ends(tmp_path: Path) -> None:
@@ -120,7 +131,7 @@ def test_a_file_scores_as_kenlm_scores_it(tmp_path: Path, text: str) -> None:
 def test_an_n_gram_of_order_five_scores_as_kenlm_scores_it(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     words = ["A", "B", "C", "D"]
-    grams = {(w,) for w in ["<unk>", "<s>", "</s>", *words]}
+    grams: set[tuple[str, ...]] = {(w,) for w in ["<unk>", "<s>", "</s>", *words]}
     parts = [sorted(grams)]
     for _ in range(4):
         longer = {
@@ -222,6 +233,8 @@ def test_words_that_fall_together_are_one_and_those_that_are_none_unknown(
     assert found.model.words == ["A"]
     assert found.left_out == ["A-B"]
     assert found.merged == 3  # a with A, A-B with <unk>, A a with a A
+    # <s> A, <s> A A; of A a and a A the former with its back-off; A A </s>
+    assert log10(found.model, "A A A") == pytest.approx(-0.2 - 0.15 - 0.2 - 0.4 - 0.35)
     notices = list(found.notices())
     assert "1 words are unknown now" in notices[0]
     assert "n-grams fell together" in notices[1]
