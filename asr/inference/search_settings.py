@@ -26,6 +26,7 @@ DECODING = "decoding.json"
 VERSION = 1
 """Of that file; raised when an older asr would misread a new one."""
 _OF_LANGUAGE_MODEL = ("lm_weight", "word_bonus", "ilm_weight")
+_OF_A_RECORDING = ("hotwords", "hotword_weight")
 
 Decoding = DecodingConfig | Mapping[str, Any] | None
 """What a user gives: all settings; or some by name, the rest is the model's; or none.
@@ -119,7 +120,7 @@ def save_decoding(folder: Path, situation: Situation, decoding: DecodingConfig) 
             written.
     """
     settings = decoding.to_dict()
-    del settings["hotwords"]  # those of a recording, not of a model
+    settings = {k: v for k, v in settings.items() if k not in _OF_A_RECORDING}
     if situation is Situation.WITHOUT:
         settings = {k: v for k, v in settings.items() if k not in _OF_LANGUAGE_MODEL}
     tree = {"version": VERSION, **_read(folder), situation: settings}

@@ -428,8 +428,9 @@ class WordNGram:
             spelling = tokenizer or spelling_of(words)
             if spelling.characters[0] != " ":
                 raise CheckpointError(
-                    f"{path.parent}: a word language model is for models whose first "
-                    f"character is the space, not {spelling.characters[0]!r}"
+                    f"{path.parent}: the word language model has another alphabet than "
+                    f"this model, whose first is {spelling.characters[0]!r} and not "
+                    "the space"
                 )
             if strangers := set("".join(words)) - set(spelling.characters):
                 raise CheckpointError(
