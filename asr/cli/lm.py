@@ -2,25 +2,32 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from asr.cli.options import add_command, checked, number, one_line
+from asr.cli.options import add_command, check_output, checked, number, one_line
 
-_TEXT = "one sentence a line, in A-Z, apostrophe and space; plain, .xz or .gz"
+if TYPE_CHECKING:
+    from asr.lm.ngram import WordNGram
+
+_TEXT = "one sentence a line; plain, .xz or .gz"
 
 
 def add(commands: Any) -> None:
-    """Add `asr lm build` and `asr lm train`."""
+    """Add `asr lm build`, `train`, `convert` and `score`."""
     parser = commands.add_parser(
         "lm",
-        help="make a language model: an n-gram, and an LSTM beside it",
-        description="Make a language model of words, for --language-model.",
+        help="make, convert and measure a language model: an n-gram, an LSTM beside it",
+        description="Make, convert and measure language models of words, for "
+        "--language-model.",
         epilog="`asr lm COMMAND --help` shows an example of each command.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_build(commands)
     _add_train(commands)
+    _add_convert(commands)
+    _add_score(commands)
 
 
 def _add_build(commands: Any) -> None:
@@ -54,6 +61,7 @@ def _add_build(commands: Any) -> None:
         "triple; smaller is more accurate and larger on disk (default: 2 3)",
     )
     _add_weights(parser, "count")
+    _add_normalize(parser, "a line")
     parser.add_argument(
         "--dev",
         type=Path,
@@ -104,6 +112,7 @@ def _add_train(commands: Any) -> None:
         "when the new one is better on dev",
     )
     _add_weights(parser, "read")
+    _add_normalize(parser, "a line")
     add("--hidden-size", **number(None, "units of the LSTM (default: 512)"))
     add("--embedding-size", **number(None, "dimensions of a word (default: 128)"))
     add("--batch-words", **number(None, "words in an update (default: 4000)"))
@@ -127,6 +136,81 @@ def _add_train(commands: Any) -> None:
     add("--threads", **number(None, "CPU threads (default: one for each core)"))
 
 
+def _add_convert(commands: Any) -> None:
+    parser = add_command(
+        *(commands, "convert", _convert),
+        "convert an n-gram from or to ARPA's text format, which KenLM and SRILM have",
+        "asr lm convert 3-gram.arpa.gz exp/lm\n  asr lm convert exp/lm lm.arpa",
+    )
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="IN",
+        help="a file in ARPA's format, plain, .gz or .xz; or a folder of asr lm build",
+    )
+    parser.add_argument(
+        "target",
+        type=Path,
+        metavar="OUT",
+        help="the other of the two: a file whose name ends in .arpa, .arpa.gz or "
+        ".arpa.xz, or a folder",
+    )
+    _add_normalize(parser, "a word of a file")
+
+
+def _add_score(commands: Any) -> None:
+    parser = add_command(
+        *(commands, "score", _score),
+        "print the perplexity of texts",
+        "asr lm score exp/lm sentences.txt data/dev-clean.jsonl",
+    )
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="a folder of asr lm build, with an LSTM or not; a file in ARPA's format; "
+        "or `words`, the bundled one",
+    )
+    parser.add_argument(
+        "texts",
+        nargs="+",
+        type=Path,
+        metavar="TEXT",
+        help=f"{_TEXT}; or a manifest (.jsonl)",
+    )
+    _add_normalize(parser, "a line of a text, or a word of an ARPA file,")
+
+
+def _add_normalize(parser: argparse.ArgumentParser, what: str) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--normalize",
+        choices=("english", "none", "lower", "upper", "plain"),
+        default="english",
+        help=f"how {what} is spelled that is not in A-Z, apostrophe and space "
+        "(default: english; see asr prepare)",
+    )
+    group.add_argument(
+        "--alphabet-of",
+        metavar="MODEL",
+        help="spell it in the alphabet of a model's or a run's folder",
+    )
+
+
+def _normalizer(args: argparse.Namespace) -> Callable[[str], str]:
+    from asr.alphabet import fitted, normalizer
+
+    if args.alphabet_of is None:
+        return normalizer(args.normalize)
+    from functools import partial
+
+    from asr.model.storage import find_model, load_tokenizer
+    from asr.tokenizers import alphabet_written
+
+    tokenizer = load_tokenizer(find_model(args.alphabet_of))
+    return partial(fitted, alphabet=alphabet_written(tokenizer))
+
+
 def _add_weights(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument(
         "--weights",
@@ -141,6 +225,7 @@ def _build(args: argparse.Namespace) -> None:
     from asr.data.manifest import read_manifest
     from asr.lm.estimate import NGramConfig, build, measure
     from asr.lm.ngram import FILE
+    from asr.text import ALPHABET
 
     config = checked(
         NGramConfig,
@@ -149,13 +234,11 @@ def _build(args: argparse.Namespace) -> None:
         min_counts=args.min_counts,
     )
     dev = read_manifest(args.dev) if args.dev else []
-    model = build(args.texts, args.folder, config, args.weights)
+    model = build(args.texts, args.folder, config, args.weights, _normalizer(args))
     size = (args.folder / FILE).stat().st_size / 1e6
-    grams = ", ".join(
-        f"{len(level.keys)} of order {order}"
-        for order, level in enumerate(model.levels, 1)
-    )
-    print(f"{args.folder}: {size:.1f} MB, n-grams: {grams}")
+    print(f"{args.folder}: {size:.1f} MB, n-grams: {_sizes(model)}")
+    if model.tokenizer.characters != ALPHABET:
+        print(f"{args.folder}: letters: {model.tokenizer.characters[1:]}")
     if dev:
         perplexity, unknown = measure(model, [utterance.text for utterance in dev])
         print(
@@ -186,7 +269,10 @@ def _train(args: argparse.Namespace) -> None:
             raise ConfigError(f"threads must be at least 1, not {args.threads}")
         torch.set_num_threads(args.threads)
     try:
-        train(args.texts, args.language_model, args.dev, config, args.weights)
+        train(
+            *(args.texts, args.language_model, args.dev, config, args.weights),
+            _normalizer(args),
+        )
     except KeyboardInterrupt as stop:
         if str(stop):
             print(one_line(f"asr: {args.language_model}: {stop}"), file=sys.stderr)
@@ -206,3 +292,73 @@ def _train(args: argparse.Namespace) -> None:
         f"{args.dev}: perplexity {mixed:.1f} (n-gram alone: {alone:.1f}), "
         f"{100 * unknown:.2f} % of its words are not in the vocabulary"
     )
+
+
+def _sizes(model: "WordNGram") -> str:
+    return ", ".join(
+        f"{len(level.keys)} of order {order}"
+        for order, level in enumerate(model.levels, 1)
+    )
+
+
+def _load(path: Path, args: argparse.Namespace) -> "WordNGram":
+    """Read an n-gram from a folder or a file in ARPA's format."""
+    from asr.lm.arpa import is_arpa, read_arpa
+    from asr.lm.ngram import BUNDLED_WORDS, WordNGram, find_language_model
+
+    if is_arpa(path):
+        arpa = read_arpa(path, _normalizer(args))
+        for notice in arpa.notices():
+            print(f"asr: {path}: {notice}", file=sys.stderr)
+        return arpa.model
+    if str(path) == BUNDLED_WORDS and not path.exists():
+        path = find_language_model(None)
+    return WordNGram.load(path)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from asr.errors import ConfigError
+    from asr.lm.arpa import is_arpa, write_arpa
+    from asr.lm.ngram import FILE
+
+    check_output(args.target, args.source)
+    if is_arpa(args.source) == is_arpa(args.target):
+        kind = "files" if is_arpa(args.source) else "folders"
+        raise ConfigError(
+            f"{args.target}: both are {kind} (one of IN and OUT is a folder, the other "
+            "a file whose name ends in .arpa, .arpa.gz or .arpa.xz)"
+        )
+    model = _load(args.source, args)
+    if is_arpa(args.target):
+        if model.lstm:
+            print(
+                f"asr: {args.source}: its LSTM is left out, as ARPA's format has none",
+                file=sys.stderr,
+            )
+        write_arpa(model, args.target)
+        size = args.target.stat().st_size / 1e6
+    else:
+        model.save(args.target, {"arpa": args.source.name})
+        size = (args.target / FILE).stat().st_size / 1e6
+    print(f"{args.target}: {size:.1f} MB, n-grams: {_sizes(model)}")
+
+
+def _score(args: argparse.Namespace) -> None:
+    from asr.data.manifest import read_manifest
+    from asr.lm.estimate import perplexity, read_text
+
+    model, normalize = _load(args.model, args), _normalizer(args)
+    for path in args.texts:
+        if path.suffix == ".jsonl":
+            sentences = [utterance.text for utterance in read_manifest(path)]
+        else:
+            sentences = read_text(path, normalize)
+        found = perplexity(model, sentences, alone=True)
+        share = found.num_unknown / max(found.num_words, 1)
+        print(
+            f"{path}: {found.num_sentences} sentences, {found.num_words} words, "
+            f"{found.num_unknown} ({100 * share:.2f} %) of them not in the vocabulary"
+        )
+        print(f"  n-gram alone: {found}")
+        if model.lstm:
+            print(f"  with its LSTM: {perplexity(model, sentences)}")

@@ -133,8 +133,8 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "search",
         "The defaults are the model's own: see decoding.json in its folder. Any\n"
         "setting of the search can be given as decoding.key=value, too. The keys:\n"
-        "beam_size, coverage, ctc_weight, eos_threshold, ilm_weight, length_norm,\n"
-        "lm_weight, word_bonus.",
+        "beam_size, coverage, ctc_weight, eos_threshold, hotword_weight, hotwords,\n"
+        "ilm_weight, length_norm, lm_weight, word_bonus.",
     )
     search.add_argument("--beam-size", **number(None, "hypotheses followed"))
     for name, letter, about in (
@@ -145,8 +145,15 @@ def add_search(parser: argparse.ArgumentParser) -> None:
             *("--ilm-weight", "W"),
             "how much of the speller's own language model is taken off, with another",
         ),
+        ("--hotword-weight", "W", "added for each letter of a hot word that is found"),
     ):
         search.add_argument(name, type=float, metavar=letter, help=about)
+    search.add_argument(
+        "--hotwords",
+        metavar='FILE|"A,B"',
+        help="names and terms to favour: a text file with one word or phrase a line, "
+        "or phrases with commas between them",
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -255,10 +262,16 @@ def decoding_of(args: argparse.Namespace) -> dict[str, Any]:
         ConfigError: one of them is unknown or impossible.
     """
     from asr.decoding.config import DecodingConfig, replaced
+    from asr.decoding.hotwords import read_hotwords
 
-    options = ("beam_size", "ctc_weight", "lm_weight", "word_bonus", "ilm_weight")
+    options = (
+        *("beam_size", "ctc_weight", "lm_weight", "word_bonus", "ilm_weight"),
+        "hotword_weight",
+    )
     given = {name: getattr(args, name) for name in options}
     given = {name: value for name, value in given.items() if value is not None}
+    if args.hotwords is not None:
+        given["hotwords"] = read_hotwords(args.hotwords)
     if args.settings:
         from asr.config import parse_settings
 

@@ -4,7 +4,7 @@ Shapes: B utterances.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from math import inf
 from typing import Any
@@ -41,6 +41,10 @@ class DecodingConfig(SearchConfig):
     ilm_weight: float = 0.4
     """Weight with which the language model inside the speller is taken off, where there
     is a better one."""
+    hotwords: tuple[str, ...] = ()
+    """Words and phrases that are favoured where they can be; see `hotwords`."""
+    hotword_weight: float = 1.0
+    """Added for each letter of a whole hot word or phrase."""
 
     def __post_init__(self) -> None:
         """Refuse a search that could find nothing."""
@@ -51,6 +55,18 @@ class DecodingConfig(SearchConfig):
                 raise ValueError(
                     f"decoding.{name} must be at most {LARGEST:g}, not {value:g}"
                 )
+        if isinstance(self.hotwords, str) or not all(
+            isinstance(phrase, str) for phrase in self.hotwords
+        ):
+            raise ValueError(
+                f"decoding.hotwords are texts in a list, not {self.hotwords!r:.40}"
+            )
+        object.__setattr__(self, "hotwords", tuple(self.hotwords))  # given as a list
+        if not 0 <= self.hotword_weight < inf:
+            raise ValueError(
+                f"decoding.hotword_weight must be zero or more, "
+                f"not {self.hotword_weight}"
+            )
         if not 0 <= self.ctc_weight <= 1:
             raise ValueError(
                 f"decoding.ctc_weight is a share from 0 to 1, not {self.ctc_weight}"
@@ -71,6 +87,10 @@ class DecodingConfig(SearchConfig):
             raise ValueError(
                 f"decoding.word_bonus must be a number, not {self.word_bonus}"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all settings by name, as JSON reads them back."""
+        return {**asdict(self), "hotwords": list(self.hotwords)}
 
 
 def replaced(decoding: DecodingConfig, given: Mapping[str, Any]) -> DecodingConfig:
@@ -103,6 +123,11 @@ def _converted(name: str, value: Any) -> Any:
     kind: Any = types[name]
     if value is None and kind == float | None:
         return None
+    if kind == tuple[str, ...]:
+        given = value.split(",") if isinstance(value, str) else value
+        if not isinstance(given, list | tuple):
+            raise ConfigError(f"decoding.{name} must be texts, not {value!r:.40}")
+        return tuple(given)
     wanted, is_number = "a number", isinstance(value, int | float)
     if kind is int:
         wanted, is_number = "a whole number", isinstance(value, int)

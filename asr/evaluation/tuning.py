@@ -8,7 +8,7 @@ from nor a test set: its result would look better than it is.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from asr.data.manifest import Utterance, read_manifest, spread
 from asr.data.recordings import read_utterance
 from asr.decoding.config import DecodingConfig, replaced
+from asr.errors import ConfigError
 from asr.inference.processes import (
     batches,
     number_of_processes,
@@ -65,7 +66,7 @@ class Trial(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return settings and results, ready for JSON."""
         return {
-            **asdict(self.decoding),
+            **self.decoding.to_dict(),
             "wer": self.errors.rate,
             "errors": str(self.errors),
             "seconds": round(self.seconds, 1),
@@ -99,6 +100,11 @@ def plan_trials(
     """
     utterances = spread(read_manifest(manifest), num_utterances)
     given = dict(choices)
+    if hot := next((name for name in given if name.startswith("hotword")), None):
+        raise ConfigError(
+            f"decoding.{hot}: cannot be tuned (hot words are a recording's, what is "
+            "tuned is a model's)"
+        )
     for combination in _product(given):
         replaced(DecodingConfig(), combination)  # before a model is loaded
     weights = given.get("lm_weight", [])

@@ -10,7 +10,7 @@ Shapes: N samples, T frames, F mel bands, I tokens, J listener steps.
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, Channel, from_samples
 from asr.decoding.config import DecodingConfig
+from asr.decoding.hotwords import spell_hotwords
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.inference.confidence import Calibration, load_calibration
 from asr.inference.given_audio import Audio, is_one, recording_of
@@ -89,7 +90,7 @@ class Recognizer:
 
     Raises:
         ConfigError: the precision is not known, or not to be had on the device or with
-            the model's attention.
+            the model's attention; or a hot word has no letter that the model writes.
     """
 
     def __init__(
@@ -110,7 +111,9 @@ class Recognizer:
         self.tokenizer, self.metadata = model.tokenizer, model.metadata
         if not isinstance(decoding, DecodingConfig | None):
             raise TypeError(f"decoding is a DecodingConfig, not {decoding!r:.40}")
-        self.decoding = decoding or DecodingConfig()
+        decoding = decoding or DecodingConfig()
+        hotwords = spell_hotwords(decoding.hotwords, self.tokenizer)
+        self.decoding = replace(decoding, hotwords=hotwords)
         if language_model and language_model.tokenizer != self.tokenizer:
             raise CheckpointError(
                 "the language model has another alphabet than the model"
@@ -118,7 +121,9 @@ class Recognizer:
         self.language_model = language_model
         self.calibration, self.name = calibration, name
         note_plain_path(type(las.speller.attention))
-        self._search = SpeechSearch(self.las, self.tokenizer, language_model, precision)
+        self._search = SpeechSearch(
+            self.las, self.tokenizer, language_model, precision, hotwords
+        )
 
     @classmethod
     def load(
@@ -272,7 +277,7 @@ class Recognizer:
     def settings(self) -> dict[str, Any]:
         """Those of the search, and the precision of the weights."""
         return {
-            **asdict(self.decoding),
+            **self.decoding.to_dict(),
             "precision": self.precision,
             "language_model": bool(self.language_model and self.decoding.lm_weight),
         }

@@ -1,6 +1,5 @@
 """What a recognizer is loaded from: small enough to be sent to another process."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +53,7 @@ class RecognizerSettings(NamedTuple):
         return {
             "model": str(find_model(self.model)),
             "language_model": words,
-            "decoding": asdict(recognizer.decoding),
+            "decoding": recognizer.decoding.to_dict(),
             "precision": self.precision,
             "device": self.device,
         }

@@ -12,7 +12,7 @@ Later ones win: the defaults of `DecodingConfig`, decoding.json, what the user g
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from asr.model.storage import DECODING, add_further, read_further
 VERSION = 1
 """Of that file; raised when an older asr would misread a new one."""
 _OF_LANGUAGE_MODEL = ("lm_weight", "word_bonus", "ilm_weight")
+_OF_A_RECORDING = ("hotwords", "hotword_weight")
 
 Decoding = DecodingConfig | Mapping[str, Any] | None
 """What a user gives: all settings; or some by name, the rest is the model's; or none.
@@ -125,7 +126,8 @@ def save_decoding(folder: Path, situation: Situation, decoding: DecodingConfig) 
         CheckpointError: the settings before are damaged, or the folder cannot be
             written.
     """
-    settings = asdict(decoding)
+    settings = decoding.to_dict()
+    settings = {k: v for k, v in settings.items() if k not in _OF_A_RECORDING}
     if situation is Situation.WITHOUT:
         settings = {k: v for k, v in settings.items() if k not in _OF_LANGUAGE_MODEL}
     tree = {"version": VERSION, **_read(folder), situation: settings}

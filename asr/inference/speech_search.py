@@ -18,6 +18,7 @@ from asr.decoding.config import DecodingConfig, length_limits
 from asr.decoding.ctc import CTCPrefix
 from asr.decoding.ctc_alignment import align
 from asr.decoding.fusion import Fusion
+from asr.decoding.hotwords import HotWords
 from asr.decoding.search import StepModel, beam_search
 from asr.errors import ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
@@ -40,6 +41,8 @@ class SpeechSearch:
         tokenizer: of its tokens.
         language_model: of words, if one is to be used.
         precision: of the speller's weights: float32 or int8.
+        hotwords: words and phrases to favour, in the characters of the tokenizer; each
+            search gives them its own weight.
     """
 
     def __init__(
@@ -48,9 +51,15 @@ class SpeechSearch:
         tokenizer: Tokenizer,
         language_model: WordNGram | None,
         precision: str,
+        hotwords: Sequence[str] = (),
     ) -> None:
         self.las, self.tokenizer = las, tokenizer
         self.device = las.ctc.weight.device
+        self.hotwords: HotWords | None = None
+        if hotwords:
+            self.hotwords = HotWords(hotwords, tokenizer, self.device)
+            if language_model:
+                language_model = language_model.with_words(" ".join(hotwords).split())
         self.language_model: WordNGram | DeviceNGram | None = language_model
         if language_model and self.device.type == "cuda":
             self.language_model = DeviceNGram(language_model, self.device)
@@ -148,7 +157,7 @@ class SpeechSearch:
     def _step_model(
         self, output: ListenerOutput, ctc_log_probs: Tensor, decoding: DecodingConfig
     ) -> StepModel[Any]:
-        """Combine the speller, the CTC head and the language model."""
+        """Combine the speller, the CTC head, the language model and hot words."""
         num_utterances, share = output.h.size(0), decoding.ctc_weight
         las = self.las.steps(output, decoding.coverage, self._weights)
         models: list[StepModel[Any]] = [las]
@@ -169,4 +178,7 @@ class SpeechSearch:
             internal_lm = self.las.internal_lm(num_utterances, self._weights)
             models += [words, internal_lm]
             weights += [weight, -decoding.ilm_weight]
+        if self.hotwords and decoding.hotword_weight:
+            models.append(self.hotwords.steps(num_utterances))
+            weights.append(decoding.hotword_weight)
         return Fusion(models, weights) if len(models) > 1 else las

@@ -56,6 +56,7 @@ class DeviceNGram:
         self.outside, self.tokenizer = model.outside, model.tokenizer
         self.children, self.word = moved(model.children), moved(model.word)
         self.depth, self.mass = moved(model.depth), moved(model.mass)
+        self.unknown_cost = moved(model.unknown_cost)
         self.levels = [_Level(*map(moved, level)) for level in model.levels]
         self.contexts: Contexts | None = None
         if model.lstm and model.contexts and model.look_ahead:
@@ -183,7 +184,7 @@ class DeviceNGramPrefix:
 
         words = model.word[nodes]
         finished = model.log_prob(histories, words, contexts) + self.bonus - ahead
-        finished += UNKNOWN * model.depth[nodes] * (words == model.unknown)
+        finished += model.unknown_cost[nodes]
         spelled = nodes != 0
         after = torch.where(spelled[:, None], _append(histories, words), histories)
         ending = model.log_prob(after, torch.full_like(words, model.boundary))

@@ -1,7 +1,8 @@
 """Estimate a word n-gram from text, for `asr transcribe --language-model`.
 
-Texts hold one sentence a line, in A-Z, apostrophe and space; plain, .xz or .gz. The
-model is an interpolated Kneser-Ney n-gram with three discounts for each order:
+Texts hold one sentence a line; plain, .xz or .gz. A line that is not in A-Z, apostrophe
+and space is normalized. The model is an interpolated Kneser-Ney n-gram with three
+discounts for each order:
 
     P(w | h) = (c(h w) - D(c)) / c(h) + gamma(h) P(w | h without its first word)
     Y = n1 / (n1 + 2 n2)    D(c) = c - (c + 1) Y n_c+1 / n_c  for c = 1, 2, 3 and more
@@ -20,6 +21,7 @@ language modeling", doi:10.1006/csla.1999.0128.
 import gzip
 import lzma
 import re
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -40,11 +42,13 @@ from asr.lm.ngram import (
     look_up,
     make_folder,
     mix,
+    spelling_of,
 )
 from asr.lm.word_lstm import WordLSTM
 from asr.locks import locked
-from asr.text import ALPHABET
+from asr.text import ALPHABET, normalize
 
+Normalize = Callable[[str], str]
 ORDERS = (2, 3)
 """Longest n-grams that can be estimated."""
 LARGEST_VOCABULARY = 2_000_000
@@ -98,20 +102,22 @@ def build(
     folder: Path,
     config: NGramConfig | None = None,
     weights: Sequence[int] | None = None,
+    normalize: Normalize = normalize,
 ) -> WordNGram:
     """Estimate an n-gram from text files, and save it in a folder.
 
     Args:
-        texts: one sentence a line, in A-Z, apostrophe and space; plain, .xz or .gz.
+        texts: one sentence a line; plain, .xz or .gz.
         folder: for the model; made if it is missing.
         config: settings.
         weights: how many times each text is counted; once each if there are none.
+        normalize: see `read_text`.
 
     Returns:
         The model as it was saved (a little coarser than it was estimated).
 
     Raises:
-        CorpusError: a text cannot be read, is empty, or holds another character.
+        CorpusError: a text cannot be read or is empty.
         ConfigError: there is not one weight above zero for each text; or the folder
             holds an LSTM that would not fit the model.
         CheckpointError: the folder cannot be written.
@@ -121,7 +127,7 @@ def build(
     weights = check_weights(weights, len(texts))
     make_folder(folder)  # what cannot be written is noticed before the work
     with locked(folder, "asr lm build"):
-        sentences = [read_text(path) for path in texts]
+        sentences = [read_text(path, normalize) for path in texts]
         model = estimate(sentences, weights, config)
         _check_lstm(folder, model)
         metadata = {"texts": [path.name for path in texts], "weights": weights}
@@ -159,11 +165,25 @@ def check_weights(weights: Sequence[int] | None, num_texts: int) -> list[int]:
     return checked
 
 
-def read_text(path: Path) -> list[str]:
+def keep_letters(text: str) -> str:
+    """Keep a text as it is, each character composed, with plain spaces.
+
+    >>> keep_letters(" Grüße  aus Łódź!")
+    'Grüße aus Łódź!'
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def read_text(path: Path, normalize: Normalize = normalize) -> list[str]:
     """Read the sentences of a text.
 
+    Args:
+        path: one sentence a line; plain, .xz or .gz.
+        normalize: brings a line into the characters that are to be written, where it is
+            not in A-Z, apostrophe and space.
+
     Raises:
-        CorpusError: it cannot be read, is empty, or is not in LibriSpeech's alphabet.
+        CorpusError: it cannot be read, is damaged, or is empty.
     """
     try:
         raw = path.read_bytes()
@@ -174,13 +194,10 @@ def read_text(path: Path) -> list[str]:
     except _BROKEN as error:
         raise CorpusError(f"{path}: is damaged, or is no text ({error})") from error
     lines = text.split("\n")
-    if unexpected := set(text) - set(ALPHABET) - {"\n"}:
-        number = next(n for n, line in enumerate(lines, 1) if unexpected & set(line))
-        raise CorpusError(
-            f"{path}:{number}: holds {min(unexpected & set(lines[number - 1]))!r} "
-            "(A-Z, apostrophe and space were expected; asr.text.normalize makes them "
-            "of any text)"
-        )
+    if set(text) - set(ALPHABET) - {"\n"}:
+        plain = set(ALPHABET)
+        lines = [line if plain.issuperset(line) else normalize(line) for line in lines]
+        text = "\n".join(lines)
     if found := _TOO_LONG.search(text):
         raise CorpusError(
             f"{path}:{text.count(chr(10), 0, found.start()) + 1}: holds a word of "
@@ -217,7 +234,7 @@ def estimate(
         streams += weight * [numbers_of(text, number)]
     keys, counts = _count(np.concatenate(streams), config.order, base)
     levels = _levels(keys, counts, config.order, base, config.least_counts)
-    return WordNGram(words, levels)
+    return WordNGram(words, levels, spelling_of(words))
 
 
 def numbers_of(sentences: Sequence[str], number: Mapping[str, int]) -> Ints:
@@ -312,34 +329,89 @@ def _interpolate(
     return Level(keys[kept], np.log(probs[kept]), np.zeros(int(kept.sum())))
 
 
+@dataclass(frozen=True)
+class Perplexity:
+    """How well a model foretells sentences, each word and each end of a sentence."""
+
+    num_sentences: int
+    num_words: int
+    num_unknown: int
+    """Of the words: those that are not in the vocabulary."""
+    log_prob: float
+    """Natural, of all words and ends; an unknown word as <unk>, its letters aside."""
+    unknown_log_prob: float
+    """What of it is the unknown words'."""
+
+    def __str__(self) -> str:
+        """Write both perplexities, in a line."""
+        return (
+            f"perplexity {self.with_unknown:.2f}, without the words that are not in "
+            f"the vocabulary {self.without_unknown:.2f}"
+        )
+
+    @property
+    def with_unknown(self) -> float:
+        """Per word and end, <unk> as one of the words."""
+        return _perplexity(self.log_prob, self.num_words + self.num_sentences)
+
+    @property
+    def without_unknown(self) -> float:
+        """Per known word and end."""
+        known = self.num_words - self.num_unknown
+        log_prob = self.log_prob - self.unknown_log_prob
+        return _perplexity(log_prob, known + self.num_sentences)
+
+
+def _perplexity(log_prob: float, count: int) -> float:
+    return float(np.exp(-log_prob / max(count, 1)))
+
+
+def perplexity(
+    model: WordNGram, sentences: Sequence[str], alone: bool = False
+) -> Perplexity:
+    """Measure how well a model foretells sentences.
+
+    Args:
+        model: an LSTM that is mixed in takes part.
+        sentences: words with spaces between them.
+        alone: whether to leave an LSTM aside.
+    """
+    numbers = [model.numbers(sentence.split()) for sentence in sentences]
+    words, ends, said = scores(model, numbers)
+    log_probs = words[0]
+    if model.lstm and not alone:
+        log_probs = mix(words[0], words[1], model.lstm.share)
+    unknown = said == model.unknown
+    return Perplexity(
+        num_sentences=len(sentences),
+        num_words=len(said),
+        num_unknown=int(unknown.sum()),
+        log_prob=float(log_probs.sum() + ends.sum()),
+        unknown_log_prob=float(log_probs[unknown].sum()),
+    )
+
+
 def measure(model: WordNGram, sentences: Sequence[str]) -> tuple[float, float]:
     """Return the perplexity and the share of words that are out of the vocabulary.
 
     The perplexity is per word and </s>; <unk> counts as one of the words.
     """
-    numbers = [model.numbers(sentence.split()) for sentence in sentences]
-    words, ends = scores(model, numbers)
-    if model.lstm:
-        total = mix(words[0], words[1], model.lstm.share).sum() + ends.sum()
-    else:
-        total = words[0].sum() + ends.sum()
-    num_unknown = sum(int((words == model.unknown).sum()) for words in numbers)
-    num_words = sum(map(len, numbers))
-    perplexity = float(np.exp(-total / max(num_words + len(numbers), 1)))
-    return perplexity, num_unknown / max(num_words, 1)
+    found = perplexity(model, sentences)
+    return found.with_unknown, found.num_unknown / max(found.num_words, 1)
 
 
-def scores(model: WordNGram, sentences: Sequence[Ints]) -> tuple[Floats, Floats]:
+def scores(model: WordNGram, sentences: Sequence[Ints]) -> tuple[Floats, Floats, Ints]:
     """Score sentences side by side, one word of each at a time.
 
     Returns:
         For all words log P of the n-gram and, in a second row, of the LSTM (0 where
-        there is none); and for all sentences log P of their ends.
+        there is none); for all sentences log P of their ends; and the words' numbers,
+        in the order of their scores.
     """
     sentences = sorted(sentences, key=len, reverse=True)
     histories = np.full((len(sentences), max(len(model.levels) - 1, 1)), model.boundary)
     contexts = model.contexts.start(len(sentences)) if model.contexts else None
-    found = list[Floats]()
+    found, said = list[Floats](), [np.zeros(0, dtype=np.int64)]
     for place in range(len(sentences[0]) if sentences else 0):
         going = sum(len(words) > place for words in sentences)  # the first ones
         words = np.array([words[place] for words in sentences[:going]])
@@ -350,6 +422,8 @@ def scores(model: WordNGram, sentences: Sequence[Ints]) -> tuple[Floats, Floats]
             lstm = model.foretold(histories[:going], words, contexts)
             contexts = model.contexts.read(torch.from_numpy(words), contexts)
         found.append(np.stack([ngram, lstm]))
+        said.append(words)
         histories[:going] = np.column_stack([histories[:going, 1:], words])
     ends = model.log_prob(histories, np.full(len(sentences), model.boundary))
-    return np.concatenate([np.zeros((2, 0)), *found], axis=1), ends
+    scored = np.concatenate([np.zeros((2, 0)), *found], axis=1)
+    return scored, ends, np.concatenate(said)

@@ -10,7 +10,8 @@ where a space or <eos> completes the word w after the words h, P(w | h) takes it
     score(<eos> | v) = score(space | v) + log P(</s> | h w)
 
 What is not in the vocabulary is <unk>, with a penalty for each of its characters: the
-same sums with log m = log P(<unk>) + |v| UNKNOWN. So the scores of a sentence add up to
+same sums with log m = log P(<unk>) + |v| UNKNOWN. (`with_words` gives some such words a
+node and a probability of their own.) So the scores of a sentence add up to
 
     sum_i log P(w_i | h_i) + |w_i| UNKNOWN [w_i is unknown]   + log P(</s> | h)
 
@@ -32,11 +33,12 @@ for open vocabulary end-to-end speech recognition", doi:10.1109/ASRU.2017.826894
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
-from math import inf
+from math import exp, inf, log
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,7 +55,7 @@ from asr.lm.look_ahead import Floats, Ints, LookAhead
 from asr.lm.word_lstm import DESCRIPTION as LSTM
 from asr.lm.word_lstm import Contexts, WordLSTM
 from asr.tensor_files import as_bytes, inside, read_tensors
-from asr.text import CharTokenizer, Tokenizer
+from asr.text import ALPHABET, CharTokenizer, Tokenizer
 
 FILE = "ngram.safetensors"
 """The file of a language model's folder."""
@@ -69,7 +71,7 @@ MOST_LETTERS = 2**26
 KIND, FORMAT = "word n-gram", 2
 _STEPS, _MOST_BACKOFF = 16, 4.0
 _HIGHEST = 0.01  # log P of what is certain is zero, but for rounding
-_ORDERS = (1, 8)  # of n-grams; eight words of any vocabulary are no int64
+_ORDERS = (1, 40)  # of n-grams; so many words of any vocabulary are no int64
 UNKNOWN = -3.0
 """log P of each character of a word that is not in the vocabulary."""
 
@@ -83,9 +85,10 @@ def find_language_model(folder: str | Path | None) -> Path:
     if folder is None:
         return Path(str(files("asr") / "assets" / BUNDLED_WORDS))
     folder = Path(folder)
-    if not (folder / FILE).exists() and not (folder / DESCRIPTION).exists():
+    if not any(os.path.exists(folder / name) for name in (FILE, DESCRIPTION)):
         raise CheckpointError(
-            f"{folder}: holds no language model (asr lm build makes one)"
+            f"{folder}: holds no language model (asr lm build makes one of texts, "
+            "asr lm convert of a file in ARPA's format)"
         )
     return folder
 
@@ -102,10 +105,12 @@ def load_language_model(
 
     Raises:
         CheckpointError: there is no language model, or it is damaged; or one was asked
-            for that has other characters, or the tokenizer writes none.
+            for that has letters which the tokenizer lacks, or which writes none.
     """
     path = find_language_model(folder)
     if isinstance(tokenizer, CharTokenizer):
+        if folder is not None:
+            return WordNGram.load(path, tokenizer=tokenizer)
         words = WordNGram.load(path)
         reason = "has another alphabet than this model"
         if words.tokenizer == tokenizer:
@@ -123,6 +128,18 @@ def _leave_out(notice: str) -> None:
     """Print a notice, once a run: other processes of it need not repeat it."""
     if parent_process() is None:
         logging.getLogger(__name__).warning(notice)
+
+
+def spelling_of(words: Iterable[str]) -> CharTokenizer:
+    """Return the characters of words: A-Z and apostrophe where they are enough.
+
+    >>> spelling_of(["über", "ab"]).characters
+    ' aberü'
+    """
+    letters = set("".join(words))
+    if letters <= set(ALPHABET):
+        return CharTokenizer()
+    return CharTokenizer(" " + "".join(sorted(letters)))
 
 
 def make_folder(folder: Path) -> None:
@@ -236,6 +253,66 @@ class WordNGram:
         self.first = np.zeros(size, dtype=np.int64)
         self.first[nodes[new]] = rows[new]
         self.behind = self.first + np.bincount(nodes[real], minlength=size)
+        self.unknown_cost = UNKNOWN * self.depth * (self.word == self.unknown)
+
+    def with_words(self, words: Iterable[str]) -> "WordNGram":
+        """Return a model that takes some words of <unk> for words of their own.
+
+        Each is as likely as the rarest word of the vocabulary, in place of its
+        characters as those of <unk>; but all of them at most half of <unk>:
+
+            P(w | h) = P(<unk> | h) min(P(rarest) / P(<unk>), 1/2 / how many)
+
+        Args:
+            words: in the letters of the tokenizer; those that are known stay as they
+                are.
+        """
+        known = set(self.words)
+        strangers = [word for word in dict.fromkeys(words) if word not in known]
+        if not strangers:
+            return self
+        log_probs = self.levels[0].log_probs
+        unknown = float(log_probs[self.unknown])
+        rarest = float(log_probs[: self.unknown].min())
+        share = min(rarest - unknown, -log(2 * len(strangers)))
+        model = copy(self)
+        paths = model._grow_further(strangers)
+        for path in paths:
+            model.mass[path] += exp(unknown + share)
+        model.unknown_cost[[path[-1] for path in paths]] = share
+        model.mix_in(self.lstm)
+        return model
+
+    def _grow_further(self, words: Sequence[str]) -> list[list[int]]:
+        """Add nodes for words behind all others; return the nodes of each word."""
+        place = {c: i for i, c in enumerate(self.tokenizer.characters[1:])}
+        children, depth = self.children.copy(), self.depth.tolist()
+        further, paths = list[Ints](), list[list[int]]()
+        for word in words:
+            node, path = 0, list[int]()
+            for letter in word:
+                beyond = node - len(children)
+                below = children[node] if beyond < 0 else further[beyond]
+                child = int(below[place[letter]])
+                if child == self.outside:
+                    child = len(children) + len(further)
+                    below[place[letter]] = child
+                    further.append(np.full_like(children[0], self.outside))
+                    depth.append(depth[node] + 1)
+                node = child
+                path.append(node)
+            paths.append(path)
+        if further:
+            children = np.concatenate([children, np.stack(further)])
+        new = np.zeros(len(further), dtype=np.int64)
+        self.children, self.depth = children, np.array(depth)
+        self.word = np.concatenate([self.word, new + self.unknown])
+        self.mass = np.concatenate([self.mass, new.astype(np.float64)])
+        self.first = np.concatenate([self.first, new])  # no word of the n-gram below
+        self.behind = np.concatenate([self.behind, new])
+        cost = UNKNOWN * self.depth[len(self.unknown_cost) :]
+        self.unknown_cost = np.concatenate([self.unknown_cost, cost])
+        return paths
 
     def mix_in(self, lstm: WordLSTM | None) -> None:
         """Mix an LSTM in, as its weights are now; or none."""
@@ -332,23 +409,34 @@ class WordNGram:
         write_checked(folder, FILE, content, DESCRIPTION)
 
     @classmethod
-    def load(cls, folder: str | Path, *, alone: bool = False) -> "WordNGram":
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        alone: bool = False,
+        tokenizer: CharTokenizer | None = None,
+    ) -> "WordNGram":
         """Read what `save` wrote, and the LSTM beside it, if there is one.
 
         Args:
             folder: of the model.
             alone: whether to leave an LSTM there aside.
+            tokenizer: of the model that is to write the words; None for one that has
+                just their letters.
 
         Raises:
-            CheckpointError: there is none, or it is damaged or exchanged.
+            CheckpointError: there is none, or it is damaged or exchanged, or its words
+                have letters that the tokenizer lacks.
         """
         folder = find_language_model(folder)
         return read_whole(
-            folder, [DESCRIPTION, LSTM], lambda: cls._load(folder, alone=alone)
+            folder, [DESCRIPTION, LSTM], lambda: cls._load(folder, alone, tokenizer)
         )
 
     @classmethod
-    def _load(cls, folder: Path, *, alone: bool) -> "WordNGram":
+    def _load(
+        cls, folder: Path, alone: bool, tokenizer: CharTokenizer | None
+    ) -> "WordNGram":
         path = folder / FILE
         if (folder / DESCRIPTION).exists():
             path = checked(folder, FILE, DESCRIPTION, KIND)
@@ -367,8 +455,20 @@ class WordNGram:
             words = text.split("\n")
             order = int(number_in(metadata["order"], *_ORDERS))
             levels = _levels(tensors, order, len(words) + 2)
+            spelling = tokenizer or spelling_of(words)
+            if spelling.characters[0] != " ":
+                raise CheckpointError(
+                    f"{path.parent}: the word language model has another alphabet than "
+                    f"this model, whose first is {spelling.characters[0]!r} and not "
+                    "the space"
+                )
+            if strangers := set("".join(words)) - set(spelling.characters):
+                raise CheckpointError(
+                    f"{path.parent}: the word language model has another alphabet than "
+                    f"this model, which does not write {min(strangers)!r}"
+                )
             lstm = None if alone else WordLSTM.load(folder, words)
-            return cls(words, levels, lstm=lstm)
+            return cls(words, levels, spelling, lstm)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise CheckpointError(
                 f"{path}: is damaged, or was not written by asr ({error})"
@@ -480,7 +580,7 @@ class NGramPrefix:
         words = model.word[nodes]
         finished = model.log_prob(histories, words, contexts)
         finished += self.bonus - ahead[:, 0]
-        finished += UNKNOWN * model.depth[nodes] * (words == model.unknown)
+        finished += model.unknown_cost[nodes]
         spelled = nodes != 0
         after = np.where(spelled[:, None], _append(histories, words), histories)
         ending = model.log_prob(after, np.full_like(words, model.boundary))

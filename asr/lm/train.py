@@ -17,7 +17,7 @@ import torch
 
 from asr.data.manifest import read_manifest
 from asr.errors import CheckpointError, ConfigError
-from asr.lm.estimate import check_weights, measure, read_text
+from asr.lm.estimate import Normalize, check_weights, measure, read_text
 from asr.lm.look_ahead import Ints
 from asr.lm.ngram import FILE as NGRAM
 from asr.lm.ngram import WordNGram
@@ -27,6 +27,7 @@ from asr.lm.word_lstm import FILE, WordLSTM
 from asr.locks import locked
 from asr.runtime import pick_device
 from asr.tensor_files import read_metadata
+from asr.text import normalize
 
 KIND = "training of a word LSTM"
 """Of the checkpoint."""
@@ -39,17 +40,19 @@ def train(
     dev: Path,
     config: LSTMTrainingConfig | None = None,
     weights: Sequence[int] | None = None,
+    normalize: Normalize = normalize,
 ) -> None:
     """Train an LSTM beside an n-gram; a training that was stopped goes on.
 
     Args:
-        texts: one sentence a line, in A-Z, apostrophe and space; plain, .xz or .gz.
+        texts: one sentence a line; plain, .xz or .gz.
         folder: of the n-gram. One with a training of other texts or sizes is refused;
             how long and how fast to learn may change, and how to validate.
         dev: manifest whose texts decide which weights are kept.
         config: settings.
         weights: how many times each text is read in an epoch; once each if there are
             none.
+        normalize: brings lines into the letters of the n-gram; see `read_text`.
 
     Raises:
         AsrError: a text, manifest, language model, setting or checkpoint cannot be
@@ -77,7 +80,7 @@ def _train(
     if config.warm_start and not ngram.lstm:
         raise ConfigError(f"{folder}: holds no {FILE} to start from")
     dev_texts = [utterance.text for utterance in read_manifest(dev)]
-    sentences = [read_text(path) for path in texts]
+    sentences = [read_text(path, normalize) for path in texts]
     sizes = config.embedding_size or _SIZES[0], config.hidden_size or _SIZES[1]
     torch.manual_seed(1)
     try:

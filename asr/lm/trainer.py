@@ -390,7 +390,7 @@ def best_share(model: WordNGram, sentences: Sequence[Ints]) -> tuple[float, floa
 
     The loss is -log P per word and </s>: the logarithm of the perplexity.
     """
-    (ngram, lstm), ends = scores(model, sentences)
+    (ngram, lstm), ends, _ = scores(model, sentences)
     count = len(ngram) + len(ends)
 
     def loss(share: float) -> float:

@@ -674,6 +674,35 @@ def test_a_setting_may_stand_anywhere(
     assert settings_of(arguments, capsys)["beam_size"] == 1
 
 
+def test_transcribe_and_decode_take_hot_words(
+    model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    names, manifest = tmp_path / "names.txt", tmp_path / "set.jsonl"
+    names.write_text("Zoë\nNew York\n", encoding="utf-8")
+    write_manifest(manifest, [Utterance("a", str(recording), 0.5, "A")])
+    given = ["--hotwords", str(names), "--hotword-weight", "2"]
+    quick = ["--beam-size", "2", "--model", str(model_folder), "--processes", "1"]
+
+    used = settings_of([str(recording), *quick, *given], capsys)
+    typed = settings_of([str(recording), *quick, "--hotwords", "Zoe,Ann"], capsys)
+    assert main(["decode", str(manifest), str(tmp_path / "out"), *quick, *given]) == 0
+
+    decoded = json.loads((tmp_path / "out" / "decode.json").read_text())["decoding"]
+    for one in (used, decoded):
+        assert (one["hotwords"], one["hotword_weight"]) == (["ZOE", "NEW YORK"], 2.0)
+    assert typed["hotwords"] == ["ZOE", "ANN"]
+
+
+def test_hot_words_that_cannot_be_are_one_line(
+    recording: Path, capsys: Capture
+) -> None:
+    assert main(["transcribe", str(recording), "--hotwords", "ANNA,北京"]) == 1
+    printed = capsys.readouterr().err
+
+    assert printed.startswith("asr: hot word '北京': has no letter that this model wri")
+    assert printed.count("\n") == 1
+
+
 def test_decode_and_explain_take_settings_behind_options(
     model_folder: Path, recording: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -104,6 +104,8 @@ def test_what_cannot_be_tried_is_refused_before_the_work(
         plan(manifest, model_folder, beam=[1])
     with pytest.raises(ConfigError, match=r"decoding\.ctc_weight is a share"):
         plan(manifest, model_folder, ctc_weight=[0.1, 2])
+    with pytest.raises(ConfigError, match=r"decoding\.hotword_weight: cannot be tuned"):
+        plan(manifest, model_folder, hotword_weight=[1, 2])
     with pytest.raises(ManifestError, match=r"none\.jsonl: cannot be read"):
         plan(tmp_path / "none.jsonl", model_folder)
     with pytest.raises(CheckpointError, match="holds no model"):

@@ -220,6 +220,31 @@ def test_a_language_model_of_another_alphabet_is_refused(model: Model) -> None:
         Recognizer(model, language_model=words(" ABC"))
 
 
+@pytest.mark.parametrize("kind", ["characters", "subwords", "words"])
+def test_hot_words_have_their_say(
+    kind: str, model: Model, subword_model: Model
+) -> None:
+    """Also one that the language model beside it does not know."""
+    waveform, language_model = noise(0.6), words() if kind == "words" else None
+    model = subword_model if kind == "subwords" else model
+
+    def recognize(weight: float) -> str:
+        decoding = DecodingConfig(
+            beam_size=8, hotwords=("the mat", "Cat"), hotword_weight=weight
+        )
+        recognizer = Recognizer(model, decoding, language_model=language_model)
+        assert recognizer.settings["hotwords"] == ["THE MAT", "CAT"]
+        return recognizer.recognize([waveform])[0].text
+
+    assert not {"MAT", "CAT"} & set(recognize(0.0).split())
+    assert {"MAT", "CAT"} & set(recognize(20.0).split())
+
+
+def test_a_hot_word_that_the_model_cannot_write_is_refused(model: Model) -> None:
+    with pytest.raises(ConfigError, match=r"hot word '北京': has no letter that this"):
+        Recognizer(model, DecodingConfig(hotwords=("北京",)))
+
+
 @pytest.fixture
 def _first_notice() -> None:
     asr.lm.ngram._leave_out.cache_clear()
@@ -447,6 +472,9 @@ def test_a_missing_recording_is_reported_by_its_path(
         ({"ilm_weight": -1.0}, r"decoding\.ilm_weight must be zero or more"),
         ({"word_bonus": inf}, r"decoding\.word_bonus must be a number, not inf"),
         ({"beam_size": 0}, r"decoding\.beam_size must be at least 1"),
+        ({"hotword_weight": -1.0}, r"decoding\.hotword_weight must be zero or more"),
+        ({"hotwords": "ANNA"}, r"decoding\.hotwords are texts in a list, not 'ANNA'"),
+        ({"hotwords": [1]}, r"decoding\.hotwords are texts in a list, not \[1\]"),
     ],
 )
 def test_impossible_settings_are_refused(

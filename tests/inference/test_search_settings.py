@@ -1,6 +1,5 @@
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +196,7 @@ def test_what_was_used_is_written_beside_the_hypotheses(
 
     metadata = json.loads((tmp_path / "out" / "decode.json").read_text())
     expected = DecodingConfig(beam_size=4, lm_weight=0, length_norm=0.9)
-    assert metadata["decoding"] == asdict(expected)
+    assert metadata["decoding"] == expected.to_dict()
     assert metadata["language_model"] is None
 
 
@@ -245,3 +244,24 @@ def test_a_whole_number_may_stand_for_a_float_and_null_for_none() -> None:
 
     assert type(decoding.length_norm) is float
     assert decoding.eos_threshold is None
+
+
+def test_hot_words_are_not_the_model_s(model_folder: Path) -> None:
+    own = DecodingConfig(hotwords=("ANNA",), hotword_weight=2.5)
+
+    save_decoding(model_folder, Situation.BUNDLED, own)
+
+    assert load_decoding(model_folder, Situation.BUNDLED) == DecodingConfig()
+
+
+@pytest.mark.parametrize("given", ["ANNA,NEW YORK", ["ANNA", "NEW YORK"]])
+def test_hot_words_are_given_as_a_list_or_with_commas(given: object) -> None:
+    found = replaced(DecodingConfig(), {"hotwords": given})
+
+    assert found.hotwords == ("ANNA", "NEW YORK")
+
+
+@pytest.mark.parametrize("given", [3, None, True])
+def test_hot_words_are_texts(given: object) -> None:
+    with pytest.raises(ConfigError, match=r"decoding\.hotwords must be texts, not"):
+        replaced(DecodingConfig(), {"hotwords": given})

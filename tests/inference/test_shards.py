@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -415,3 +416,24 @@ def test_the_first_line_of_a_shard_names_what_was_decoded(
 
     assert json.loads(first)["manifest"]["path"] == str(manifest)
     assert json.loads(last) == {"complete": True}
+
+
+def test_a_shard_with_hot_words_goes_on_and_other_ones_are_refused(
+    model_folder: Path, manifest: Path, tmp_path: Path
+) -> None:
+    def go_on(*hotwords: str) -> None:
+        given = replace(QUICK, hotwords=hotwords)
+        decode(
+            *(model_folder, manifest, tmp_path / "out", given),
+            processes=1,
+            shard=Shard(0, 1),
+        )
+
+    go_on("Anna", "New York")
+    go_on("ANNA", "NEW YORK")
+    with pytest.raises(ManifestError, match="other settings"):
+        go_on("ANNA")
+    merge(tmp_path / "out")
+
+    used = json.loads((tmp_path / "out" / "decode.json").read_text())["decoding"]
+    assert used["hotwords"] == ["ANNA", "NEW YORK"]

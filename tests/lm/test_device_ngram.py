@@ -87,3 +87,19 @@ def test_a_search_finds_what_it_finds_on_the_cpu(kind: str, device: str) -> None
         [h.tokens for h in one] for one in expected
     ]
     assert len(found[0]) > 1
+
+
+@on_each_device
+@with_each_model
+def test_words_of_a_user_score_as_on_the_cpu(kind: str, device: str) -> None:
+    model = make(kind).with_words(["ANNA", "QUI"])
+    here: Any = model.steps(1, BONUS)
+    there: Any = DeviceNGram(model, torch.device(device)).steps(1, BONUS)
+    state, state_there = here.start(), there.start()
+
+    for token in [TOKENIZER.sos, *TOKENIZER.encode("A ANNA QUI ANN")]:
+        expected, state = here.step(torch.tensor([token]), state)
+        read = torch.tensor([token], device=device)
+        found, state_there = there.step(read, state_there)
+
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-4)

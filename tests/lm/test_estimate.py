@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from asr.cli import main
-from asr.lm.estimate import NGramConfig, build, estimate, measure
+from asr.lm.estimate import (
+    NGramConfig,
+    build,
+    estimate,
+    keep_letters,
+    measure,
+    read_text,
+)
 from asr.lm.ngram import WordNGram, find_language_model
 
 TEXT = ["A B", "A B", "A C", "B A B", "D A"]
@@ -141,7 +148,7 @@ def test_a_command_is_a_call(tmp_path: Path) -> None:
     [
         (b"", [], "text.txt: is empty"),
         (b"\n \n", [], "text.txt: is empty"),
-        (b"A B\nlower\n", [], "text.txt:2: holds 'e' (A-Z, apostrophe and space were"),
+        ("?!\n北京\n".encode(), [], "text.txt: is empty"),
         (b"A\n" + b"B" * 1001, [], "text.txt:2: holds a word of 1001 letters"),
         (b"\xff", [], "is damaged, or is no text"),
         (None, [], "cannot be read (No such file"),
@@ -217,3 +224,12 @@ def test_help_has_an_example(
     with pytest.raises(SystemExit, match="0"):
         main(["lm", *command, "--help"])
     assert "example" in capsys.readouterr().out
+
+
+def test_lines_in_other_letters_are_normalized(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("A B\n'TIS O' B\nSaid Zoë: \u201cno!\u201d\r\n", encoding="utf-8")
+
+    assert read_text(path) == ["A B", "'TIS O' B", "SAID ZOE NO"]
+    assert read_text(path, keep_letters)[2] == "Said Zoë: \u201cno!\u201d"
+    assert read_text(path, str.lower)[:2] == ["A B", "'TIS O' B"]

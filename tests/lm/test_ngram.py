@@ -362,13 +362,13 @@ def test_a_log_probability_above_zero_is_refused(value: float, tmp_path: Path) -
         WordNGram.load(tmp_path)
 
 
-@pytest.mark.parametrize("order", [0, 9, 10**9, "3", None, True, [3]])
+@pytest.mark.parametrize("order", [0, 41, 10**9, "3", None, True, [3]])
 def test_an_order_that_cannot_be_is_refused(order: object, tmp_path: Path) -> None:
     make().save(tmp_path, {})
     (tmp_path / DESCRIPTION).unlink()
     tensors, metadata = read_tensors(tmp_path / FILE)
     write_tensors(tmp_path / FILE, tensors, {**metadata, "order": order})
-    with pytest.raises(CheckpointError, match=r"a number (from 1 to 8 )?was"):
+    with pytest.raises(CheckpointError, match=r"a number (from 1 to 40 )?was"):
         WordNGram.load(tmp_path)
 
 
@@ -385,3 +385,47 @@ def test_many_words_and_a_long_one_are_refused_before_memory_is_taken(
 def test_an_impossible_name_is_no_language_model() -> None:
     with pytest.raises(CheckpointError, match="holds no language model"):
         WordNGram.load("a" * 5000)
+
+
+# Words of a user
+
+
+def test_a_word_of_a_user_is_as_likely_as_the_rarest() -> None:
+    model = make()  # P(I'M) is 0.05, the least, and P(<unk>) 0.1
+    with_words = model.with_words(["ANNA", "AND"])
+
+    # as <unk>, but with the share 0.05 / 0.1 of it in place of its four characters
+    expected = slow_sentence(model, "A ANNA BE") - 4 * UNKNOWN + log(0.05 / 0.1)
+    found = sum(spell(with_words.steps(1), "A ANNA BE"))
+    assert found == pytest.approx(expected, abs=1e-4)
+    for text in ("AND BE", "ANN", "ANNAB", "XY"):  # all else stays as it was
+        assert sum(spell(with_words.steps(1), text)) == pytest.approx(
+            slow_sentence(model, text), abs=1e-4
+        )
+
+
+def test_what_a_user_s_word_costs_is_paid_on_the_way_to_it() -> None:
+    letters = spell(make().with_words(["ANNA"]).steps(1), "ANNA")
+
+    # below A: A, AN, AND, ANNA; below AN: AN, AND, ANNA; below ANN: ANNA
+    expected = [log(0.5), log(0.3 / 0.5), log(0.05 / 0.3), 0.0]
+    assert letters[:4] == pytest.approx(expected, abs=1e-5)
+
+
+def test_words_of_a_user_are_at_most_half_of_the_unknown() -> None:
+    words = ["ANNA", "BEBE", "QUI"]
+    with_words = make().with_words([*words, *words])
+
+    for word in words:
+        share = sum(spell(with_words.steps(1), word)) - slow_sentence(make(), word)
+        assert share + UNKNOWN * len(word) == pytest.approx(-log(6), abs=1e-4)
+
+
+def test_a_model_with_further_words_leaves_the_first_as_it_was() -> None:
+    model = make()
+    before = spell(model.steps(1), "ANNA BEBE")
+
+    model.with_words(["ANNA", "BEBE"])
+
+    assert spell(model.steps(1), "ANNA BEBE") == before
+    assert model.with_words(["A", "AN"]) is model

@@ -13,7 +13,7 @@ from asr.decoding import SearchConfig, beam_search
 from asr.errors import CheckpointError
 from asr.file_sets import checksums
 from asr.lm.estimate import NGramConfig, estimate, measure, scores
-from asr.lm.ngram import WordNGram
+from asr.lm.ngram import UNKNOWN, WordNGram
 from asr.lm.word_lstm import DESCRIPTION, FILE, Contexts, WordLSTM
 from asr.tensor_files import read_tensors, write_tensors
 from asr.text import CharTokenizer
@@ -160,7 +160,7 @@ def spell(model: WordNGram, text: str) -> float:
 def test_the_search_pays_what_measure_counts(text: str) -> None:
     model = mixture()
     assert model.lstm
-    (ngram, lstm), ends = scores(model, [model.numbers(text.split())])
+    (ngram, lstm), ends, _ = scores(model, [model.numbers(text.split())])
     share = model.lstm.share
     words = np.log((1 - share) * np.exp(ngram) + share * np.exp(lstm))
 
@@ -322,3 +322,15 @@ def test_sizes_that_no_weight_has_are_refused(
     vouch(folder)
     with pytest.raises(CheckpointError, match=message):
         WordNGram.load(folder)
+
+
+@pytest.mark.parametrize("text", ["ANNA", "A ANNA BE", "I'M ANDY"])
+def test_a_word_of_a_user_is_a_share_of_the_unknown(text: str) -> None:
+    model = mixture()
+    unigrams = model.levels[0].log_probs
+    share = min(unigrams[:5].min() - unigrams[5], -np.log(4))
+    with_words = model.with_words(["ANNA", "ANDY"])
+
+    expected = spell(model, text) - UNKNOWN * 4 + share
+
+    assert spell(with_words, text) == pytest.approx(expected, abs=1e-4)
