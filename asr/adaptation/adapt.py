@@ -32,7 +32,7 @@ import torch
 from asr.adaptation.material import Material, read_material, speakers
 from asr.adaptation.settings import choose_settings, describe
 from asr.alphabet import fitted, shown, strangers
-from asr.config import Config, load_config, to_yaml
+from asr.config import Config, load_config, parse_settings, to_yaml
 from asr.data.dataset import Dataset
 from asr.data.manifest import Utterance, read_manifest, spread, write_manifest
 from asr.errors import CheckpointError, ConfigError
@@ -151,7 +151,8 @@ def adapt(
         processes: that train and decode; None for one a core, at most four, or one
             where there is a GPU.
         overrides: settings of the training in place of those that are chosen, such as
-            "schedule.learning_rate=0.0001".
+            "schedule.learning_rate=0.0001"; and of the search, before and after, in
+            place of the model's ("decoding.beam_size=8").
         report: gets the lines that describe what is done.
 
     Raises:
@@ -163,11 +164,16 @@ def adapt(
     tokenizer = _tokenizer(stored.tokenizer, material)
     kind = pick_device(device).type
     _claim(folder, source, material)
-    task = _Task(folder, source, stored, tokenizer, material, kind, processes, report)
+    searched = [one for one in overrides if one.startswith("decoding.")]
+    task = _Task(
+        *(folder, source, stored, tokenizer, material, kind, processes),
+        parse_settings("decoding", searched),
+        report,
+    )
     report(f"start: {source}")
     for line in material.describe():
         report(line)
-    config = task.settings(minutes, overrides)
+    config = task.settings(minutes, [o for o in overrides if o not in searched])
     report(f"chosen: {describe(config)}")
     finished = is_finished(config, task.training)
     if not finished or not (folder / RESULT).exists():
@@ -195,6 +201,8 @@ class _Task:
     material: Material
     device: str
     processes: int | None
+    decoding: dict[str, Any]
+    """Settings of the search in place of the model's."""
     report: Report
 
     @property
@@ -245,7 +253,7 @@ class _Task:
             model,
             self._data("decoded.jsonl"),
             self.folder / name,
-            {"lm_weight": 0} if self.rows else None,
+            {**self.decoding, **({"lm_weight": 0} if self.rows else {})},
             processes=self.processes,
             device=self.device,
         )
@@ -383,10 +391,9 @@ def _claim(folder: Path, source: Path, material: Material) -> None:
         ConfigError: it holds another adaptation, or cannot be made.
     """
     about = {
-        "model": str(source.resolve()),
-        "model.json": _digest((source / DESCRIPTION).read_bytes()),
-        "learned from": _digest(_as_bytes(material.train)),
-        "held out": _digest(_as_bytes(material.dev)),
+        "model": _digest((source / DESCRIPTION).read_bytes()),
+        "training set": _digest(_as_bytes(material.train)),
+        "held-out set": _digest(_as_bytes(material.dev)),
         "alphabet": material.alphabet,
     }
     path = folder / ABOUT

@@ -46,8 +46,8 @@ class Amount(NamedTuple):
 AMOUNTS = (
     Amount(0.05, 1e-4, 0.3, 0.2, ("listener",)),
     Amount(0.5, 3e-4, 0.3, 0.2, ()),
-    Amount(5.0, 5e-4, 0.2, 0.1, ()),
-    Amount(float("inf"), 7e-4, 0.15, 0.1, ()),
+    Amount(5.0, 3e-4, 0.2, 0.1, ()),
+    Amount(float("inf"), 5e-4, 0.15, 0.1, ()),
 )
 """From little to much."""
 
@@ -56,7 +56,7 @@ def amount_of(hours: float) -> Amount:
     """Return what serves so much to learn from.
 
     >>> amount_of(0.02).freeze, amount_of(2.0).learning_rate
-    (('listener',), 0.0005)
+    (('listener',), 0.0003)
     """
     return next(amount for amount in AMOUNTS if hours <= amount.hours)
 
@@ -142,13 +142,16 @@ def choose_settings(
 def describe(config: Config) -> str:
     """Write in a line what was chosen."""
     training, frozen = config.training, ", ".join(config.training.freeze)
-    return (
-        f"learning rate {config.schedule.learning_rate:g}, dropout "
-        f"{config.listener.dropout:g}, noise on {config.augment.noise:.0%} of the "
-        f"recordings, {training.minutes:g} minutes in {training.processes} "
-        f"process{'es' if training.processes > 1 else ''}"
-        + (f", frozen: {frozen}" if frozen else "")
-    )
+    minutes, number = training.minutes, training.processes
+    long = f"{training.epochs} epochs" if minutes is None else f"{minutes:g} minutes"
+    parts = [
+        f"learning rate {config.schedule.learning_rate:g}",
+        f"dropout {config.listener.dropout:g}",
+        f"noise on {config.augment.noise:.0%} of the recordings",
+        f"{long} in {number} process{'es' if number > 1 else ''}",
+        f"batches of {training.batch_seconds:.0f} s",
+    ]
+    return ", ".join(parts) + (f", frozen: {frozen}" if frozen else "")
 
 
 def _augment(disturbed: float) -> AugmentConfig:
