@@ -35,6 +35,7 @@ from asr.alphabet import fitted, shown, strangers
 from asr.config import Config, load_config, parse_settings, to_yaml
 from asr.data.dataset import Dataset
 from asr.data.manifest import Utterance, read_manifest, spread, write_manifest
+from asr.decoding.config import DecodingConfig, replaced
 from asr.errors import CheckpointError, ConfigError
 from asr.inference.hypotheses import HYPOTHESES
 from asr.inference.parallel import decode
@@ -163,11 +164,13 @@ def adapt(
     stored, material = read_model(source), read_material(data, dev)
     tokenizer = _tokenizer(stored.tokenizer, material)
     kind = pick_device(device).type
-    _claim(folder, source, material)
-    searched = [one for one in overrides if one.startswith("decoding.")]
+    searched = sorted(one for one in overrides if one.startswith("decoding."))
+    decoding = parse_settings("decoding", searched)
+    replaced(DecodingConfig(), decoding)  # before hours of training
+    _claim(folder, source, material, searched)
     task = _Task(
         *(folder, source, stored, tokenizer, material, kind, processes),
-        parse_settings("decoding", searched),
+        decoding,
         report,
     )
     report(f"start: {source}")
@@ -178,7 +181,6 @@ def adapt(
     finished = is_finished(config, task.training)
     if not finished or not (folder / RESULT).exists():
         (folder / RESULT).unlink(missing_ok=True)
-        task.decode("before", source)
         train(config, task.training, tokenizer)
         task.finish(config)
     adapted = _read_result(folder)
@@ -272,6 +274,7 @@ class _Task:
             "taken"
         )
         self._write(self._between(start, trained, share, config), share)
+        self.decode("before", self.source)
         self.decode("after", self.folder / MODEL)
         result = self._compare(share, losses)
         content = json.dumps(asdict(result), indent=2) + "\n"
@@ -384,7 +387,9 @@ def _tokenizer(old: Tokenizer, material: Material) -> Tokenizer:
     return CharTokenizer(material.alphabet)
 
 
-def _claim(folder: Path, source: Path, material: Material) -> None:
+def _claim(
+    folder: Path, source: Path, material: Material, searched: Sequence[str]
+) -> None:
     """Write what is adapted to what into the folder, or compare with what is there.
 
     Raises:
@@ -395,6 +400,7 @@ def _claim(folder: Path, source: Path, material: Material) -> None:
         "training set": _digest(_as_bytes(material.train)),
         "held-out set": _digest(_as_bytes(material.dev)),
         "alphabet": material.alphabet,
+        "search": searched,
     }
     path = folder / ABOUT
     if path.exists():

@@ -290,6 +290,8 @@ def test_another_adaptation_is_refused(
         quickly(model_folder, fewer, tmp_path / "run", dev=data / "dev.jsonl")
     with pytest.raises(ConfigError, match="an adaptation with another model"):
         quickly(tmp_path / "second", data, tmp_path / "run")
+    with pytest.raises(ConfigError, match="an adaptation with another search"):
+        quickly(model_folder, data, tmp_path / "run", overrides=FAST[:-1])
 
 
 def test_a_folder_of_something_else_is_refused(
