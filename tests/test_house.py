@@ -27,8 +27,9 @@ STREET = ("cli", "server")
 
 DOOR = {  # only this module may import that library
     "av": "asr.audio.containers",
+    "datasets": "asr.data.corpora.hugging_face",
     "jiwer": "asr.scoring",
-    "librosa": None,  # for the tests: its import costs seconds
+    "librosa": "asr.acoustics",
     "matplotlib": "asr.reports.attention_plot",
     "num2words": "asr.text",
     "omegaconf": "asr.config",

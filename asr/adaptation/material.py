@@ -5,14 +5,14 @@ and test.jsonl. Where nothing is held out, it is done here: some of the speakers
 all is by one speaker, some of the texts.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from asr.alphabet import alphabet_of, counted, read_alphabet, shown
 from asr.data.manifest import Utterance, read_manifest, spread
-from asr.errors import ManifestError
+from asr.data.splits import split
+from asr.errors import ConfigError, ManifestError
 
 TRAIN, DEV, TEST, ALPHABET = "train.jsonl", "dev.jsonl", "test.jsonl", "alphabet.txt"
 HELD_SHARE = 0.1
@@ -120,30 +120,16 @@ def hold_out(
     Raises:
         ManifestError: there is only one speaker with one text.
     """
-    by_speaker = len(speakers(utterances)) > 1
-    groups = dict[str, float]()
-    for one in utterances:
-        key = _group(one, by_speaker)
-        groups[key] = groups.get(key, 0.0) + one.duration
-    if len(groups) < 2:
+    by = "speaker" if len(speakers(utterances)) > 1 else "text"
+    share = min(HELD_SHARE, HELD_SECONDS / seconds(utterances))
+    try:
+        parts = split(utterances, (1 - share, share), by)
+    except ConfigError as error:
         raise ManifestError(
             f"{place}: has one text only, so that nothing can be held out (name what "
             "to compare by: --dev FILE)"
-        )
-    names = sorted(groups)
-    random.Random("hold out").shuffle(names)
-    wanted = min(HELD_SHARE * sum(groups.values()), HELD_SECONDS)
-    held, found = set[str](), 0.0
-    for name in names[:-1]:  # something is left to learn from
-        if found >= wanted:
-            break
-        held.add(name)
-        found += groups[name]
-    apart = [_group(one, by_speaker) in held for one in utterances]
-    return (
-        [u for u, is_held in zip(utterances, apart, strict=True) if not is_held],
-        [u for u, is_held in zip(utterances, apart, strict=True) if is_held],
-    )
+        ) from error
+    return parts["train"], parts["dev"]
 
 
 def speakers(utterances: Sequence[Utterance]) -> set[str]:
@@ -154,10 +140,6 @@ def speakers(utterances: Sequence[Utterance]) -> set[str]:
 def seconds(utterances: Sequence[Utterance]) -> float:
     """Add up how long they are."""
     return sum(utterance.duration for utterance in utterances)
-
-
-def _group(utterance: Utterance, by_speaker: bool) -> str:
-    return utterance.speaker if by_speaker else utterance.text
 
 
 def _read(path: Path) -> list[Utterance]:

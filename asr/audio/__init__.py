@@ -5,6 +5,7 @@ from asr.audio.reading import (
     Channel,
     duration,
     num_channels,
+    probe,
     read_blocks,
     read_waveform,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "encode",
     "from_samples",
     "num_channels",
+    "probe",
     "read_blocks",
     "read_waveform",
     "resample",

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final, Literal, Protocol, get_args
+from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
@@ -182,6 +182,25 @@ def num_channels(path: str | Path, *, name: str | None = None) -> int:
     """
     with _opened(Path(path), name or str(path)) as sound:
         return sound.num_channels
+
+
+class AudioInfo(NamedTuple):
+    """What the header of an audio file says."""
+
+    rate: int
+    """Hz."""
+    num_channels: int
+    seconds: float
+
+
+def probe(path: str | Path, *, name: str | None = None) -> AudioInfo:
+    """Return rate, channels and length of an audio file, without decoding it.
+
+    Raises:
+        AudioError: as `duration`.
+    """
+    with _opened(Path(path), name or str(path)) as sound:
+        return AudioInfo(sound.rate, sound.num_channels, sound.duration())
 
 
 @contextmanager

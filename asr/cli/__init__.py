@@ -23,6 +23,7 @@ from asr.cli import (
     export,
     lm,
     merge,
+    prepare,
     report,
     score,
     train,
@@ -36,8 +37,8 @@ from asr.cli.transcribe import PARTIAL
 
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
-    *(transcribe, explain, data, train, adapt, lm, decode, merge, score, report),
-    *(tune, calibrate, evaluate, ablate, export, demo, doctor),
+    *(transcribe, explain, prepare, data, train, adapt, lm, decode, merge),
+    *(score, report, tune, calibrate, evaluate, ablate, export, demo, doctor),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)
 """Commands that people wait for, and that keep nothing open when they are done."""

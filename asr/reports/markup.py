@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from string import Template
 
-_PAGES = files("asr") / "assets" / "pages" / "test_set"
+_PAGES = files("asr") / "assets" / "pages" / "reports"
 
 
 class Html(str):

@@ -2,11 +2,12 @@
 
     python recipes/librispeech/prepare.py CORPUS DATA
 
-reads CORPUS/train-clean-100/19/198/19-198-0001.flac and 19-198.trans.txt, and so on,
-and writes DATA/train-clean-100.jsonl. The audio stays where it is. CORPUS may also be
-the folder that holds a `LibriSpeech` folder; the audio may end in .flac, .wav, .ogg,
-.opus or .mp3. What is wrong with single utterances is listed in
-DATA/<subset>.problems.txt and does not stop the others.
+is `asr prepare CORPUS DATA --format librispeech`, and shows how much of what was
+published is there. It reads CORPUS/train-clean-100/19/198/19-198-0001.flac and
+19-198.trans.txt, and so on, and writes DATA/train-clean-100.jsonl. The audio stays
+where it is. CORPUS may also be the folder that holds a `LibriSpeech` folder; the audio
+may end in .flac, .wav, .ogg, .opus or .mp3. What is wrong with single utterances is
+listed in DATA/<subset>.problems.txt and does not stop the others.
 
     python recipes/librispeech/prepare.py CORPUS DATA --download train-clean-5
 
@@ -19,26 +20,13 @@ on public domain audio books"; https://www.openslr.org/12 and /31 (Mini LibriSpe
 import argparse
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from asr.cli.scripts import run_main
-from asr.data.manifest import write_manifest
-from asr.errors import CorpusError
 
 sys.path.append(str(Path(__file__).parents[2]))  # so that it runs as a script, too
 
-from recipes.librispeech.corpus import (
-    Kind,
-    Prepared,
-    Problem,
-    dense,
-    find_chapters,
-    find_subsets,
-    read_chapters,
-    readers,
-)
+from asr.cli.scripts import run_main
+from asr.data.prepare import PrepareConfig, count, prepare
 from recipes.librispeech.download import ARCHIVES, download
 from recipes.librispeech.published import measure, table
 
@@ -96,51 +84,17 @@ def _positive(text: str) -> int:
 def _run(options: argparse.Namespace) -> None:
     for subset in options.download:
         download(subset, options.corpus)
-    folders = find_subsets(options.corpus, options.subsets)
-    chapters = {subset: find_chapters(folder) for subset, folder in folders.items()}
-    _make_folder(options.data)
-    rows = []
-    with readers(options.processes) as map_chapters:
-        for subset, paths in chapters.items():
-            found = read_chapters(paths, map_chapters, subset)
-            found.problems.extend(dense(found.utterances, options.steps_per_second))
-            if not found.utterances:
-                raise CorpusError(_nothing_usable(folders[subset], found.problems))
-            _write(options.data, subset, found)
-            rows.append((subset, measure(found.utterances)))
-    print(table(rows))
-
-
-def _nothing_usable(folder: Path, problems: Iterable[Problem]) -> str:
-    counts = ", ".join(_count(problems)) or "the transcripts are empty"
-    return f"{folder}: holds no usable speech ({counts})"
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be made ({error.strerror})") from error
-
-
-def _write(data: Path, subset: str, found: Prepared) -> None:
-    listing = data / f"{subset}.problems.txt"
-    lines = sorted(f"{problem.kind}: {problem.what}\n" for problem in found.problems)
-    try:
-        write_manifest(data / f"{subset}.jsonl", found.utterances)
-        if lines:
-            listing.write_text("".join(lines), encoding="utf-8")
-        else:
-            listing.unlink(missing_ok=True)
-    except OSError as error:
-        raise CorpusError(f"{data}: cannot be written ({error.strerror})") from error
-    for count in _count(found.problems):
-        print(f"prepare: {listing}: {count}", file=sys.stderr)
-
-
-def _count(problems: Iterable[Problem]) -> list[str]:
-    counts = Counter(problem.kind for problem in problems)
-    return [f"{counts[kind]} x {kind}" for kind in Kind if kind in counts]
+    config = PrepareConfig(
+        format="librispeech",
+        subsets=tuple(options.subsets) if options.subsets else None,
+        steps_per_second=options.steps_per_second,
+        processes=options.processes,
+    )
+    found = prepare(options.corpus, options.data, config)
+    for subset in found.subsets:
+        for line in count(subset.problems):
+            print(f"prepare: {subset.listing}: {line}", file=sys.stderr)
+    print(table((subset.name, measure(subset.utterances)) for subset in found.subsets))
 
 
 if __name__ == "__main__":

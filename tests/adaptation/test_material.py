@@ -72,8 +72,7 @@ def test_not_more_than_half_an_hour_is_held_out() -> None:
 
     _, dev = hold_out(many, Path("x"))
 
-    found = sum(u.duration for u in dev)
-    assert HELD_SECONDS <= found < HELD_SECONDS + 61
+    assert HELD_SECONDS * 0.9 < sum(u.duration for u in dev) <= HELD_SECONDS
 
 
 def test_what_is_decoded_is_no_more_than_that_either() -> None:

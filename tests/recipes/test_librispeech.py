@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr.data.corpora.entries import Kind
+from asr.data.corpora.librispeech import find_subsets
 from asr.data.manifest import read_manifest
+from asr.data.prepare import dense, steps_needed
 from asr.errors import CorpusError
-from recipes.librispeech.corpus import Kind, dense, find_subsets, steps_needed
 from recipes.librispeech.prepare import main
 from recipes.librispeech.published import Size, compare, measure
 
@@ -19,16 +21,17 @@ SCRIPT = Path(__file__).parents[2] / "recipes" / "librispeech" / "prepare.py"
 
 def write_sound(path: Path, seconds: float = 0.5) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    silence = np.zeros(int(16000 * seconds), np.float32)
+    chance = np.random.default_rng(list(str(path).encode()))
+    noise = chance.normal(0, 0.1, int(16000 * seconds)).astype(np.float32)
     # soundfile does not know the name .opus
     coding = {"format": "OGG", "subtype": "OPUS"} if path.suffix == ".opus" else {}
-    soundfile.write(path, silence, 16000, **coding)
+    soundfile.write(path, noise, 16000, **coding)
 
 
 def write_chapter(
     subset: Path, chapter: str, texts: dict[str, str], suffix: str = ".flac"
 ) -> Path:
-    """Half a second of silence for each text, in LibriSpeech's layout."""
+    """Half a second of noise for each text, in LibriSpeech's layout."""
     folder = subset.joinpath(*chapter.split("-"))
     for number in texts:
         write_sound(folder / f"{chapter}-{number}{suffix}")
@@ -106,9 +109,9 @@ def test_only_the_wished_subsets_are_prepared(corpus: Path, tmp_path: Path) -> N
     prepare(corpus, tmp_path / "wished", "--subsets", "dev-other", "mine")
     prepare(corpus, tmp_path / "all")
 
-    wished = sorted(path.name for path in (tmp_path / "wished").iterdir())
+    wished = sorted(path.name for path in (tmp_path / "wished").glob("*.jsonl"))
     assert wished == ["dev-other.jsonl", "mine.jsonl"]
-    known = sorted(path.name for path in (tmp_path / "all").iterdir())
+    known = sorted(path.name for path in (tmp_path / "all").glob("*.jsonl"))
     assert known == ["dev-clean.jsonl", "dev-other.jsonl"]
 
 
