@@ -95,14 +95,15 @@ class Adapted:
         change = 100 * (self.after - self.before)
         of = "speakers" if self.by_speaker else "utterances"
         lines = [
-            f"held out: WER {self.before:.1%} before, {self.after:.1%} after: "
-            f"{change:+.1f} points (95 % for other {of}: {low:+.1f} to {high:+.1f})"
+            f"held out: WER {_percent(self.before)} before, {_percent(self.after)} "
+            f"after: {change:+.1f} points (95 % for other {of}: {low:+.1f} to "
+            f"{high:+.1f})"
         ]
         if self.folded:
             before, after = self.folded
             lines.append(
                 "with all in the letters of the start (neither case nor accents that "
-                f"it has not): {before:.1%} before, {after:.1%} after"
+                f"it has not): {_percent(before)} before, {_percent(after)} after"
             )
         if self.share == 0:
             lines.append(f"nothing was gained, the start is kept; {_ADVICE}")
@@ -112,8 +113,8 @@ class Adapted:
             )
         elif high >= 0:
             lines.append(
-                "the interval has no change in it: this may be chance (more recordings "
-                "held out make it narrower)"
+                "zero lies in the interval, so this may be chance (it is narrower where "
+                "more is held out)"
             )
         return lines
 
@@ -122,6 +123,10 @@ _ADVICE = (
     "what may help: more recordings, --minutes, texts that are what was said (asr "
     "report shows where they differ)"
 )
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.1f} %"
 
 
 def adapt(
@@ -266,7 +271,14 @@ class _Task:
         """Choose how far to go, write the model, and compare it with the start."""
         shutil.rmtree(self.folder / "after", ignore_errors=True)
         start, trained = load_model(self.source), load_model(self.training / MODEL)
-        losses = {share: self._loss(start, trained, share, config) for share in SHARES}
+        dev = spread(self.material.dev, config.training.dev_utterances)
+        dataset = Dataset(dev, self.tokenizer, cache_hours=1.0)
+        losses = {
+            share: self._loss(
+                self._between(start, trained, share, config), dataset, config
+            )
+            for share in SHARES
+        }
         share = min(losses, key=lambda one: (losses[one], one))
         found = ", ".join(f"{one:g}: {loss:.3f}" for one, loss in losses.items())
         self.report(
@@ -289,16 +301,12 @@ class _Task:
         about = {"adapted from": str(self.source), "share of the training": share}
         return Model(las, trained.tokenizer, {**trained.metadata, **about})
 
-    def _loss(
-        self, start: Model, trained: Model, share: float, config: Config
-    ) -> float:
-        las = self._between(start, trained, share, config).las
+    def _loss(self, model: Model, dev: Dataset, config: Config) -> float:
         device = torch.device(self.device)
-        dev = spread(self.material.dev, config.training.dev_utterances)
         return validate(
-            las.to(device),
-            Dataset(dev, self.tokenizer, cache_hours=1.0),
-            self.tokenizer,
+            model.las.to(device),
+            dev,
+            model.tokenizer,
             config.loss,
             batch_seconds=config.training.batch_seconds,
             device=device,

@@ -92,8 +92,8 @@ def read_material(data: Path, dev: Path | None = None) -> Material:
     path = data / TRAIN if folder else data
     if folder and not path.exists():
         raise ManifestError(
-            f"{data}: holds no {TRAIN} (asr prepare SOURCE {data} writes one; or name "
-            "a manifest)"
+            f"{data}: holds no {TRAIN} (asr prepare SOURCE {data} --split 90:10 writes "
+            "one; or name a manifest)"
         )
     if dev is None and folder and (folder / DEV).exists():
         dev = folder / DEV

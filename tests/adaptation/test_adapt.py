@@ -357,7 +357,7 @@ def result(share: float, before: float, after: float, *ends: float) -> Adapted:
 
 def test_a_gain_is_reported_with_its_interval() -> None:
     assert result(0.8, 0.5, 0.4, -0.13, -0.07).describe() == [
-        "held out: WER 50.0% before, 40.0% after: -10.0 points (95 % for other "
+        "held out: WER 50.0 % before, 40.0 % after: -10.0 points (95 % for other "
         "speakers: -13.0 to -7.0)"
     ]
 
