@@ -113,7 +113,7 @@ class Adapted:
             )
         elif high >= 0:
             lines.append(
-                "zero lies in the interval, so this may be chance (it is narrower where "
+                "zero lies in the interval: this may be chance (it is narrower where "
                 "more is held out)"
             )
         return lines
