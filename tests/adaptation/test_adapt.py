@@ -402,7 +402,7 @@ def knowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
             augment=AugmentConfig([1.0], frequency_masks=0, time_masks=0),
             schedule=ScheduleConfig(learning_rate=0.004, warmup_steps=50),
             training=TrainingConfig(
-                **{"epochs": 16, "batch_seconds": 20, "batch_size": 16},
+                **{"epochs": 8, "batch_seconds": 20, "batch_size": 16},
                 **{"validations": 2, "average_decay": 0.98, "device": "cpu"},
             ),
         ),
