@@ -60,7 +60,7 @@ from asr.train import is_finished, train
 from asr.training.growth import interpolate
 from asr.training.token_rows import TokenRows, match_tokens
 from asr.training.trainer import CHECKPOINT, MODEL
-from asr.training.validation import validate
+from asr.training.validation import Validation, validate
 
 SHARES = (0.0, 0.5, 0.8, 1.0)
 """How far from the start to the end: what is tried."""
@@ -273,19 +273,23 @@ class _Task:
         start, trained = load_model(self.source), load_model(self.training / MODEL)
         dev = spread(self.material.dev, config.training.dev_utterances)
         dataset = Dataset(dev, self.tokenizer, cache_hours=1.0)
-        losses = {
-            share: self._loss(
+        found = {
+            share: self._validate(
                 self._between(start, trained, share, config), dataset, config
             )
             for share in SHARES
         }
+        losses = {share: validation.loss for share, validation in found.items()}
         share = min(losses, key=lambda one: (losses[one], one))
-        found = ", ".join(f"{one:g}: {loss:.3f}" for one, loss in losses.items())
+        tried = ", ".join(f"{one:g}: {loss:.3f}" for one, loss in losses.items())
         self.report(
-            f"loss by the share of the way from start to end: {found}; {share:g} is "
+            f"loss by the share of the way from start to end: {tried}; {share:g} is "
             "taken"
         )
-        self._write(self._between(start, trained, share, config), share)
+        model = self._between(start, trained, share, config)
+        measured = {n: round(value, 4) for n, value in found[share].metrics().items()}
+        model = model._replace(metadata={**model.metadata, **measured})
+        self._write(model, share)
         self.decode("before", self.source)
         self.decode("after", self.folder / MODEL)
         result = self._compare(share, losses)
@@ -301,7 +305,7 @@ class _Task:
         about = {"adapted from": str(self.source), "share of the training": share}
         return Model(las, trained.tokenizer, {**trained.metadata, **about})
 
-    def _loss(self, model: Model, dev: Dataset, config: Config) -> float:
+    def _validate(self, model: Model, dev: Dataset, config: Config) -> Validation:
         device = torch.device(self.device)
         return validate(
             model.las.to(device),
@@ -310,7 +314,7 @@ class _Task:
             config.loss,
             batch_seconds=config.training.batch_seconds,
             device=device,
-        ).loss
+        )
 
     def _write(self, model: Model, share: float) -> None:
         """Write the model's folder, with the start's settings of the search."""

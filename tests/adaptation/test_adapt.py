@@ -131,6 +131,8 @@ def test_the_share_with_the_lowest_loss_is_taken(
     losses = adapted.losses
     assert list(losses) == ["0", "0.5", "0.8", "1"]
     assert losses[f"{adapted.share:g}"] == min(losses.values())
+    metadata = load_model(tmp_path / "run" / "model").metadata
+    assert metadata["dev/loss"] == min(losses.values())
 
 
 def test_where_nothing_is_gained_the_start_is_kept(
