@@ -5,8 +5,8 @@ output, and of the CTC head. A character that both alphabets have keeps its rows
 do the special tokens. Another one starts from the rows of its nearest relative, the
 letter that it is written as in the old alphabet (`asr.alphabet.fitted`): `a` and `ä`
 as `A`. They sound alike, and the network sees the difference from the first update on
-by what the texts have. What has no relative is drawn, as in a new network: rows near the
-mean of the old ones are no better after a few updates (docs/adapting.md).
+by what the texts have. What has no relative is drawn, as in a new network: rows near
+the mean of the old ones are no better after a few updates (docs/adapting.md).
 """
 
 from collections.abc import Sequence

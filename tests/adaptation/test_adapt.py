@@ -139,8 +139,8 @@ def test_where_nothing_is_gained_the_start_is_kept(
     model_folder: Path, data: Path, tmp_path: Path
 ) -> None:
     lines = list[str]()
-    worse = (*FAST, "schedule.learning_rate=3", "schedule.warmup_steps=0")
-    worse = (*worse, "training.average_decay=0", "training.clip_norm=1e9")
+    worse = [*FAST, "schedule.learning_rate=3", "schedule.warmup_steps=0"]
+    worse += ["training.average_decay=0", "training.clip_norm=1e9"]
 
     adapted = quickly(
         *(model_folder, data, tmp_path / "run"), overrides=worse, lines=lines
@@ -404,8 +404,12 @@ def knowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
             augment=AugmentConfig([1.0], frequency_masks=0, time_masks=0),
             schedule=ScheduleConfig(learning_rate=0.004, warmup_steps=50),
             training=TrainingConfig(
-                **{"epochs": 8, "batch_seconds": 20, "batch_size": 16},
-                **{"validations": 2, "average_decay": 0.98, "device": "cpu"},
+                epochs=8,
+                batch_seconds=20,
+                batch_size=16,
+                validations=2,
+                average_decay=0.98,
+                device="cpu",
             ),
         ),
         folder / "run",
