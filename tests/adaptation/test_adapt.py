@@ -271,8 +271,12 @@ def test_the_command_adapts_the_bundled_model(
     out = capsys.readouterr().out
     assert "chosen: learning rate" in out
     assert "frozen: listener" in out
-    model = load_model(tmp_path / "run" / "model")
-    assert model.las.config == load_model(find_model(None)).las.config
+    start, model = load_model(find_model(None)), load_model(tmp_path / "run" / "model")
+    assert model.las.config.listener.size == start.las.config.listener.size
+    assert model.tokenizer == start.tokenizer
+    for name, weight in model.las.listener.state_dict().items():
+        expected = start.las.listener.state_dict()[name]
+        torch.testing.assert_close(weight, expected.half().float())
 
 
 # What is refused
