@@ -1,4 +1,4 @@
-"""What librosa measures in a recording: silence, speech, pitch, level, noise.
+"""What librosa measures in a recording, and how it draws one.
 
 librosa is imported inside of the functions: it costs seconds.
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
+from asr.features import HOP, mel_spectrogram
 
 Floats = npt.NDArray[np.float32]
 
@@ -118,3 +119,27 @@ def _pitch(samples: Floats, rms: Floats) -> tuple[float, float]:
     if not len(voiced):
         return np.nan, np.nan
     return float(np.quantile(voiced, 0.1)), float(np.quantile(voiced, 0.9))
+
+
+def draw_spectrogram(axes: Any, waveform: Tensor) -> None:
+    """Draw the mel spectrogram of (N,) samples into a part of a figure.
+
+    Args:
+        axes: matplotlib's.
+        waveform: of a recording.
+    """
+    from librosa.display import specshow
+
+    power = mel_spectrogram(waveform)
+    decibels = 10 * (power / power.max().clamp_min(_FLOOR)).clamp_min(1e-6).log10()
+    specshow(
+        decibels.t().numpy(),  # (T, F) -> (F, T)
+        sr=SAMPLE_RATE,
+        hop_length=HOP,
+        x_axis="time",
+        y_axis="mel",
+        fmax=SAMPLE_RATE / 2,
+        cmap="Greys",
+        ax=axes,
+    )
+    axes.set(xlabel="", ylabel="frequency [Hz]", xlim=(0, len(waveform) / SAMPLE_RATE))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from asr.errors import ConfigError
+from asr.foreign import read_text
 from asr.text import ALPHABET, normalize
 
 Normalization = Literal["english", "none", "lower", "upper", "plain"]
@@ -139,11 +140,11 @@ def read_alphabet(path: Path) -> str:
         ConfigError: the file cannot be read, is empty, or holds what is no character.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text") from error
+        raise ConfigError(f"{path}: {error}") from error
     found = set(unicodedata.normalize("NFC", text)) - set("\n\r ")
     for character in sorted(found):
         if character.isspace() or _is_hidden(character):

@@ -5,18 +5,27 @@ this file only plants them together and reads them from YAML and `key=value` ove
 It is the one door for OmegaConf: what leaves here are plain dataclasses.
 """
 
+import io
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
+from yaml import MarkedYAMLError, SafeLoader, YAMLError, parse
+from yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    ScalarEvent,
+)
 
 from asr.errors import ConfigError
 from asr.features import AugmentConfig
+from asr.foreign import MOST_DEPTH, MOST_SETTINGS, check_text, read_text
 from asr.model.attention import AttentionConfig
 from asr.model.las import LASConfig
 from asr.model.listener import ListenerConfig
@@ -94,7 +103,7 @@ def read_settings(
 ) -> Settings:
     """Read settings of any kind, a dataclass; see `load_config`."""
     try:
-        given = [OmegaConf.load(path), *map(_parse, overrides)]
+        given = [_read(Path(path)), *map(_parse, overrides)]
         tree = OmegaConf.merge(OmegaConf.structured(kind), *map(_renamed, given))
         return cast(Settings, OmegaConf.to_object(tree))
     except OSError as error:
@@ -127,13 +136,59 @@ def parse_settings(section: str, arguments: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def _read(path: Path) -> DictConfig | ListConfig:
+    """Read a YAML file, which is data: nothing in it stands for anything else.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no text, or nested too deep, or refers to something.
+    """
+    text = read_text(path, MOST_SETTINGS)
+    _check_plain(text)
+    return OmegaConf.load(io.StringIO(text))
+
+
 def _parse(override: str) -> DictConfig:
+    key, _, value = override.partition("=")
     try:
+        if not re.fullmatch(r"\w[\w.-]*", key) or key.count(".") > MOST_DEPTH:
+            raise ValueError("is not the name of a setting and its value")
+        _check_plain(value)
         return OmegaConf.from_dotlist([override])
     except YAMLError as error:
         raise ConfigError(
             f"{override}: is not key=value with a value in YAML"
         ) from error
+    except (ValueError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{override}: {_reason(error)}") from error
+
+
+def _check_plain(text: str) -> None:
+    """Refuse YAML that is more than data, before anything is made of it.
+
+    An alias (`*name`) repeats a part, and that in turn others: a short file can stand
+    for a tree without end. An interpolation (`${name}`) stands for another setting, or
+    for what is in the environment.
+
+    Raises:
+        ValueError: it has such, or is nested deeper than `MOST_DEPTH`, or holds what no
+            file can.
+    """
+    check_text(text, "the text")
+    depth = 0
+    for event in parse(text, Loader=SafeLoader):
+        assert event.start_mark
+        line = f"line {event.start_mark.line + 1}"
+        if isinstance(event, AliasEvent):
+            raise ValueError(f"{line}: *{event.anchor} is no value (write it out)")
+        if isinstance(event, ScalarEvent) and "${" in event.value:
+            raise ValueError(f"{line}: ${{…}} is no value (write it out)")
+        if isinstance(event, ScalarEvent) and "\0" in event.value:
+            raise ValueError(f"{line}: a zero byte is no text")
+        depth += isinstance(event, CollectionStartEvent)
+        depth -= isinstance(event, CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            raise ValueError(f"{line}: is nested deeper than {MOST_DEPTH} times")
 
 
 def _renamed(tree: Any) -> Any:

@@ -236,6 +236,11 @@ class AugmentConfig:
                 raise ValueError(
                     f"augment.{name} is a share from 0 to 1, not {getattr(self, name)}"
                 )
+        if self.noise + self.babble > 1:
+            raise ValueError(
+                "augment.noise and augment.babble are shares of the same utterances, "
+                f"at most 1 together, not {self.noise} and {self.babble}"
+            )
         if not 0 <= self.stretch <= 0.3:
             raise ValueError(
                 f"augment.stretch must be from 0 to 0.3, not {self.stretch}"

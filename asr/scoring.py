@@ -3,8 +3,9 @@
     rate = (S + D + I) / N
 
 S words are substituted, D deleted and I inserted to turn the N words of the references
-into the hypotheses. Texts are compared as they stand (see `asr.text.normalize`), except
-that white space only parts words.
+into the hypotheses. Texts are compared as they stand, case and punctuation too (see
+`asr.alphabet.normalizer`), except that white space only parts words, and that both are
+brought into NFC: an accent is no error because it has two codes.
 
 Source of the confidence interval: Bisani and Ney (2004), "Bootstrap estimates for
 confidence intervals in ASR performance evaluation", ICASSP.
@@ -12,10 +13,11 @@ confidence intervals in ASR performance evaluation", ICASSP.
 
 from bisect import bisect
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import NamedTuple
+from unicodedata import normalize
 
 import jiwer
 import numpy as np
@@ -111,6 +113,26 @@ def char_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> Err
         insertions=counted.insertions,
         num_reference=sum(len(characters) for characters in counted.references),
     )
+
+
+def spelling_errors(
+    references: Sequence[str], hypotheses: Sequence[str], spelled: Callable[[str], str]
+) -> int:
+    """Count the word errors that another spelling of both texts takes away.
+
+    Args:
+        references: what was said.
+        hypotheses: what was written.
+        spelled: brings a text into the other spelling, see `asr.alphabet.normalizer`.
+
+    >>> spelling_errors(["Go, do!"], ["GO DON'T"], lambda text: text.strip("!").upper())
+    0
+    >>> spelling_errors(["Go on"], ["GO ON"], str.lower)
+    2
+    """
+    plain = ([spelled(text) for text in texts] for texts in (references, hypotheses))
+    left = word_error_rate(*plain).errors
+    return max(word_error_rate(references, hypotheses).errors - left, 0)
 
 
 def confidence_interval(
@@ -418,7 +440,7 @@ def _total(counts: Iterable[ErrorRate]) -> ErrorRate:
 
 
 def _spaced(texts: Sequence[str]) -> list[str]:
-    return [" ".join(text.split()) for text in texts]
+    return [" ".join(normalize("NFC", text).split()) for text in texts]
 
 
 def _check_lengths(**columns: Sequence[object]) -> None:

@@ -4,20 +4,17 @@ A file holds named tensors and, in its header, metadata as JSON. It is written u
 another name, flushed to the disk and only then given its own, so that whatever stops
 the program leaves the old file or the new one.
 
-A folder of such files is described by a table of their sizes and checksums (SHA-256),
-which shows whether a file was damaged or exchanged. It is no signature: whoever may
-change a file may change its table, too.
-
 The format is safetensors: https://github.com/huggingface/safetensors.
 """
 
-import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any
+from uuid import uuid4
 
 import safetensors
 import safetensors.torch
@@ -27,12 +24,18 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from asr.errors import CheckpointError
+from asr.foreign import check_file, parse_json
 
+LARGEST_WEIGHT = 65504.0
+"""The largest float16: no weight of a network that works is near it."""
 _KEY = "facts"
 """Of the metadata in the header; on disk it keeps the name of version 0.1."""
-_AGAIN = "copy the whole folder again"
+AGAIN = "copy the whole folder again"
+"""What helps against most damage."""
 _LEAST_SCALE = 1e-30
 """For rows of zeros; far from the least that bfloat16 holds."""
+PARTIAL = ".partial"
+"""Ending of the temporary names."""
 _DRAWS = (init.uniform_, init.normal_, init.kaiming_uniform_)
 
 
@@ -70,14 +73,12 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     Raises:
         CheckpointError: the disk is full, or the folder may not be written to.
     """
-    partial = {name: folder / f".{name}.partial" for name in contents}
+    partial = {name: temporary(folder / name) for name in contents}
+    path = folder
     try:
         for name, content in contents.items():
             path = folder / name
-            with partial[name].open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            flush(partial[name], content)
         for name in contents:
             path = folder / name
             partial[name].replace(path)
@@ -89,6 +90,36 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
         raise CheckpointError(
             f"{path}: cannot be written ({error.strerror})"
         ) from error
+
+
+def temporary(path: Path) -> Path:
+    """Return a name beside a file that no other process writes under.
+
+    However long the file's own name is, this one is short enough.
+    """
+    return path.with_name(f".{path.name[:40]}.{uuid4().hex[:12]}{PARTIAL}")
+
+
+def flush(path: Path, content: bytes) -> None:
+    """Write a file, and see to it that it is on the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed left half written in a folder.
+
+    Nobody else may be writing to it.
+    """
+    for path in folder.glob(f".*{PARTIAL}"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -126,10 +157,11 @@ def _read(
     path: Path, take: Callable[[Any], dict[str, Tensor]]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
+        check_file(path)
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = take(file)
-        metadata = json.loads(header[_KEY])
+        metadata = parse_json(header[_KEY])
     except OSError as error:
         reason = error.strerror or "no such file"
         raise CheckpointError(f"{path}: cannot be read ({reason})") from error
@@ -145,6 +177,26 @@ def _read(
             f"{path}: was not written by asr (its metadata is no table)"
         )
     return tensors, metadata
+
+
+def check_weights(weights: Mapping[str, Tensor], most: float = LARGEST_WEIGHT) -> None:
+    """Refuse weights that no network works with; those in bytes are what they are.
+
+    Args:
+        weights: by their names.
+        most: that one may be, in both directions.
+
+    Raises:
+        ValueError: one is infinite, no number, or above that.
+    """
+    for name, weight in weights.items():
+        if not weight.is_floating_point() or not weight.numel():
+            continue
+        low, high = (float(end) for end in weight.aminmax())
+        finite = math.isfinite(low) and math.isfinite(high)
+        if not (finite and -most <= low and high <= most):
+            wrong = f"above {most:g}" if finite else "infinite, or no number"
+            raise ValueError(f"{name:.80} holds a weight that is {wrong}")
 
 
 # Matrices as bytes
@@ -210,97 +262,7 @@ class Undrawn(TorchFunctionMode):
         return function(*args, **given)
 
 
-# The files of a folder, and the checksums that prove they are the right ones
-
-
-def checksums(contents: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
-    """Return the table of files that `check_files` reads: size in bytes, SHA-256."""
-    return {
-        name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in contents.items()
-    }
-
-
-def check_files(folder: Path, table: object, place: Path) -> None:
-    """Compare files of a folder with a table of their sizes and checksums.
-
-    Args:
-        folder: where they are.
-        table: what `checksums` returned, as it came out of JSON.
-        place: the file that the table is from.
-
-    Raises:
-        CheckpointError: a file is missing, or not the one that was written; or a name
-            leads out of the folder; or this is no such table.
-    """
-    if not isinstance(table, dict):
-        raise CheckpointError(f"{place}: has no table of files ({_AGAIN})")
-    for name, expected in table.items():
-        path = inside(folder, name, place)
-        if not isinstance(expected, dict) or expected.keys() != {"size", "sha256"}:
-            raise CheckpointError(
-                f"{place}: has no size and sha256 of {name!r} ({_AGAIN})"
-            )
-        try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise CheckpointError(
-                f"{path}: cannot be read ({error.strerror}; {_AGAIN})"
-            ) from error
-        if {"size": size, "sha256": checksum} != expected:
-            reason = (
-                f"its checksum is another: {size} bytes are there, as there should be"
-                if size == expected["size"]
-                else f"{size} of {expected['size']} bytes are there"
-            )
-            raise CheckpointError(
-                f"{path}: is damaged, or not the file that {place.name} lists "
-                f"({reason}; {_AGAIN})"
-            )
-
-
-def write_checked(folder: Path, name: str, content: bytes, description: str) -> None:
-    """Write a file of a folder, and a description with its size and checksum.
-
-    Raises:
-        CheckpointError: they cannot be written.
-    """
-    about = json.dumps({"files": checksums({name: content})}, indent=2) + "\n"
-    write_files(folder, {name: content, description: about.encode()})
-
-
-def checked(folder: Path, name: str, description: str, kind: str) -> Path:
-    """Return the path of what `write_checked` wrote, once it is the very same.
-
-    Args:
-        folder: where it is.
-        name: of the file.
-        description: name of the file that has its checksum.
-        kind: what it is, for the message where the description is no table.
-
-    Raises:
-        CheckpointError: one of them is missing or damaged, or they do not belong
-            together.
-    """
-    place = folder / description
-    inside(folder, description, place)
-    try:
-        table = json.loads(place.read_text(encoding="utf-8"))["files"]
-        unknown = name not in table
-    except OSError as error:
-        raise CheckpointError(f"{place}: cannot be read ({error.strerror})") from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{place}: does not describe a {kind} ({error})"
-        ) from error
-    check_files(folder, table, place)
-    if unknown:
-        raise CheckpointError(
-            f"{place}: has no checksum of {name} (copy the whole folder again)"
-        )
-    return folder / name
+# Names in descriptions
 
 
 def inside(folder: Path, name: str, place: Path) -> Path:
@@ -321,7 +283,7 @@ def inside(folder: Path, name: str, place: Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     if not there:
-        raise CheckpointError(f"{path}: cannot be read (no such file; {_AGAIN})")
+        raise CheckpointError(f"{path}: cannot be read (no such file; {AGAIN})")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise CheckpointError(
             f"{path}: is a link that leads out of its folder (copy the file itself)"

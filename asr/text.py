@@ -16,6 +16,7 @@ from itertools import groupby
 from typing import Any, ClassVar, Final, Protocol
 
 from asr.errors import CheckpointError
+from asr.foreign import check_name
 
 ALPHABET: Final = " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """All characters of a normalized text, in the order of their tokens."""
@@ -170,6 +171,7 @@ class CharTokenizer:
         """Refuse an alphabet that cannot be decoded."""
         if not self.characters:
             raise ValueError("a tokenizer needs a character")
+        check_name(self.characters, "its alphabet")
         if len(set(self.characters)) < len(self.characters):
             raise ValueError(f"a character is there twice in {self.characters!r}")
 

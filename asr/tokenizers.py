@@ -13,6 +13,7 @@ Source: Kudo (2018), arXiv:1804.10959, the unigram model of subwords.
 
 import hashlib
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, ClassVar, Final
 
 from asr.alphabet import alphabet_of, read_alphabet
 from asr.errors import CheckpointError, ConfigError
+from asr.foreign import check_name, read_file
 from asr.text import CharTokenizer, Tokenizer
 
 SUBWORDS: Final = "subwords.model"
@@ -172,8 +174,7 @@ class Subwords:
                 minloglevel=2,
             )
         except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).rpartition("] ")[2]  # before it: where in its source
-            raise ConfigError(f"tokenizer.size: {size}: {reason}") from error
+            raise ConfigError(f"tokenizer.size: {_no_size(size, error)}") from error
         return cls(model.getvalue())
 
     @classmethod
@@ -185,8 +186,7 @@ class Subwords:
                 installed.
         """
         try:
-            with path.open("rb") as file:
-                return cls(file.read(MOST_BYTES))
+            return cls(read_file(path, MOST_BYTES))
         except OSError as error:
             raise CheckpointError(
                 f"{path}: cannot be read ({error.strerror})"
@@ -268,6 +268,19 @@ class Subwords:
         return Subwords, (self.model,)
 
 
+def _no_size(size: int, error: Exception) -> str:
+    """Return why texts do not give so many subwords: the library has its own words."""
+    known = re.search(r"value <= (\d+)|required_chars\. \d+ vs (\d+)", str(error))
+    if known and known[1]:
+        return f"{size} is too much for these texts (at most {known[1]})"
+    if known:
+        return (
+            f"{size} is too little for these texts (at least {known[2]}: each "
+            "character is a token)"
+        )
+    return f"{size} cannot be made of these texts (are they empty?)"
+
+
 def alphabet_written(tokenizer: Tokenizer) -> str:
     """Return the alphabet that a tokenizer can write."""
     if isinstance(tokenizer, CharTokenizer):
@@ -286,6 +299,7 @@ def _spelled(processor: Any, num_special: int) -> tuple[str, ...]:
         plain = not (processor.is_byte(token) or processor.is_control(token))
         if not plain or _SPACE in piece[1:] or any(c.isspace() for c in piece):
             raise ValueError(f"has a token that is no part of one word, {piece!r:.40}")
+        check_name(piece, "a token")
     written = (piece.replace(_SPACE, " ") for piece in pieces[num_special:])
     return ("",) * num_special + tuple(written)
 

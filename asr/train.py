@@ -2,16 +2,19 @@
 
 import os
 import pickle
+import signal
 import tempfile
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing import get_context, parent_process
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.multiprocessing.spawn import (
     ProcessException,
     ProcessExitedException,
@@ -21,9 +24,11 @@ from torch.multiprocessing.spawn import (
 from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.data.dataset import Augmentation, Dataset
 from asr.data.device_corpus import DeviceCorpus
+from asr.data.digest import CorpusDigest, digest
 from asr.data.manifest import Utterance, read_manifest, spread
 from asr.data.shards import read_corpus
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
+from asr.locks import locked
 from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
 from asr.model.storage import find_model, load_model, load_tokenizer
@@ -35,9 +40,10 @@ from asr.runtime import (
     pick_precision,
     use_one_thread,
 )
-from asr.tensor_files import read_metadata, write_files
+from asr.tensor_files import read_metadata, remove_partial, write_files
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import SUBWORDS, Subwords
+from asr.training.checkpoint import read_place
 from asr.training.distributed import (
     Team,
     join_team,
@@ -46,18 +52,31 @@ from asr.training.distributed import (
     torchrun_team,
 )
 from asr.training.growth import grow
+from asr.training.stopping import Stopped, noted_signals
 from asr.training.token_rows import TokenRows, match_tokens
 from asr.training.trainer import CHECKPOINT, Trainer
 
 CONFIG = "config.yaml"
 _FIXED = (
-    *("data", "tokenizer", "listener", "attention", "speller", "augment"),
+    *("tokenizer", "listener", "attention", "speller", "augment"),
     *("training.seed", "training.start", "training.kept_rate", "training.freeze"),
     *("training.batch_seconds", "training.batch_size", "training.short_first"),
 )
-"""Settings that a run cannot change midway."""
+"""Settings that a run cannot change midway. What it learns from cannot, either, see
+`_claim`."""
 _MEASURED = 300
 """Utterances of the training set that mean and deviation are measured on."""
+
+
+class _Data(NamedTuple):
+    """What a training learns from and is validated on."""
+
+    train: Dataset
+    dev: Dataset
+    digests: dict[str, str]
+    """Of what both hold."""
+    num_empty: int
+    """Texts of the training set that are empty."""
 
 
 def train(
@@ -84,7 +103,9 @@ def train(
             again wherever the run goes on or its model is loaded.
 
     Raises:
-        AsrError: a manifest, recording, setting or checkpoint cannot be used.
+        AsrError: a manifest, recording, setting or checkpoint cannot be used; or
+            another process trains in the folder.
+        Stopped: Ctrl-C or SIGTERM came; there is a checkpoint of the last update.
     """
     keep_freed_memory()
     folder = Path(folder)
@@ -92,25 +113,38 @@ def train(
         with torchrun_team(config.training.processes) as team:
             _train_as_one(config, folder, tokenizer, attention, team)
         return
-    tokenizer, datasets = _prepared(config, folder, tokenizer, attention)
-    if config.training.processes > 1:
-        _train_together(config, folder, tokenizer, attention)
-    else:
-        _trainer(config, folder, tokenizer, attention, datasets, Team()).run()
+    with _prepared(config, folder, tokenizer, attention) as (tokenizer, data):
+        if config.training.processes > 1:
+            _train_together(config, folder, tokenizer, attention)
+        else:
+            _trainer(config, folder, tokenizer, attention, data, Team()).run()
 
 
+@contextmanager
 def _prepared(
     config: Config,
     folder: Path,
     tokenizer: Tokenizer | None,
     attention: type[Attention] | None,
-) -> tuple[Tokenizer, tuple[Dataset, Dataset]]:
-    """Make tokenizer and datasets, and only then the run's folder."""
+) -> Iterator[tuple[Tokenizer, _Data]]:
+    """Make tokenizer and datasets, and only then the run's folder: for this process."""
     tokenizer = tokenizer or _tokenizer(config, folder)
-    datasets = _datasets(config, tokenizer)
-    _claim(folder, config, tokenizer, own_attention_name(attention))
-    note_plain_path(attention)
-    return tokenizer, datasets
+    data = _data(config, tokenizer)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
+    with locked(folder, "asr train"):
+        remove_partial(folder)
+        _claim(folder, config, tokenizer, own_attention_name(attention), data)
+        note_plain_path(attention)
+        if data.num_empty:
+            print(
+                f"data.train: {data.num_empty} of {len(data.train)} texts are empty "
+                "(they teach that nothing is said there)",
+                flush=True,
+            )
+        yield tokenizer, data
 
 
 def _train_as_one(
@@ -124,13 +158,14 @@ def _train_as_one(
     if team.size > 1:
         use_one_thread()
     if team.leads:
-        tokenizer, datasets = _prepared(config, folder, tokenizer, attention)
-        team.share(tokenizer)
+        with _prepared(config, folder, tokenizer, attention) as (tokenizer, data):
+            team.share(tokenizer)
+            _trainer(config, folder, tokenizer, attention, data, team).run()
     else:  # waits until the folder is claimed
         shared = team.share(tokenizer)
         assert shared is not None
-        tokenizer, datasets = shared, _datasets(config, shared)
-    _trainer(config, folder, tokenizer, attention, datasets, team).run()
+        data = _data(config, shared)
+        _trainer(config, folder, shared, attention, data, team).run()
 
 
 def _train_together(
@@ -139,19 +174,32 @@ def _train_together(
     tokenizer: Tokenizer,
     attention: type[Attention] | None,
 ) -> None:
-    """Train in several processes; the first error of any of them is raised here."""
+    """Train in several processes; the first error of any of them is raised here.
+
+    They ignore Ctrl-C, which reaches all of them at once, and stop by SIGTERM, which
+    this one sends for either.
+    """
     _check_importable(attention)
     size = config.training.processes
-    errors = get_context("spawn").SimpleQueue()
+    errors, stops = (get_context("spawn").SimpleQueue() for _ in range(2))
     with tempfile.TemporaryDirectory() as temporary:
         meeting_point = str(Path(temporary) / "meeting-point")
+        found = (config, folder, tokenizer, attention, errors, stops)
+        context = spawn(  # type: ignore[no-untyped-call]
+            _work, (size, meeting_point, *found), nprocs=size, join=False
+        )
+
+        def stop(number: int) -> None:
+            for process in context.processes:
+                process.terminate()
+
         try:
-            spawn(  # type: ignore[no-untyped-call]
-                _work,
-                (size, meeting_point, config, folder, tokenizer, attention, errors),
-                nprocs=size,
-            )
+            with noted_signals(stop) as request:
+                while not context.join():
+                    pass
         except ProcessException as error:  # maybe of one that missed another
+            if request.number and errors.empty():
+                raise KeyboardInterrupt from error  # before there was what to save
             if not errors.empty():
                 raise TrainingError(errors.get()) from error
             if isinstance(error, ProcessExitedException):
@@ -159,6 +207,11 @@ def _train_together(
                     f"{folder}: a process of the training died ({error})"
                 ) from error
             raise
+        finally:
+            for process in context.processes:
+                process.kill()
+    if not stops.empty():
+        raise Stopped(request.number or signal.SIGTERM, stops.get())
 
 
 def _check_importable(attention: type[Attention] | None) -> None:
@@ -182,15 +235,21 @@ def _work(
     tokenizer: Tokenizer,
     attention: type[Attention] | None,
     errors: Any,
+    stops: Any,
 ) -> None:
     """Be one of the processes."""
     _end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
     use_one_thread()
     try:
         team = join_team(rank, size, meeting_point)
-        datasets = _datasets(config, tokenizer)
-        _trainer(config, folder, tokenizer, attention, datasets, team).run()
+        data = _data(config, tokenizer)
+        try:
+            _trainer(config, folder, tokenizer, attention, data, team).run()
+        except Stopped as stopped:
+            if team.leads:
+                stops.put(str(stopped))
         leave_team(team)
         status = 0
     except AsrError as error:
@@ -219,10 +278,10 @@ def _trainer(
     folder: Path,
     tokenizer: Tokenizer,
     attention: type[Attention] | None,
-    datasets: tuple[Dataset, Dataset],
+    data: _Data,
     team: Team,
 ) -> Trainer:
-    train_set, dev_set = datasets
+    train_set, dev_set = data.train, data.dev
     pick_precision(config.training.precision, pick_device(config.training.device))
     own = own_attention_name(attention)
     torch.manual_seed(config.training.seed)
@@ -250,14 +309,19 @@ def _trainer(
         run_config={
             **asdict(config),
             "tokenizer": tokenizer.to_dict(),
+            "corpus": data.digests,
             **({"attention_class": own} if own else {}),
             **({"taken": sorted(taken)} if config.training.kept_rate != 1 else {}),
         },
-        draw=draw_attention,
+        draw=_draw,
         team=team,
         corpus=_device_corpus(config, train_set, team),
         taken=taken,
     )
+
+
+def _draw(path: Path, weights: Tensor, tokens: Sequence[str], waveform: Tensor) -> None:
+    draw_attention(path, weights, tokens, waveform=waveform)
 
 
 def _device_corpus(
@@ -327,16 +391,18 @@ def _start_from(
         ) from error
 
 
-def _datasets(config: Config, tokenizer: Tokenizer) -> tuple[Dataset, Dataset]:
+def _data(config: Config, tokenizer: Tokenizer) -> _Data:
     utterances = chosen(config.data)
     dev = read_manifest(config.data.dev)
-    _check_corpus(utterances, dev, config)
+    content, num_empty = _check_corpus(utterances, dev, config)
     augmentation = Augmentation(config.augment, config.training.seed)
     hours = config.training.cache_hours
     dev = spread(dev, config.training.dev_utterances)
-    return (
+    return _Data(
         Dataset(utterances, tokenizer, augmentation, cache_hours=hours),
         Dataset(dev, tokenizer, cache_hours=hours),
+        {"train": content, "dev": digest(dev)},
+        num_empty,
     )
 
 
@@ -354,11 +420,17 @@ def chosen(data: DataConfig) -> Sequence[Utterance]:
 
 def _check_corpus(
     utterances: Sequence[Utterance], dev: Sequence[Utterance], config: Config
-) -> None:
-    """Refuse an utterance that is in dev, too, or that no batch has room for."""
+) -> tuple[str, int]:
+    """Refuse an utterance that is in dev, too, or that no batch has room for.
+
+    Returns:
+        The digest of the training set, and how many of its texts are empty.
+    """
     longest, in_dev = utterances[0], {utterance.id for utterance in dev}
-    in_both = set[str]()
+    in_both, content, num_empty = set[str](), CorpusDigest(), 0
     for utterance in utterances:  # once: they may come from the disk
+        content.add(utterance)
+        num_empty += not utterance.text.strip()
         if utterance.duration > longest.duration:
             longest = utterance
         if utterance.id in in_dev:
@@ -374,6 +446,7 @@ def _check_corpus(
             f"training.batch_seconds: {longest.id} is {longest.duration:.1f} s long "
             f"and at most {room:.1f} s fit into a batch at the slowest speed"
         )
+    return str(content), num_empty
 
 
 def is_finished(config: Config, folder: Path) -> bool:
@@ -385,16 +458,20 @@ def is_finished(config: Config, folder: Path) -> bool:
     path = folder / CHECKPOINT
     if not path.exists():
         return False
-    place, training = read_metadata(path)["place"], config.training
+    place, training = read_place(path), config.training
     if training.minutes is None:
-        trained = place["epoch"] >= training.epochs
+        trained = place.epoch >= training.epochs
     else:
-        trained = place["seconds"] >= 60 * training.minutes
-    return bool(trained and place["validations"] >= training.validations)
+        trained = place.seconds >= 60 * training.minutes
+    return trained and place.validations >= training.validations
 
 
 def _claim(
-    folder: Path, config: Config, tokenizer: Tokenizer, attention: str | None
+    folder: Path,
+    config: Config,
+    tokenizer: Tokenizer,
+    attention: str | None,
+    data: _Data,
 ) -> None:
     """Write the settings into the run's folder, or compare with those there.
 
@@ -403,6 +480,7 @@ def _claim(
         config: all settings.
         tokenizer: of this training.
         attention: name of the attention's class, if it is not built in.
+        data: to learn from, which is compared by what it holds, not by where it is.
     """
     path = folder / CONFIG
     if (folder / CHECKPOINT).exists() and path.exists():
@@ -413,15 +491,20 @@ def _claim(
         if tokens != tokenizer.to_dict() and "tokenizer" not in changed:
             changed.append("tokenizer")
         _check_class(folder, written.get("attention_class"), attention)
+        corpus = written.get("corpus")
+        if not isinstance(corpus, dict):  # of a version that did not look into it
+            changed += ["data"] if before.data != config.data else []
+        elif not changed and corpus.get("train") != data.digests["train"]:
+            raise ConfigError(
+                f"{folder}: holds a run on another corpus than data.train names now: "
+                "its ids, texts, durations or their order have changed (bring it back, "
+                "or take another folder)"
+            )
         if changed:
             raise ConfigError(
                 f"{folder}: holds a run with other settings of {', '.join(changed)} "
                 "(take another folder, or delete this one)"
             )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
     write_files(folder, {**tokenizer.files(), CONFIG: to_yaml(config).encode()})
 
 

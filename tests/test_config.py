@@ -1,10 +1,11 @@
+import os
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from asr.config import Config, DataConfig, load_config, parse_settings, to_yaml
-from asr.errors import ConfigError
+from asr.errors import LONGEST, ConfigError
 from asr.model.attention import AttentionConfig
 from asr.training.trainer import TrainingConfig
 
@@ -129,7 +130,6 @@ def test_a_typo_is_answered_with_the_nearest_key(tmp_path: Path, corpus: str) ->
         ("data.dev=null", "data.dev: .*'None' for field of type 'str'"),
         ("training=null", "training: field 'training' is not Optional"),
         ("listener=3", "Merge error: int is not a subclass of ListenerConfig"),
-        ("data.train=['${home}']", "Interpolation key 'home' not found"),
     ],
 )
 def test_a_value_of_another_type_is_refused_by_name(
@@ -240,7 +240,7 @@ def test_what_is_no_settings_is_reported_with_its_line(
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "las.yaml"
     path.write_bytes(b"data: \xff\n")
-    assert "can't decode byte 0xff" in message_of(path)
+    assert "is not UTF-8 text" in message_of(path)
 
 
 def test_an_override_that_is_no_yaml_is_reported_itself() -> None:
@@ -308,3 +308,68 @@ def test_settings_of_a_search_are_read_as_yaml_and_the_later_wins() -> None:
 def test_an_argument_that_is_no_setting_is_refused(argument: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_settings("decoding", [argument])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {device: '${oc.env:HOME}'}", r"line 2: ${…} is no value"),
+        ("training:\n  device: a ${listener.size}", "line 3: ${…} is no value"),
+        ("${training}: {seed: 3}", "line 2: ${…} is no value"),
+        ("training: &one {seed: 3}\nspeller: *one", "line 3: *one is no value"),
+        ("x: " + "[" * 200_000, "line 2: is nested deeper than 32 times"),
+        ("x: " + "{a: " * 40 + "}" * 40, "line 2: is nested deeper than 32 times"),
+        ('training: {device: "a\\0b"}', "line 2: a zero byte is no text"),
+        ('training: {device: "\\ud800"}', "line 2: found invalid Unicode"),
+        ("listener: {size: " + "9" * 5000 + "}", "Exceeds the limit (4300 digits)"),
+        ("listener: {size: 0x" + "f" * 400 + "}", "listener.size must be at most 8192"),
+        ("listener: {size: .inf}", "listener.size: Value 'inf' of type 'float'"),
+        ("attention: {reach: 1000000}", "attention.reach must be at most 1000, not"),
+        ("listener: {reductions: [2, 1000]}", "listener.reductions must be at most 32"),
+        ("# " + "a" * 2**18, "cannot be read (it has"),
+    ],
+)
+def test_yaml_that_is_more_than_data_is_refused_at_once(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "las.yaml"
+    path.write_text(f"data: {{train: [a.jsonl], dev: b.jsonl}}\n{text}\n")
+
+    found = message_of(path)
+
+    assert f"{path}: {message}" in found
+    assert len(found) <= LONGEST
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.train=['${home}']", r"line 1: ${…} is no value (write it out)"),
+        ("training.device=${oc.env:HOME}", "line 1: ${…} is no value"),
+        ("training.seed=" + "[" * 100, "line 1: is nested deeper than 32 times"),
+        ("a." * 3000 + "b=3", "is not the name of a setting and its value"),
+        ("[[[=3", "is not the name of a setting and its value"),
+        ("=3", "is not the name of a setting and its value"),
+        ("training.device=\udc80", "the text holds a lone surrogate"),
+    ],
+)
+def test_an_override_is_data_too(override: str, message: str) -> None:
+    assert message in message_of(TOY, override)
+
+
+def test_a_secret_of_the_environment_is_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SECRET", "s3cret")
+
+    with pytest.raises(ConfigError) as caught:
+        parse_settings("decoding", ["decoding.beam_size=${oc.env:SECRET}"])
+
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe", "a\0b", "folder"])
+def test_a_config_that_is_no_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    assert "cannot be read (it" in message_of(tmp_path / name)

@@ -439,3 +439,11 @@ def test_without_stripes_a_batch_stays_as_it_is() -> None:
     features, nothing = torch.randn(2, 5, NUM_MELS), torch.zeros(2, 0, 2).long()
 
     assert torch.equal(blank_stripes(features, nothing, nothing), features)
+
+
+def test_noise_and_babble_share_the_utterances() -> None:
+    assert AugmentConfig([1.0], noise=0.5, babble=0.5).babble == 0.5
+
+    message = r"augment\.noise and augment\.babble are .* not 0\.6 and 0\.5"
+    with pytest.raises(ValueError, match=message):
+        AugmentConfig([1.0], noise=0.6, babble=0.5)

@@ -1,4 +1,5 @@
 import random
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -17,6 +18,7 @@ from asr.scoring import (
     confidence_interval,
     confusions,
     difference_interval,
+    spelling_errors,
     word_error_rate,
 )
 
@@ -392,3 +394,30 @@ def edit_distance(said: list[str], decoded: list[str]) -> int:
             substituted = above[j - 1] + (word != other)
             row.append(min(substituted, above[j] + 1, row[j - 1] + 1))
     return row[-1]
+
+
+# One text, several codes
+
+
+@pytest.mark.parametrize("measure", [word_error_rate, char_error_rate])
+@pytest.mark.parametrize("text", ["café", "Ångström", "각", "ế"])
+def test_an_accent_is_no_error_because_it_has_two_codes(
+    measure: Measure, text: str
+) -> None:
+    nfc, nfd = unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)
+    assert nfc != nfd
+
+    for pair in ([nfc], [nfd]), ([nfd], [nfc]), ([nfd], [nfd]):
+        found = measure(*pair)
+        assert found.errors == 0
+        assert found == measure([nfc], [nfc])
+
+
+def test_characters_that_only_look_alike_are_errors() -> None:
+    assert word_error_rate(["a"], ["а"]).errors == 1  # noqa: RUF001 -- Cyrillic
+
+
+def test_errors_of_spelling_are_those_that_go() -> None:
+    assert spelling_errors(["Go on."], ["GO IN"], str.lower) == 1
+    assert spelling_errors(["GO"], ["GO"], str.lower) == 0
+    assert spelling_errors(["A B"], ["A B"], lambda text: text[:1]) == 0

@@ -15,6 +15,8 @@ from asr.tensor_files import (
     dequantize_rows,
     quantize_rows,
     read_tensors,
+    remove_partial,
+    temporary,
     write_bytes,
     write_tensors,
 )
@@ -113,8 +115,7 @@ def test_the_new_content_is_on_the_disk_before_it_has_its_name(
     flushed = list[tuple[bytes, bytes]]()
 
     def flush(descriptor: int) -> None:
-        partial = path.with_name(".some.safetensors.partial")
-        if partial.exists():
+        for partial in path.parent.glob(".some.safetensors.*.partial"):
             flushed.append((partial.read_bytes(), path.read_bytes()))
 
     write_bytes(path, b"old")
@@ -125,13 +126,34 @@ def test_the_new_content_is_on_the_disk_before_it_has_its_name(
     assert path.read_bytes() == b"new"
 
 
-def test_a_rest_of_an_earlier_stop_does_not_matter(path: Path) -> None:
-    path.with_name(".some.safetensors.partial").write_bytes(b"a long half of a file")
+def test_a_rest_of_an_earlier_stop_does_not_matter_and_can_be_removed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(descriptor: int) -> None:
+        raise SystemExit
 
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", stop)
+        with pytest.raises(SystemExit):
+            write_bytes(path, b"half of a file")
     write_bytes(path, b"new")
 
     assert path.read_bytes() == b"new"
+    assert len(list(path.parent.iterdir())) == 2
+    remove_partial(path.parent)
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "ä" * 120, ".partial"])
+def test_a_temporary_name_is_short_and_of_one_write_alone(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+
+    assert temporary(path) != temporary(path)
+    write_bytes(path, b"content")
+
+    assert path.read_bytes() == b"content"
 
 
 def test_a_folder_that_is_a_file_cannot_be_written_to(tmp_path: Path) -> None:

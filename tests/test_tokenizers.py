@@ -140,11 +140,11 @@ def test_vocabularies_are_equal_by_content(subwords: Subwords) -> None:
 @pytest.mark.parametrize(
     ("size", "error"),
     [
-        (900, "tokenizer.size: 900: Vocabulary size too high (900). Please set"),
-        (5, "tokenizer.size: 5: Vocabulary size is smaller than required_chars"),
+        (900, "tokenizer.size: 900 is too much for these texts (at most 2"),
+        (5, "tokenizer.size: 5 is too little for these texts (at least "),
         (4, "tokenizer.size: must be above 4"),
         (-1, "tokenizer.size: must be above 4"),
-        (2**31, f"tokenizer.size: {2**31}: "),
+        (2**31, f"tokenizer.size: {2**31} cannot be made of these texts"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused_in_one_line(size: int, error: str) -> None:
@@ -152,7 +152,21 @@ def test_a_size_that_cannot_be_is_refused_in_one_line(size: int, error: str) -> 
         Subwords.make(TEXTS, size)
 
     assert "\n" not in str(caught.value)
-    assert not str(caught.value).endswith(": ")
+    assert "vocab" not in str(caught.value).lower()
+
+
+def test_texts_without_a_word_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"cannot be made of these texts \(are they"):
+        Subwords.make([], 20)
+
+
+@pytest.mark.parametrize("size", [900, 5])
+def test_the_size_that_a_message_names_can_be_had(size: int) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Subwords.make(TEXTS, size)
+    (named,) = re.findall(r"at (?:most|least) (\d+)", str(caught.value))
+
+    assert Subwords.make(TEXTS, int(named)).size == int(named)
 
 
 def test_settings_make_a_tokenizer(subwords: Subwords) -> None:

@@ -23,12 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asr.acoustics import draw_spectrogram
 from asr.audio import SAMPLE_RATE, read_waveform
 from asr.cli.scripts import run_main
 from asr.data.manifest import read_manifest
 from asr.data.recordings import read_utterance
 from asr.decoding.config import DecodingConfig
-from asr.features import FRAMES_PER_SECOND, HOP, log_mel, mel_spectrogram
+from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.inference.recognizer import Recognizer
 from asr.model.attention import Attention, AttentionOutput, LocationAwareAttention
 from asr.model.storage import Model, find_model, load_model
@@ -156,7 +157,7 @@ def draw_one_character(path: Path, reading: Reading, i: int) -> None:
     top, middle, bottom = figure.subplots(
         3, 1, sharex=True, height_ratios=[1.2, 1.2, 1]
     )
-    _spectrogram(top, reading.waveform)
+    draw_spectrogram(top, reading.waveform)
     top.set_title(_which(reading, i), fontsize=10, loc="left")
     times = reading.times
     middle.plot(
@@ -214,7 +215,7 @@ def draw_alpha(path: Path, reading: Reading) -> None:
     """Draw all weights below the spectrogram."""
     figure = _figure(9.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1, 5])
-    _spectrogram(top, reading.waveform)
+    draw_spectrogram(top, reading.waveform)
     _alpha(bottom, reading, reading.weights)
     _save(figure, path)
 
@@ -320,7 +321,7 @@ def draw_kinds(path: Path, readings: Sequence[tuple[str, Reading]]) -> None:
         3, columns, squeeze=False, sharex=True, height_ratios=[1, 2.4, 2.4]
     )
     for top in axes[0]:
-        _spectrogram(top, readings[0][1].waveform)
+        draw_spectrogram(top, readings[0][1].waveform)
     for place, (name, reading) in zip(axes[1:].flat, readings, strict=False):
         _alpha(place, reading, reading.weights)
         place.set_title(name, fontsize=10)
@@ -379,24 +380,6 @@ def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
-
-
-def _spectrogram(axes: Any, waveform: Tensor) -> None:
-    from librosa.display import specshow  # its import costs seconds
-
-    power = mel_spectrogram(waveform)
-    decibels = 10 * (power / power.max()).clamp_min(1e-6).log10()  # (T, F)
-    specshow(
-        decibels.t().numpy(),
-        sr=SAMPLE_RATE,
-        hop_length=HOP,
-        x_axis="time",
-        y_axis="mel",
-        fmax=SAMPLE_RATE / 2,
-        cmap="Greys",
-        ax=axes,
-    )
-    axes.set(xlabel="", ylabel="frequency [Hz]", xlim=(0, len(waveform) / SAMPLE_RATE))
 
 
 def _alpha(axes: Any, reading: Reading, weights: Tensor) -> None:

@@ -21,7 +21,7 @@ _BUFFER = 2**20  # bytes copied at once
 
 
 @contextmanager
-def spooled(stream: BinaryIO) -> Iterator[Path]:
+def spooled(stream: BinaryIO, name: str = STANDARD_INPUT) -> Iterator[Path]:
     """Copy a stream into a temporary file that is gone when the block is left.
 
     Most formats are read from more than one place, or have their length at their end,
@@ -29,6 +29,7 @@ def spooled(stream: BinaryIO) -> Iterator[Path]:
 
     Args:
         stream: such as `sys.stdin.buffer`.
+        name: what errors call it.
 
     Raises:
         AudioError: nothing came, or it cannot be read, or there is no room for it.
@@ -41,8 +42,8 @@ def spooled(stream: BinaryIO) -> Iterator[Path]:
                 size = file.tell()
         except OSError as error:
             raise AudioError(
-                f"{STANDARD_INPUT}: cannot be copied to {folder} ({error.strerror})"
+                f"{name}: cannot be copied to {folder} ({error.strerror})"
             ) from error
         if size == 0:
-            raise AudioError(f"{STANDARD_INPUT}: is empty (a recording was expected)")
+            raise AudioError(f"{name}: is empty (a recording was expected)")
         yield path

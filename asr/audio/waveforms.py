@@ -21,6 +21,11 @@ SAMPLE_RATE: Final = 16_000
 RATES: Final = (1_000, 1_000_000)
 """Hz: a rate outside is a damaged header, not a recording."""
 
+LOUDEST: Final = 100.0
+"""Of floats, whose full scale is 1: beyond that they are on the scale of integers."""
+_FAINT = 2**9
+"""Of 32-bit integers: below that nobody hears anything, whatever their scale."""
+
 Samples = npt.NDArray[np.float32]
 
 
@@ -99,9 +104,12 @@ def from_samples(samples: npt.NDArray[Any] | Tensor, rate: int) -> Tensor:
     Raises:
         AudioError: there are no samples, or some that are no numbers.
         TypeError: the samples are of another type.
-        ValueError: their shape is another, or the rate is impossible.
+        ValueError: their shape or scale is another, or the rate is impossible.
     """
-    array = samples.numpy(force=True) if isinstance(samples, Tensor) else samples
+    if isinstance(samples, Tensor):  # numpy has no bfloat16
+        samples = samples.float() if samples.is_floating_point() else samples
+        samples = samples.numpy(force=True)
+    array = samples
     if array.ndim not in (1, 2):
         raise ValueError(f"(N,) or (channels, N) is needed, got {array.shape}")
     if array.ndim == 2 and array.shape[0] > array.shape[1] > 0:
@@ -110,6 +118,7 @@ def from_samples(samples: npt.NDArray[Any] | Tensor, rate: int) -> Tensor:
         raise ValueError(f"a rate of {RATES[0]} to {RATES[1]} Hz is needed, not {rate}")
     if array.size == 0:
         raise no_samples("samples")
+    _check_scale(array)
     floats = scaled(array)
     mono = floats if floats.ndim == 1 else floats.mean(axis=0)
     check_finite(mono, "samples")
@@ -122,16 +131,40 @@ def from_samples(samples: npt.NDArray[Any] | Tensor, rate: int) -> Tensor:
 
 def scaled(samples: npt.NDArray[Any]) -> Samples:
     """Return a float32 copy with full scale -1 to 1, whatever its shape."""
-    if np.issubdtype(samples.dtype, np.floating):
+    kind = samples.dtype.newbyteorder("=")  # a file's may be the other way round
+    if np.issubdtype(kind, np.floating):
         return samples.astype(np.float32)  # a copy: the caller's array stays its own
-    if samples.dtype == np.uint8:
+    if kind == np.uint8:
         return np.asarray((samples.astype(np.float32) - 128) / 128, np.float32)
-    if samples.dtype in (np.int16, np.int32):
-        full_scale = -float(np.iinfo(samples.dtype).min)
+    if kind in (np.int16, np.int32):
+        full_scale = -float(np.iinfo(kind).min)
         return (samples / full_scale).astype(np.float32)
     raise TypeError(
-        f"samples must be floats, int16, int32 or uint8, not {samples.dtype}"
+        f"samples must be floats, int16, int32 or uint8, not {samples.dtype} (convert "
+        "them with astype)"
     )
+
+
+def _check_scale(samples: npt.NDArray[Any]) -> None:
+    """Refuse samples of one type on the scale of another.
+
+    Raises:
+        ValueError: they are such.
+    """
+    if samples.dtype.kind not in "fi":
+        return
+    peak = max(abs(float(samples.max())), abs(float(samples.min())))
+    if samples.dtype.kind == "f" and LOUDEST < peak < np.inf:
+        raise ValueError(
+            f"samples of floats have full scale 1, not {peak:g} (divide those that "
+            "were 16-bit by 32768)"
+        )
+    is_int32 = samples.dtype.kind == "i" and samples.dtype.itemsize == 4
+    if is_int32 and _FAINT < peak <= 2**15:
+        raise ValueError(
+            f"samples of int32 have full scale 2**31, not {peak:g}: these are 16-bit "
+            "(use samples.astype(np.int16))"
+        )
 
 
 def check_finite(samples: Samples, place: str) -> None:

@@ -5,7 +5,6 @@ What is heavy (torch, and all that stands on it) is imported inside the subcomma
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -50,8 +49,8 @@ def run() -> NoReturn:
     status = _status(args)
     if status == 0 and args.run in _LEAVE_AT_ONCE:
         _end(status)
-    if args.run is train.run and "RANK" in os.environ:  # torchrun has started it
-        _end(status)
+    if args.run is train.run and "torch" in sys.modules:
+        _end(status)  # its threads may still be at work after an interrupt
     sys.exit(status)
 
 

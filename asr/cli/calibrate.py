@@ -37,8 +37,7 @@ def add(commands: Any) -> None:
 
 def _calibrate(args: argparse.Namespace) -> None:
     from asr.evaluation.calibration import calibrate
-    from asr.inference.confidence import CALIBRATION
-    from asr.model.storage import find_model
+    from asr.model.storage import CALIBRATION, find_model
 
     own_process()
     print(

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from asr.cli.options import add_command, number, refuse_overwriting
+from asr.cli.options import add_command, check_output, number
 
 
 def add(commands: Any) -> None:
@@ -85,7 +85,7 @@ def _info(args: argparse.Namespace) -> None:
             raise ConfigError(
                 f"--page: is about one manifest ({args.data} holds {len(found)})"
             )
-        refuse_overwriting(args.page, *found)
+        check_output(args.page, *found)
     for path in found:
         info = inspect(path, args.measure)
         print(describe(info), flush=True)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from asr.cli.options import add_command, own_process
+from asr.cli.options import add_command, check_output, own_process
 
 
 def add(commands: Any) -> None:
@@ -25,6 +25,7 @@ def _demo(args: argparse.Namespace) -> None:
     from asr.reports.recording_page import write_page
     from asr.scoring import word_error_rate
 
+    check_output(args.page)
     own_process()
 
     assets = Path(str(files("asr") / "assets"))

@@ -8,9 +8,9 @@ from asr.cli.options import (
     add_command,
     add_search,
     add_settings,
+    check_output,
     load_recognizer,
     number,
-    refuse_overwriting,
 )
 from asr.errors import ConfigError
 
@@ -93,7 +93,7 @@ def _long_recordings(args: argparse.Namespace) -> None:
     utterances = read_manifest(args.manifest)
     if args.output:
         recordings = (Path(utterance.audio) for utterance in utterances)
-        refuse_overwriting(args.output, args.manifest, *recordings)
+        check_output(args.output, args.manifest, *recordings)
     joined = join_utterances(utterances, 60 * args.minutes)
     recognizer = load_recognizer(args)
     with TemporaryDirectory(prefix="asr-", ignore_cleanup_errors=True) as folder:

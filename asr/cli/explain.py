@@ -10,8 +10,8 @@ from asr.cli.options import (
     add_device,
     add_search,
     add_settings,
+    check_output,
     load_recognizer,
-    refuse_overwriting,
 )
 
 
@@ -38,7 +38,7 @@ def _explain(args: argparse.Namespace) -> None:
     from asr.reports.recording_page import write_page
 
     page = args.output or Path(args.audio.with_suffix(".html").name)
-    refuse_overwriting(page, args.audio)
+    check_output(page, args.audio)
     transcript = load_recognizer(args).transcribe(args.audio, return_alignment=True)
     write_page(page, args.audio, transcript)
     print(f"asr: wrote {page}", file=sys.stderr)

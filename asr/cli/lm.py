@@ -1,10 +1,11 @@
 """`asr lm`: language models of words, made from text."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from asr.cli.options import add_command, checked, number
+from asr.cli.options import add_command, checked, number, one_line
 
 _TEXT = "one sentence a line, in A-Z, apostrophe and space; plain, .xz or .gz"
 
@@ -171,7 +172,7 @@ def _train(args: argparse.Namespace) -> None:
     from asr.lm.estimate import measure
     from asr.lm.ngram import WordNGram
     from asr.lm.train import train
-    from asr.lm.trainer import LSTMTrainingConfig
+    from asr.lm.trainer import CHECKPOINT, LSTMTrainingConfig
     from asr.lm.word_lstm import FILE
 
     names = (
@@ -184,13 +185,23 @@ def _train(args: argparse.Namespace) -> None:
         if args.threads < 1:
             raise ConfigError(f"threads must be at least 1, not {args.threads}")
         torch.set_num_threads(args.threads)
-    train(args.texts, args.language_model, args.dev, config, args.weights)
+    try:
+        train(args.texts, args.language_model, args.dev, config, args.weights)
+    except KeyboardInterrupt as stop:
+        if str(stop):
+            print(one_line(f"asr: {args.language_model}: {stop}"), file=sys.stderr)
+        raise
     texts = [utterance.text for utterance in read_manifest(args.dev)]
     # As it is stored, in bytes, it is a little worse than it was in training.
     mixed, unknown = measure(WordNGram.load(args.language_model), texts)
     alone, _ = measure(WordNGram.load(args.language_model, alone=True), texts)
     size = (args.language_model / FILE).stat().st_size / 1e6
     print(f"{args.language_model}: LSTM of {size:.1f} MB")
+    place = args.language_model / CHECKPOINT
+    print(
+        f"{place}: {place.stat().st_size / 1e6:.1f} MB, for training longer only (no "
+        "part of the model; delete it before you hand the folder on)"
+    )
     print(
         f"{args.dev}: perplexity {mixed:.1f} (n-gram alone: {alone:.1f}), "
         f"{100 * unknown:.2f} % of its words are not in the vocabulary"

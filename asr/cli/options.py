@@ -1,11 +1,13 @@
 """What several commands share: options, and what becomes of them."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from asr.errors import ConfigError
+from asr.errors import one_line as one_line  # for all commands
 
 if TYPE_CHECKING:
     from asr.inference.cluster import Cluster
@@ -42,6 +44,10 @@ class Parser(argparse.ArgumentParser):
         if left:
             self.error(f"unrecognized arguments: {' '.join(left)}")
         return found
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong with the arguments, in one line, and exit."""
+        super().error(one_line(message))
 
 
 def is_setting(argument: str) -> bool:
@@ -276,17 +282,27 @@ def device_of(name: str) -> Any:
     return pick_device(name)
 
 
-def refuse_overwriting(output: Path, *inputs: Path) -> None:
-    """Refuse to write a file over what it is made of."""
-    for path in inputs:
-        if output.exists() and path.exists() and output.samefile(path):
-            raise ConfigError(f"{output}: would be overwritten (name another file)")
+def check_output(output: Path, *inputs: Path) -> None:
+    """Refuse, before the work, a file that could not be written after it.
 
+    Args:
+        output: the file.
+        inputs: what it is made of, which it must not replace.
 
-def one_line(text: str) -> str:
-    """Show what cannot be printed in a line (a file's name may hold anything).
-
-    >>> one_line("a\\nb.wav: is empty")
-    'a\\\\nb.wav: is empty'
+    Raises:
+        ConfigError: its folder is missing or cannot be written to, it is a folder
+            itself, or one of the inputs.
     """
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    folder = output.parent
+    try:
+        if output.is_dir():
+            raise ConfigError(f"{output}: is a folder (name a file)")
+        if not folder.is_dir():
+            raise ConfigError(f"{output}: cannot be written ({folder} is no folder)")
+        if not os.access(folder, os.W_OK):
+            raise ConfigError(f"{output}: cannot be written ({folder} is read-only)")
+        for path in inputs:
+            if output.exists() and path.exists() and output.samefile(path):
+                raise ConfigError(f"{output}: would be overwritten (name another file)")
+    except OSError as error:
+        raise ConfigError(f"{output}: cannot be written ({error.strerror})") from error

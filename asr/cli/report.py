@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from asr.cli.options import add_command, refuse_overwriting
+from asr.cli.options import add_command, check_output
 
 
 def add(commands: Any) -> None:
@@ -36,6 +36,6 @@ def _report(args: argparse.Namespace) -> None:
     from asr.reports.test_set_page import write_report
 
     page = args.output or args.hypotheses.parent / "report.html"
-    refuse_overwriting(page, args.references, args.hypotheses)
+    check_output(page, args.references, args.hypotheses)
     write_report(page, args.references, args.hypotheses, run=args.run_folder)
     print(f"asr: wrote {page}", file=sys.stderr)

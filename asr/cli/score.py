@@ -1,10 +1,12 @@
 """`asr score`: error rates."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from asr.cli.options import add_command
+from asr.errors import one_line
 
 
 def add(commands: Any) -> None:
@@ -17,6 +19,14 @@ def add(commands: Any) -> None:
     parser.add_argument("references", type=Path, help="manifest with the references")
     parser.add_argument("hypotheses", type=Path, help="manifest with the hypotheses")
     parser.add_argument(
+        "--normalization",
+        choices=("english", "lower", "upper", "plain"),
+        metavar="SPELLING",
+        help="bring all texts into one spelling first: plain is lower case without "
+        "punctuation, english is LibriSpeech's (A-Z, numbers in words); or lower, or "
+        "upper (default: compare them as they stand)",
+    )
+    parser.add_argument(
         "--details", action="store_true", help="by length, by speaker, confusions"
     )
     parser.add_argument(
@@ -25,6 +35,7 @@ def add(commands: Any) -> None:
 
 
 def _score(args: argparse.Namespace) -> None:
+    from asr.alphabet import normalizer
     from asr.data.manifest import read_paired
     from asr.scoring import (
         aligned_text,
@@ -37,13 +48,19 @@ def _score(args: argparse.Namespace) -> None:
     )
 
     said, decoded = read_paired(args.references, args.hypotheses)
-    references, hypotheses = [u.text for u in said], [u.text for u in decoded]
+    spelled = normalizer(args.normalization) if args.normalization else str
+    references = [spelled(utterance.text) for utterance in said]
+    hypotheses = [spelled(utterance.text) for utterance in decoded]
     speakers = [u.speaker for u in said]
     if args.aligned:
-        for utterance, hypothesis in zip(said, hypotheses, strict=True):
-            print(utterance.id, aligned_text(utterance.text, hypothesis), "", sep="\n")
-    print(f"%WER {word_error_rate(references, hypotheses)}")
+        for utterance, *texts in zip(said, references, hypotheses, strict=True):
+            reference, hypothesis = map(one_line, texts)
+            print(utterance.id, aligned_text(reference, hypothesis), "", sep="\n")
+    words = word_error_rate(references, hypotheses)
+    print(f"%WER {words}")
     print(f"%CER {char_error_rate(references, hypotheses)}")
+    if args.normalization is None and words.errors:
+        _remark(words.errors, references, hypotheses)
     groups = speakers if len(set(speakers)) > 1 else None
     low, high = confidence_interval(references, hypotheses, groups=groups)
     resampled = "speakers" if groups else "utterances"
@@ -59,8 +76,22 @@ def _score(args: argparse.Namespace) -> None:
         _print_rates(by_group(references, hypotheses, speakers))
         print("\nmost frequent confusions (reference -> hypothesis)")
         for found in confusions(references, hypotheses):
-            print(f"{found.count:5d}  {found.reference_word or '-'} -> ", end="")
-            print(found.hypothesis_word or "-")
+            pair = (found.reference_word or "-", found.hypothesis_word or "-")
+            print(one_line(f"{found.count:5d}  {' -> '.join(pair)}"))
+
+
+def _remark(errors: int, references: list[str], hypotheses: list[str]) -> None:
+    """Remark on errors that are none of the words, where they are most of all."""
+    from asr.alphabet import normalizer
+    from asr.scoring import spelling_errors
+
+    of_spelling = spelling_errors(references, hypotheses, normalizer("plain"))
+    if 2 * of_spelling > errors:
+        print(
+            f"asr: {of_spelling} of {errors} word errors are case and punctuation only "
+            "(--normalization plain compares without them)",
+            file=sys.stderr,
+        )
 
 
 def _print_rates(rates: dict[str, Any]) -> None:

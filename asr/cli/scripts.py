@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from asr.cli.options import one_line
-from asr.errors import AsrError
+from asr.errors import AsrError, AsrWarning
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -20,7 +20,8 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
         work: returns the exit status, or nothing where all went well.
 
     Returns:
-        The exit status: that of the work; 1 after an error, 130 after an interrupt.
+        The exit status: that of the work; 1 after an error, 130 after an interrupt,
+        143 after a SIGTERM that a training has noted.
     """
     try:
         with _short_warnings(name):
@@ -31,9 +32,9 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
     except AsrError as error:
         print(one_line(f"{name}: {error}"), file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:  # `Stopped` by another signal, maybe
         print(f"{name}: stopped", file=sys.stderr)
-        return 130
+        return int(getattr(stop, "status", 130))
     except BrokenPipeError:
         sys.stderr.close()  # the reader (head, say) has had enough
         return 1
@@ -46,7 +47,7 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
 
 @contextmanager
 def _short_warnings(name: str) -> Iterator[None]:
-    """Print what is called otherwise now in one line, without its place in the code."""
+    """Print warnings for users in one line, without their place in the code."""
     usual = warnings.formatwarning
 
     def short(
@@ -56,7 +57,7 @@ def _short_warnings(name: str) -> Iterator[None]:
         lineno: int,
         line: str | None = None,
     ) -> str:
-        if issubclass(category, FutureWarning):
+        if issubclass(category, FutureWarning | AsrWarning):
             return f"{name}: {one_line(str(message))}\n"
         return usual(message, category, filename, lineno, line)
 

@@ -37,9 +37,9 @@ def run(args: argparse.Namespace) -> None:
         was_finished = is_finished(config, args.folder)
         try:
             train(config, args.folder)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             if leads_by_environment():
-                _note(args.folder, _after_interrupt(args.folder))
+                _note(args.folder, str(stop) or _after_interrupt(args.folder))
             raise
     if was_finished and leads_by_environment():
         _note(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from asr.cli.options import (
     add_command,
     add_settings,
+    check_output,
     number,
     own_process,
-    refuse_overwriting,
 )
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ def add(commands: Any) -> None:
 
 def _tune(args: argparse.Namespace) -> None:
     from asr.evaluation.tuning import best, plan_trials, trials
-    from asr.inference.search_settings import DECODING, save_decoding
-    from asr.model.storage import find_model_to_change
+    from asr.inference.search_settings import save_decoding
+    from asr.model.storage import DECODING, find_model_to_change
 
     own_process()
     if args.table:
-        refuse_overwriting(args.table, args.manifest)
+        check_output(args.table, args.manifest)
     if args.write:
         find_model_to_change(args.model)  # before hours of trials
     plan = plan_trials(

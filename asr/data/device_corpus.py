@@ -255,6 +255,7 @@ class DeviceCorpus:
             "num_workers": max(1, min(self.processes, batches)),
             "prefetch_factor": _AHEAD,
             "multiprocessing_context": "forkserver",
+            "worker_init_fn": _begin_reading,
         }
 
     @contextmanager
@@ -400,9 +401,11 @@ def _packed(waveform: Tensor) -> np.ndarray:
     return packed
 
 
-def _begin_reading() -> None:
-    """Be a process that reads, which Ctrl-C does not reach: another one stops it."""
+def _begin_reading(number: int = 0) -> None:
+    """Be a process that reads, which no signal to all reaches: another one stops it."""
+    del number  # of the process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     use_one_thread()
 
 

@@ -4,17 +4,27 @@
  "text": "GO DO YOU HEAR", "speaker": "84"}
 
 An utterance that is a part of a long recording has "start", too: the second where it
-starts. Other keys may stand on a line; they are not read.
+starts. Other keys may stand on a line; they are not read. Blank lines are left out.
 """
 
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from asr.errors import ConfigError, ManifestError
+from asr.foreign import (
+    MOST_SECONDS,
+    check_name,
+    check_path,
+    check_text,
+    parse_table,
+    read_lines,
+)
 
 Item = TypeVar("Item")
 
@@ -44,19 +54,25 @@ class Utterance:
                 raise ValueError(f"{name} must be a string")
         if not self.id:
             raise ValueError("an utterance needs an id")
+        check_name(self.id, "id")
+        check_path(self.audio, "audio")
+        check_text(self.text, "text")
+        check_name(self.speaker, "speaker")
         if isinstance(self.duration, bool) or not isinstance(
             self.duration, int | float
         ):
             raise ValueError(f"{self.id} has a duration that is no number")
-        if not 0 < self.duration < float("inf"):
+        if not self.duration > 0:
             raise ValueError(f"{self.id} has duration {self.duration}, not above zero")
+        if self.duration > MOST_SECONDS:
+            raise ValueError(f"{self.id} has an impossible duration, {self.duration:g}")
         if self.start is not None:
             self._check_start(self.start)
 
     def _check_start(self, start: object) -> None:
         if isinstance(start, bool) or not isinstance(start, int | float):
             raise ValueError(f"{self.id} has a start that is no number")
-        if not 0 <= start < float("inf"):
+        if not 0 <= start <= MOST_SECONDS:
             raise ValueError(f"{self.id} starts at {start}, not at a second from 0 on")
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,19 +96,20 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     path = Path(path)
     utterances, first_line = list[Utterance](), dict[str, int]()
     try:
-        with path.open(encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
-                utterance = parse_line(line, path, number)
-                seen = first_line.setdefault(utterance.id, number)
-                if seen != number:
-                    raise ManifestError(
-                        f"{path}:{number}: {utterance.id} is already on line {seen}"
-                    )
-                utterances.append(utterance)
+        for number, line in enumerate(read_lines(path), 1):
+            if line.isspace():
+                continue
+            utterance = parse_line(line, path, number)
+            seen = first_line.setdefault(utterance.id, number)
+            if seen != number:
+                raise ManifestError(
+                    f"{path}:{number}: {utterance.id} is already on line {seen}"
+                )
+            utterances.append(utterance)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: is not UTF-8 text") from error
+    except ValueError as error:
+        raise ManifestError(f"{path}: {error}") from error
     if not utterances:
         raise ManifestError(f"{path}: is empty (one utterance a line was expected)")
     return utterances
@@ -134,9 +151,7 @@ def parse_line(line: str, path: Path, number: int) -> Utterance:
         ManifestError: it is no utterance.
     """
     try:
-        entries = json.loads(line)
-        if not isinstance(entries, dict):
-            raise ValueError("a JSON object was expected")
+        entries = parse_table(line)
         known = {k: v for k, v in entries.items() if k in _FIELDS}
         if isinstance(known.get("audio"), str):
             folder = os.path.dirname(path)
@@ -151,14 +166,15 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
 
     Paths of audio are written relative to the manifest's folder, so that manifest and
     corpus can move together. A manifest that stood there is replaced whole or not at
-    all.
+    all, and the new one is on the disk.
 
     Raises:
-        ManifestError: the disk is full, or the folder may not be written to.
+        ManifestError: the disk is full, or the folder may not be written to; or the
+            path of an audio file is not UTF-8.
     """
     path = Path(path)
     folder = path.parent.resolve()
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name[:40]}.{uuid4().hex[:12]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", newline="\n") as lines:
@@ -166,9 +182,27 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
                 audio = os.path.relpath(Path(utterance.audio).resolve(), folder)
                 entry = {**utterance.to_dict(), "audio": audio}
                 lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
         partial.replace(path)
+        _sync(folder)
     except OSError as error:
+        with suppress(OSError):  # the error may be the folder's
+            partial.unlink()
         raise ManifestError(f"{path}: cannot be written ({error.strerror})") from error
+    except UnicodeEncodeError as error:
+        raise ManifestError(
+            f"{path}: cannot be written ({audio} is a name that is not UTF-8)"
+        ) from error
+
+
+def _sync(folder: Path) -> None:
+    """See to it that the names of a folder's files are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def spread(utterances: Sequence[Item], number: int) -> list[Item]:

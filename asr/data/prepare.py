@@ -32,7 +32,7 @@ from asr.data.corpora.entries import Columns, Entry, Kind, Problem, Subset
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.measuring import Measured, measured
 from asr.data.splits import GROUPS, split
-from asr.errors import ConfigError, CorpusError
+from asr.errors import ConfigError, CorpusError, one_line
 
 FORMATS: Final = (
     *("librispeech", "folder", "table", "commonvoice", "kaldi", "nemo", "lhotse"),
@@ -316,9 +316,12 @@ def _judge(
     if seen.seconds > config.most_seconds:
         what = f"{entry.id} is {seen.seconds:.1f} s long"
         return problem(Kind.LONG, what), None
-    utterance = Utterance(
-        *(entry.id, entry.audio, seen.seconds, text, entry.speaker, seen.start)
-    )
+    try:
+        utterance = Utterance(
+            *(entry.id, entry.audio, seen.seconds, text, entry.speaker, seen.start)
+        )
+    except ValueError as error:
+        return problem(Kind.MALFORMED, str(error)), None
     return next(dense([utterance], config.steps_per_second), None), utterance
 
 
@@ -384,7 +387,7 @@ def _make_folder(path: Path) -> None:
 def _write(data: Path, part: _Judged) -> Prepared:
     written = Prepared(part.name, data / f"{part.name}.jsonl", *part[1:])
     write_manifest(written.path, part.utterances)
-    lines = sorted(f"{problem.kind}: {problem.what}\n" for problem in part.problems)
+    lines = sorted(one_line(f"{one.kind}: {one.what}") + "\n" for one in part.problems)
     if lines:
         _write_text(written.listing, "".join(lines))
     else:

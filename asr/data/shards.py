@@ -40,6 +40,7 @@ from asr.audio.errors import cut_short
 from asr.data.manifest import Utterance, parse_line, read_manifest, write_manifest
 from asr.data.recordings import read_utterance
 from asr.errors import AudioError, ConfigError, ManifestError
+from asr.foreign import read_lines
 from asr.progress import progress_bar
 from asr.tensor_files import sync_folder
 
@@ -226,9 +227,9 @@ def read_corpus(paths: Sequence[str | Path]) -> Sequence[Utterance]:
 def _names_shards(path: Path) -> bool:
     """Return whether the first line of a manifest has its audio in a shard."""
     try:
-        with path.open(encoding="utf-8", newline="\n") as lines:
-            return location(parse_line(next(lines, ""), path, 1).audio) is not None
-    except (OSError, UnicodeDecodeError, ManifestError):
+        first = next((line for line in read_lines(path) if not line.isspace()), "")
+        return location(parse_line(first, path, 1).audio) is not None
+    except (OSError, ValueError, ManifestError):
         return False  # whoever reads it reports it
 
 
@@ -337,6 +338,9 @@ class ShardedUtterances(Sequence[Utterance]):
         ends, first, start = Counter[int](), len(self), 0
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
+                if line.isspace():
+                    start += len(line)
+                    continue
                 utterance = parse_line(line.decode(), path, number)
                 place = location(utterance.audio)
                 if place is None:
@@ -367,11 +371,12 @@ class ShardedUtterances(Sequence[Utterance]):
         found = np.frombuffer(hashes, np.int64)
         order = np.argsort(found, kind="stable")
         for place in np.flatnonzero(np.diff(found[order]) == 0):
-            one, other = (int(i) for i in order[place : place + 2])
-            id = self[first + other].id
-            if self[first + one].id == id:
+            one, other = (first + int(i) for i in order[place : place + 2])
+            id = self[other].id
+            if self[one].id == id:
                 raise ManifestError(
-                    f"{path}:{other + 1}: {id} is already on line {one + 1}"
+                    f"{path}:{self._numbers[other]}: {id} is already on line "
+                    f"{self._numbers[one]}"
                 )
 
 

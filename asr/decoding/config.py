@@ -17,6 +17,10 @@ from asr.errors import ConfigError
 MOST_CHARACTERS = 25
 """A second: more than anybody says. The search stops there."""
 
+LARGEST = 1e4
+"""Of weights and bonuses: what is larger leaves no other part of a score a say."""
+_WEIGHTS = ("coverage", "lm_weight", "word_bonus", "ilm_weight")
+
 
 @dataclass(frozen=True)
 class DecodingConfig(SearchConfig):
@@ -41,11 +45,17 @@ class DecodingConfig(SearchConfig):
     def __post_init__(self) -> None:
         """Refuse a search that could find nothing."""
         super().__post_init__()
+        for name in ("length_norm", "eos_threshold", *_WEIGHTS):
+            value = getattr(self, name)
+            if value is not None and LARGEST < abs(value) < inf:
+                raise ValueError(
+                    f"decoding.{name} must be at most {LARGEST:g}, not {value:g}"
+                )
         if not 0 <= self.ctc_weight <= 1:
             raise ValueError(
                 f"decoding.ctc_weight is a share from 0 to 1, not {self.ctc_weight}"
             )
-        if self.coverage < 0:
+        if not 0 <= self.coverage < inf:
             raise ValueError(
                 f"decoding.coverage must be at least 0, not {self.coverage}"
             )

@@ -91,6 +91,10 @@ class Hypothesis:
         return _score(self.log_prob, len(self.tokens), self.length_norm)
 
 
+WIDEST_BEAM = 10_000
+"""Hypotheses that are followed at most; a hundred are of use."""
+
+
 @dataclass(frozen=True)
 class SearchConfig:
     """Settings of `beam_search`."""
@@ -112,6 +116,11 @@ class SearchConfig:
         if self.beam_size < 1:
             raise ValueError(
                 f"decoding.beam_size must be at least 1, not {self.beam_size}"
+            )
+        if self.beam_size > WIDEST_BEAM:
+            raise ValueError(
+                f"decoding.beam_size must be at most {WIDEST_BEAM}, "
+                f"not {self.beam_size}"
             )
         if not 0 <= self.length_norm < inf:
             raise ValueError(

@@ -23,7 +23,6 @@ from asr.data.manifest import Utterance, read_manifest
 from asr.data.recordings import read_utterance
 from asr.errors import ManifestError
 from asr.inference.confidence import (
-    CALIBRATION,
     area_under_curve,
     calibration_error,
     confidence,
@@ -33,7 +32,7 @@ from asr.inference.confidence import (
 from asr.inference.processes import batches, number_of_processes, recognizer_map
 from asr.inference.recognizer import Recognizer
 from asr.model.attention import Attention
-from asr.model.storage import add_further, find_model_to_change
+from asr.model.storage import CALIBRATION, add_further, find_model_to_change
 from asr.progress import progress_bar
 from asr.scoring import align
 

@@ -22,7 +22,6 @@ who take the posterior of a lattice; expected calibration error: Guo et al. (201
 arXiv:1706.04599, section 3.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,18 +33,18 @@ import torch
 from torch import Tensor
 
 from asr.errors import CheckpointError
-from asr.model.storage import read_further
+from asr.foreign import number_in, parse_table
+from asr.model.storage import CALIBRATION, read_further
 
 FEATURES = (
     *("ctc", "ctc_worst", "speller", "speller_worst"),
     *("support", "support_squared", "characters"),
 )
 """The D features, in their order."""
-CALIBRATION = "confidence.json"
-"""The file of a model's folder with its `Calibration`."""
 _SUPPORT = FEATURES.index("support")
 _FLOOR = -10.0  # least log P: what is impossible is not worse than very unlikely
 _RIDGE = 1e-3
+_LARGEST = 1e6  # of a weight; those of the bundled model are below 10
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,10 @@ class Calibration:
             ValueError: it is not of this kind.
         """
         try:
-            weights = tuple(float(tree["weights"][name]) for name in FEATURES)
-            return cls(weights, float(tree["bias"]), float(tree["speech"]))
+            given = [tree["weights"][name] for name in FEATURES]
+            weights = (number_in(one, -_LARGEST, _LARGEST) for one in given)
+            bias = number_in(tree["bias"], -_LARGEST, _LARGEST)
+            return cls(tuple(weights), bias, number_in(tree["speech"], 0, 1))
         except (KeyError, TypeError) as error:
             raise ValueError(f"is no calibration ({error!r})") from error
 
@@ -98,8 +99,8 @@ def load_calibration(folder: Path) -> Calibration | None:
     if content is None:
         return None
     try:
-        return Calibration.from_dict(json.loads(content))
-    except (ValueError, AttributeError, RecursionError) as error:
+        return Calibration.from_dict(parse_table(content))
+    except ValueError as error:
         raise CheckpointError(f"{folder / CALIBRATION}: {error}") from error
 
 

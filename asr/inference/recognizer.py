@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from asr.audio import SAMPLE_RATE, Channel, from_samples
 from asr.decoding.config import DecodingConfig
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.inference.confidence import Calibration, load_calibration
+from asr.inference.given_audio import Audio, is_one, recording_of
 from asr.inference.long_audio import (
     BATCH,
     GPU_PIECES,
@@ -48,8 +48,6 @@ from asr.model.quantized import PRECISIONS
 from asr.model.storage import Model, find_model, load_model
 from asr.runtime import pick_device
 from asr.transcript import Segment, Transcript, silence
-
-Audio = str | Path | npt.NDArray[Any] | Tensor
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -110,6 +108,8 @@ class Recognizer:
         las = model.las.to(self.device).eval()
         self.las = las.with_int8_listener() if precision == "int8" else las
         self.tokenizer, self.metadata = model.tokenizer, model.metadata
+        if not isinstance(decoding, DecodingConfig | None):
+            raise TypeError(f"decoding is a DecodingConfig, not {decoding!r:.40}")
         self.decoding = decoding or DecodingConfig()
         if language_model and language_model.tokenizer != self.tokenizer:
             raise CheckpointError(
@@ -152,6 +152,7 @@ class Recognizer:
                 another class of attention.
             ConfigError: a setting is unknown or impossible; or the precision is not
                 known, or not to be had on the device or with the model's attention.
+            TypeError: the settings are none.
         """
         place = find_model(folder)
         model = load_model(place, attention)
@@ -204,9 +205,10 @@ class Recognizer:
         A file is read and transcribed piece by piece; memory does not grow with it.
 
         Args:
-            audio: a path; or samples, (N,) or (channels, N), with their rate; or a list
+            audio: a path; the content of an audio file as bytes, or such a file opened
+                with "rb"; or samples, (N,) or (channels, N), with their rate; or a list
                 of such.
-            sample_rate: Hz; needed for samples, not used for paths.
+            sample_rate: Hz; needed for samples, not used for files.
             channel: of a file: mix for the mean of all, left or right.
             clip: of a file: from which second to which; None for its end.
             return_alignment: keep where the model looked for each token.
@@ -214,8 +216,9 @@ class Recognizer:
 
         Raises:
             AudioError: a recording cannot be read or holds nothing.
+            TypeError: something else was given, or samples without their rate.
         """
-        several = not isinstance(audio, str | Path | np.ndarray | Tensor)
+        several = not is_one(audio)
         recordings = [
             _recording(one, sample_rate, channel, clip)
             for one in cast(Sequence[Audio], audio if several else [audio])
@@ -333,8 +336,8 @@ def _check_precision(precision: str, device: torch.device) -> None:
 def _recording(
     audio: Audio, sample_rate: int | None, channel: Channel, clip: Clip
 ) -> Recording:
-    if isinstance(audio, str | Path):
-        return Recording.of_file(audio, channel, clip)
+    if not isinstance(audio, np.ndarray | Tensor):
+        return recording_of(audio, channel, clip)
     if sample_rate is None:
         raise TypeError(
             "samples need their rate: transcribe(samples, sample_rate=16000)"

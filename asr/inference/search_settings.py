@@ -19,10 +19,9 @@ from typing import Any
 
 from asr.decoding.config import DecodingConfig, replaced
 from asr.errors import CheckpointError, ConfigError
-from asr.model.storage import add_further, read_further
+from asr.foreign import parse_table
+from asr.model.storage import DECODING, add_further, read_further
 
-DECODING = "decoding.json"
-"""The file of a model's folder with its settings of the search."""
 VERSION = 1
 """Of that file; raised when an older asr would misread a new one."""
 _OF_LANGUAGE_MODEL = ("lm_weight", "word_bonus", "ilm_weight")
@@ -68,11 +67,19 @@ class Situation(StrEnum):
 def wants_language_model(given: Decoding) -> bool:
     """Return whether the user leaves room for a language model: a weight of 0 does not.
 
+    Raises:
+        TypeError: what was given is no settings.
+
     >>> wants_language_model(None), wants_language_model({"lm_weight": 0})
     (True, False)
     """
     if isinstance(given, DecodingConfig):
         return given.lm_weight != 0
+    if not isinstance(given, Mapping | None):
+        raise TypeError(
+            'decoding is settings by name, such as {"beam_size": 4}, or a '
+            f"DecodingConfig, not {given!r:.40}"
+        )
     return (given or {}).get("lm_weight") != 0
 
 
@@ -136,9 +143,9 @@ def _read(folder: Path) -> dict[str, Any]:
     if content is None:
         return {}
     try:
-        tree = json.loads(content)
+        tree = parse_table(content)
         version = tree.pop("version")
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+    except (ValueError, KeyError) as error:
         raise CheckpointError(
             f"{place}: holds no settings of a search ({error!r:.60})"
         ) from error
@@ -153,5 +160,4 @@ def _read(folder: Path) -> dict[str, Any]:
                 f"{place}: {key!r:.40} is no table of settings of {DECODING} "
                 f"({', '.join(Situation)})"
             )
-    found: dict[str, Any] = tree
-    return found
+    return tree

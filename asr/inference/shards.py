@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from asr.data.manifest import Utterance, read_manifest
 from asr.errors import ConfigError, ManifestError
+from asr.foreign import parse_json
 from asr.inference.hypotheses import Decoded, DecodedBatch, write_decoded
 
 SHARDS = "shards"
@@ -312,7 +313,8 @@ def _read(path: Path) -> _Content | None:
     try:
         data = path.read_bytes() if path.exists() else b""
         size = data.rfind(b"\n") + 1
-        lines = [json.loads(line) for line in data[:size].split(b"\n")[:-1]]
+        content = data[:size].split(b"\n")[:-1]
+        lines = [parse_json(line, finite=False) for line in content]
         if not lines:
             return None
         complete = lines[-1] == _MARK

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asr.errors import ConfigError, CorpusError
+from asr.errors import CheckpointError, ConfigError, CorpusError
 from asr.lm.look_ahead import Floats, Ints
 from asr.lm.ngram import (
     LONGEST_WORD,
@@ -41,6 +41,8 @@ from asr.lm.ngram import (
     make_folder,
     mix,
 )
+from asr.lm.word_lstm import WordLSTM
+from asr.locks import locked
 from asr.text import ALPHABET
 
 ORDERS = (2, 3)
@@ -110,17 +112,36 @@ def build(
 
     Raises:
         CorpusError: a text cannot be read, is empty, or holds another character.
-        ConfigError: there is not one weight above zero for each text.
+        ConfigError: there is not one weight above zero for each text; or the folder
+            holds an LSTM that would not fit the model.
         CheckpointError: the folder cannot be written.
+        InUseError: another process works in the folder.
     """
     config = config or NGramConfig()
     weights = check_weights(weights, len(texts))
     make_folder(folder)  # what cannot be written is noticed before the work
-    sentences = [read_text(path) for path in texts]
-    model = estimate(sentences, weights, config)
-    metadata = {"texts": [path.name for path in texts], "weights": weights}
-    model.save(folder, {**metadata, "min_counts": config.least_counts[1:]})
-    return WordNGram.load(folder, alone=True)
+    with locked(folder, "asr lm build"):
+        sentences = [read_text(path) for path in texts]
+        model = estimate(sentences, weights, config)
+        _check_lstm(folder, model)
+        metadata = {"texts": [path.name for path in texts], "weights": weights}
+        model.save(folder, {**metadata, "min_counts": config.least_counts[1:]})
+        return WordNGram.load(folder, alone=True)
+
+
+def _check_lstm(folder: Path, model: WordNGram) -> None:
+    """Refuse to leave an LSTM beside an n-gram that it does not belong to.
+
+    Raises:
+        ConfigError: one is there that was trained with other words.
+    """
+    try:
+        WordLSTM.load(folder, model.words)
+    except CheckpointError as error:
+        raise ConfigError(
+            f"{folder}: holds an LSTM that does not fit the new n-gram (give another "
+            "folder, or delete its lstm.json and lstm.safetensors)"
+        ) from error
 
 
 def check_weights(weights: Sequence[int] | None, num_texts: int) -> list[int]:

@@ -31,6 +31,7 @@ for open vocabulary end-to-end speech recognition", doi:10.1109/ASRU.2017.826894
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -46,9 +47,12 @@ import torch
 from torch import Tensor
 
 from asr.errors import CheckpointError
+from asr.file_sets import checked, read_whole, write_checked
+from asr.foreign import number_in
 from asr.lm.look_ahead import Floats, Ints, LookAhead
+from asr.lm.word_lstm import DESCRIPTION as LSTM
 from asr.lm.word_lstm import Contexts, WordLSTM
-from asr.tensor_files import as_bytes, checked, inside, read_tensors, write_checked
+from asr.tensor_files import as_bytes, inside, read_tensors
 from asr.text import CharTokenizer, Tokenizer
 
 FILE = "ngram.safetensors"
@@ -57,10 +61,15 @@ DESCRIPTION = "ngram.json"
 """Its size and checksum. Without this file, the other one is read unchecked."""
 BUNDLED_WORDS = "words"
 """Name of the language model that comes with the package."""
-LONGEST_WORD = 1000
-"""Letters: what is longer is damage, and would take gigabytes."""
+LONGEST_WORD = 100
+"""Letters: what is longer is damage; the longest of an English dictionary has 45."""
+MOST_LETTERS = 2**26
+"""Words times letters of the longest one: as much memory as building the trie takes.
+200,000 words of 45 letters are a seventh of that."""
 KIND, FORMAT = "word n-gram", 2
 _STEPS, _MOST_BACKOFF = 16, 4.0
+_HIGHEST = 0.01  # log P of what is certain is zero, but for rounding
+_ORDERS = (1, 8)  # of n-grams; eight words of any vocabulary are no int64
 UNKNOWN = -3.0
 """log P of each character of a word that is not in the vocabulary."""
 
@@ -111,12 +120,14 @@ def make_folder(folder: Path) -> None:
     """Make the folder of a language model, unless it is there.
 
     Raises:
-        CheckpointError: it cannot be made.
+        CheckpointError: it cannot be made, or not be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise CheckpointError(f"{folder}: cannot be written (it is read-only)")
 
 
 class Level(NamedTuple):
@@ -171,8 +182,13 @@ class WordNGram:
         """Build the trie, all nodes of it at once."""
         if not self.words or not all(self.words):
             raise ValueError("there is no word, or an empty one")
-        if max(map(len, self.words)) > LONGEST_WORD:
+        longest = max(map(len, self.words))
+        if longest > LONGEST_WORD:
             raise ValueError(f"a word has more than {LONGEST_WORD} letters")
+        if longest * len(self.words) > MOST_LETTERS:
+            raise ValueError(
+                f"{len(self.words)} words of up to {longest} letters are too many"
+            )
         letters = self.tokenizer.characters[1:]
         spelled = np.array(self.words, dtype=np.str_)
         width = spelled.dtype.itemsize // 4
@@ -318,13 +334,19 @@ class WordNGram:
             CheckpointError: there is none, or it is damaged or exchanged.
         """
         folder = Path(folder)
+        return read_whole(
+            folder, [DESCRIPTION, LSTM], lambda: cls._load(folder, alone=alone)
+        )
+
+    @classmethod
+    def _load(cls, folder: Path, *, alone: bool) -> "WordNGram":
         path = folder / FILE
-        if not path.exists() and not (folder / DESCRIPTION).exists():
+        if not os.path.exists(path) and not os.path.exists(folder / DESCRIPTION):
             raise CheckpointError(
                 f"{folder}: holds no language model (asr lm build makes one)"
             )
         if (folder / DESCRIPTION).exists():
-            checked(folder, FILE, DESCRIPTION, KIND)
+            path = checked(folder, FILE, DESCRIPTION, KIND)
         else:
             inside(folder, FILE, folder / DESCRIPTION)
         tensors, metadata = read_tensors(path)
@@ -338,7 +360,8 @@ class WordNGram:
         try:
             text = _row(tensors["vocabulary"], np.uint8).tobytes().decode()
             words = text.split("\n")
-            levels = _levels(tensors, metadata["order"], len(words) + 2)
+            order = int(number_in(metadata["order"], *_ORDERS))
+            levels = _levels(tensors, order, len(words) + 2)
             lstm = None if alone else WordLSTM.load(folder, words)
             return cls(words, levels, lstm=lstm)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
@@ -350,8 +373,8 @@ class WordNGram:
 def _levels(tensors: Mapping[str, Tensor], order: int, base: int) -> list[Level]:
     """Bring what a file holds into tables."""
     log_probs = _row(tensors["log_probs_1"], np.float16).astype(np.float64)
-    if not np.isfinite(log_probs).all():
-        raise ValueError("a log-probability is no number")
+    if not (np.isfinite(log_probs) & (log_probs <= _HIGHEST)).all():
+        raise ValueError("a log-probability is no number, or above zero")
     levels = [Level(np.arange(len(log_probs)), log_probs, np.zeros(len(log_probs)))]
     number = np.uint16 if base < 2**16 else np.int32
     for n in range(2, order + 1):

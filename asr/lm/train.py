@@ -6,6 +6,7 @@ weights that another one came to.
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,8 +24,9 @@ from asr.lm.ngram import WordNGram
 from asr.lm.sentences import prepare
 from asr.lm.trainer import CHECKPOINT, LSTMTrainer, LSTMTrainingConfig
 from asr.lm.word_lstm import FILE, WordLSTM
+from asr.locks import locked
 from asr.runtime import pick_device
-from asr.tensor_files import read_metadata
+from asr.tensor_files import read_metadata, remove_partial
 
 KIND = "training of a word LSTM"
 """Of the checkpoint."""
@@ -51,13 +53,27 @@ def train(
 
     Raises:
         AsrError: a text, manifest, language model, setting or checkpoint cannot be
-            used, or cannot be written.
+            used, or cannot be written; or another process trains in the folder.
+        Stopped: Ctrl-C or SIGTERM came; there is a checkpoint of the last update.
     """
     config = config or LSTMTrainingConfig()
-    pick_device(config.device)  # what is not there is noticed before the work
-    weights = check_weights(weights, len(texts))
     if not (folder / NGRAM).exists():
         raise ConfigError(f"{folder}: holds no n-gram (asr lm build makes one)")
+    with locked(folder, "asr lm train"):
+        _train(texts, folder, dev, config, weights)
+
+
+def _train(
+    texts: Sequence[Path],
+    folder: Path,
+    dev: Path,
+    config: LSTMTrainingConfig,
+    weights: Sequence[int] | None,
+) -> None:
+    """Train in a folder that no other process trains in."""
+    remove_partial(folder)
+    pick_device(config.device)  # what is not there is noticed before the work
+    weights = check_weights(weights, len(texts))
     ngram = WordNGram.load(folder, alone=not config.warm_start)
     if config.warm_start and not ngram.lstm:
         raise ConfigError(f"{folder}: holds no {FILE} to start from")
@@ -73,7 +89,7 @@ def train(
     before = read_metadata(folder / FILE) if config.warm_start else None
     resumes = _claim(folder, settings)
     if resumes:
-        before = read_metadata(folder / CHECKPOINT)["config"]["before"]
+        before = read_metadata(folder / CHECKPOINT)["config"].get("before")
     metadata = {
         "texts": [path.name for path in texts],
         "weights": weights,
@@ -87,7 +103,7 @@ def train(
     trainer = LSTMTrainer(
         *(model, ngram, ranked, dev_texts, config),
         folder=folder,
-        settings={**settings, "before": before},
+        settings={**settings, "before": before, "dev": _digest(dev_texts)},
         metadata=metadata,
     )
     if resumes:
@@ -116,6 +132,10 @@ def _settings(
     }
 
 
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
 def _claim(folder: Path, settings: Mapping[str, Any]) -> bool:
     """Return whether the folder holds a training to go on with.
 
@@ -126,12 +146,12 @@ def _claim(folder: Path, settings: Mapping[str, Any]) -> bool:
     path = folder / CHECKPOINT
     if not path.exists():
         return False
-    kept = read_metadata(path).get("config", {})
-    if kept.get("kind") != KIND:
+    kept = read_metadata(path).get("config")
+    if not isinstance(kept, dict) or kept.get("kind") != KIND:
         raise CheckpointError(f"{path}: is no checkpoint of `asr lm train`")
-    if settings["warm_start"] and kept["finished"]:
+    if settings["warm_start"] and kept.get("finished"):
         return False  # a new training, from the weights that this one came to
-    changed = [name for name, value in settings.items() if kept[name] != value]
+    changed = [name for name, value in settings.items() if kept.get(name) != value]
     if changed:
         raise ConfigError(
             f"{folder}: holds a training with other settings of {', '.join(changed)} "

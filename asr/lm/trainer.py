@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -39,9 +39,11 @@ from asr.lm.sentences import batches, pad
 from asr.lm.word_lstm import WordLSTM
 from asr.progress import PERCENT, progress_bar
 from asr.runtime import pick_device
+from asr.tensor_files import read_metadata
 from asr.training.checkpoint import Place, load_checkpoint, save_checkpoint
 from asr.training.metrics import MetricsLog
 from asr.training.schedule import ScheduleConfig, learning_rate, validations_due
+from asr.training.stopping import Stopped, noted_signals
 from asr.training.stopwatch import Stopwatch
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -188,6 +190,14 @@ class LSTMTrainer:
         self.place = load_checkpoint(
             self.folder / CHECKPOINT, self.model, {}, self.optimizer
         )
+        before = read_metadata(self.folder / CHECKPOINT)["config"].get("dev")
+        if before and before != self.settings.get("dev"):
+            self.place.best_loss = None  # it was measured on other texts
+            print(
+                f"{self.folder}: dev is another than before, so the next validation "
+                "replaces the LSTM, whatever its loss",
+                flush=True,
+            )
         # A longer training than before: some validations are still to come.
         self.place.validations = min(self.place.validations, self._due())
         print(f"{self.folder}: goes on after update {self.place.step}", flush=True)
@@ -197,6 +207,7 @@ class LSTMTrainer:
 
         Raises:
             CheckpointError: the folder cannot be written.
+            Stopped: a signal asked for it; there is a checkpoint of the last update.
             TrainingError: the loss has not been finite for several updates.
         """
         num_words = int(self._lengths.sum()) - len(self._lengths)
@@ -207,6 +218,7 @@ class LSTMTrainer:
             self._save()  # from now on a kill leaves no other training's checkpoint
         self._since_tick.restart()
         with (
+            noted_signals() as request,
             MetricsLog(self.folder, self.place.step) as log,
             progress_bar(100, "train", "%", layout=PERCENT) as bar,
         ):
@@ -218,9 +230,20 @@ class LSTMTrainer:
                     self._look_after(log)
                     if self.progress >= 1:
                         break
+                    if request.number:
+                        self._end_here(request.number)
             if self.place.validations < self.config.validations:
                 self._validate(log)
             self._save()
+
+    def _end_here(self, number: int) -> NoReturn:
+        """End where the next training goes on."""
+        self._save()
+        raise Stopped(
+            number,
+            f"stopped after update {self.place.step}, with a checkpoint: the same "
+            "command goes on from there",
+        )
 
     def _epoch(self) -> Iterator[dict[str, float]]:
         """Train on what is left of an epoch; yield what `_read` returns."""

@@ -24,6 +24,7 @@ arXiv:1609.04309.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, linear
 
 from asr.errors import CheckpointError
+from asr.file_sets import checked, write_checked
+from asr.foreign import settings_of
 from asr.tensor_files import (
     Undrawn,
     as_bytes,
-    checked,
+    check_weights,
     dequantize_rows,
     quantize_rows,
     read_tensors,
-    write_checked,
 )
 
 FILE = "lstm.safetensors"
@@ -48,6 +50,21 @@ FILE = "lstm.safetensors"
 DESCRIPTION = "lstm.json"
 """Its size and checksum."""
 KIND = "word LSTM"
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Settings of a network in its file."""
+
+    embedding_size: int
+    size: int
+    cutoffs: list[int]
+    share: float
+
+    def __post_init__(self) -> None:
+        """Refuse what no network can have."""
+        if min(self.embedding_size, self.size, *self.cutoffs) < 1:
+            raise ValueError("sizes must be at least 1")
 
 
 class WordLSTM(nn.Module):
@@ -183,6 +200,7 @@ class WordLSTM(nn.Module):
                 f"{path}: belongs to another n-gram (train it again: asr lm train)"
             )
         try:
+            check_weights(stored)
             tensors = dict[str, Tensor]()
             for name, tensor in stored.items():
                 if tensor.dtype == torch.int8:
@@ -190,15 +208,16 @@ class WordLSTM(nn.Module):
                 elif not name.endswith(".scale"):
                     half = tensor.dtype == torch.float16
                     tensors[name] = tensor.float() if half else tensor.clone()
-            if len(tensors["ranks"]) != len(words) + 2:
+            ranks = tensors["ranks"]
+            if ranks.dtype != torch.int64 or ranks.shape != (len(words) + 2,):
                 raise ValueError(f"{len(words) + 2} ranks were expected")
-            if not all(
-                t.isfinite().all() for t in stored.values() if t.is_floating_point()
-            ):
-                raise ValueError("a weight is no number")
-            settings = {n: metadata[n] for n in ("embedding_size", "size", "cutoffs")}
+            given = {field.name: metadata[field.name] for field in fields(_Stored)}
+            settings = settings_of(_Stored, given)
+            largest = max(max(t.shape, default=0) for t in tensors.values())
+            if max(settings.embedding_size, settings.size) > largest:
+                raise ValueError(f"no weight has a size of {settings.size}")
             with Undrawn():
-                model = cls(tensors["ranks"], **settings, share=metadata["share"])
+                model = cls(ranks, **vars(settings))
             model.load_state_dict(tensors, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
             raise CheckpointError(

@@ -7,7 +7,6 @@ An attention that is not built in stays a name: its class is not needed, so whet
 weights fit it is not looked at.
 """
 
-import json
 import os
 import re
 import shutil
@@ -16,9 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr.errors import CheckpointError
+from asr.file_sets import changing, is_rest, read_whole, replace_set
+from asr.foreign import parse_table, read_file, read_text
 from asr.model.storage import (
     CARD,
     DESCRIPTION,
+    SETTINGS,
     WEIGHTS,
     StoredModel,
     WeightType,
@@ -34,6 +36,13 @@ from asr.version import DISTRIBUTION, version
 
 RUN_SETTINGS = "config.yaml"
 """Name of the settings in a run's folder, as `asr.train` writes them."""
+
+_ABSOLUTE = re.compile(
+    r"^( *(?:- )?(?:\w+: )?[\"']?)"  # of a line of YAML what is before the value
+    r"((?:~?/|[A-Za-z]:[/\\]|\\\\).*?)"  # a path, perhaps on several lines
+    r"(?=\n *(?:- |\w+:)|\s*\Z)",  # up to the next key or dash
+    re.MULTILINE | re.DOTALL,
+)
 
 
 class Exported(NamedTuple):
@@ -60,10 +69,7 @@ def export(
             no model; or it cannot be written. What was there then stays.
     """
     source, folder = find_model(run), folder.resolve()
-    model = _checked(source)
-    further = {
-        name: read_further(source, name) or b"" for name in further_files(source)
-    }
+    model, further = read_whole(source, [DESCRIPTION], lambda: _parts(source))
     _check_replaceable(folder, further)
     card, note = _card(model, source, folder, weights)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
@@ -75,6 +81,14 @@ def export(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Exported(folder, note)
+
+
+def _parts(source: Path) -> tuple[StoredModel, dict[str, bytes]]:
+    """Read a model, and the files that belong to it."""
+    model = _checked(source)
+    return model, {
+        name: read_further(source, name) or b"" for name in further_files(source)
+    }
 
 
 def _checked(folder: Path) -> StoredModel:
@@ -101,9 +115,11 @@ def _check_replaceable(folder: Path, further: dict[str, bytes]) -> None:
         raise CheckpointError(
             f"{folder}: holds other things than a model (give a new or empty folder)"
         )
-    known = {DESCRIPTION, WEIGHTS, CARD, *further, *_listed(folder)}
+    known = {DESCRIPTION, WEIGHTS, CARD, *further, *SETTINGS, *_listed(folder)}
     strange = sorted(
-        name for name in names if name not in known or (folder / name).is_dir()
+        name
+        for name in names
+        if not is_rest(name) and (name not in known or (folder / name).is_dir())
     )
     if strange:
         raise CheckpointError(
@@ -114,30 +130,34 @@ def _check_replaceable(folder: Path, further: dict[str, bytes]) -> None:
 
 def _listed(folder: Path) -> list[str]:
     """Name the files that belong to a model, which may be damaged: it is replaced."""
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        return list(description["files"])
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return list(parse_table(read_file(folder / DESCRIPTION))["files"])
     return []
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
-    """Let a new folder take the place of an older one, if there is one."""
-    old = partial.with_suffix(".old")
+    """Let a new folder take its place, or its files those of the model there, as one.
+
+    Whoever reads the model meanwhile, or after a stop, finds the old one or the new.
+    """
     try:
-        if folder.exists():
-            folder.rename(old)
-        try:
+        if not folder.exists() or not any(folder.iterdir()):
             partial.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        sync_folder(folder.parent)
+            sync_folder(folder.parent)
+            return
+        files = {path.name: path.read_bytes() for path in partial.iterdir()}
+        description, card = files.pop(DESCRIPTION), files.pop(CARD)
+        with changing(folder):
+            before = {*_listed(folder), *SETTINGS}
+            replace_set(folder, files, DESCRIPTION, description)
+            write_bytes(folder / CARD, card)
+            for name in before - files.keys():
+                (folder / name).unlink(missing_ok=True)
+            sync_folder(folder)
     except OSError as error:
         raise CheckpointError(
             f"{folder}: cannot be replaced ({error.strerror})"
         ) from error
-    shutil.rmtree(old, ignore_errors=True)
 
 
 # The card
@@ -156,8 +176,8 @@ def _card(
         named = re.search(r"parameters, (float16|int8|float32)\b", text)
         stale = named is not None and named[1] != weights
         note = f" (correct it: the weights are {weights} now)" if stale else ""
-        return text, f"its card is {path}{note}"
-    settings = _read(run / RUN_SETTINGS) or ""
+        return text, f"{CARD} is that of {path.parent}{note}"
+    settings = _without_places(_read(run / RUN_SETTINGS) or "")
     return _new_card(model, folder.name, settings, weights), f"fill in its {CARD}"
 
 
@@ -170,7 +190,7 @@ def _read(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        return inside(path.parent, path.name, path).read_text(encoding="utf-8")
+        return read_text(inside(path.parent, path.name, path))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
 
@@ -196,6 +216,17 @@ def _new_card(model: StoredModel, name: str, settings: str, weights: WeightType)
     if settings:
         card += f"\n## Settings\n\n```yaml\n{settings.rstrip()}\n```\n"
     return card
+
+
+def _without_places(settings: str) -> str:
+    """Shorten absolute paths to their last names: others need not know where it was.
+
+    >>> _without_places("dev: /home/me/data/a b.jsonl")
+    'dev: a b.jsonl'
+    """
+    return _ABSOLUTE.sub(
+        lambda found: found[1] + re.split(r"[/\\]", found[2])[-1], settings
+    )
 
 
 def _training(metadata: dict[str, Any]) -> str:

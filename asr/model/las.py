@@ -11,8 +11,10 @@ Source: Chan et al. (2015), arXiv:1508.01211; the CTC head: Watanabe et al. (201
 IEEE JSTSP 11(8), "Hybrid CTC/attention architecture".
 """
 
+import math
 from copy import copy
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,21 @@ from asr.model.plain_steps import PlainSteps, SpellerSteps
 from asr.model.speller import Speller, SpellerConfig, Spelling
 from asr.model.speller_search import LASSteps, StepWeights
 
+_MOST = {
+    "listener.size": 8192,
+    "attention.size": 8192,
+    "attention.filters": 1024,
+    "attention.reach": 1000,
+    "attention.heads": 128,
+    "attention.block_size": 10_000,
+    "speller.size": 16_384,
+    "speller.layers": 32,
+    "speller.embedding_size": 8192,
+}
+"""What settings are at most: several times what the largest LAS models have, and little
+enough for a model that is not to be trusted."""
+_MOST_LAYERS, _MOST_REDUCTION = 32, 64  # of the listener
+
 
 @dataclass(frozen=True)
 class LASConfig:
@@ -35,7 +52,17 @@ class LASConfig:
     speller: SpellerConfig = field(default_factory=SpellerConfig)
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not fit together."""
+        """Refuse what nobody has memory for, and parts that do not fit together."""
+        for name, most in _MOST.items():
+            size = attrgetter(name)(self)
+            if size > most:
+                raise ValueError(f"{name} must be at most {most}, not {size}")
+        reductions = self.listener.reductions
+        if len(reductions) > _MOST_LAYERS or math.prod(reductions) > _MOST_REDUCTION:
+            raise ValueError(
+                f"listener.reductions must be at most {_MOST_LAYERS} numbers that "
+                f"multiply to {_MOST_REDUCTION}"
+            )
         if 2 * self.listener.size % self.attention.heads:
             raise ValueError(
                 f"attention.heads must divide what the listener puts out, "

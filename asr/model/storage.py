@@ -10,23 +10,37 @@ The weights are float32 as training writes them, float16 as `asr export` does, o
 format 4, int8: each row of a large matrix as bytes with a scale, all else float16. They
 are read as float32, whatever they are on disk.
 
-Further files belong to the model when model.json has their checksums. Reading executes
-nothing, and reads no file that model.json does not list or that is elsewhere. Of an
+Further files belong to the model when model.json has their checksums; the settings
+(`SETTINGS`) also without, so that people may change them. All is replaced as one, see
+`asr.file_sets`. Reading executes nothing, and reads no other file that model.json does
+not list, and none that is elsewhere. Of an
 attention that is not built in, model.json has the name of its class, which is compared
 with the class that is handed over: nothing is imported by it.
 """
 
 import json
+import os
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.resources import files
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from asr.errors import CheckpointError
+from asr.errors import AsrWarning, CheckpointError
+from asr.file_sets import (
+    changing,
+    check_files,
+    checksums,
+    read_whole,
+    replace_set,
+)
+from asr.foreign import parse_table, read_file, settings_of
 from asr.model.attention import (
     BUILT_IN,
     Attention,
@@ -39,14 +53,12 @@ from asr.model.speller import SpellerConfig
 from asr.tensor_files import (
     Undrawn,
     as_bytes,
-    check_files,
-    checksums,
+    check_weights,
     dequantize_rows,
     inside,
     quantize_rows,
     read_tensors,
     scale_name,
-    write_files,
 )
 from asr.text import Tokenizer
 from asr.tokenizers import read_tokenizer
@@ -62,6 +74,9 @@ _UNCHECKED = 1
 BUNDLED = "las_mini"
 """Name of the model that comes with the package."""
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "model.json", "MODEL_CARD.md"
+DECODING, CALIBRATION = SETTINGS = "decoding.json", "confidence.json"
+"""Settings of the search, and the calibration of confidences: files that people may
+change or copy from another model."""
 WeightType = Literal["float32", "float16", "int8"]
 """What the weights can be on disk."""
 _LEAST = 4096
@@ -102,12 +117,12 @@ def find_model(folder: str | Path | None) -> Path:
     if folder is None:
         return assets / BUNDLED
     folder = Path(folder)
-    if (folder / DESCRIPTION).exists():
+    if os.path.exists(folder / DESCRIPTION):  # of an impossible name it is False
         return folder
-    if (folder / "model" / DESCRIPTION).exists():
+    if os.path.exists(folder / "model" / DESCRIPTION):
         return folder / "model"
     bundled = sorted(path.parent.name for path in assets.glob(f"*/{DESCRIPTION}"))
-    if not folder.exists() and str(folder) in bundled:
+    if not os.path.exists(folder) and str(folder) in bundled:
         return assets / folder
     raise CheckpointError(
         f"{folder}: holds no model (a folder with {DESCRIPTION}, a run that was "
@@ -129,6 +144,8 @@ def find_model_to_change(folder: str | Path) -> Path:
             f"{folder}: is bundled, a part of the installation (make a copy to change: "
             f"asr export {folder} my-model)"
         )
+    if not os.access(found, os.W_OK):
+        raise CheckpointError(f"{found}: cannot be written (it is read-only)")
     return found
 
 
@@ -151,7 +168,8 @@ def save_model(
         metadata: where the model is from, as JSON can hold it.
         weights: in place of the network's own (averaged ones, for example).
         dtype: float16 has half the size of float32, int8 about a quarter.
-        further: contents of files that belong to the model, too, by their names.
+        further: contents of files that belong to the model, too, by their names. Of
+            the model before, none is kept.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -188,7 +206,12 @@ def write_model(
         "metadata": stored.metadata,
         "files": checksums(files),
     }
-    write_files(folder, {**files, DESCRIPTION: _as_json(description)})
+    with changing(folder):
+        replace_set(folder, files, DESCRIPTION, _as_json(description))
+        for name in SETTINGS:  # of the model before
+            if name not in files:
+                with suppress(OSError):
+                    (folder / name).unlink()
 
 
 def _packed(weights: Mapping[str, Tensor], dtype: WeightType) -> dict[str, Tensor]:
@@ -233,23 +256,45 @@ def _unpacked(path: Path, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def read_model(folder: Path) -> StoredModel:
     """Read a model folder, and build no network.
 
+    A model that is replaced meanwhile comes as it was or as it is, whole.
+
     Raises:
         CheckpointError: a part is missing, damaged, exchanged, or of another format.
     """
-    place, description = folder / DESCRIPTION, _description(folder)
-    path = inside(folder, WEIGHTS, place)
+    return read_whole(folder, [DESCRIPTION], lambda: _read_model(folder))
+
+
+def _read_model(folder: Path) -> StoredModel:
+    place = folder / DESCRIPTION
+    description, paths = _description(folder)
+    path = paths[WEIGHTS]
     try:
         config = las_config(description["las"])
         own = description.get("attention_class")
         if not (own is None or (isinstance(own, str) and own.isidentifier())):
             raise ValueError("attention_class is not the name of a class")
-        tokenizer = _tokenizer(folder, description)
+        tokenizer = _tokenizer(description, paths)
         before = description.get("facts")  # the key of format 2
-        metadata = dict(description["metadata"] if before is None else before)
+        metadata = description["metadata"] if before is None else before
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata is no table")
     except (KeyError, TypeError, ValueError, CheckpointError) as error:
         raise _no_model(place, error) from error
-    weights = _unpacked(path, read_tensors(path)[0])
+    stored = read_tensors(path)[0]
+    try:
+        check_weights(stored)
+        _check_norm(stored)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error} (train the model again)") from error
+    weights = _unpacked(path, stored)
     return StoredModel(config, own, tokenizer, metadata, weights)
+
+
+def _check_norm(stored: Mapping[str, Tensor]) -> None:
+    """Refuse deviations that features cannot be divided by."""
+    std = stored.get("norm.std")
+    if std is not None and not bool((std > 0).all()):
+        raise ValueError("norm.std holds a deviation that is not above zero")
 
 
 def load_model(folder: Path, attention: type[Attention] | None = None) -> Model:
@@ -288,14 +333,18 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         CheckpointError: as `load_model`.
     """
-    description = _description(folder)
-    try:
-        return _tokenizer(folder, description)
-    except (CheckpointError, KeyError) as error:
-        raise _no_model(folder / DESCRIPTION, error) from error
+
+    def read() -> Tokenizer:
+        described = _description(folder)
+        try:
+            return _tokenizer(*described)
+        except (CheckpointError, KeyError) as error:
+            raise _no_model(folder / DESCRIPTION, error) from error
+
+    return read_whole(folder, [DESCRIPTION], read)
 
 
-def _tokenizer(folder: Path, description: Mapping[str, Any]) -> Tokenizer:
+def _tokenizer(description: Mapping[str, Any], paths: Mapping[str, Path]) -> Tokenizer:
     """Rebuild the tokenizer; files of its own are among those that were checked."""
 
     def read(name: str, most: int) -> bytes:
@@ -304,12 +353,11 @@ def _tokenizer(folder: Path, description: Mapping[str, Any]) -> Tokenizer:
             raise CheckpointError(
                 f"{name}: has {size} bytes (at most {most} were expected)"
             )
-        content = _read_listed(folder, name, description)
-        if content is None:
+        if name not in description["files"]:
             raise CheckpointError(
                 f"has no checksum of {name} (copy the whole folder again)"
             )
-        return content
+        return _content(paths[name])
 
     return read_tokenizer(description["tokenizer"], read)
 
@@ -371,31 +419,59 @@ def _check_sizes(stored: StoredModel) -> None:
             sizes += [attention.filters, attention.reach]
     if max(sizes) > largest:
         raise ValueError(f"no weight has a size of {max(sizes)}")
-    if max(speller.layers, len(listener.reductions)) > len(weights):
-        raise ValueError(f"its {len(weights)} weights are not those of all its layers")
 
 
 def read_further(folder: Path, name: str) -> bytes | None:
     """Read a file that belongs to a model beside its weights.
 
+    One of `SETTINGS` may be written or changed by hand: it is used as it stands, and
+    a warning names it.
+
     Returns:
-        Its content; None where model.json does not list it, whether it is there or not:
-        it may be of another model.
+        Its content; None where there is none. A file of another name that model.json
+        does not list may be of another model: it is not read.
 
     Raises:
         CheckpointError: as `load_model`.
     """
-    return _read_listed(folder, name, _description(folder))
+
+    def read() -> bytes | None:
+        description, paths = _description(folder)
+        if name not in paths and name in SETTINGS and (folder / name).exists():
+            paths[name] = inside(folder, name, folder / DESCRIPTION)
+        if name not in paths:
+            return None
+        content = _content(paths[name])
+        if checksums({name: content})[name] != description["files"].get(name):
+            _note_edited(paths[name])
+        return content
+
+    return read_whole(folder, [DESCRIPTION], read)
 
 
-def _read_listed(
-    folder: Path, name: str, description: Mapping[str, Any]
-) -> bytes | None:
-    if name not in description["files"]:
-        return None
-    path = inside(folder, name, folder / DESCRIPTION)
+def read_settings_files(folder: Path) -> dict[str, bytes]:
+    """Return what a model folder has of `SETTINGS`, whatever else is in it."""
+    found = dict[str, bytes]()
+    for name in SETTINGS:
+        with suppress(OSError, CheckpointError):
+            found[name] = inside(folder, name, folder / DESCRIPTION).read_bytes()
+    return found
+
+
+def _note_edited(path: Path) -> None:
+    """Warn that a file is not as asr wrote it; other processes need not repeat it."""
+    if parent_process() is None:
+        warnings.warn(
+            f"{path}: is not the file that {DESCRIPTION} lists; it is used as it "
+            "stands",
+            AsrWarning,
+            stacklevel=2,
+        )
+
+
+def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -407,41 +483,50 @@ def add_further(folder: Path, name: str, content: bytes) -> None:
         CheckpointError: as `load_model`; or the model is of a format without checksums;
             or the folder cannot be written.
     """
-    description = _description(folder)
-    if description["format"] == _UNCHECKED:
-        raise CheckpointError(
-            f"{folder / DESCRIPTION}: is a model of format {_UNCHECKED}, which has no "
-            f"further files (bring it up to date: asr export {folder} {folder})"
-        )
-    description["files"] |= checksums({name: content})
-    write_files(folder, {name: content, DESCRIPTION: _as_json(description)})
+    with changing(folder):
+        description, _ = _description(folder)
+        if description["format"] == _UNCHECKED:
+            raise CheckpointError(
+                f"{folder / DESCRIPTION}: is a model of format {_UNCHECKED}, which has "
+                f"no further files (bring it up to date: asr export {folder} {folder})"
+            )
+        description["files"] |= checksums({name: content})
+        replace_set(folder, {name: content}, DESCRIPTION, _as_json(description))
 
 
 def further_files(folder: Path) -> list[str]:
-    """Name the files that belong to a model beside its weights.
+    """Name the files that belong to a model beside its weights; settings by hand, too.
 
     Raises:
         CheckpointError: as `load_model`.
     """
-    return [name for name in _description(folder).get("files", ()) if name != WEIGHTS]
+
+    def read() -> list[str]:
+        listed = [name for name in _description(folder)[1] if name != WEIGHTS]
+        there = [name for name in SETTINGS if (folder / name).exists()]
+        return list(dict.fromkeys((*listed, *there)))
+
+    return read_whole(folder, [DESCRIPTION], read)
 
 
-def _description(folder: Path) -> dict[str, Any]:
+def _description(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     """Read model.json, and check the files that it lists.
+
+    Returns:
+        What it holds, and where each file is that it lists.
 
     Raises:
         CheckpointError: a file is missing, damaged, exchanged, or of another format.
     """
     place = folder / DESCRIPTION
     try:
-        text = place.read_text(encoding="utf-8")
-        description = json.loads(text)
+        description = parse_table(read_file(place))
         number = description["format"]
     except OSError as error:
         raise CheckpointError(
             f"{folder}: holds no model ({DESCRIPTION} cannot be read: {error.strerror})"
         ) from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, ValueError) as error:
         raise _no_model(place, error) from error
     inside(folder, DESCRIPTION, place)
     known = (_UNCHECKED, _CHECKED, _FLOATS, FORMAT)
@@ -452,15 +537,14 @@ def _description(folder: Path) -> dict[str, Any]:
         )
     if number == _UNCHECKED:
         description["files"] = {}
+        paths = {WEIGHTS: inside(folder, WEIGHTS, place)}
     else:
-        files = description.get("files")
-        check_files(folder, files, place)
-        if WEIGHTS not in files:
+        paths = check_files(folder, description.get("files"), place, SETTINGS)
+        if WEIGHTS not in paths:
             raise CheckpointError(
                 f"{place}: has no checksum of {WEIGHTS} (copy the whole folder again)"
             )
-    found: dict[str, Any] = description
-    return found
+    return description, paths
 
 
 def _as_json(description: Mapping[str, Any]) -> bytes:
@@ -480,11 +564,12 @@ def las_config(tree: Mapping[str, Any]) -> LASConfig:
     Raises:
         KeyError, TypeError, ValueError: they are not such settings.
     """
-    attention = dict(tree["attention"])
-    if "segment" in attention:  # the name of format 2
-        attention["block_size"] = attention.pop("segment")
+    attention = tree["attention"]
+    if isinstance(attention, dict) and "segment" in attention:  # of format 2
+        attention = {**attention, "block_size": attention["segment"]}
+        del attention["segment"]
     return LASConfig(
-        listener=ListenerConfig(**tree["listener"]),
-        attention=AttentionConfig(**attention),
-        speller=SpellerConfig(**tree["speller"]),
+        listener=settings_of(ListenerConfig, tree["listener"]),
+        attention=settings_of(AttentionConfig, attention),
+        speller=settings_of(SpellerConfig, tree["speller"]),
     )

@@ -16,10 +16,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from asr.acoustics import draw_spectrogram
+from asr.audio import SAMPLE_RATE
+from asr.reports.letters import joined_letters
 from asr.tensor_files import write_bytes
 
 _SPACE, _END = "\u00b7", "\u220e"
 _DPI = 130
+_SPECTROGRAM = 1.4  # inches
 
 
 def draw_attention(
@@ -27,20 +31,33 @@ def draw_attention(
     weights: Tensor,
     tokens: Sequence[str],
     seconds_per_step: float | None = None,
+    waveform: Tensor | None = None,
 ) -> None:
     """Draw where the speller looked for each token, over time, as a PNG.
 
     Args:
         path: the picture; one that stood there is replaced.
         weights: (I, J) alpha; a last row for <eos> may be missing.
-        tokens: what each of the rows writes: a character, or several.
+        tokens: what each of the rows writes: a character, or several. Those that write
+            one letter, a base and its marks, share a row.
         seconds_per_step: length of a listener step, for a time axis in seconds; None
             for one that counts steps.
+        waveform: (N,) what was listened to, at 16 kHz, whose spectrogram stands on top;
+            the time axis is in seconds then.
     """
-    rows = row_names([*tokens, _END])[: len(weights)]
-    figure = Figure(figsize=(9, _height(rows)), layout="constrained", facecolor="white")
+    letters, weights = joined_letters(tokens, weights)
+    rows = row_names([*letters, _END])[: len(weights)]
+    height = _height(rows) + (_SPECTROGRAM if waveform is not None else 0)
+    figure = Figure(figsize=(9, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    paint_attention(figure.add_subplot(), weights, rows, seconds_per_step)
+    if waveform is None:
+        axes = figure.add_subplot()
+    else:
+        ratios = [_SPECTROGRAM, height - _SPECTROGRAM]
+        top, axes = figure.subplots(2, height_ratios=ratios, sharex=True)
+        draw_spectrogram(top, waveform)
+        seconds_per_step = len(waveform) / SAMPLE_RATE / weights.size(1)
+    paint_attention(axes, weights, rows, seconds_per_step)
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=_DPI)
     write_bytes(path, picture.getvalue())

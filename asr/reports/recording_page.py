@@ -31,6 +31,7 @@ from torch import Tensor, nn, uint8
 
 from asr.audio import SAMPLE_RATE, encode, read_waveform
 from asr.features import FRAMES_PER_SECOND, mel_spectrogram
+from asr.reports.letters import with_whole_letters
 from asr.tensor_files import write_bytes
 from asr.transcript import Alignment, Alternative, Flag, Segment, Transcript, Word
 
@@ -197,7 +198,7 @@ def _differences(words: Sequence[str], alternative: Alternative) -> list[Instead
 
 def _segment(segment: Segment) -> dict[str, Any]:
     texts = [word.text for word in segment.words]
-    alignment = segment.alignment
+    alignment = segment.alignment and with_whole_letters(segment.alignment)
     rows = rows_of_words(texts, alignment.tokens if alignment else ())
     instead = alternatives(texts, segment.nbest)
     return {

@@ -1,12 +1,12 @@
 """The page itself: numbers from `asr.scoring`, put where the templates want them."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from asr.data.manifest import Utterance, read_paired
+from asr.foreign import parse_table, read_file
 from asr.inference.repetition import longest_repetition
 from asr.reports.attention_failures import is_early_stop, is_loop
 from asr.reports.charts import Bar, Column, bars, columns
@@ -138,13 +138,13 @@ def _hours(seconds: float) -> str:
 def _decoding(path: Path) -> dict[str, object]:
     """Show what `asr decode` wrote down about model and settings, where it is there."""
     try:
-        metadata = json.loads(path.read_bytes())
+        metadata = parse_table(read_file(path))
         settings = dict[str, Any](metadata.pop("decoding", {}))
         errors = list[object](metadata.pop("errors", metadata.pop("faults", [])))
     except FileNotFoundError:
         nothing = Html("<p>No decode.json lies beside the hypotheses.</p>")
         return {"model": "", "decoding": nothing, "errors": ""}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError):
         nothing = Html("<p>The decode.json beside the hypotheses cannot be read.</p>")
         return {"model": "", "decoding": nothing, "errors": ""}
     rows = [(name.replace("_", " "), value) for name, value in metadata.items()]

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from asr.errors import CheckpointError
-from asr.tensor_files import read_tensors, write_tensors
+from asr.foreign import settings_of
+from asr.tensor_files import (
+    check_weights,
+    read_metadata,
+    read_tensors,
+    write_tensors,
+)
+
+_LARGEST_MOMENT = 1e9
+"""Of a gradient, which is clipped, and of its square; and of a count of updates."""
 
 
 @dataclass
@@ -71,9 +80,10 @@ def load_checkpoint(
     Raises:
         CheckpointError: it is missing, damaged, or of another network.
     """
-    tensors, metadata = read_tensors(path)
+    place, tensors = read_place(path), read_tensors(path)[0]
     try:
-        place = Place(**metadata["place"])
+        check_weights(_part(tensors, "model."))
+        check_weights(_part(tensors, "average."))
         model.load_state_dict(_part(tensors, "model."))
         for name, value in _part(tensors, "average.").items():
             average[name].copy_(value)
@@ -82,6 +92,18 @@ def load_checkpoint(
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: is of another network ({reason})") from error
     return place
+
+
+def read_place(path: Path) -> Place:
+    """Read only where a training was.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+    """
+    try:
+        return settings_of(Place, read_metadata(path)["place"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: is no checkpoint ({error})") from error
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -99,5 +121,27 @@ def _load_optimizer(
     for key, value in moments.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
+        _check_moment(optimizer, int(index), name, value)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _check_moment(
+    optimizer: torch.optim.Optimizer, index: int, name: str, value: Tensor
+) -> None:
+    """Refuse a moment that no update can begin with; torch would notice there.
+
+    Raises:
+        ValueError: it is of another weight, or impossible.
+    """
+    weights = [w for group in optimizer.param_groups for w in group["params"]]
+    if not 0 <= index < len(weights):
+        raise ValueError(f"there is no weight {index}")
+    is_count = value.dim() == 0  # of the updates so far
+    if not is_count and value.shape != weights[index].shape:
+        raise ValueError(f"{name} of weight {index} has another shape")
+    positive = is_count or name.endswith("_sq")
+    low, high = (float(end) for end in value.aminmax())
+    least, most = 0.0 if positive else -_LARGEST_MOMENT, _LARGEST_MOMENT
+    if not (value.is_floating_point() and least <= low and high <= most):
+        raise ValueError(f"{name} of weight {index} holds an impossible number")

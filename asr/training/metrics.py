@@ -10,6 +10,8 @@ from typing import NamedTuple
 from torch.utils.tensorboard import SummaryWriter
 
 from asr.errors import CheckpointError
+from asr.foreign import parse_json
+from asr.tensor_files import write_bytes
 
 METRICS = "metrics.jsonl"
 
@@ -29,8 +31,10 @@ class MetricsLog:
     def __init__(self, folder: Path, step: int) -> None:
         path = folder / METRICS
         try:
-            kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
-            path.write_text("".join(kept), encoding="utf-8")
+            before = path.read_bytes() if path.exists() else b""
+            kept = _kept(before, step)
+            if kept != before:
+                write_bytes(path, kept)
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise CheckpointError(
@@ -101,7 +105,7 @@ def read_metrics(folder: Path) -> History:
 
 def _parse(line: bytes) -> dict[str, float] | None:
     try:
-        metrics = json.loads(line)
+        metrics = parse_json(line, finite=False)
     except ValueError:
         return None
     if not isinstance(metrics, dict) or not _is_number(metrics.get("step")):
@@ -115,9 +119,17 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _lines(path: Path) -> list[str]:
-    """Whole lines only: the last one may have been cut by a kill."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as lines:
-        return [line for line in lines if line.endswith("\n")]
+def _kept(content: bytes, step: int) -> bytes:
+    """Return the lines up to a step; of the broken ones, those between others.
+
+    The last line may have been cut by a kill.
+    """
+    kept, broken = list[bytes](), list[bytes]()
+    for line in content.splitlines(keepends=True):
+        metrics = _parse(line) if line.endswith(b"\n") else None
+        if metrics is None:
+            broken.append(line)
+        elif metrics["step"] <= step:
+            kept += [*broken, line]
+            broken.clear()
+    return b"".join(kept)

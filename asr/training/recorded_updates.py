@@ -207,9 +207,10 @@ class RecordedUpdates:
         bad = ~torch.isfinite(norm)
         self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        torch._foreach_lerp_(
-            self.averages, [p.detach() for p in self.parameters], 1 - decay
-        )
+        weights = [p.detach() for p in self.parameters]
+        moves = torch._foreach_sub(weights, self.averages)
+        torch._foreach_mul_(moves, (1 - decay) * (~bad).float())  # 0 where left out
+        torch._foreach_add_(self.averages, moves)
         figures[4] = norm
         self._sums += figures.masked_fill(bad, 0.0)
         self._bad[0] += bad

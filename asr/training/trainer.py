@@ -22,8 +22,10 @@ import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any
+from signal import SIGINT, SIGTERM
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +42,10 @@ from asr.data.shard_order import ShardSampler, in_order_of_shards
 from asr.errors import CheckpointError, TrainingError
 from asr.features import FRAMES_PER_SECOND
 from asr.model.las import LAS
-from asr.model.storage import save_model
+from asr.model.storage import read_settings_files, save_model
 from asr.progress import PERCENT, progress_bar
 from asr.runtime import allow_tf32, pick_device, pick_precision
+from asr.tensor_files import read_metadata
 from asr.text import Tokenizer
 from asr.training.alignment import align_corpus
 from asr.training.checkpoint import Place, load_checkpoint, save_checkpoint
@@ -58,6 +61,7 @@ from asr.training.schedule import (
     sampling_chance,
     validations_due,
 )
+from asr.training.stopping import Stopped, StopRequest, noted_signals
 from asr.training.stopwatch import Stopwatch
 from asr.training.validation import Validation, validate
 
@@ -66,8 +70,9 @@ ALIGNMENTS = 3
 """How often, while attention is guided in batches of fixed shapes, it is found out anew
 where the CTC head finds the tokens."""
 
-Draw = Callable[[Path, Tensor, Sequence[str]], None]
-"""Draws (I, J) attention weights into a file, with what the I tokens write."""
+Draw = Callable[[Path, Tensor, Sequence[str], Tensor], None]
+"""Draws (I, J) attention weights into a file, with what the I tokens write and the (N,)
+samples that were listened to."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +235,8 @@ class Trainer:
         self._num_batches = 1
         self._classes, self._alignments = list[LengthClass](), 0
         self._reported_at = 0.0
+        self._request, self._stop = StopRequest(), 0
+        self._noted = False  # that settings of the model were kept
         self._since_save, self._since_tick = Stopwatch(), Stopwatch()
 
     @property
@@ -246,15 +253,14 @@ class Trainer:
         """Train to the end; from the checkpoint, if there is one.
 
         Raises:
+            Stopped: a signal asked for it; there is a checkpoint of the last update.
             CheckpointError: the checkpoint cannot be read or written.
             AudioError: a recording cannot be read.
             TrainingError: the loss has not been finite for several steps.
         """
         checkpoint = self.folder / CHECKPOINT
         if checkpoint.exists():
-            self.place = load_checkpoint(
-                checkpoint, self.las, self.average, self.optimizer
-            )
+            self._resume(checkpoint)
         if self.corpus:
             self.recorded = self._prepare(self.corpus)
         if checkpoint.exists():
@@ -265,7 +271,9 @@ class Trainer:
         self._reported_at = self.place.seconds
         self._since_tick.restart()
         try:
-            self._run_as_one()
+            quiet = not self.team.leads or parent_process() is not None
+            with noted_signals(quiet=quiet) as self._request:
+                self._run_as_one()
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"{self.folder}: the device's memory is full (the same command goes on "
@@ -284,6 +292,20 @@ class Trainer:
         ):
             self._run(log)
             self._save()
+
+    def _resume(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint."""
+        self.place = load_checkpoint(checkpoint, self.las, self.average, self.optimizer)
+        before = read_metadata(checkpoint).get("config", {}).get("corpus")
+        now = self.run_config.get("corpus")
+        if before and now and before.get("dev") != now["dev"]:
+            self.place.best_loss = None  # it was measured on other utterances
+            if self.team.leads:
+                print(
+                    f"{self.folder}: dev is another than before, so the next "
+                    "validation replaces the model, whatever its loss",
+                    flush=True,
+                )
 
     def _find_place(self) -> None:
         """Find the place in an epoch whose batches may be others than before."""
@@ -356,9 +378,23 @@ class Trainer:
                 self._look_after(log)
                 if self.progress >= 1:
                     break
+                if self._stop:
+                    self._end_here(log)
         if self.place.validations < self.config.validations:
             self._catch_up(log)
             self._validate(log)
+
+    def _end_here(self, log: MetricsLog | None) -> NoReturn:
+        """End where the next training goes on."""
+        self._catch_up(log)
+        if log:
+            self._save()
+        self.team.share(None)  # no process ends before there is the checkpoint
+        raise Stopped(
+            self._stop,
+            f"stopped after update {self.place.step}, with a checkpoint: the same "
+            "command goes on from there",
+        )
 
     def _report(self, metrics: dict[str, float], log: MetricsLog) -> None:
         """Write the metrics of an update, and move the bar."""
@@ -428,11 +464,18 @@ class Trainer:
         return 4 if self.device.type == "cuda" else 1
 
     def _tick(self) -> None:
-        """Count the time since the last tick, by the clock of the leading process."""
-        lap = self._since_tick.restart()
-        elapsed = lap if self.team.leads else 0.0
-        elapsed = float(self.team.sum(torch.tensor(elapsed, dtype=torch.float64)))
+        """Count the time since the last tick, by the clock of the leading process.
+
+        With it, all processes agree on whether a signal reached one of them.
+        """
+        lap, number = self._since_tick.restart(), self._request.number
+        own = [lap if self.team.leads else 0.0]
+        own += [float(number == one) for one in (SIGINT, SIGTERM)]
+        told = self.team.sum(torch.tensor(own, dtype=torch.float64)).tolist()
+        elapsed, interrupted, terminated = told
         self.place.seconds += elapsed
+        if interrupted or terminated:
+            self._stop = int(SIGINT if interrupted else SIGTERM)
 
     def _begin_update(self) -> float:
         """Set chance and learning rate for an update; return the rate."""
@@ -484,8 +527,8 @@ class Trainer:
         if self.place.bad_steps >= self.config.bad_steps:
             raise TrainingError(
                 f"{self.folder}: {self.place.bad_steps} updates in a row were not "
-                "finite (the checkpoint before is kept; a lower "
-                "schedule.learning_rate may help)"
+                f"finite ({self._what_is_kept()}; a lower schedule.learning_rate may "
+                "help)"
             )
         group = self.optimizer.param_groups[0]
         rate = group["lr"] / group[SHARE]
@@ -564,9 +607,15 @@ class Trainer:
         if self.place.bad_steps >= self.config.bad_steps:
             raise TrainingError(
                 f"{self.folder}: {self.place.bad_steps} updates in a row were not "
-                f"finite, the last with {names} (the checkpoint before is kept; a "
-                "lower schedule.learning_rate may help)"
+                f"finite, the last with {names} ({self._what_is_kept()}; a lower "
+                "schedule.learning_rate may help)"
             )
+
+    def _what_is_kept(self) -> str:
+        """Return what a training that stops leaves."""
+        if (self.folder / CHECKPOINT).exists():
+            return "the checkpoint before is kept"
+        return "there is no checkpoint yet: the same command begins anew"
 
     def _look_after(self, log: MetricsLog | None) -> None:
         """Validate and save when it is time for it."""
@@ -666,7 +715,8 @@ class Trainer:
         folder.mkdir(exist_ok=True)
         path = folder / f"step-{self.place.step:06d}.png"
         pieces = self.tokenizer.pieces(self.dev_set.tokens[index].tolist())
-        self.draw(path, spelling.weights[0].cpu(), pieces)
+        weights, waveform = spelling.weights[0].cpu(), self.dev_set.waveform(index)
+        self.draw(path, weights, pieces, waveform)
 
     def _keep(self, found: Validation) -> None:
         metadata = {
@@ -676,7 +726,19 @@ class Trainer:
             **{name: round(value, 4) for name, value in found.metrics().items()},
         }
         model = self.folder / MODEL
-        save_model(model, self.las, self.tokenizer, metadata, weights=self.average)
+        kept = read_settings_files(model)
+        save_model(
+            *(model, self.las, self.tokenizer, metadata),
+            weights=self.average,
+            further=kept,
+        )
+        if kept and not self._noted:
+            print(
+                f"{model}: keeps {' and '.join(kept)}, made for the weights before "
+                "(asr tune and asr calibrate make them anew)",
+                flush=True,
+            )
+            self._noted = True
 
     def _save(self) -> None:
         save_checkpoint(

@@ -29,7 +29,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from asr.errors import DownloadError
+from asr.errors import DownloadError, one_line
 
 
 class Archive(NamedTuple):
@@ -38,18 +38,20 @@ class Archive(NamedTuple):
     resource: int
     """Number of its corpus at OpenSLR."""
     md5: str
+    size: int
+    """Bytes."""
 
 
 ARCHIVES = {
-    "train-clean-5": Archive(31, "5df7d4e78065366204ca6845bb08f490"),
-    "dev-clean-2": Archive(31, "6d7ab67ac6a1d2c993d050e16d61080d"),
-    "train-clean-100": Archive(12, "2a93770f6d5c6c964bc36631d331a522"),
-    "train-clean-360": Archive(12, "c0e676e450a7ff2f54aeade5171606fa"),
-    "train-other-500": Archive(12, "d1a0fd59409feb2c614ce4d30c387708"),
-    "dev-clean": Archive(12, "42e2234ba48799c1f50f24a7926300a1"),
-    "dev-other": Archive(12, "c8d0bcc9cca99d4f8b62fcc847357931"),
-    "test-clean": Archive(12, "32fa31d27d2e1cad72775fee3f4849a9"),
-    "test-other": Archive(12, "fb5a50374b501bb3bac4815ee91d3135"),
+    "train-clean-5": Archive(31, "5df7d4e78065366204ca6845bb08f490", 332_954_390),
+    "dev-clean-2": Archive(31, "6d7ab67ac6a1d2c993d050e16d61080d", 126_046_265),
+    "train-clean-100": Archive(12, "2a93770f6d5c6c964bc36631d331a522", 6_387_309_499),
+    "train-clean-360": Archive(12, "c0e676e450a7ff2f54aeade5171606fa", 23_049_477_885),
+    "train-other-500": Archive(12, "d1a0fd59409feb2c614ce4d30c387708", 30_593_501_606),
+    "dev-clean": Archive(12, "42e2234ba48799c1f50f24a7926300a1", 337_926_286),
+    "dev-other": Archive(12, "c8d0bcc9cca99d4f8b62fcc847357931", 314_305_928),
+    "test-clean": Archive(12, "32fa31d27d2e1cad72775fee3f4849a9", 346_663_984),
+    "test-other": Archive(12, "fb5a50374b501bb3bac4815ee91d3135", 328_757_843),
 }
 
 OPENSLR = "https://www.openslr.org/resources"
@@ -63,12 +65,23 @@ WAITS = (1, 2, 5, 10, 20, 40, 60)
 TIMEOUT = 60
 """Seconds without a byte after which a connection counts as lost."""
 
+SLOWEST = 1000
+"""Bytes a second on average: below that a connection counts as lost."""
+
+_MOST = 1.05  # of the published size: what is longer is something else
+_MOST_UNPACKED = 1.25  # of that size: a part of dev-clean has 1.07 of it
+_ROOM = 2**24  # bytes more, for the ends of small archives
+_DEEPEST = 10  # folders inside of each other; an utterance is in the fourth
 _BLOCK = 2**20  # bytes
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP answers that may change soon
 
 
 class _LostError(Exception):
     """A connection was lost, or refused for now: another attempt may do better."""
+
+
+class _TooLargeError(Exception):
+    """What comes is larger than what was published."""
 
 
 def download(
@@ -104,15 +117,16 @@ def download(
             f"{target}: is there, but may not be whole (move it away to download it, "
             "or prepare it as it is)"
         )
-    resource, md5 = ARCHIVES[subset]
+    resource, md5, size = ARCHIVES[subset]
     try:
         root.mkdir(parents=True, exist_ok=True)
         came = archive
         if not archive.exists():
             url = f"{base}/{resource}/{archive.name}"
-            came = fetch(url, archive, waits=waits, timeout=timeout)
+            most = int(_MOST * size)
+            came = fetch(url, archive, most, waits=waits, timeout=timeout)
         _check(came, archive, md5)
-        unpack(archive, target)
+        unpack(archive, target, int(_MOST_UNPACKED * size) + _ROOM)
     except OSError as error:
         place = error.filename or root
         raise DownloadError(f"{place}: {error.strerror}") from error
@@ -122,19 +136,29 @@ def download(
 # Downloading
 
 
-def fetch(url: str, path: Path, *, waits: Sequence[float], timeout: float) -> Path:
+def fetch(
+    url: str, path: Path, most: int, *, waits: Sequence[float], timeout: float
+) -> Path:
     """Download a file, going on after what an earlier attempt left.
+
+    Args:
+        url: its address.
+        path: for it.
+        most: bytes that it can have.
+        waits: as for `download`.
+        timeout: as for `download`.
 
     Returns:
         Where it is: `path` with .partial at the end of its name.
 
     Raises:
-        DownloadError: the server does not have it, or too many attempts failed.
+        DownloadError: the server does not have it, or something larger under its name;
+            or too many attempts failed.
     """
     partial = path.with_name(f"{path.name}.partial")
     for wait in (*waits, None):
         try:
-            _fetch_once(url, partial, timeout)
+            _fetch_once(url, partial, most, timeout)
             break
         except _LostError as error:
             if wait is None:
@@ -142,13 +166,16 @@ def fetch(url: str, path: Path, *, waits: Sequence[float], timeout: float) -> Pa
                     f"{url}: {error} ({len(waits) + 1} attempts; run again to go on)"
                 ) from error
             note = f"prepare: {url}: {error}; next attempt in {wait} s"
-            tqdm.write(note, file=sys.stderr)
+            tqdm.write(one_line(note), file=sys.stderr)
             time.sleep(wait)
     return partial
 
 
-def _fetch_once(url: str, partial: Path, timeout: float) -> None:
+def _fetch_once(url: str, partial: Path, most: int, timeout: float) -> None:
     have = partial.stat().st_size if partial.exists() else 0
+    if have > most:
+        partial.unlink()
+        have = 0
     request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urlopen(request, timeout=timeout)
@@ -165,11 +192,21 @@ def _fetch_once(url: str, partial: Path, timeout: float) -> None:
         raise DownloadError(f"{url}: {what}") from error
     except (OSError, HTTPException) as error:
         raise _LostError(_why(error)) from error
+    except ValueError as error:  # of an address that is none
+        raise DownloadError(f"{url}: leads nowhere ({error})") from error
     with response:
-        _append(response, partial, have)
+        try:
+            _append(response, partial, have, most, timeout)
+        except _TooLargeError as error:
+            partial.unlink(missing_ok=True)
+            raise DownloadError(
+                f"{url}: is not what was published: it has over {most} bytes"
+            ) from error
 
 
-def _append(response: HTTPResponse, partial: Path, have: int) -> None:
+def _append(
+    response: HTTPResponse, partial: Path, have: int, most: int, timeout: float
+) -> None:
     """Write the body of an answer behind the `have` bytes that are there.
 
     A server that knows no ranges sends all from the start; then so does the file.
@@ -184,12 +221,23 @@ def _append(response: HTTPResponse, partial: Path, have: int) -> None:
         total = found[1]
     else:
         have = 0
+    if total and not re.fullmatch(r"[0-9]{1,15}", total):
+        raise _LostError(f"the server sends a wrong length ({total!r:.40})")
     size = int(total) if total else None
+    if size and size > most:
+        raise _TooLargeError
     name = partial.name.removesuffix(".partial")
     with partial.open("ab" if have else "wb") as file, _bar(name, size, have) as bar:
+        checkpoint, since = file.tell(), time.monotonic()
         while file.tell() != size and (block := _read(response)):
             file.write(block)
             bar.update(len(block))
+            if file.tell() > most:
+                raise _TooLargeError
+            if (seconds := time.monotonic() - since) > timeout:
+                if file.tell() - checkpoint < SLOWEST * seconds:
+                    raise _LostError(f"under {SLOWEST} bytes came a second")
+                checkpoint, since = file.tell(), time.monotonic()
         if size and file.tell() < size:
             raise _LostError(f"the connection ended at byte {file.tell()} of {size}")
 
@@ -231,12 +279,13 @@ def _check(file: Path, name: Path, md5: str) -> None:
 # Unpacking
 
 
-def unpack(archive: Path, target: Path) -> None:
+def unpack(archive: Path, target: Path, most: int) -> None:
     """Unpack a subset beside its archive, whole or not at all.
 
     Args:
         archive: holds LibriSpeech/<name of target>, and texts about the corpus.
         target: where that folder shall be; the texts come to stand beside it.
+        most: bytes that all its files can have.
 
     Raises:
         DownloadError: the archive is damaged, holds something else, or something that
@@ -244,7 +293,7 @@ def unpack(archive: Path, target: Path) -> None:
     """
     with _emptied(target.with_name(f".{target.name}.unpacking")) as folder:
         try:
-            _extract(archive, folder)
+            _extract(archive, folder, most)
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise DownloadError(f"{archive}: is damaged ({error})") from error
         unpacked = folder / "LibriSpeech" / target.name
@@ -269,7 +318,8 @@ def _emptied(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def _extract(archive: Path, folder: Path) -> None:
+def _extract(archive: Path, folder: Path, most: int) -> None:
+    unpacked = 0
     with (
         archive.open("rb") as packed,
         _bar("unpacking", archive.stat().st_size) as bar,
@@ -277,6 +327,12 @@ def _extract(archive: Path, folder: Path) -> None:
     ):
         for member in members:
             bar.update(packed.tell() - bar.n)
+            unpacked += tarfile.BLOCKSIZE + member.size
+            if unpacked > most:
+                raise DownloadError(
+                    f"{archive}: holds over {most} bytes, more than was published "
+                    "(nothing was unpacked)"
+                )
             path = _checked_path(member, archive, folder)
             if member.isdir():
                 path.mkdir(parents=True, exist_ok=True)
@@ -296,6 +352,8 @@ def _checked_path(member: tarfile.TarInfo, archive: Path, folder: Path) -> Path:
         what = "leads out of the archive"
     elif not (member.isreg() or member.isdir()):
         what = "is neither a file nor a folder"
+    elif member.name.count("/") > _DEEPEST:
+        what = f"is in over {_DEEPEST} folders"
     else:
         return path
     raise DownloadError(f"{archive}: {member.name!r} {what} (nothing was unpacked)")

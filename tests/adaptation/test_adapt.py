@@ -40,8 +40,10 @@ NEW = "Ж"
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    def draw_nothing(path: Path, weights: Tensor, tokens: Sequence[str]) -> None:
-        path.write_text(f"{tuple(weights.shape)} {''.join(tokens)}")
+    def draw_nothing(
+        path: Path, weights: Tensor, tokens: Sequence[str], waveform: Tensor
+    ) -> None:
+        path.write_text(f"{tuple(weights.shape)} {''.join(tokens)} {len(waveform)}")
 
     monkeypatch.setattr("asr.train.draw_attention", draw_nothing)
 

@@ -424,6 +424,48 @@ def test_score_prints_the_word_error_rate(tmp_path: Path, capsys: Capture) -> No
     assert "bootstrap over utterances" in printed
 
 
+def scored(tmp_path: Path, said: str, decoded: str, *options: str) -> None:
+    for name, text in (("said", said), ("decoded", decoded)):
+        write_manifest(tmp_path / f"{name}.jsonl", [replace(SAID, text=text)])
+    paths = [str(tmp_path / f"{name}.jsonl") for name in ("said", "decoded")]
+    assert main(["score", *paths, *options]) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "decoded", "remark"),
+    [
+        ("Go on, then.", "GO ON THEN", "3 of 3 word errors are case and punctuation"),
+        ("Go on, then.", "GO IN THEM", ""),
+        ("GO ON", "GO ON", ""),
+        ("", "", ""),
+    ],
+)
+def test_score_remarks_on_errors_of_spelling(
+    said: str, decoded: str, remark: str, tmp_path: Path, capsys: Capture
+) -> None:
+    scored(tmp_path, said, decoded)
+
+    error = capsys.readouterr().err
+    assert error.startswith(f"asr: {remark}" if remark else "")
+    assert error.count("\n") == bool(remark)
+
+
+def test_score_compares_in_another_spelling(tmp_path: Path, capsys: Capture) -> None:
+    scored(tmp_path, "Go on, then.", "GO ON THEM", "--normalization", "plain")
+
+    printed = capsys.readouterr()
+    assert "%WER 33.33 [ 1 / 3, 0 ins, 0 del, 1 sub ]\n" in printed.out
+    assert printed.err == ""
+
+
+def test_score_shows_no_control_character(tmp_path: Path, capsys: Capture) -> None:
+    scored(tmp_path, "GO \x1b[2J", "GO \x9b2J", "--aligned", "--details")
+
+    printed = capsys.readouterr().out
+    assert "\\x1b[2J -> \\x9b2J" in printed
+    assert not set("\x1b\x9b") & set(printed)
+
+
 @pytest.mark.parametrize(
     ("said", "decoded", "message"),
     [

@@ -1,6 +1,7 @@
 """The commands that try a model: tune, calibrate, evaluate."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from asr.cli import main
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.evaluation import robustness
 from asr.inference.recognizer import Recognizer
-from asr.inference.search_settings import DECODING
+from asr.model.storage import DECODING
 
 Capture = pytest.CaptureFixture[str]
 
@@ -174,3 +175,56 @@ def test_evaluate_wants_to_know_what(capsys: Capture) -> None:
         main(["evaluate"])
 
     assert "MEASUREMENT" in capsys.readouterr().err
+
+
+# Outputs are checked before the work
+
+
+OUTPUTS = {
+    "tune": ["tune", "{manifest}", "/none", "--table"],
+    "explain": ["explain", "{manifest}", "--model", "/none", "--output"],
+    "report": ["report", "/none", "/none", "--output"],
+    "evaluate": [
+        *("evaluate", "long-recordings", "{manifest}", "--model", "/none", "--output"),
+    ],
+    "demo": ["demo"],
+}
+
+
+@pytest.mark.parametrize("command", OUTPUTS.values(), ids=OUTPUTS)
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("missing/file", "cannot be written ({folder}/missing is no folder)"),
+        (".", "is a folder (name a file)"),
+        ("dev.jsonl/file", "cannot be written ({folder}/dev.jsonl is no folder)"),
+        ("a" * 300, "cannot be written (File name too long)"),
+    ],
+    ids=["missing", "folder", "file", "long"],
+)
+def test_an_output_that_cannot_be_is_reported_before_the_work(
+    command: list[str], output: str, message: str, manifest: Path, capsys: Capture
+) -> None:
+    folder = manifest.parent
+    arguments = [argument.format(manifest=manifest) for argument in command]
+
+    status = main([*arguments, str(folder / output)])
+
+    error = capsys.readouterr().err
+    assert status == 1
+    assert error.startswith(f"asr: {folder}")
+    assert error.endswith(f": {message.format(folder=folder)}\n")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.parametrize("command", OUTPUTS.values(), ids=OUTPUTS)
+def test_a_folder_that_is_read_only_is_reported_before_the_work(
+    command: list[str], manifest: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    arguments = [argument.format(manifest=manifest) for argument in command]
+
+    assert main([*arguments, str(closed / "file")]) == 1
+
+    assert f"cannot be written ({closed} is read-only)" in capsys.readouterr().err

@@ -1,12 +1,14 @@
 """What a command or script does with the errors of its user."""
 
 import errno
+import signal
 import warnings
 
 import pytest
 
 from asr.cli.scripts import run_main
-from asr.errors import ConfigError
+from asr.errors import AsrWarning, ConfigError
+from asr.training.stopping import Stopped
 
 Capture = pytest.CaptureFixture[str]
 
@@ -26,6 +28,7 @@ def test_the_status_is_that_of_the_work(capsys: Capture) -> None:
     [
         (ConfigError("x.yaml: is\nempty"), 1, "toy: x.yaml: is\\nempty\n"),
         (KeyboardInterrupt(), 130, "toy: stopped\n"),
+        (Stopped(signal.SIGTERM, "after update 7"), 143, "toy: stopped\n"),
         (
             OSError(errno.ENOSPC, "No space left on device"),
             1,
@@ -56,9 +59,11 @@ def test_what_is_called_otherwise_now_is_one_line() -> None:
     before = warnings.formatwarning
     run_main("toy", lambda: warned(FutureWarning))
     run_main("toy", lambda: warned(UserWarning))
+    run_main("toy", lambda: warned(AsrWarning))
 
     assert shown == [
         "toy: a is called b now\n",
         "c.py:1: UserWarning: a is called b now\n  d()\n",
+        "toy: a is called b now\n",
     ]
     assert warnings.formatwarning is before

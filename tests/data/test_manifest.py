@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,8 +44,15 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_manifest(path) == utterances
 
 
+_PRINTED = st.characters(codec="utf-8", exclude_categories=["Cc"])
+
+
 @settings(deadline=None)
-@given(id=st.text(min_size=1), text=st.text(), speaker=st.text())
+@given(
+    id=st.text(_PRINTED, min_size=1),
+    text=st.text(st.characters(codec="utf-8")),
+    speaker=st.text(_PRINTED),
+)
 def test_any_text_can_be_written(
     tmp_path_factory: pytest.TempPathFactory, id: str, text: str, speaker: str
 ) -> None:
@@ -185,7 +193,7 @@ def test_an_id_is_there_once(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("{", "Expecting property name"),
-        ("", "Expecting value"),
+        ("-", "Expecting value"),
         ('["a"]', "a JSON object was expected"),
         ('{"id": "a"}', "missing 3 required"),
         (json.dumps(entry(id="")), "an utterance needs an id"),
@@ -197,12 +205,12 @@ def test_an_id_is_there_once(tmp_path: Path) -> None:
         (json.dumps(entry(duration=True)), "a has a duration that is no number"),
         (json.dumps(entry(duration=0)), "a has duration 0, not above zero"),
         (json.dumps(entry(duration=-1.5)), "a has duration -1.5, not above zero"),
-        (json.dumps(entry(duration=float("nan"))), "a has duration nan"),
-        (json.dumps(entry(duration=float("inf"))), "a has duration inf"),
+        (json.dumps(entry(duration=float("nan"))), "NaN is no number"),
+        (json.dumps(entry(duration=float("inf"))), "Infinity is no number"),
         (json.dumps(entry(start="1.5")), "a has a start that is no number"),
         (json.dumps(entry(start=True)), "a has a start that is no number"),
         (json.dumps(entry(start=-0.1)), "a starts at -0.1, not at a second"),
-        (json.dumps(entry(start=float("nan"))), "a starts at nan"),
+        (json.dumps(entry(start=float("nan"))), "NaN is no number"),
     ],
 )
 def test_a_bad_line_is_reported_by_its_number(
@@ -263,3 +271,66 @@ def test_more_than_there_are_is_all_of_them() -> None:
 def test_a_part_of_no_utterance_is_refused() -> None:
     with pytest.raises(ConfigError, match="utterances must be at least 1, not 0"):
         spread(range(3), 0)
+
+
+# What editors and others write
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_utterances(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", entry(id="a"), entry(id="b"))
+    plain = read_manifest(path)
+
+    path.write_bytes(b"\xef\xbb\xbf\n" + path.read_bytes() + b"\n  \r\n")
+
+    assert read_manifest(path) == plain
+
+
+def test_a_line_is_counted_where_blank_ones_stand_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"\n{json.dumps(entry())}\n\n{json.dumps(entry())}\n")
+    with pytest.raises(ManifestError, match=r"a\.jsonl:4: a is already on line 2"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (json.dumps(entry(id="a\x1b[2J")), r"id holds the control character '\\x1b'"),
+        (json.dumps(entry(speaker="a\n")), "speaker holds the control character"),
+        (json.dumps(entry(audio="a\0b.wav")), "audio holds a zero byte"),
+        (json.dumps(entry(text="\ud800")), "a text holds a lone surrogate"),
+        (json.dumps(entry(duration=10**30)), "the number 1000.* is too large"),
+        (json.dumps(entry(duration=10**8)), "a has an impossible duration, 1e.08"),
+        (json.dumps(entry(more=[])).replace("[]", "[" * 40 + "]" * 40), "deeper"),
+        ("[" * 100_000, "is nested deeper than 32 times"),
+    ],
+)
+def test_what_no_corpus_has_is_refused(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{line}\n")
+    with pytest.raises(
+        ManifestError, match=rf"a\.jsonl:1: not an utterance: .*{message}"
+    ):
+        read_manifest(path)
+
+
+def test_an_utterance_that_no_file_can_hold_is_not_made() -> None:
+    with pytest.raises(ValueError, match="text holds a lone surrogate"):
+        Utterance("a", "a.wav", 1.0, "\ud800")
+
+
+def test_a_device_is_no_manifest() -> None:
+    with pytest.raises(ManifestError, match="/dev/zero: a line has over"):
+        read_manifest("/dev/zero")
+
+
+def test_a_folder_whose_name_is_not_utf_8_can_be_read_from(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    path = write_lines(folder / "a.jsonl", entry())
+
+    (utterance,) = read_manifest(path)
+
+    assert Path(utterance.audio).parent == folder
+    with pytest.raises(ManifestError, match=r"\(.*a\.flac is a name that is not UTF-8"):
+        write_manifest(tmp_path / "other.jsonl", [utterance])

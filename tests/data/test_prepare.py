@@ -456,7 +456,7 @@ def test_a_command_in_kaldis_folder_is_never_run(audio: Path, tmp_path: Path) ->
     ("line", "message"),
     [
         ("{", "Expecting property name"),
-        ("[" * 100_000, "is nested too deeply"),
+        ("[" * 100_000, "is nested deeper than 32 times"),
         ("[1]", "a JSON object was expected"),
         ('{"text": "go"}', "has no audio_filepath"),
         ('{"audio_filepath": "a.wav"}', "has no text"),

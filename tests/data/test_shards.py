@@ -579,3 +579,14 @@ def test_only_shards_have_an_order_of_shards(sharded: Path) -> None:
     ours = in_order_of_shards(inner, utterances, 3)
     assert isinstance(ours, ShardSampler)
     assert ours.num_readers == 3
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_utterances(sharded: Path) -> None:
+    plain = [utterance.id for utterance in read_corpus([str(sharded)])]
+    first, *rest = sharded.read_bytes().splitlines(keepends=True)
+
+    sharded.write_bytes(b"".join([b"\xef\xbb\xbf" + first, b"\n", *rest, b" \n\n"]))
+    found = read_corpus([str(sharded)])
+
+    assert isinstance(found, ShardedUtterances)
+    assert [utterance.id for utterance in found] == plain

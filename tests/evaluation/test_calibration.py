@@ -10,10 +10,9 @@ from asr.decoding.search import Hypothesis
 from asr.errors import CheckpointError, ManifestError
 from asr.evaluation import calibration
 from asr.evaluation.calibration import calibrate
-from asr.inference.confidence import CALIBRATION
 from asr.inference.recognizer import Recognizer
 from asr.inference.search_result import SearchResult
-from asr.model.storage import load_model
+from asr.model.storage import CALIBRATION, load_model
 
 
 def found_in(waveforms: list[torch.Tensor]) -> list[SearchResult]:

@@ -140,3 +140,22 @@ def test_what_is_no_calibration_is_refused(tree: dict[str, object]) -> None:
 def test_weights_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="weights and two numbers"):
         Calibration(ZEROS, math.nan, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("bias", 10**400, "a number from"),
+        ("bias", 1e300, "a number from -1e"),
+        ("bias", "0.5", "a number was expected, not '0.5'"),
+        ("bias", True, "a number was expected, not True"),
+        ("speech", 2, "a number from 0 to 1 was expected, not 2"),
+        ("speech", None, "a number was expected, not None"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(
+    name: str, value: object, message: str
+) -> None:
+    tree = {**Calibration(ZEROS, 0.0, 0.3).to_dict(), name: value}
+    with pytest.raises(ValueError, match=message):
+        Calibration.from_dict(tree)

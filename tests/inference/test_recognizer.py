@@ -16,13 +16,13 @@ from asr.decoding.config import DecodingConfig
 from asr.decoding.ctc_alignment import CTCAlignment
 from asr.decoding.search import Hypothesis
 from asr.errors import AudioError, CheckpointError, ConfigError
-from asr.inference.confidence import CALIBRATION, FEATURES, Calibration
+from asr.inference.confidence import FEATURES, Calibration
 from asr.inference.recognizer import Recognizer
 from asr.inference.retry import RETRY_CTC_WEIGHT
 from asr.inference.search_result import END, SearchResult
 from asr.lm.device_ngram import DeviceNGram
 from asr.lm.ngram import Level, WordNGram, find_language_model
-from asr.model.storage import Model, add_further, find_model, save_model
+from asr.model.storage import CALIBRATION, Model, add_further, find_model, save_model
 from asr.text import ALPHABET, CharTokenizer
 from asr.transcript import Flag, Transcript
 

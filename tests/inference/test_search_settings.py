@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from asr.decoding.config import DecodingConfig, replaced
-from asr.errors import CheckpointError, ConfigError
+from asr.errors import AsrWarning, CheckpointError, ConfigError
 from asr.inference.parallel import decode
 from asr.inference.recognizer import Recognizer
 from asr.inference.search_settings import (
-    DECODING,
     Situation,
     load_decoding,
     save_decoding,
 )
 from asr.model.storage import (
+    DECODING,
     Model,
     add_further,
     find_model,
@@ -72,19 +72,32 @@ def test_a_setting_that_the_file_lacks_is_the_default(model_folder: Path) -> Non
     assert loaded == DecodingConfig(length_norm=0.0)
 
 
-def test_the_file_is_checksummed(tuned_folder: Path) -> None:
+def test_a_file_changed_by_hand_is_used_and_named(tuned_folder: Path) -> None:
     assert further_files(tuned_folder) == [DECODING]
     load_model(tuned_folder)
 
     place = tuned_folder / DECODING
     place.write_text(place.read_text().replace("64", "65") + " ")
 
-    with pytest.raises(CheckpointError, match=r"decoding\.json: is damaged"):
+    with pytest.warns(AsrWarning, match=r"decoding\.json: is not the file that model"):
         Recognizer.load(tuned_folder)
 
 
-def test_a_file_that_the_model_does_not_list_is_not_read(model_folder: Path) -> None:
+def test_a_file_put_there_by_hand_is_used_or_refused(model_folder: Path) -> None:
+    with_one = {"version": 1, "with_bundled_language_model": {"beam_size": 5}}
+    (model_folder / DECODING).write_text(json.dumps(with_one))
+    with pytest.warns(AsrWarning, match=r"decoding\.json: is not the file that model"):
+        assert load_decoding(model_folder, Situation.BUNDLED).beam_size == 5
+
     (model_folder / DECODING).write_text("{")
+    with (
+        pytest.warns(AsrWarning, match="it is used as it stands"),
+        pytest.raises(CheckpointError, match="holds no settings of a search"),
+    ):
+        load_decoding(model_folder, Situation.BUNDLED)
+
+
+def test_without_a_file_there_are_the_defaults(model_folder: Path) -> None:
     assert load_decoding(model_folder, Situation.BUNDLED) == DecodingConfig()
 
 

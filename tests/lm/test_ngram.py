@@ -249,8 +249,8 @@ def test_a_table_of_another_make_is_refused(
 
 def test_a_word_without_end_is_refused() -> None:
     first = Level(np.arange(3), np.log([0.7, 0.1, 0.2]), np.zeros(3))
-    with pytest.raises(ValueError, match="a word has more than 1000 letters"):
-        WordNGram(["A" * 1001], [first])
+    with pytest.raises(ValueError, match="a word has more than 100 letters"):
+        WordNGram(["A" * 101], [first])
 
 
 def test_n_grams_that_no_number_holds_are_refused() -> None:
@@ -351,3 +351,37 @@ def test_whatever_is_altered_a_model_comes_or_a_checkpoint_error(
 
     assert len(refusals) > 0.6 * len(seeds)
     assert all(one.startswith(str(tmp_path)) and "\n" not in one for one in refusals)
+
+
+@pytest.mark.parametrize("value", [60_000.0, 0.5])
+def test_a_log_probability_above_zero_is_refused(value: float, tmp_path: Path) -> None:
+    log_probs = torch.full((7,), -1.0).half()
+    log_probs[3] = value
+    altered(tmp_path, "log_probs_1", log_probs)
+    with pytest.raises(CheckpointError, match="is no number, or above zero"):
+        WordNGram.load(tmp_path)
+
+
+@pytest.mark.parametrize("order", [0, 9, 10**9, "3", None, True, [3]])
+def test_an_order_that_cannot_be_is_refused(order: object, tmp_path: Path) -> None:
+    make().save(tmp_path, {})
+    (tmp_path / DESCRIPTION).unlink()
+    tensors, metadata = read_tensors(tmp_path / FILE)
+    write_tensors(tmp_path / FILE, tensors, {**metadata, "order": order})
+    with pytest.raises(CheckpointError, match=r"a number (from 1 to 8 )?was"):
+        WordNGram.load(tmp_path)
+
+
+def test_many_words_and_a_long_one_are_refused_before_memory_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asr.lm.ngram.MOST_LETTERS", 2**10)
+    words = sorted(f"A{'B' * (n + 1)}" for n in range(50))
+    first = Level(np.arange(52), np.full(52, -4.0), np.zeros(52))
+    with pytest.raises(ValueError, match="50 words of up to 51 letters are too many"):
+        WordNGram(words, [first])
+
+
+def test_an_impossible_name_is_no_language_model() -> None:
+    with pytest.raises(CheckpointError, match="holds no language model"):
+        WordNGram.load("a" * 5000)

@@ -1,5 +1,6 @@
 """Training the LSTM that is mixed into the word n-gram, and `asr lm train`."""
 
+import itertools
 import json
 import os
 import random
@@ -17,11 +18,14 @@ import torch
 from asr.cli import main
 from asr.errors import TrainingError
 from asr.lm.estimate import NGramConfig, estimate, measure
+from asr.lm.look_ahead import Ints
+from asr.lm.ngram import FILE as NGRAM
 from asr.lm.ngram import WordNGram
 from asr.lm.sentences import batches, pad, prepare
 from asr.lm.train import train
-from asr.lm.trainer import CHECKPOINT, LSTMTrainingConfig
+from asr.lm.trainer import CHECKPOINT, LSTMTrainer, LSTMTrainingConfig
 from asr.lm.word_lstm import FILE, WordLSTM
+from asr.locks import locked
 from asr.tensor_files import read_metadata, read_tensors, write_tensors
 from asr.training.metrics import read_metrics
 
@@ -247,6 +251,83 @@ def test_a_training_that_is_finished_stays_as_it_is(
 
     assert content == {n: (folder / n).read_bytes() for n in content}
     assert "goes on after update 60" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_costs_nothing(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: Capture, number: int
+) -> None:
+    whole, folder = corpus.folder("whole"), corpus.folder()
+    options = (*SIZES, "--updates", "60", "--validations", "2")
+    assert corpus.command(whole, *options) == 0
+    update, calls = LSTMTrainer._update, itertools.count(1)
+
+    def update_and_signal(self: LSTMTrainer, sentences: Sequence[Ints]) -> None:
+        update(self, sentences)
+        if next(calls) == 7:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LSTMTrainer, "_update", update_and_signal)
+        capsys.readouterr()
+        assert corpus.command(folder, *options) == 128 + number
+    errors = capsys.readouterr().err
+    assert f"asr: {folder}: stopped after update 7, with a checkpoint" in errors
+
+    assert corpus.command(folder, *options) == 0
+    assert (folder / FILE).read_bytes() == (whole / FILE).read_bytes()
+
+
+def test_what_is_left_for_a_longer_training_is_named(
+    corpus: Corpus, capsys: Capture
+) -> None:
+    folder = corpus.folder()
+
+    assert corpus.command(folder, *SIZES, "--updates", "2") == 0
+
+    assert f"{folder / CHECKPOINT}: 0." in capsys.readouterr().out
+
+
+def test_a_folder_is_for_one_training_at_a_time(
+    corpus: Corpus, capsys: Capture
+) -> None:
+    folder = corpus.folder()
+
+    with locked(folder, "another"):
+        assert corpus.command(folder, *SIZES, "--updates", "2") == 1
+        assert main(["lm", "build", str(corpus.text), str(folder)]) == 1
+
+    assert capsys.readouterr().err.count(f"asr: {folder}: is in use by") == 2
+
+
+def test_another_dev_set_is_measured_anew(corpus: Corpus, capsys: Capture) -> None:
+    folder = corpus.folder()
+    corpus.train(folder)
+    tensors, metadata = read_tensors(folder / CHECKPOINT)
+    metadata["place"]["best_loss"] = -1.0  # of other texts: none is as good
+    write_tensors(folder / CHECKPOINT, tensors, metadata)
+    write_dev(corpus.dev, corpus.dev_texts[1:])
+    content = (folder / FILE).read_bytes()
+
+    corpus.train(folder, replace(SMALL, updates=90, validations=3))
+
+    assert f"{folder}: dev is another than before" in capsys.readouterr().out
+    assert (folder / FILE).read_bytes() != content
+
+
+def test_an_ngram_that_an_lstm_does_not_fit_is_not_put_beside_it(
+    corpus: Corpus, capsys: Capture
+) -> None:
+    folder = corpus.folder()
+    corpus.train(folder)
+    content = (folder / NGRAM).read_bytes()
+    corpus.text.write_text("OTHER WORDS\n" * 9)
+
+    assert main(["lm", "build", str(corpus.text), str(folder)]) == 1
+    assert "holds an LSTM that does not fit the new n-gram (" in capsys.readouterr().err
+    assert (folder / NGRAM).read_bytes() == content
+
+    assert main(["lm", "build", str(corpus.text), str(corpus.root / "new")]) == 0
 
 
 def test_a_training_can_be_made_longer(corpus: Corpus) -> None:

@@ -11,10 +11,11 @@ import torch
 
 from asr.decoding import SearchConfig, beam_search
 from asr.errors import CheckpointError
+from asr.file_sets import checksums
 from asr.lm.estimate import NGramConfig, estimate, measure, scores
 from asr.lm.ngram import WordNGram
 from asr.lm.word_lstm import DESCRIPTION, FILE, Contexts, WordLSTM
-from asr.tensor_files import checksums, read_tensors, write_tensors
+from asr.tensor_files import read_tensors, write_tensors
 from asr.text import CharTokenizer
 
 TOKENIZER = CharTokenizer()
@@ -285,3 +286,39 @@ def test_whatever_is_altered_a_model_comes_or_a_checkpoint_error(
     except CheckpointError as error:
         refusal = str(error)
     assert FILE in refusal
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.float32, torch.float64, torch.int32, torch.bool]
+)
+def test_ranks_of_another_type_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
+    folder = saved(tmp_path)
+    tensors, metadata = read_tensors(folder / FILE)
+    tensors["ranks"] = tensors["ranks"].to(kind)
+    write_tensors(folder / FILE, tensors, metadata)
+    vouch(folder)
+    with pytest.raises(CheckpointError, match=r"\d ranks were expected"):
+        WordNGram.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("fact", "message"),
+    [
+        ({"size": 10**9}, "no weight has a size of 1000000000"),
+        ({"embedding_size": 10**9}, "no weight has a size of"),
+        ({"size": 16.0}, "size: int was expected, not 16.0"),
+        ({"size": -16}, "sizes must be at least 1"),
+        ({"cutoffs": [2, 0]}, "sizes must be at least 1"),
+        ({"cutoffs": ["2"]}, "cutoffs: list.* was expected"),
+        ({"share": True}, "share: float was expected, not True"),
+    ],
+)
+def test_sizes_that_no_weight_has_are_refused(
+    fact: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    folder = saved(tmp_path)
+    tensors, metadata = read_tensors(folder / FILE)
+    write_tensors(folder / FILE, tensors, {**metadata, **fact})
+    vouch(folder)
+    with pytest.raises(CheckpointError, match=message):
+        WordNGram.load(folder)

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr.errors import CheckpointError
+from asr.config import Config, DataConfig, to_yaml
+from asr.errors import AsrWarning, CheckpointError
+from asr.features import AugmentConfig
 from asr.model.export import RUN_SETTINGS, export
 from asr.model.storage import (
     CARD,
@@ -19,6 +21,7 @@ from asr.model.storage import (
 )
 from asr.tokenizers import SUBWORDS
 from asr.train import CONFIG
+from asr.training.trainer import TrainingConfig
 
 METADATA = {"step": 7, "minutes": 90.0, "dev/wer": 0.4567, "dev/cer": 0.2}
 
@@ -80,6 +83,56 @@ def test_a_model_of_unknown_origin_has_unknown_on_its_card(
     card = (export(tmp_path / "from", tmp_path / "mine").folder / CARD).read_text()
 
     assert "| Training | unknown |\n| Dev | unknown |" in card
+
+
+def test_the_card_does_not_show_where_the_data_were(run: Path, tmp_path: Path) -> None:
+    long = "/home/me/" + "a folder with spaces/" * 6
+    config = Config(
+        data=DataConfig(["/home/me/a.jsonl", f"{long}b.jsonl"], "~/me/c.jsonl"),
+        augment=AugmentConfig([1.0]),
+        training=TrainingConfig(start="C:\\Users\\me\\base"),
+    )
+    text = to_yaml(config)
+    assert "spaces/a folder\n" in text  # is folded
+    (run / RUN_SETTINGS).write_text(text)
+
+    card = (export(run, tmp_path / "mine").folder / CARD).read_text()
+
+    for word in ("home", "me/", "Users", "spaces"):
+        assert word not in card
+    for word in ("  - a.jsonl\n", "  - b.jsonl\n", "dev: c.jsonl\n", "start: base\n"):
+        assert word in card
+
+
+def test_the_note_names_where_the_card_is_from(run: Path, tmp_path: Path) -> None:
+    (run / "model" / CARD).write_text("of the model")
+
+    exported = export(run, tmp_path / "mine")
+
+    assert exported.card == f"{CARD} is that of {run / 'model'}"
+
+
+def test_settings_by_hand_go_along_and_old_ones_do_not_stay(
+    run: Path, tmp_path: Path
+) -> None:
+    (run / "model" / "decoding.json").write_text("{}")
+    with pytest.warns(AsrWarning, match=r"decoding\.json: is not the file that"):
+        folder = export(run, tmp_path / "mine").folder
+    assert read_further(folder, "decoding.json") == b"{}"
+
+    (run / "model" / "decoding.json").unlink()
+    export(run, folder)
+    assert read_further(folder, "decoding.json") is None
+
+
+def test_what_a_killed_export_left_is_not_in_the_way(run: Path, tmp_path: Path) -> None:
+    folder = export(run, tmp_path / "mine").folder
+    (folder / ".model.safetensors.0123456789abcdef.next").write_bytes(b"half")
+    (folder / ".model.json.0123456789ab.partial").write_bytes(b"half")
+
+    export(run, folder)
+
+    assert names(folder) == {WEIGHTS, DESCRIPTION, CARD}
 
 
 def test_a_card_that_is_there_goes_along(run: Path, tmp_path: Path) -> None:
@@ -254,15 +307,15 @@ def test_the_old_model_comes_back_when_the_new_one_cannot_take_its_place(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = export(run, tmp_path / "mine").folder
-    rename = Path.rename
+    replace = Path.replace
 
     def fails(path: Path, target: Path) -> Path:
-        if path.suffix == ".partial":
+        if target == folder / DESCRIPTION:
             raise OSError(28, "No space left on device")
-        return rename(path, target)
+        return replace(path, target)
 
-    monkeypatch.setattr(Path, "rename", fails)
-    with pytest.raises(CheckpointError, match=r"cannot be replaced \(No space left"):
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(CheckpointError, match=r"cannot be written \(No space left"):
         export(run, folder)
 
     assert load_model(folder).metadata == METADATA

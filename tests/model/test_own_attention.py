@@ -123,7 +123,7 @@ def settings(corpus: Path, **training: Any) -> Config:
     )
 
 
-def draw_nothing(path: Path, weights: Tensor, text: str) -> None:
+def draw_nothing(path: Path, weights: Tensor, text: str, waveform: Tensor) -> None:
     """Pictures cost more than the rest of such a training."""
     path.write_text(f"{tuple(weights.shape)} {text}")
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.errors import CheckpointError
+from asr.errors import AsrWarning, CheckpointError
 from asr.features import NUM_MELS
 from asr.model.attention import AttentionConfig
 from asr.model.las import LAS, LASConfig
@@ -24,10 +24,12 @@ from asr.model.speller import SpellerConfig
 from asr.model.storage import (
     DESCRIPTION,
     FORMAT,
+    SETTINGS,
     WEIGHTS,
     Model,
     WeightType,
     add_further,
+    find_model,
     further_files,
     las_config,
     load_model,
@@ -299,15 +301,15 @@ def test_a_model_of_another_format_is_refused(folder: Path, number: object) -> N
     ("key", "value", "reason"),
     [
         ("las", [], "list indices"),
-        ("las.listener", None, "mapping, not NoneType"),
-        ("las.listener.deepness", 3, "unexpected keyword argument 'deepness'"),
+        ("las.listener", None, "a table of ListenerConfig was expected"),
+        ("las.listener.deepness", 3, "ListenerConfig has no 'deepness'"),
         ("las.listener.size", 0, r"listener\.size must be at least 1, not 0"),
-        ("las.listener.size", "big", "not supported between"),
+        ("las.listener.size", "big", "size: int was expected, not 'big'"),
         ("las.listener.reductions", [], r"listener\.reductions must be numbers"),
         ("las.attention.kind", "hard", r"attention\.kind must be one of"),
         ("las.speller.dropout", 2, r"speller\.dropout is a share"),
         ("metadata", "text", ""),
-        ("metadata", 3, "not iterable"),
+        ("metadata", 3, "its metadata is no table"),
     ],
 )
 def test_an_altered_setting_is_refused(
@@ -404,15 +406,18 @@ def test_bytes_that_are_no_weights_are_refused(tmp_path: Path, change: str) -> N
 
 def test_sizes_that_no_memory_holds_are_refused_at_once(folder: Path) -> None:
     older(folder)
+    alter(folder, put("las.listener.size", 8000))
+    refuses(folder, r"does not describe a model \(no weight has a size of 8000\)")
+
     alter(folder, put("las.listener.size", 10**7))
-    refuses(folder, r"does not describe a model \(no weight has a size of 10000000\)")
+    refuses(folder, r"listener\.size must be at most 8192, not 10000000")
 
     alter(folder, put("las.listener.size", 10**30))
-    refuses(folder, r"does not describe a model")
+    refuses(folder, r"the number 1000\d+… is too large")
 
     alter(folder, put("las.listener.size", 3))
-    alter(folder, put("las.speller.layers", 10**9))
-    refuses(folder, "weights are not those of all its layers")
+    alter(folder, put("las.speller.layers", 32))
+    refuses(folder, r"does not fit model.json \(Missing key.*speller\.cells\.31")
 
 
 # Checksums
@@ -602,8 +607,52 @@ def test_a_further_file_comes_back_and_is_checked(folder: Path) -> None:
     assert read_further(folder, "confidence.json") == b"[1, 2]"
     assert further_files(folder) == ["confidence.json"]
     assert load_model(folder).metadata == METADATA
-    (folder / "confidence.json").write_bytes(b"[1, 3]")
-    refuses(folder, r"confidence\.json: is damaged, or not the file")
+    add_further(folder, "strange.bin", b"1")
+    (folder / "strange.bin").write_bytes(b"2")
+    refuses(folder, r"strange\.bin: is damaged, or not the file")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_changed_by_hand_are_used_and_named(folder: Path, name: str) -> None:
+    add_further(folder, name, b"[1]")
+    (folder / name).write_bytes(b"[1, 3]")
+
+    with pytest.warns(AsrWarning, match=re.escape(f"{folder / name}: is not the file")):
+        assert read_further(folder, name) == b"[1, 3]"
+    assert load_model(folder).metadata == METADATA
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("checked", [True, False])
+def test_settings_put_there_by_hand_are_used_and_named(
+    folder: Path, name: str, checked: bool
+) -> None:
+    if not checked:
+        older(folder)
+    (folder / name).write_bytes(b"[1]")
+
+    with pytest.warns(AsrWarning, match=re.escape(f"{folder / name}: is not the file")):
+        assert read_further(folder, name) == b"[1]"
+    assert further_files(folder) == [name]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_that_were_lost_are_missed(folder: Path, name: str) -> None:
+    add_further(folder, name, b"[1]")
+    (folder / name).unlink()
+
+    refuses(folder, re.escape(f"{folder / name}: cannot be read (no such file"))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_that_are_a_link_out_of_the_folder_are_refused(
+    folder: Path, name: str
+) -> None:
+    (folder.parent / "outside").write_bytes(b"[1]")
+    (folder / name).symlink_to(folder.parent / "outside")
+
+    with pytest.raises(CheckpointError, match="is a link that leads out of its folder"):
+        read_further(folder, name)
 
 
 def test_a_file_of_an_older_model_in_the_folder_is_not_read(folder: Path) -> None:
@@ -850,3 +899,112 @@ def test_a_model_of_characters_needs_no_sentencepiece(
 
     assert load_model(folder).tokenizer == TOKENIZER
     refuses(subword_folder, r"model\.json: tokenizer: of subwords needs sentencepiece")
+
+
+# What others put into a folder
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "large"])
+@pytest.mark.parametrize("name", [DESCRIPTION, WEIGHTS])
+def test_what_is_no_file_is_refused_at_once(folder: Path, kind: str, name: str) -> None:
+    path = folder / name
+    path.unlink()
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**40)  # has no room on the disk
+
+    refuses(folder, "cannot be read|bytes are there")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "most"),
+    [
+        ("listener.size", 8193, 8192),
+        ("attention.size", 10_000, 8192),
+        ("attention.filters", 2000, 1024),
+        ("attention.reach", 10**6, 1000),
+        ("speller.size", 20_000, 16_384),
+        ("speller.layers", 33, 32),
+        ("speller.embedding_size", 8193, 8192),
+        ("attention.block_size", 10_001, 10_000),
+    ],
+)
+def test_sizes_have_bounds(folder: Path, setting: str, value: int, most: int) -> None:
+    alter(folder, put(f"las.{setting}", value))
+    refuses(folder, rf"{setting} must be at most {most}, not {value}\)$")
+
+
+@pytest.mark.parametrize("reductions", [[2, 1000], [1] * 33])
+def test_reductions_have_bounds(folder: Path, reductions: list[int]) -> None:
+    alter(folder, put("las.listener.reductions", reductions))
+    refuses(
+        folder, "listener.reductions must be at most 32 numbers that multiply to 64"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "ctc.weight",
+            float("nan"),
+            "ctc.weight holds a weight that is infinite, or no",
+        ),
+        ("ctc.bias", float("inf"), "ctc.bias holds a weight that is infinite, or no n"),
+        ("norm.mean", -float("inf"), "norm.mean holds a weight that is infinite"),
+        ("ctc.weight", 1e30, "ctc.weight holds a weight that is above 65504"),
+        ("ctc.weight", -65_600.0, "ctc.weight holds a weight that is above 65504"),
+        ("norm.std", 0.0, "norm.std holds a deviation that is not above zero"),
+        ("norm.std", -1.0, "norm.std holds a deviation that is not above zero"),
+    ],
+)
+@pytest.mark.parametrize("make", [network, wide])
+def test_weights_that_no_network_works_with_are_refused(
+    tmp_path: Path, name: str, value: float, message: str, make: Callable[[], LAS]
+) -> None:
+    las = make()
+    las.state_dict()[name].view(-1)[-1] = value
+    save_model(tmp_path, las, TOKENIZER, METADATA)
+    refuses(tmp_path, rf"model\.safetensors: {message}")
+
+
+def test_a_scale_of_bytes_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    save_model(tmp_path, wide(), TOKENIZER, METADATA, dtype="int8")
+    tensors, metadata = read_tensors(tmp_path / WEIGHTS)
+    scale = next(name for name in tensors if name.endswith(".scale"))
+    tensors[scale][0] = float("nan")
+    write_tensors(tmp_path / WEIGHTS, tensors, metadata)
+    older(tmp_path)
+    refuses(tmp_path, f"{scale} holds a weight that is infinite, or no number")
+
+
+def test_the_largest_weight_that_float16_holds_is_read(tmp_path: Path) -> None:
+    las = network()
+    las.state_dict()["ctc.weight"].view(-1)[-1] = 65_504.0
+    save_model(tmp_path, las, TOKENIZER, METADATA, dtype="float16")
+    assert load_model(tmp_path).las.ctc.weight.max() == 65_504.0
+
+
+@pytest.mark.parametrize("characters", [" A\x1b", " A\n", " A\x9b"])
+def test_an_alphabet_has_no_character_that_a_terminal_obeys(
+    folder: Path, characters: str
+) -> None:
+    alter(folder, put("tokenizer.characters", characters))
+    refuses(folder, "tokenizer: its alphabet holds the control character")
+
+
+def test_a_table_of_files_has_a_bound(folder: Path) -> None:
+    alter(folder, put("files", {str(n): {} for n in range(2000)}))
+    refuses(folder, "has no table of files")
+
+
+def test_a_name_that_no_folder_can_have_is_reported() -> None:
+    for name in ("a" * 5000, "a\0b"):
+        with pytest.raises(CheckpointError, match="holds no model"):
+            find_model(name)

@@ -2,12 +2,14 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
+from time import sleep
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -71,6 +73,12 @@ class Mirror:
     """How many bytes the next answers give before the connection is cut."""
     stalled: Event | None = None
     """Keeps the first connection open after its cut, until the next request."""
+    length: str | None = None
+    """Content-Length, in place of the right one."""
+    redirect: str | None = None
+    """Address that answers lead to."""
+    drips: bool = False
+    """Whether the archive comes byte by byte, as long as somebody reads it."""
     answers: list[int] = field(default_factory=list)
     """HTTP status of the next answers, in place of the archive."""
     address: str = ""
@@ -85,6 +93,11 @@ class Mirror:
         if self.answers:
             handler.send_error(self.answers.pop(0))
             return
+        if self.redirect is not None:
+            handler.send_response(302)
+            handler.send_header("Location", self.redirect)
+            handler.end_headers()
+            return
         start = int(wished[6:-1]) if wished and self.knows_ranges else 0
         size = len(self.content)
         if start >= size:
@@ -95,8 +108,15 @@ class Mirror:
         handler.send_response(206 if start else 200)
         if start:
             handler.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-        handler.send_header("Content-Length", str(size - start))
+        if self.length != "":
+            handler.send_header("Content-Length", self.length or str(size - start))
         handler.end_headers()
+        if self.drips:
+            with suppress(OSError):  # nobody reads any more
+                for byte in self.content[start:]:
+                    handler.wfile.write(bytes([byte]))
+                    sleep(0.002)
+            return
         end = start + self.cuts.pop(0) if self.cuts else size
         handler.wfile.write(self.content[start:end])
         if self.stalled:
@@ -130,7 +150,7 @@ def _publish(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def publish(monkeypatch: pytest.MonkeyPatch, archive: bytes) -> None:
     md5 = hashlib.md5(archive).hexdigest()
-    monkeypatch.setitem(ARCHIVES, SUBSET, Archive(31, md5))
+    monkeypatch.setitem(ARCHIVES, SUBSET, Archive(31, md5, len(archive)))
 
 
 def fetch(mirror: Mirror, corpus: Path, num_attempts: int = 3) -> Path:
@@ -378,7 +398,78 @@ def test_a_server_that_sends_nothing_is_left(
     assert waited == [0.05]
 
 
+@pytest.mark.parametrize("length", ["abc", "-5", "1e3", "9" * 30, "²"])
+def test_a_length_that_is_none_is_not_believed(
+    mirror: Mirror, tmp_path: Path, length: str
+) -> None:
+    mirror.length = length
+    with pytest.raises(
+        DownloadError, match=r"the server sends a wrong length \('.*3 at"
+    ):
+        fetch(mirror, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[::1", "http://a..b/", "http://x:y/", f"http://{'a' * 70}.b/"]
+)
+def test_a_redirect_that_leads_nowhere_is_reported(
+    mirror: Mirror, tmp_path: Path, address: str
+) -> None:
+    mirror.redirect = address
+    with pytest.raises(DownloadError, match=r"clean-2.tar.gz: "):
+        fetch(mirror, tmp_path, num_attempts=1)
+
+
+def test_a_connection_that_only_drips_counts_as_lost(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    mirror.drips = True
+    with pytest.raises(DownloadError, match=r"under 1000 bytes came a second \(1 att"):
+        download(SUBSET, tmp_path, base=mirror.address, waits=[], timeout=0.3)
+
+
 # Something else than was published
+
+
+@pytest.mark.parametrize("length", [None, ""], ids=["said", "not said"])
+def test_what_is_larger_than_published_is_not_fetched(
+    mirror: Mirror, tmp_path: Path, length: str | None
+) -> None:
+    mirror.content, mirror.length = ARCHIVE + bytes(2**20), length
+
+    with pytest.raises(DownloadError, match=r"is not what was published: it has over"):
+        fetch(mirror, tmp_path)
+
+    assert len(mirror.asked) == 1
+    assert names(tmp_path) == []
+
+
+def test_a_larger_rest_of_an_older_download_is_dropped(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    (tmp_path / f"{SUBSET}.tar.gz.partial").write_bytes(ARCHIVE + bytes(2**20))
+
+    fetch(mirror, tmp_path)
+
+    assert ranges(mirror) == [None]
+    assert names(tmp_path) == WHOLE
+
+
+def test_an_archive_that_swells_is_not_unpacked(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = member("LibriSpeech/bomb")
+    large.size = 2**26
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.addfile(large, io.BytesIO(bytes(2**26)))
+    mirror.content = packed.getvalue()
+    publish(monkeypatch, mirror.content)
+
+    with pytest.raises(DownloadError, match=r"holds over \d+ bytes, more than was pub"):
+        fetch(mirror, tmp_path)
+
+    assert names(tmp_path) == [f"{SUBSET}.tar.gz"]
 
 
 def test_a_wrong_sum_is_reported_and_the_next_run_starts_afresh(
@@ -409,6 +500,9 @@ def test_a_wrong_sum_is_reported_and_the_next_run_starts_afresh(
         (member("evil", tarfile.CHRTYPE), "'evil' is neither a file nor a folder"),
         (member("evil", tarfile.BLKTYPE), "'evil' is neither a file nor a folder"),
         (member("evil", tarfile.FIFOTYPE), "'evil' is neither a file nor a folder"),
+        (member("a/" * 1500 + "evil"), "is in over 10 folders"),
+        (member("a/" * 1500, tarfile.DIRTYPE), "is in over 10 folders"),
+        (member("LibriSpeech/" + "a" * 300), "File name too long"),
     ],
     ids=lambda value: f"{value.type!r} {value.name}" if hasattr(value, "type") else "",
 )

@@ -57,6 +57,23 @@ def prepare(*arguments: object) -> int:
 # What comes out
 
 
+def test_a_byte_order_mark_and_blank_lines_are_no_problem(
+    corpus: Path, tmp_path: Path
+) -> None:
+    assert prepare(corpus, tmp_path / "one") == 0
+    for path in corpus.rglob("*.trans.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"\n \r\n")
+
+    assert prepare(corpus, tmp_path / "two") == 0
+
+    for name in ("one", "two"):
+        assert not list((tmp_path / name).glob("*.problems.txt"))
+    one, two = (
+        read_manifest(next((tmp_path / n).glob("*.jsonl"))) for n in ("one", "two")
+    )
+    assert [u.text for u in one] == [u.text for u in two]
+
+
 def test_a_subset_becomes_a_manifest(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,3 +73,26 @@ def test_subwords_are_named_with_a_dot_where_a_word_begins(
 
     names = names_of_rows(drawn[0].axes[0])
     assert names == ["\u00b7GO", "ES", "\u00b7ON", "\u220e"]
+
+
+def test_the_spectrogram_stands_above_on_the_same_seconds(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    waveform = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0))
+
+    draw_attention(tmp_path / "alpha.png", torch.eye(3, 10), "GO", waveform=waveform)
+
+    top, axes = drawn[0].axes
+    assert top.get_ylabel() == "frequency [Hz]"
+    assert top.get_xlim() == axes.get_xlim() == (0, 0.5)
+    assert tuple(axes.images[0].get_extent()) == (0, 0.5, 2.5, -0.5)
+
+
+def test_a_base_and_its_marks_share_a_row(drawn: list[Figure], tmp_path: Path) -> None:
+    draw_attention(tmp_path / "alpha.png", torch.eye(5, 9), "e\u0323\u0302x")
+
+    (axes,) = drawn[0].axes
+    assert names_of_rows(axes) == ["e\u0323\u0302", "x", "\u220e"]
+    shown = axes.images[0].get_array()
+    assert shown is not None
+    assert shown.shape == (3, 9)

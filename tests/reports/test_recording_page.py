@@ -269,8 +269,10 @@ def test_words_without_an_alignment_have_no_rows() -> None:
 
 
 def test_a_page_without_script_has_the_text(tmp_path: Path) -> None:
-    assert "<p>GO ON</p></noscript>" in written(tmp_path, transcript(segment()))
-    assert "<p>(no speech)</p>" in written(tmp_path, transcript(SILENT))
+    paragraph = '<p dir="auto">{}</p></noscript>'
+    page = written(tmp_path, transcript(segment()))
+    assert paragraph.format("GO ON") in page
+    assert paragraph.format("(no speech)") in written(tmp_path, transcript(SILENT))
 
 
 # Alternatives

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,47 @@ def test_a_file_that_holds_no_metrics_is_refused(tmp_path: Path, content: str) -
     (tmp_path / METRICS).write_text(content)
     with pytest.raises(CheckpointError, match="holds no metrics of a training"):
         read_metrics(tmp_path)
+
+
+BROKEN = [b"{", b"[]", b'{"step": "x"}', b"\xff\xfe", b'{"step": 1e999}', b"\0\0", b""]
+
+
+@pytest.mark.parametrize("line", BROKEN)
+def test_a_broken_line_keeps_no_run_from_going_on(run: Path, line: bytes) -> None:
+    lines = (run / METRICS).read_bytes().splitlines(keepends=True)
+    (run / METRICS).write_bytes(b"".join([*lines[:2], line + b"\n", *lines[2:]]))
+
+    with MetricsLog(run, step=2) as log:
+        log.write(3, {"loss": 9.0})
+
+    now = (run / METRICS).read_bytes().split(b"\n")
+    assert now[2] == line  # is left as it is, between others
+    assert [step["step"] for step in read_metrics(run).steps] == [1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("line", [b"{", b"\xff", b'{"step": 4, "loss": 1', b"\0" * 99])
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_broken_end_is_dropped(run: Path, line: bytes, end: bytes) -> None:
+    whole = (run / METRICS).read_bytes()
+    (run / METRICS).write_bytes(whole + line + end)
+
+    with MetricsLog(run, step=3):
+        pass
+
+    assert (run / METRICS).read_bytes() == whole
+
+
+def test_a_stop_while_lines_are_taken_off_loses_none(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (run / METRICS).read_bytes()
+
+    def stop(descriptor: int) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", stop)
+        with pytest.raises(SystemExit):
+            MetricsLog(run, step=2)
+
+    assert (run / METRICS).read_bytes() == whole

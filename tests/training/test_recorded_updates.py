@@ -69,7 +69,9 @@ def settings(corpus: Path, **training: Any) -> Config:
 def _short_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures cost more than the rest; figures are read more often; one process."""
 
-    def draw_nothing(path: Path, weights: Tensor, tokens: Sequence[str]) -> None:
+    def draw_nothing(
+        path: Path, weights: Tensor, tokens: Sequence[str], waveform: Tensor
+    ) -> None:
         path.write_text(f"{tuple(weights.shape)} {''.join(tokens)}")
 
     monkeypatch.setattr("asr.train.draw_attention", draw_nothing)
@@ -320,6 +322,30 @@ def test_an_update_may_have_batches_without_an_utterance(
     assert checkpoint(tmp_path)[1]["epoch"] == 3
 
 
+def test_an_update_that_is_left_out_does_not_move_the_average(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    las = network()
+    optimizer = torch.optim.AdamW(las.parameters(), fused=True)
+    average = {n: torch.zeros_like(t) for n, t in las.state_dict().items()}
+    updates = RecordedUpdates(
+        *(las, TOKENIZER, LossConfig(), optimizer, average, Team()),
+        precision=torch.float32,
+        clip_norm=1e9,
+        sampled=False,
+        records=False,
+    )
+    poison(monkeypatch, {0})
+    options = {"guide": 0.0, "sampling": 0.0, "decay": 0.5}
+
+    updates.update([filled(batch(), SHAPE)], SHAPE, num_batches=1, **options)
+    assert not any(bool(tensor.any()) for tensor in average.values())
+
+    updates.update([filled(batch(), SHAPE)], SHAPE, num_batches=1, **options)
+    for name, weight in las.named_parameters():
+        torch.testing.assert_close(average[name], 0.5 * weight.detach())
+
+
 def updated(batches: list[Batch], team: Team | None = None) -> list[Tensor]:
     """Weights after an update with batches; the first is the only real one."""
     las = network()
@@ -459,7 +485,7 @@ def test_a_precision_that_is_not_known_is_refused_before_anything_is_read(
     def read(path: str) -> Tensor:
         raise AssertionError(path)
 
-    monkeypatch.setattr("asr.data.dataset.read_waveform", read)
+    monkeypatch.setattr("asr.data.dataset.read_utterance", read)
 
     with pytest.raises(ConfigError, match="precision fp16: is not known"):
         train(settings(corpus, precision="fp16"), tmp_path)

@@ -4,11 +4,13 @@ import math
 import os
 import pkgutil
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,32 +25,44 @@ from asr.audio import SAMPLE_RATE
 from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.data.batching import Batch
 from asr.data.dataset import Dataset
+from asr.data.digest import digest
 from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.data.shards import write_shards
 from asr.errors import (
     AudioError,
     CheckpointError,
     ConfigError,
+    InUseError,
     ManifestError,
     TrainingError,
 )
 from asr.features import AugmentConfig, FeatureNorm
+from asr.locks import locked
 from asr.model.attention import AttentionConfig
 from asr.model.export import export
 from asr.model.las import LAS
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
-from asr.model.storage import Model, load_model, save_model
+from asr.model.storage import (
+    Model,
+    add_further,
+    load_model,
+    read_further,
+    save_model,
+)
 from asr.tensor_files import read_metadata, read_tensors, write_tensors
 from asr.text import ALPHABET, CharTokenizer
 from asr.tokenizers import SUBWORDS, Subwords, TokenizerConfig
 from asr.train import is_finished, train
 from asr.training.loss import LossConfig, losses
+from asr.training.metrics import MetricsLog
 from asr.training.schedule import (
     ScheduleConfig,
     augment_strength,
     learning_rate,
     sampling_chance,
 )
+from asr.training.stopping import Stopped
 from asr.training.trainer import TrainingConfig
 from asr.training.validation import Validation, validate
 from recipes.toy.make import sing
@@ -114,7 +128,9 @@ def calm(config: Config) -> Config:
     )
 
 
-def draw_nothing(path: Path, weights: Tensor, tokens: Sequence[str]) -> None:
+def draw_nothing(
+    path: Path, weights: Tensor, tokens: Sequence[str], waveform: Tensor
+) -> None:
     """Pictures cost more than the rest of such a training."""
     path.write_text(f"{tuple(weights.shape)} {''.join(tokens)}")
 
@@ -335,7 +351,7 @@ def test_a_half_written_checkpoint_is_never_seen(
     corpus: Path, tmp_path: Path, whole: Path
 ) -> None:
     content = (whole / "checkpoint.safetensors").read_bytes()
-    partial = tmp_path / ".checkpoint.safetensors.partial"
+    partial = tmp_path / ".checkpoint.safetensors.0123456789ab.partial"
     partial.write_bytes(content[: len(content) // 2])
 
     train(settings(corpus), tmp_path)
@@ -377,8 +393,15 @@ def test_the_settings_are_in_the_folder_and_in_the_checkpoint(
     metadata = read_tensors(whole / "checkpoint.safetensors")[1]
 
     assert load_config(whole / "config.yaml") == config
-    tokenizer = {"tokenizer": CharTokenizer().to_dict()}
-    assert metadata["config"] == json.loads(json.dumps(asdict(config) | tokenizer))
+    data = config.data
+    more = {
+        "tokenizer": CharTokenizer().to_dict(),
+        "corpus": {
+            "train": digest(read_manifest(data.train[0])),
+            "dev": digest(read_manifest(data.dev)),
+        },
+    }
+    assert metadata["config"] == json.loads(json.dumps(asdict(config) | more))
     assert place(whole)["epoch"] == 3
     assert place(whole)["step"] == place(whole)["updates"] == STEPS
     assert place(whole)["position"] == 0
@@ -607,6 +630,137 @@ def test_chance_and_guide_follow_the_schedule(
     )
 
 
+def test_empty_texts_are_counted(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    utterances = read_manifest(corpus / "train.jsonl")
+    some = [
+        replace(one, text=text)
+        for one, text in zip(utterances[:2], ("", " "), strict=True)
+    ]
+    write_manifest(tmp_path / "train.jsonl", [*some, *utterances[2:]])
+    data = DataConfig([str(tmp_path / "train.jsonl")], str(corpus / "dev.jsonl"))
+
+    train(replace(settings(corpus, epochs=1), data=data), tmp_path / "run")
+    assert "data.train: 2 of 8 texts are empty" in capsys.readouterr().out
+
+    train(settings(corpus, epochs=1), tmp_path / "other")
+    assert "empty" not in capsys.readouterr().out
+
+
+# What a user put beside the weights
+
+
+def test_settings_of_a_model_are_kept_when_its_weights_get_better(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(settings(corpus, validations=1), tmp_path)
+    add_further(tmp_path / "model", "decoding.json", b"{}")
+    (tmp_path / "model" / "confidence.json").write_bytes(b"[]")
+    capsys.readouterr()
+
+    train(settings(corpus, epochs=9, validations=4), tmp_path)
+
+    assert load_model(tmp_path / "model").metadata["step"] > STEPS
+    assert read_further(tmp_path / "model", "decoding.json") == b"{}"
+    assert read_further(tmp_path / "model", "confidence.json") == b"[]"
+    output = capsys.readouterr().out
+    assert output.count("model: keeps decoding.json and confidence.json, made for") == 1
+
+
+# One process a folder
+
+
+def test_a_folder_is_for_one_training_at_a_time(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+
+    with locked(folder, "another"), pytest.raises(InUseError, match="is in use by"):
+        train(settings(corpus, epochs=4), folder)
+
+    assert place(folder) == place(whole)
+    train(settings(corpus, epochs=4), folder)
+    assert not (folder / ".lock").exists()
+
+
+# Stopped by a signal
+
+
+def signal_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    """Let a signal come when the metrics of an update are written."""
+    write = MetricsLog.write
+
+    def write_and_signal(log: MetricsLog, at: int, metrics: dict[str, float]) -> None:
+        write(log, at, metrics)
+        if at == step and "loss" in metrics:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(MetricsLog, "write", write_and_signal)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_signal_costs_nothing(
+    corpus: Path,
+    tmp_path: Path,
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    number: int,
+    status: int,
+) -> None:
+    both = signal.SIGINT, signal.SIGTERM
+    handlers = [signal.getsignal(one) for one in both]
+    with monkeypatch.context() as patch:
+        signal_at(patch, 5, number)
+        with pytest.raises(Stopped, match="stopped after update 6, with a") as caught:
+            train(settings(corpus), tmp_path)
+
+    assert caught.value.status == status
+    assert "stops after this update" in capfd.readouterr().err
+    assert handlers == [signal.getsignal(one) for one in both]
+    assert place(tmp_path)["step"] == 6
+    train(settings(corpus), tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_second_interrupt_acts_at_once(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice(*args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr("asr.training.trainer.losses", twice)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(settings(corpus), tmp_path)
+
+    assert caught.type is KeyboardInterrupt
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_a_signal_after_the_last_update_lets_training_finish(
+    corpus: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        signal_at(patch, STEPS, signal.SIGINT)
+        train(settings(corpus), tmp_path)
+
+    assert_same_run(tmp_path, whole)
+
+
+def test_in_another_thread_a_training_notes_no_signal(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(train, settings(corpus), tmp_path).result()
+
+    assert_same_run(tmp_path, whole)
+
+
 # Steps that are not finite
 
 POISONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -683,6 +837,16 @@ def test_several_such_steps_in_a_row_stop_the_run_and_keep_the_checkpoint(
     assert place(tmp_path)["step"] == 2
     train(settings(corpus), tmp_path)
     assert_same_run(tmp_path, whole)
+
+
+def test_where_the_first_steps_are_not_finite_there_is_no_checkpoint(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, {1, 2}, POISONS["loss and gradient"])
+
+    message = r"\(there is no checkpoint yet: the same command begins anew; a lower"
+    with pytest.raises(TrainingError, match=message):
+        train(settings(corpus, bad_steps=2), tmp_path)
 
 
 def test_such_steps_here_and_there_do_not_stop_a_run(
@@ -942,7 +1106,6 @@ def in_training(**changes: Any) -> Change:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda c: replace(c, data=DataConfig([c.data.dev], *c.data.train)), "data"),
         (lambda c: replace(c, listener=ListenerConfig(size=5)), "listener"),
         (lambda c: replace(c, attention=AttentionConfig(size=5)), "attention"),
         (lambda c: replace(c, speller=SpellerConfig(size=5)), "speller"),
@@ -974,6 +1137,150 @@ def test_a_run_of_other_settings_is_refused_by_name(
     )
     config_file = folder / "config.yaml"
     assert config_file.read_bytes() == (whole / "config.yaml").read_bytes()
+
+
+CHANGES: dict[str, Callable[[list[Utterance]], list[Utterance]]] = {
+    "shorter": lambda all: all[:-1],
+    "much shorter": lambda all: all[:1],
+    "longer": lambda all: [*all, replace(all[0], id="new")],
+    "another text": lambda all: [*all[:-1], replace(all[-1], text="NO")],
+    "another id": lambda all: [replace(all[0], id="other"), *all[1:]],
+    "another duration": lambda all: [replace(all[0], duration=0.5), *all[1:]],
+    "another order": lambda all: [*all[1:], all[0]],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_does_not_go_on_with_another_corpus(
+    corpus: Path, tmp_path: Path, whole: Path, change: str
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    changed = CHANGES[change](read_manifest(corpus / "train.jsonl"))
+    write_manifest(tmp_path / "train.jsonl", changed)
+    data = DataConfig([str(tmp_path / "train.jsonl")], str(corpus / "dev.jsonl"))
+
+    message = re.escape(f"{folder}: holds a run on another corpus than data.train")
+    with pytest.raises(ConfigError, match=message):
+        train(replace(settings(corpus, epochs=4), data=data), folder)
+
+    assert place(folder) == place(whole)
+    assert (folder / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
+
+
+def test_a_run_does_not_go_on_with_a_part_of_its_corpus(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    config = settings(corpus)
+
+    with pytest.raises(ConfigError, match="holds a run on another corpus than"):
+        train(replace(config, data=replace(config.data, every=2)), folder)
+
+
+@pytest.mark.parametrize("num_manifests", [1, 3])
+def test_a_run_goes_on_with_its_corpus_in_another_place(
+    corpus: Path, tmp_path: Path, whole: Path, num_manifests: int
+) -> None:
+    """The same contents in other folders, and in another number of manifests."""
+    with pytest.MonkeyPatch.context() as patch:
+        cut_off(patch, "asr.training.trainer.losses", 8)
+        with pytest.raises(PowerCut):
+            train(saving(corpus), tmp_path / "run")
+    moved = shutil.copytree(corpus, tmp_path / "moved")
+    utterances = read_manifest(moved / "train.jsonl")
+    size = -(-len(utterances) // num_manifests)
+    for number in range(num_manifests):
+        part = utterances[number * size : (number + 1) * size]
+        write_manifest(moved / f"part-{number}.jsonl", part)
+    parts = [str(moved / f"part-{number}.jsonl") for number in range(num_manifests)]
+    data = DataConfig(parts, str(moved / "dev.jsonl"))
+
+    train(replace(settings(corpus), data=data), tmp_path / "run")
+
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_run_on_shards_is_one_on_its_utterances(corpus: Path, tmp_path: Path) -> None:
+    write_shards(corpus / "train.jsonl", tmp_path / "shards", hours=0.001)
+    config = settings(corpus, epochs=1, validations=1)
+    manifest = str(tmp_path / "shards" / "manifest.jsonl")
+    on_shards = replace(config, data=replace(config.data, train=[manifest]))
+    train(on_shards, tmp_path / "run")
+
+    (tmp_path / "shards").rename(tmp_path / "moved")
+    manifest = str(tmp_path / "moved" / "manifest.jsonl")
+    config = settings(corpus, epochs=2, validations=1)
+    moved = replace(config, data=replace(config.data, train=[manifest]))
+    train(moved, tmp_path / "run")
+    assert place(tmp_path / "run")["epoch"] == 2
+
+    lines = Path(manifest).read_text().replace('"text": "', '"text": "A ')
+    Path(manifest).write_text(lines)
+    with pytest.raises(ConfigError, match="holds a run on another corpus than"):
+        train(moved, tmp_path / "run")
+
+
+def as_an_older_version_wrote_it(folder: Path) -> None:
+    """Make a checkpoint one that does not know what its corpus held."""
+    path = folder / "checkpoint.safetensors"
+    tensors, metadata = read_tensors(path)
+    del metadata["config"]["corpus"]
+    write_tensors(path, tensors, metadata)
+
+
+def test_a_checkpoint_of_an_older_version_goes_on_with_the_same_manifests(
+    corpus: Path, tmp_path: Path, whole: Path
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    as_an_older_version_wrote_it(folder)
+    config = settings(corpus)
+    moved = shutil.copytree(corpus, tmp_path / "moved")
+    data = DataConfig([str(moved / "train.jsonl")], config.data.dev)
+
+    with pytest.raises(ConfigError, match="other settings of data "):
+        train(replace(config, data=data), folder)
+    train(settings(corpus, epochs=4), folder)
+    assert place(folder)["epoch"] == 4
+    train(replace(settings(corpus, epochs=5), data=data), folder)  # now it knows
+    assert place(folder)["epoch"] == 5
+
+
+def test_a_manifest_that_became_shorter_does_not_stop_an_older_run(
+    corpus: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(corpus, tmp_path / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        cut_off(patch, "asr.training.trainer.losses", 8)
+        with pytest.raises(PowerCut):
+            train(saving(data), tmp_path / "run")
+    as_an_older_version_wrote_it(tmp_path / "run")
+    write_manifest(data / "train.jsonl", read_manifest(data / "train.jsonl")[:1])
+
+    train(settings(data), tmp_path / "run")
+
+    assert place(tmp_path / "run")["epoch"] == 3
+
+
+def test_another_dev_set_is_measured_anew(
+    corpus: Path, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    tensors, metadata = read_tensors(folder / "checkpoint.safetensors")
+    metadata["place"]["best_loss"] = -1.0  # of other utterances: none is as good
+    write_tensors(folder / "checkpoint.safetensors", tensors, metadata)
+    longer = settings(corpus, epochs=4, validations=3)
+
+    train(longer, shutil.copytree(folder, tmp_path / "same"))
+    assert place(tmp_path / "same")["best_loss"] == -1
+    assert "dev is another" not in capsys.readouterr().out
+
+    utterances = read_manifest(corpus / "dev.jsonl")
+    write_manifest(tmp_path / "dev.jsonl", utterances[1:])
+    data = replace(longer.data, dev=str(tmp_path / "dev.jsonl"))
+    train(replace(longer, data=data), folder)
+    assert f"{folder}: dev is another than before" in capsys.readouterr().out
+    assert place(folder)["best_loss"] > 0
+    assert load_model(folder / "model").metadata["step"] > place(whole)["step"]
 
 
 @pytest.mark.parametrize(
@@ -1098,7 +1405,7 @@ def test_a_checkpoint_of_another_network_is_refused(
         metadata["place"]["verse"] = 7
     write_tensors(path, tensors, metadata)
 
-    message = r"checkpoint\.safetensors: is of another network \(.+\)$"
+    message = r"checkpoint\.safetensors: is (of another network|no checkpoint) \(.+\)$"
     with pytest.raises(CheckpointError, match=message):
         train(config, tmp_path)
 
@@ -1206,6 +1513,7 @@ def test_a_run_goes_on_with_its_vocabulary_whatever_became_of_the_texts(
     try:
         changed = [replace(one, text="SEE TEA") for one in utterances]
         write_manifest(corpus / "train.jsonl", changed)
+        as_an_older_version_wrote_it(folder)
         train(config, folder)
     finally:
         (corpus / "train.jsonl").write_bytes(before)

@@ -7,7 +7,6 @@ Source: https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr
 datasets.html
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from asr.data.corpora.entries import ALL, Entry, Kind, Problem, Subset, id_of, p
 from asr.data.corpora.text_files import lines, read_text
 from asr.data.manifest import read_manifest
 from asr.errors import CorpusError
+from asr.foreign import parse_table
 
 _SUFFIXES = (".jsonl", ".json")
 
@@ -69,10 +69,9 @@ def first_object(path: Path) -> dict[str, Any]:
     """Return the first JSON object of a file; an empty one where that is none."""
     try:
         _, line = next(lines(read_text(path).content))
-        entries = json.loads(line)
-    except (StopIteration, ValueError, RecursionError, CorpusError):
+        return parse_table(line)
+    except (StopIteration, ValueError, CorpusError):
         return {}
-    return entries if isinstance(entries, dict) else {}
 
 
 def objects(
@@ -81,13 +80,9 @@ def objects(
     """Yield the JSON object of each line, with its number; note the others."""
     for number, line in lines(read_text(path).content):
         try:
-            entries = json.loads(line)
-            if not isinstance(entries, dict):
-                raise ValueError("a JSON object was expected")
-        except (ValueError, RecursionError) as error:
-            deep = isinstance(error, RecursionError)
-            what = f"{path}:{number}: {'is nested too deeply' if deep else error}"
-            problems.append(Problem(Kind.MALFORMED, what))
+            entries = parse_table(line)
+        except ValueError as error:
+            problems.append(Problem(Kind.MALFORMED, f"{path}:{number}: {error}"))
             continue
         yield number, entries
 

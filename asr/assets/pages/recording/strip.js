@@ -92,7 +92,7 @@ const level = (confidence) => (confidence < 0.5 ? "low" : confidence < 0.8 ? "mi
 
 /** What the model writes, one after the other: alternatives are scored by it. */
 const unit = ({ attention }) =>
-  (attention?.tokens ?? []).every((token) => Array.from(token).length === 1) ? "character" : "subword";
+  (attention?.tokens ?? []).every((token) => /^.\p{M}*$/su.test(token)) ? "character" : "subword";
 
 /** One segment on its time axis: words, waveform, spectrogram, attention. */
 class Strip {

@@ -1,0 +1,82 @@
+"""Stopping a training in order: by Ctrl-C, or by SIGTERM, as a system asks for it.
+
+The first signal is noted. Training ends at the next place from which it can go on,
+after an update, writes a checkpoint there, and raises `Stopped`. A second signal of the
+same kind acts at once, as if nothing of this were there.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+_NOTE = b"\nasr: stops after this update, with a checkpoint (once more: at once)\n"
+
+
+class Stopped(KeyboardInterrupt):
+    """A training was stopped, and goes on from a checkpoint.
+
+    Args:
+        number: of the signal.
+        reason: where it stopped.
+    """
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
+        self.number = number
+
+    @property
+    def status(self) -> int:
+        """The exit status of a program that this signal has ended."""
+        return 128 + self.number
+
+
+class StopRequest:
+    """Whether a signal came that asks to stop, and which one."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """Of the signal; 0 where none came."""
+
+
+@contextmanager
+def noted_signals(
+    note: Callable[[int], None] | None = None, *, quiet: bool = False
+) -> Iterator[StopRequest]:
+    """Note the first SIGINT or SIGTERM, in place of what they do.
+
+    A signal that is ignored stays so. In a thread that is not the main one nothing is
+    noted: only the main one can.
+
+    Args:
+        note: is called with the signal's number, too.
+        quiet: whether to print nothing.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        signal.signal(number, before[signal.Signals(number)])
+        request.number = request.number or number
+        if not quiet:
+            with suppress(OSError):  # print is not safe here
+                os.write(2, _NOTE)
+        if note:
+            note(number)
+
+    caught = [number for number, how in before.items() if how != signal.SIG_IGN]
+    for number in caught:
+        signal.signal(number, handle)
+    try:
+        yield request
+    finally:
+        for number in caught:
+            signal.signal(number, before[number])

@@ -1,0 +1,1 @@
+"""A made-up corpus that is learned in a minute."""
