@@ -39,9 +39,9 @@ from asr.decoding.config import DecodingConfig, replaced
 from asr.errors import CheckpointError, ConfigError
 from asr.inference.hypotheses import HYPOTHESES
 from asr.inference.parallel import decode
-from asr.inference.search_settings import DECODING
 from asr.model.export import RUN_SETTINGS, export
 from asr.model.storage import (
+    DECODING,
     DESCRIPTION,
     Model,
     StoredModel,

@@ -22,11 +22,18 @@ from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.decoding.config import DecodingConfig
 from asr.errors import AsrError, ConfigError
 from asr.features import AugmentConfig
-from asr.inference.search_settings import DECODING, Situation, save_decoding
+from asr.inference.search_settings import Situation, save_decoding
 from asr.model.attention import AttentionConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
-from asr.model.storage import Model, find_model, further_files, load_model, save_model
+from asr.model.storage import (
+    DECODING,
+    Model,
+    find_model,
+    further_files,
+    load_model,
+    save_model,
+)
 from asr.text import CharTokenizer
 from asr.train import train
 from asr.training.schedule import ScheduleConfig
