@@ -21,6 +21,7 @@ from unicodedata import normalize
 
 import jiwer
 import numpy as np
+import numpy.typing as npt
 
 GAP = "***"
 """What `aligned_text` shows where the other text has a word and this one has none."""
@@ -161,22 +162,87 @@ def confidence_interval(
     Raises:
         ValueError: there is no utterance, lengths differ, or a number is impossible.
     """
+    counts = _counts(references, hypotheses, groups)
+    rates = _drawn_rates(counts, level, num_samples, seed)[:, 0]
+    lower, upper = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
+    return float(lower), float(upper)
+
+
+def difference_interval(
+    references: Sequence[str],
+    before: Sequence[str],
+    after: Sequence[str],
+    *,
+    groups: Sequence[str] | None = None,
+    level: float = 0.95,
+    num_samples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Estimate the interval of the difference between two word error rates.
+
+    Both are of the same utterances, and each test set that is drawn has the same of
+    them, so that how hard they are cancels out: the interval is narrower than those of
+    the two rates.
+
+    Args:
+        references: what was said.
+        before: what was written at first.
+        after: what was written then.
+        groups: see `confidence_interval`.
+        level: see `confidence_interval`.
+        num_samples: see `confidence_interval`.
+        seed: of the draws.
+
+    Returns:
+        The lower and the upper end of the rate after less the rate before: below zero
+        where there are fewer errors now.
+
+    Raises:
+        ValueError: see `confidence_interval`.
+    """
+    counts = _counts(references, before, groups), _counts(references, after, groups)
+    rates = _drawn_rates(np.hstack(counts), level, num_samples, seed)
+    differences = rates[:, 1] - rates[:, 0]
+    lower, upper = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+    return float(lower), float(upper)
+
+
+def _counts(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    groups: Sequence[str] | None,
+) -> npt.NDArray[np.int64]:
+    """(groups, 2) errors and words of each group.
+
+    Raises:
+        ValueError: there is no utterance, or lengths differ.
+    """
     if not references:
         raise ValueError("an interval needs an utterance, got none")
-    if not 0 < level < 1 or num_samples < 1:
-        raise ValueError(f"level {level} of {num_samples} samples is impossible")
     if groups is None:
         groups = [str(number) for number in range(len(references))]
     counts = by_group(references, hypotheses, groups).values()
-    errors = np.array([count.errors for count in counts])
-    words = np.array([count.num_reference for count in counts])
+    return np.array([(count.errors, count.num_reference) for count in counts])
+
+
+def _drawn_rates(
+    counts: npt.NDArray[np.int64], level: float, num_samples: int, seed: int
+) -> npt.NDArray[np.float64]:
+    """(groups, 2 n) errors and words -> (num_samples, n) rates of drawn test sets.
+
+    Raises:
+        ValueError: a number is impossible.
+    """
+    if not 0 < level < 1 or num_samples < 1:
+        raise ValueError(f"level {level} of {num_samples} samples is impossible")
     draws = np.random.default_rng(seed)
-    rates = np.empty(num_samples)
-    for number in range(num_samples):
-        drawn = draws.integers(len(errors), size=len(errors))
-        rates[number] = errors[drawn].sum() / max(words[drawn].sum(), 1)
-    lower, upper = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
-    return float(lower), float(upper)
+    drawn = [
+        counts[draws.integers(len(counts), size=len(counts))].sum(axis=0)
+        for _ in range(num_samples)
+    ]
+    sums = np.array(drawn).reshape(num_samples, -1, 2)
+    rates: npt.NDArray[np.float64] = sums[..., 0] / np.maximum(sums[..., 1], 1)
+    return rates
 
 
 def by_group(

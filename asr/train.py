@@ -4,7 +4,7 @@ import os
 import pickle
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -53,13 +53,14 @@ from asr.training.distributed import (
 )
 from asr.training.growth import grow
 from asr.training.stopping import Stopped, noted_signals
+from asr.training.token_rows import TokenRows, match_tokens
 from asr.training.trainer import CHECKPOINT, Trainer
 
 CONFIG = "config.yaml"
 _FIXED = (
     *("tokenizer", "listener", "attention", "speller", "augment"),
-    *("training.seed", "training.start", "training.batch_seconds"),
-    *("training.batch_size", "training.short_first"),
+    *("training.seed", "training.start", "training.kept_rate", "training.freeze"),
+    *("training.batch_seconds", "training.batch_size", "training.short_first"),
 )
 """Settings that a run cannot change midway. What it learns from cannot, either, see
 `_claim`."""
@@ -270,10 +271,15 @@ def _trainer(
     torch.manual_seed(config.training.seed)
     las_config = LASConfig(config.listener, config.attention, config.speller)
     las = LAS(las_config, tokenizer.size, attention)
-    if not (folder / CHECKPOINT).exists():
+    if (folder / CHECKPOINT).exists():
+        taken = read_metadata(folder / CHECKPOINT).get("config", {}).get("taken", ())
+    else:
+        taken = ()
         if config.training.start:
             start = find_model(config.training.start)
-            _start_from(start, las, tokenizer, attention)
+            taken, matched = _start_from(start, las, tokenizer, attention)
+            if matched and team.leads:
+                print(f"training.start: {start}: {matched}", flush=True)
         else:
             plain = Dataset(spread(train_set.utterances, _MEASURED), tokenizer)
             las.norm.measure([plain.example(i).features for i in range(len(plain))])
@@ -289,10 +295,12 @@ def _trainer(
             "tokenizer": tokenizer.to_dict(),
             "corpus": data.digests,
             **({"attention_class": own} if own else {}),
+            **({"taken": sorted(taken)} if config.training.kept_rate != 1 else {}),
         },
         draw=_draw,
         team=team,
         corpus=_device_corpus(config, train_set, team),
+        taken=taken,
     )
 
 
@@ -335,22 +343,31 @@ def _tokenizer(config: Config, folder: Path) -> Tokenizer:
 
 def _start_from(
     folder: Path, las: LAS, tokenizer: Tokenizer, attention: type[Attention] | None
-) -> None:
+) -> tuple[Collection[str], TokenRows | None]:
     """Take over the weights of a model, and with them its statistics of features.
+
+    Returns:
+        Names of the weights that were taken over whole, and where the characters of
+        another alphabet start.
 
     Raises:
         CheckpointError: it is damaged, or has another class of attention.
-        ConfigError: it is another network, not one with a narrower listener, or writes
-            other tokens.
+        ConfigError: it is another network, not one with a narrower listener or another
+            alphabet, or writes other subwords.
     """
     model = load_model(folder, attention)
+    matched = None
     if model.tokenizer.to_dict() != tokenizer.to_dict():
-        raise ConfigError(
-            f"training.start: {folder} has another tokenizer than these settings "
-            f"({model.tokenizer.size} tokens, {model.tokenizer.to_dict()['kind']})"
-        )
+        try:
+            matched = match_tokens(model.tokenizer, tokenizer)
+        except ValueError as error:
+            raise ConfigError(
+                f"training.start: {folder} has another tokenizer than these settings "
+                f"({model.tokenizer.size} tokens, {model.tokenizer.to_dict()['kind']}; "
+                f"{error})"
+            ) from error
     try:
-        grow(las, model.las)
+        return grow(las, model.las, matched and matched.rows), matched
     except ValueError as error:
         raise ConfigError(
             f"training.start: {folder} holds another network than these settings "

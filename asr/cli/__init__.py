@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from asr.cli import (
     ablate,
+    adapt,
     calibrate,
     data,
     decode,
@@ -35,8 +36,8 @@ from asr.cli.transcribe import PARTIAL
 
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
-    *(transcribe, explain, prepare, data, train, lm, decode, merge, score, report),
-    *(tune, calibrate, evaluate, ablate, export, demo, doctor),
+    *(transcribe, explain, prepare, data, train, adapt, lm, decode, merge),
+    *(score, report, tune, calibrate, evaluate, ablate, export, demo, doctor),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)
 """Commands that people wait for, and that keep nothing open when they are done."""

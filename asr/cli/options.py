@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings")
 
-_MANY = ("paths", "names")
+_MANY = ("paths", "names", "overrides")
 """Arguments of any number, which may stand behind options, too."""
 
 _SECTION = "decoding."

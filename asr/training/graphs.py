@@ -125,7 +125,7 @@ class RecordedStep:
     ) -> None:
         self.las, self.tokenizer, self.config = las, tokenizer, config
         self.precision, self.guided, self.sampled = precision, guided, sampled
-        self.parameters = list(las.parameters())
+        self.parameters = [p for p in las.parameters() if p.requires_grad]
         self.device = las.ctc.weight.device
         self.places = self._make_places(shape)
         self._one = torch.ones((), device=self.device)
@@ -162,8 +162,8 @@ class RecordedStep:
             sampling: chance of an input to be the speller's own guess.
 
         Returns:
-            A gradient for each parameter, good until the next batch, and the (4,)
-            losses per character: total, spelling, CTC, guide.
+            A gradient for each parameter that learns, good until the next batch, and
+            the (4,) losses per character: total, spelling, CTC, guide.
         """
         self._copy_in(batch, guide)
         self.places.sampling.fill_(sampling)
@@ -259,11 +259,11 @@ class RecordedStep:
 
     def _backward(self) -> tuple[Tensor | None, ...]:
         loss, _, _, log_probs = self.forward.results
+        ends = ((loss, self._one), (log_probs, self._d_log_probs))
+        hanging = [end for end in ends if end[0].requires_grad]  # on what learns
+        outputs, gradients = zip(*hanging, strict=True)
         return torch.autograd.grad(
-            [loss, log_probs],
-            self.parameters,
-            [self._one, self._d_log_probs],
-            allow_unused=True,
+            outputs, self.parameters, gradients, allow_unused=True
         )
 
 

@@ -1,4 +1,4 @@
-"""Grow: start a network with a wide listener from one with a narrow listener.
+"""Grow: start a network with a wide listener, or another alphabet, from an older one.
 
 A small network learns fast and soon ends; a large one begins where it ended. The old
 units keep their weights. The new ones get those of chance, all but the weights of their
@@ -12,6 +12,9 @@ normalisation sees silent units among the others: with zeros for a share of its 
 the variance falls to n / N of what it was (the mean of the old units is near zero), so
 its gains are made sqrt(n / N) of what they were.
 
+Of another alphabet each token gets the rows of an old one, or keeps those that were
+drawn (see `token_rows`).
+
 Shapes: n units of an LSTM before, N after; its output is [forwards ; backwards].
 
 Source: Chen, Goodfellow and Shlens (2016), "Net2Net", arXiv:1511.05641, who copy units
@@ -19,6 +22,7 @@ and halve their outgoing weights; copies get the same gradients and part only by
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
@@ -28,22 +32,68 @@ from asr.model.las import LAS, LASConfig
 
 _CANDIDATE = 2
 """Which quarter of torch's gate weights (i, f, g, o) is that of the candidate."""
+_OF_TOKENS = (
+    *("speller.embedding.weight", "speller.output.weight", "speller.output.bias"),
+    *("ctc.weight", "ctc.bias"),
+)
+"""Weights with a row for each token."""
 
 
 @torch.no_grad()
-def grow(las: LAS, old: LAS) -> None:
-    """Give a network the weights of one whose listener is narrower.
+def grow(
+    las: LAS, old: LAS, rows: Sequence[int | None] | None = None
+) -> frozenset[str]:
+    """Give a network the weights of one whose listener is narrower, or as wide.
 
     Args:
         las: as it was drawn; is changed.
         old: the network that is to live on.
+        rows: for each token the old one whose rows it gets, None where those that were
+            drawn stay (`token_rows.match_tokens`); None where the tokens are the same.
+
+    Returns:
+        Names of the weights that were taken over whole: no number of theirs is new, nor
+        are the tokens.
 
     Raises:
         ValueError: they differ in more than the size of the listener, the old one is
             the wider one, or it would grow under several heads of the attention.
             Nothing is changed then.
     """
-    if old.vocab_size != las.vocab_size:
+    before, after = _sizes(las, old, rows)
+    taken, targets = set[str](), las.state_dict()
+    for name, source in old.state_dict().items():
+        target = targets[name]
+        if not source.shape:  # a single number of an attention of the user's own
+            target.copy_(source)
+            continue
+        if ".layers." in name:
+            candidate = target.view(4, after, *target.shape[1:])[_CANDIDATE]
+            candidate[before:] = 0
+        if rows is not None and name in _OF_TOKENS:
+            first = torch.tensor([i for i, row in enumerate(rows) if row is not None])
+            source = source[[row for row in rows if row is not None]]
+        else:
+            first = _places(len(source), len(target), before, after)
+            if source.shape == target.shape:
+                taken.add(name)
+        further = [
+            _places(small, large, before, after)
+            for small, large in zip(source.shape[1:], target.shape[1:], strict=True)
+        ]
+        target[torch.meshgrid(first, *further, indexing="ij")] = source
+        if ".norms." in name and name.endswith("weight"):
+            target.mul_(math.sqrt(before / after))
+    return frozenset(taken)
+
+
+def _sizes(las: LAS, old: LAS, rows: Sequence[int | None] | None) -> tuple[int, int]:
+    """Return how wide the listener was, and is.
+
+    Raises:
+        ValueError: see `grow`.
+    """
+    if rows is None and old.vocab_size != las.vocab_size:
         raise ValueError(f"it knows {old.vocab_size} tokens, not {las.vocab_size}")
     different = _different(old.config, las.config)
     if different:
@@ -54,26 +104,17 @@ def grow(las: LAS, old: LAS) -> None:
     heads = old.config.attention.heads
     if before < after and heads > 1:  # each would get another part of the output
         raise ValueError(f"listener.size cannot grow under {heads} attention.heads")
-    targets = las.state_dict()
-    for name, source in old.state_dict().items():
-        target = targets[name]
-        if not source.shape:  # a single number of an attention of the user's own
-            target.copy_(source)
-            continue
-        if ".layers." in name:
-            candidate = target.view(4, after, *target.shape[1:])[_CANDIDATE]
-            candidate[before:] = 0
-        at = [
-            _places(small, large, before, after)
-            for small, large in zip(source.shape, target.shape, strict=True)
-        ]
-        target[torch.meshgrid(*at, indexing="ij")] = source
-        if ".norms." in name and name.endswith("weight"):
-            target.mul_(math.sqrt(before / after))
+    return before, after
 
 
 @torch.no_grad()
-def interpolate(start: LAS, trained: LAS, share: float, seed: int) -> LAS:
+def interpolate(
+    start: LAS,
+    trained: LAS,
+    share: float,
+    seed: int,
+    rows: Sequence[int | None] | None = None,
+) -> LAS:
     """Return the network between the start of a training and its end.
 
     On the way from one to the other both the loss on what the training was about and
@@ -83,7 +124,8 @@ def interpolate(start: LAS, trained: LAS, share: float, seed: int) -> LAS:
         start: the weights that the training started from; it grows if it is narrower.
         trained: what came of them.
         share: of what was trained, from 0 to 1.
-        seed: of the training, which drew the units that were new.
+        seed: of the training, which drew the units and tokens that were new.
+        rows: where the tokens of what was trained started; see `grow`.
 
     Raises:
         ValueError: see `grow`.
@@ -93,7 +135,7 @@ def interpolate(start: LAS, trained: LAS, share: float, seed: int) -> LAS:
     """
     torch.manual_seed(seed)
     between = LAS(trained.config, trained.vocab_size)
-    grow(between, start)
+    grow(between, start, rows)
     weights = trained.state_dict()
     for name, value in between.state_dict().items():
         value.lerp_(weights[name].to(value), share)

@@ -70,8 +70,9 @@ class RecordedUpdates:
         self.las, self.tokenizer, self.loss_config = las, tokenizer, loss_config
         self.optimizer, self.team, self.precision = optimizer, team, precision
         self.clip_norm, self.sampled, self.records = clip_norm, sampled, records
-        self.parameters = list(las.parameters())
-        self.averages = [average[name] for name, _ in las.named_parameters()]
+        learning = {n: p for n, p in las.named_parameters() if p.requires_grad}
+        self.parameters = list(learning.values())
+        self.averages = [average[name] for name in learning]
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
         device = las.ctc.weight.device

@@ -21,7 +21,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import parent_process
 from pathlib import Path
 from signal import SIGINT, SIGTERM
@@ -52,6 +52,7 @@ from asr.training.checkpoint import Place, load_checkpoint, save_checkpoint
 from asr.training.distributed import Team
 from asr.training.loss import LossConfig, losses, teacher_inputs
 from asr.training.metrics import MetricsLog
+from asr.training.parts import SHARE, freeze, parameter_groups
 from asr.training.recorded_updates import READ_EVERY, RecordedUpdates
 from asr.training.schedule import (
     ScheduleConfig,
@@ -80,7 +81,15 @@ class TrainingConfig:
 
     start: str | None = None
     """Folder of a model or run whose weights training starts from; None for chance.
-    Its listener may be narrower: it grows."""
+    Its listener may be narrower: it grows. Its alphabet may be another one: characters
+    that both have keep their weights."""
+    kept_rate: float = 1.0
+    """Share of the learning rate for weights that were taken over whole from `start`;
+    those with new rows or units, and those of another alphabet's characters, learn at
+    the full rate."""
+    freeze: list[str] = field(default_factory=list)
+    """Parts of the network that stay as they are, by name: listener, or
+    speller.attention."""
     epochs: int = 20
     """How often the whole corpus is read."""
     minutes: float | None = None
@@ -137,6 +146,16 @@ class TrainingConfig:
                 "training.fixed_shapes is auto, always or never, not "
                 f"{self.fixed_shapes!r}"
             )
+        if not 0 < self.kept_rate <= 1:
+            raise ValueError(
+                "training.kept_rate is a share above 0 and at most 1 (training.freeze "
+                f"lets parts stay as they are), not {self.kept_rate}"
+            )
+        if self.kept_rate != 1 and self.start is None:
+            raise ValueError(
+                "training.kept_rate: is for a training with training.start only "
+                "(nothing else is taken over)"
+            )
         if self.weight_decay < 0:
             raise ValueError(
                 f"training.weight_decay must be at least 0, not {self.weight_decay}"
@@ -163,6 +182,10 @@ class Trainer:
         team: the processes that share the work.
         corpus: the training set as batches of fixed shapes; None for batches that are
             made on the CPU, each of its own shape.
+        taken: names of the weights that were taken over whole from another network.
+
+    Raises:
+        ConfigError: a part that is to be frozen is none.
     """
 
     def __init__(
@@ -178,6 +201,7 @@ class Trainer:
         draw: Draw,
         team: Team | None = None,
         corpus: DeviceCorpus | None = None,
+        taken: Iterable[str] = (),
     ) -> None:
         self.team = team or Team()
         self.config, self.loss_config, self.schedule = configs
@@ -185,11 +209,12 @@ class Trainer:
         self.precision = pick_precision(self.config.precision, self.device)
         allow_tf32(self.config.precision != "float32")
         self.las = las.to(self.device)
+        freeze(las, self.config.freeze)
         self.tokenizer, self.train_set, self.dev_set = tokenizer, train, dev
         self.folder, self.run_config, self.draw = folder, run_config, draw
         self.average = {n: t.detach().clone() for n, t in las.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
-            las.parameters(),
+            parameter_groups(las, taken, self.config.kept_rate),
             betas=(0.9, 0.98),
             weight_decay=self.config.weight_decay,
             fused=True if corpus else None,
@@ -458,8 +483,8 @@ class Trainer:
         seed = self.config.seed * 1_000_003 + self.place.step
         torch.manual_seed(seed * self.team.size + self.team.rank)
         rate = learning_rate(self.schedule, self.place.updates, self.progress)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group[SHARE]
         self.las.train()
         return rate
 
@@ -505,7 +530,8 @@ class Trainer:
                 f"finite ({self._what_is_kept()}; a lower schedule.learning_rate may "
                 "help)"
             )
-        rate = self.optimizer.param_groups[0]["lr"]
+        group = self.optimizer.param_groups[0]
+        rate = group["lr"] / group[SHARE]
         where = {"epoch": self.place.epoch, "progress": self.progress}
         return {**metrics, "learning_rate": rate, **where}
 
@@ -523,10 +549,9 @@ class Trainer:
             sums[:4] += self._backward(batch.to(self.device), group_size)
             sums[4] += batch.seconds
         total, spelling, ctc, guide, audio = self.team.sum(sums).tolist()
-        self.team.sum_gradients(self.las.parameters())
-        norm = float(
-            nn.utils.clip_grad_norm_(self.las.parameters(), self.config.clip_norm)
-        )
+        learning = [p for p in self.las.parameters() if p.requires_grad]
+        self.team.sum_gradients(learning)
+        norm = float(nn.utils.clip_grad_norm_(learning, self.config.clip_norm))
         self.place.step += 1
         if math.isfinite(total) and math.isfinite(norm):
             self.optimizer.step()

@@ -106,6 +106,7 @@ def test_text_that_finds_no_place_is_an_error(tmp_path: Path) -> None:
         "transcribe",
         "explain",
         "train",
+        "adapt",
         "ablate",
         "decode",
         "score",

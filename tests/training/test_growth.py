@@ -126,3 +126,60 @@ def test_between_start_and_end_are_the_weights_of_both() -> None:
             expected = (1 - share) * grown.state_dict()[name]
             expected = expected + share * trained.state_dict()[name]
             torch.testing.assert_close(weight, expected)
+
+
+# Another alphabet
+
+
+def test_rows_of_tokens_are_taken_over_exactly_and_the_rest_stays_as_drawn() -> None:
+    old, las = network(8, tokens=9), network(8, seed=1, tokens=7)
+    drawn = {name: weight.clone() for name, weight in las.state_dict().items()}
+    rows = [0, 1, 2, 8, None, 3, 3]
+
+    taken = grow(las, old, rows)
+
+    before, after = old.state_dict(), las.state_dict()
+    for name in OF_TOKENS:
+        for row, source in enumerate(rows):
+            wanted = drawn[name][row] if source is None else before[name][source]
+            assert after[name][row].equal(wanted), (name, row)
+    for name in before.keys() - set(OF_TOKENS):
+        assert after[name].equal(before[name]), name
+    assert taken == before.keys() - set(OF_TOKENS)
+
+
+def test_the_listener_may_grow_beside_another_alphabet() -> None:
+    old, las = network(8, tokens=9), network(10, seed=1, tokens=12)
+    drawn = las.ctc.weight.clone()
+
+    taken = grow(las, old, [*range(9), None, 0, None])
+
+    places = torch.cat((torch.arange(8), 10 + torch.arange(8)))
+    assert las.ctc.weight[:9, places].equal(old.ctc.weight)
+    assert las.ctc.weight[10, places].equal(old.ctc.weight[0])
+    assert las.ctc.weight[11].equal(drawn[11])
+    assert "speller.attention.energy.weight" in taken or "speller.hidden.bias" in taken
+    assert not any(name.startswith("listener.layers") for name in taken)
+
+
+def test_all_is_taken_over_whole_where_nothing_is_new() -> None:
+    old, las = network(8), network(8, seed=1)
+
+    assert grow(las, old) == old.state_dict().keys()
+
+
+def test_the_way_between_two_alphabets_begins_where_training_began() -> None:
+    rows = [0, 1, 2, 5, None, 3]
+    start, began = network(8, tokens=9), network(8, seed=3, tokens=6)
+    grow(began, start, rows)
+
+    between = interpolate(start, network(8, seed=4, tokens=6), 0.0, 3, rows)
+
+    for name, weight in began.state_dict().items():
+        assert between.state_dict()[name].equal(weight), name
+
+
+OF_TOKENS = (
+    *("speller.embedding.weight", "speller.output.weight", "speller.output.bias"),
+    *("ctc.weight", "ctc.bias"),
+)

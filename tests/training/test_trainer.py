@@ -41,10 +41,16 @@ from asr.files import temporary_path
 from asr.locks import locked
 from asr.model.attention import AttentionConfig
 from asr.model.export import export
-from asr.model.las import LAS, LASConfig
+from asr.model.las import LAS
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
-from asr.model.storage import add_further, load_model, read_further, save_model
+from asr.model.storage import (
+    Model,
+    add_further,
+    load_model,
+    read_further,
+    save_model,
+)
 from asr.tensor_files import read_metadata, read_tensors, write_tensors
 from asr.text import ALPHABET, CharTokenizer
 from asr.tokenizers import SUBWORDS, Subwords, TokenizerConfig
@@ -958,13 +964,143 @@ def test_a_start_from_a_narrower_listener_grows_it(
     assert metrics(tmp_path)[0]["loss"] < metrics(whole)[0]["loss"]
 
 
-def test_a_start_from_another_alphabet_is_refused(corpus: Path, tmp_path: Path) -> None:
-    config, tokenizer = settings(corpus, start=str(tmp_path / "start")), CharTokenizer()
-    other = CharTokenizer(tokenizer.characters[::-1])
-    las = LAS(LASConfig(config.listener, config.attention, config.speller), other.size)
-    save_model(tmp_path / "start", las, other, {})
-    with pytest.raises(ConfigError, match=r"training\.start: .* has another tokenizer"):
+def with_alphabet(characters: str, config: Config, folder: Path) -> Config:
+    path = folder / "alphabet.txt"
+    path.write_text(characters, encoding="utf-8")
+    return replace(config, tokenizer=TokenizerConfig(alphabet=str(path)))
+
+
+def test_a_start_from_another_alphabet_keeps_the_rows_of_its_characters(
+    corpus: Path, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(corpus, start=str(whole), epochs=1)
+    config = with_alphabet("ACDEGHINOSTUWЖ", config, tmp_path)
+    config = replace(config, schedule=ScheduleConfig(learning_rate=1e-30))
+
+    train(config, tmp_path / "run")
+
+    line = "15 characters keep their weights"
+    assert f"training.start: {whole / 'model'}: 14 of {line}, 1 anew (Ж)" in (
+        capsys.readouterr().out
+    )
+    start, model = load_model(whole / "model"), load_model(tmp_path / "run" / "model")
+    assert isinstance(model.tokenizer, CharTokenizer)
+    assert model.tokenizer.characters == " ACDEGHINOSTUWЖ"
+    old = [0, 1, 2, *start.tokenizer.encode(" ACDEGHINOSTUW")]
+    for module in ("speller.embedding", "speller.output", "ctc"):
+        before = start.las.get_submodule(module).weight
+        after = model.las.get_submodule(module).weight
+        assert isinstance(before, Tensor)
+        assert isinstance(after, Tensor)
+        assert torch.equal(after[:-1], before[old])
+
+
+def test_a_run_of_another_alphabet_goes_on_without_its_start(
+    corpus: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = shutil.copytree(whole / "model", tmp_path / "start")
+    config = saving(corpus, start=str(start), epochs=1, kept_rate=0.1)
+    config = with_alphabet("ACDEGHINOSTUWЖ", config, tmp_path)
+    train(config, tmp_path / "whole")
+
+    with monkeypatch.context() as patch:
+        cut_off(patch, "asr.training.trainer.save_checkpoint", 3)
+        with pytest.raises(PowerCut):
+            train(config, tmp_path / "run")
+    shutil.rmtree(start)
+    train(config, tmp_path / "run")
+
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_start_from_subwords_cannot_take_another_vocabulary(
+    corpus: Path, tmp_path: Path, subword_model: Model
+) -> None:
+    model = subword_model
+    save_model(tmp_path / "start", model.las, model.tokenizer, {})
+    config = settings(corpus, start=str(tmp_path / "start"))
+    with pytest.raises(
+        ConfigError,
+        match=r"training\.start: .* has another tokenizer .*subwords; only characters",
+    ):
         train(config, tmp_path / "run")
+
+
+# Parts that learn nothing, or more slowly
+
+
+@pytest.mark.parametrize("fixed_shapes", ["never", "always"])
+@pytest.mark.parametrize(
+    "parts", [["listener"], ["speller"], ["listener", "ctc"], ["listener", "speller"]]
+)
+def test_what_is_frozen_stays_as_it_is_to_the_bit(
+    corpus: Path, tmp_path: Path, whole: Path, fixed_shapes: str, parts: list[str]
+) -> None:
+    config = settings(
+        *(corpus,),
+        start=str(whole),
+        freeze=parts,
+        fixed_shapes=fixed_shapes,
+        weight_decay=0.5,
+        epochs=1,
+    )
+    train(config, tmp_path)
+
+    start = weights_of_model(whole)
+    for prefix in ("model.", "average."):
+        found = part(tmp_path, prefix)
+        frozen = {n for n in found if n.startswith(tuple(f"{p}." for p in parts))}
+        assert frozen
+        for name in start.keys() - {"norm.mean", "norm.deviation"}:
+            assert torch.equal(found[name], start[name]) == (name in frozen) or (
+                name.startswith("norm")
+            ), name
+
+
+def test_a_frozen_part_that_is_none_is_refused(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"training\.freeze: listner: .*mean listener"
+    ):
+        train(settings(corpus, freeze=["listner"]), tmp_path)
+
+
+@pytest.mark.parametrize("fixed_shapes", ["never", "always"])
+def test_what_was_taken_over_learns_at_its_share_of_the_rate(
+    corpus: Path, tmp_path: Path, whole: Path, fixed_shapes: str
+) -> None:
+    # Adam's first update goes by the learning rate, whatever the gradient's size.
+    config = settings(
+        *(corpus,),
+        start=str(whole / "model"),
+        kept_rate=0.125,
+        epochs=1,
+        batch_size=8,
+        weight_decay=0.0,
+        fixed_shapes=fixed_shapes,
+        clip_norm=1e6,
+    )
+    config = replace(config, augment=AugmentConfig([1.0]))
+    config = replace(config, schedule=ScheduleConfig(0.01, 0, final_rate=1.0))
+    train(with_alphabet(ALPHABET + "Ж", config, tmp_path), tmp_path / "run")
+
+    assert place(tmp_path / "run")["step"] == 1
+    start, end = weights_of_model(whole), part(tmp_path / "run", "model.")
+    old, new = "speller.hidden.weight", "speller.output.weight"
+    moved = (end[old] - start[old]).abs().max()
+    assert float(moved) == pytest.approx(0.00125, rel=1e-3)
+    moved = (end[new][:-1] - start[new]).abs().max()
+    assert float(moved) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.5, -1.0])
+def test_a_share_of_the_rate_that_is_none_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match="kept_rate is a share above 0 and at most 1"):
+        TrainingConfig(start="model", kept_rate=rate)
+
+
+def test_a_share_of_the_rate_is_for_what_was_taken_over() -> None:
+    with pytest.raises(ValueError, match=r"with training\.start only"):
+        TrainingConfig(kept_rate=0.1)
 
 
 def in_training(**changes: Any) -> Change:
@@ -985,6 +1121,7 @@ def in_training(**changes: Any) -> Change:
             "listener, speller",
         ),
         (in_training(seed=2), "training.seed"),
+        (in_training(freeze=["listener"]), "training.freeze"),
         (in_training(batch_seconds=60.0), "training.batch_seconds"),
         (in_training(batch_size=4), "training.batch_size"),
         (in_training(short_first=False), "training.short_first"),
@@ -1446,9 +1583,9 @@ def test_a_start_from_a_model_of_subwords_takes_its_vocabulary(
 
     kept = (tmp_path / "run" / SUBWORDS).read_bytes()
     assert kept == (pieces_run / SUBWORDS).read_bytes()
-    with pytest.raises(ConfigError, match=r"other tokenizer .*\(17 tokens, subwords\)"):
+    with pytest.raises(ConfigError, match=r"other tokenizer .*\(17 tokens, subw"):
         train(in_subwords(config, 16), tmp_path / "smaller")
-    with pytest.raises(ConfigError, match=r"other tokenizer .*\(17 tokens, subwords\)"):
+    with pytest.raises(ConfigError, match=r"other tokenizer .*\(17 tokens, subw"):
         train(replace(config, tokenizer=TokenizerConfig()), tmp_path / "characters")
 
 
