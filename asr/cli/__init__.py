@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from asr.cli import (
     ablate,
+    align,
     calibrate,
     data,
     decode,
@@ -35,7 +36,7 @@ from asr.cli.transcribe import PARTIAL
 
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
-    *(transcribe, explain, data, train, lm, decode, merge, score, report),
+    *(transcribe, align, explain, data, train, lm, decode, merge, score, report),
     *(tune, calibrate, evaluate, ablate, export, demo, doctor),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)

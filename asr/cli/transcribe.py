@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asr.cli.labels import ManifestOutput
 from asr.cli.options import (
     add_command,
     add_device,
@@ -60,7 +61,13 @@ def add(commands: Any) -> None:
         *("--output-format", "-f"),
         metavar="LIST",
         help="txt, json, srt, vtt, tsv, trn, ctm, TextGrid, several with commas, or "
-        "all (default: txt)",
+        "all (default: txt); and manifest, one of all recordings, to train on",
+    )
+    parser.add_argument(
+        "--min-confidence",
+        type=float,
+        metavar="P",
+        help="of segments in the manifest, 0 to 1 (default: 0, all)",
     )
     parser.add_argument(
         "--skip-existing",
@@ -130,11 +137,12 @@ def _transcribe_all(
     from asr.inference.long_audio import Recording
     from asr.progress import progress_bar
 
+    manifest = ManifestOutput(args)
     output = _Output(args)
     channels: tuple[Channel, ...] = (args.channel,)
     if args.channel == "split":
         channels = ("left", "right")
-    clip = _clip(args.clip)
+    clip = clip_of(args.clip)
     names, recordings, seconds = list[str](), list[Recording](), 0.0
     for path, name in sources:
         called = name if name == STANDARD_INPUT else None
@@ -152,11 +160,14 @@ def _transcribe_all(
         found = _transcripts(recordings, seconds, bar.update, args)
         for name, transcript in zip(names, found, strict=True):
             bar.clear()  # it comes back with the next update
+            manifest.take(name, transcript)
             if isinstance(transcript, AsrError):
                 print(one_line(f"asr: {transcript}"), file=sys.stderr)
                 num_failed += 1
-            else:
+            elif not manifest.is_alone:
                 output.take(name, transcript)
+    if manifest.write():
+        return 1
     num_wanted = len(sources) * len(channels) + num_unfound
     if not num_failed:
         return 0
@@ -294,7 +305,12 @@ def _seconds(path: Path, clip: tuple[float, float | None]) -> float:
     return max(0.0, (whole if end is None else min(whole, end)) - start)
 
 
-def _clip(text: str | None) -> tuple[float, float | None]:
+def clip_of(text: str | None) -> tuple[float, float | None]:
+    """Read the option `--clip`.
+
+    Raises:
+        ConfigError: it is no START:END.
+    """
     from asr.cli.inputs import parse_clip
 
     try:

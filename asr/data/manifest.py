@@ -9,7 +9,7 @@ starts. Other keys may stand on a line; they are not read.
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -146,12 +146,21 @@ def parse_line(line: str, path: Path, number: int) -> Utterance:
         raise ManifestError(f"{path}:{number}: not an utterance: {error}") from error
 
 
-def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
+def write_manifest(
+    path: str | Path,
+    utterances: Iterable[Utterance],
+    further: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
     """Write a manifest that `read_manifest` reads back.
 
     Paths of audio are written relative to the manifest's folder, so that manifest and
     corpus can move together. A manifest that stood there is replaced whole or not at
     all.
+
+    Args:
+        path: of the file.
+        utterances: its lines.
+        further: other keys of a line, by the id of its utterance.
 
     Raises:
         ManifestError: the disk is full, or the folder may not be written to.
@@ -165,6 +174,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
             for utterance in utterances:
                 audio = os.path.relpath(Path(utterance.audio).resolve(), folder)
                 entry = {**utterance.to_dict(), "audio": audio}
+                entry |= (further or {}).get(utterance.id, {})
                 lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
         partial.replace(path)
     except OSError as error:
