@@ -104,7 +104,7 @@ def _align(args: argparse.Namespace) -> int:
 
     labels = Labels(args.min_confidence)
     formats = _formats(args)
-    _check_layout(args)
+    _layout(args)
     lines = _read_lines(args.text)
     clip = clip_of(args.clip)
     if args.manifest:
@@ -149,11 +149,14 @@ def _formats(args: argparse.Namespace) -> tuple[str, ...]:
     return formats
 
 
-def _check_layout(args: argparse.Namespace) -> Any:
+def _layout(args: argparse.Namespace) -> Any:
     from asr.output import SubtitleConfig
 
     return checked(
-        SubtitleConfig, line_length=args.subtitle_length, words=args.subtitle_words
+        SubtitleConfig,
+        line_length=args.subtitle_length,
+        words=args.subtitle_words,
+        join=False,
     )
 
 
@@ -179,7 +182,7 @@ def _write(
 ) -> None:
     from asr.output import render, write
 
-    layout = _check_layout(args)
+    layout = _layout(args)
     if args.output_dir is not None:
         name = args.audio.stem
         write(found, args.output_dir, name, formats, layout)

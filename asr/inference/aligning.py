@@ -64,6 +64,8 @@ _SOUND, _NOISE, _DEPTH = 30.0, 6.0, 15.0
 """dB: sound is not more than so much below the speech of the line; and more than so
 much above the quietest frames; which are so much below the speech, or no pause."""
 _SILENT_POWER = 1e-10
+_CAPACITY = 15_000
+"""Steps that there is room for at first; it is doubled as that is needed."""
 _LEAST_WORD_CONFIDENCE = 0.01
 """A word with less has the time between its neighbours."""
 _LETTER_SECONDS = 0.08
@@ -161,20 +163,19 @@ def _listen(
         What the head wrote, how loud each frame is (dB), and the duration in seconds.
     """
     step = las.listener.ctc_reduction * SAMPLE_RATE // FRAMES_PER_SECOND  # samples
-    parts, num_steps, end = list[_Heard](), 0, 0
+    whole, num_steps, end = _nothing(las, columns, _CAPACITY), 0, 0
     for piece, heard in _heard(las, columns, recording):
-        first = round((piece.start + piece.overlap / 2) / step)
-        late = round(piece.start / step)
-        surplus = num_steps - first
-        if surplus > 0:  # the seam is in the middle of what both pieces have
-            parts[-1] = _part(parts[-1], 0, len(parts[-1].best) - surplus)
-        elif surplus < 0:
-            parts.append(_nothing(las, columns, -surplus))
-        parts.append(_part(heard, first - late, len(heard.best)))
-        num_steps, end = first + len(parts[-1].best), piece.end
+        begin = round(piece.start / step)
+        first = round((piece.start + piece.overlap / 2) / step)  # the seam of both
+        num_steps, end = begin + len(heard.best), piece.end
+        while num_steps > len(whole.best):  # a few arrays, that no heap falls apart
+            more = _nothing(las, columns, len(whole.best))
+            whole = _Heard(*map(np.concatenate, zip(whole, more, strict=True)))
+        for all, some in zip(whole, heard, strict=True):
+            all[first:num_steps] = some[first - begin :]
         if progress:
             progress(piece.seconds - piece.overlap / SAMPLE_RATE)
-    whole = _Heard(*map(np.concatenate, zip(*parts, strict=True)))
+    whole = _Heard(*(some[:num_steps] for some in whole))
     places = {token: place for place, token in enumerate(columns.letters)}
     evidence = Evidence(whole.log_probs, whole.best, whole.written, places)
     return evidence, whole.levels.reshape(-1), end / SAMPLE_RATE
@@ -245,11 +246,6 @@ def _nothing(las: LAS, columns: _Columns, num_steps: int) -> _Heard:
         (num_steps, las.listener.ctc_reduction), 10 * log10(_SILENT_POWER), np.float16
     )
     return _Heard(log_probs, best, blanks, levels)
-
-
-def _part(heard: _Heard, first: int, last: int) -> _Heard:
-    """Copy some steps, so that the others can be forgotten."""
-    return _Heard(*(some[max(0, first) : max(0, last)].copy() for some in heard))
 
 
 # Lines

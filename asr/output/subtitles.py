@@ -36,6 +36,8 @@ class SubtitleConfig:
     """Most lines of a subtitle."""
     words: int | None = None
     """Most words of a subtitle; None for as many as there is room for."""
+    join: bool = True
+    """Whether a subtitle may go on with the next segment, if that follows at once."""
 
     def __post_init__(self) -> None:
         """Refuse subtitles without room for a word."""
@@ -67,6 +69,7 @@ def cues(segments: Sequence[Segment], layout: SubtitleConfig) -> list[Cue]:
     for word, segment in zip(in_order(words), origins, strict=True):
         pause = _PAUSE if segment is last else _SEGMENT_PAUSE
         timed = last is not None and last.words and segment.words
+        timed = timed and (layout.join or segment is last)
         if not (timed and _has_room(groups[-1], word, pause, layout)):
             groups.append([])
         groups[-1].append(word)
