@@ -1,6 +1,6 @@
 import random
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -239,8 +239,8 @@ def test_the_longest_chain_is_as_long_as_any(values: Sequence[int]) -> None:
         size
         for size in range(len(pairs) + 1)
         for some in combinations(values, size)
-        if all(a < b for a, b in zip(some, some[1:], strict=False))
+        if all(a < b for a, b in pairwise(some))
     )
     assert len(chain) == longest
-    assert all(a[1] < b[1] for a, b in zip(chain, chain[1:], strict=False))
+    assert all(a[1] < b[1] for a, b in pairwise(chain))
     assert set(chain) <= set(pairs)
