@@ -133,10 +133,10 @@ def align_words(evidence: Evidence, words: Sequence[Sequence[int]]) -> TextPath:
             begins[letter] = begin if begins[letter] < 0 else begins[letter]
             ends[letter] = end
     log_probs = np.full(num_letters, -np.inf, dtype=np.float32)
-    for letter in np.flatnonzero(begins >= 0):
-        steps = slice(begins[letter], ends[letter])
-        column = evidence.log_probs[steps, text.columns[letter]].astype(np.float32)
-        log_probs[letter] = (column + evidence.best[steps]).max()
+    for place in np.flatnonzero(begins >= 0):
+        steps = slice(begins[place], ends[place])
+        column = evidence.log_probs[steps, text.columns[place]].astype(np.float32)
+        log_probs[place] = (column + evidence.best[steps]).max()
     return TextPath(begins, ends, log_probs)
 
 

@@ -72,7 +72,7 @@ _LETTER_SECONDS = 0.08
 """A word that the path left out lasts so long a letter, where there is room."""
 
 
-class _Heard(NamedTuple):
+class _Record(NamedTuple):
     """What the CTC head wrote into a part of a recording."""
 
     log_probs: Floats
@@ -81,6 +81,24 @@ class _Heard(NamedTuple):
     written: Ints
     levels: Floats
     """(J', frames a step) how loud each frame is, in dB."""
+
+    def followed_by(self, other: "_Record") -> "_Record":
+        """Return both, one behind the other."""
+        return _Record(
+            np.concatenate((self.log_probs, other.log_probs)),
+            np.concatenate((self.best, other.best)),
+            np.concatenate((self.written, other.written)),
+            np.concatenate((self.levels, other.levels)),
+        )
+
+    def until(self, step: int) -> "_Record":
+        """Return the steps before one."""
+        return _Record(
+            self.log_probs[:step],
+            self.best[:step],
+            self.written[:step],
+            self.levels[:step],
+        )
 
 
 class _Columns(NamedTuple):
@@ -164,26 +182,26 @@ def _listen(
     """
     step = las.listener.ctc_reduction * SAMPLE_RATE // FRAMES_PER_SECOND  # samples
     whole, num_steps, end = _nothing(las, columns, _CAPACITY), 0, 0
-    for piece, heard in _heard(las, columns, recording):
+    for piece, record in _records(las, columns, recording):
         begin = round(piece.start / step)
         first = round((piece.start + piece.overlap / 2) / step)  # the seam of both
-        num_steps, end = begin + len(heard.best), piece.end
+        num_steps, end = begin + len(record.best), piece.end
         while num_steps > len(whole.best):  # a few arrays, that no heap falls apart
             more = _nothing(las, columns, len(whole.best))
-            whole = _Heard(*map(np.concatenate, zip(whole, more, strict=True)))
-        for all, some in zip(whole, heard, strict=True):
+            whole = whole.followed_by(more)
+        for all, some in zip(whole, record, strict=True):
             all[first:num_steps] = some[first - begin :]
         if progress:
             progress(piece.seconds - piece.overlap / SAMPLE_RATE)
-    whole = _Heard(*(some[:num_steps] for some in whole))
+    whole = whole.until(num_steps)
     places = {token: place for place, token in enumerate(columns.letters)}
     evidence = Evidence(whole.log_probs, whole.best, whole.written, places)
     return evidence, whole.levels.reshape(-1), end / SAMPLE_RATE
 
 
-def _heard(
+def _records(
     las: LAS, columns: _Columns, recording: Recording
-) -> Iterator[tuple[Piece, _Heard]]:
+) -> Iterator[tuple[Piece, _Record]]:
     """Listen to the pieces of a recording, several together."""
     found = pieces(recording.blocks())
     step = las.listener.ctc_reduction * SAMPLE_RATE // FRAMES_PER_SECOND
@@ -202,7 +220,7 @@ def _heard(
 
 
 @torch.inference_mode()
-def _write(las: LAS, columns: _Columns, batch: Sequence[Piece]) -> Iterator[_Heard]:
+def _write(las: LAS, columns: _Columns, batch: Sequence[Piece]) -> Iterator[_Record]:
     """Have the CTC head write pieces."""
     if not batch:
         return
@@ -218,7 +236,7 @@ def _write(las: LAS, columns: _Columns, batch: Sequence[Piece]) -> Iterator[_Hea
         below = (steps - best[:, None]).clamp_min(FLOOR)
         gaps = below[:, [columns.blank, *columns.spaces]].amax(dim=1, keepdim=True)
         kept = torch.cat((below[:, [*columns.letters, columns.blank]], gaps), dim=1)
-        yield _Heard(
+        yield _Record(
             kept.half().cpu().numpy(),
             best.half().cpu().numpy(),
             written.int().cpu().numpy(),
@@ -236,7 +254,7 @@ def _levels(waveform: Tensor, num_steps: int, frames: int) -> Floats:
     return decibels
 
 
-def _nothing(las: LAS, columns: _Columns, num_steps: int) -> _Heard:
+def _nothing(las: LAS, columns: _Columns, num_steps: int) -> _Record:
     """Return what the head writes where there is no sound: blanks."""
     log_probs = np.full((num_steps, len(columns.letters) + 2), FLOOR, dtype=np.float16)
     log_probs[:, -2:] = 0.0
@@ -245,7 +263,7 @@ def _nothing(las: LAS, columns: _Columns, num_steps: int) -> _Heard:
     levels = np.full(
         (num_steps, las.listener.ctc_reduction), 10 * log10(_SILENT_POWER), np.float16
     )
-    return _Heard(log_probs, best, blanks, levels)
+    return _Record(log_probs, best, blanks, levels)
 
 
 # Lines

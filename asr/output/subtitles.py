@@ -68,8 +68,8 @@ def cues(segments: Sequence[Segment], layout: SubtitleConfig) -> list[Cue]:
     groups, last = list[list[Word]](), None
     for word, segment in zip(in_order(words), origins, strict=True):
         pause = _PAUSE if segment is last else _SEGMENT_PAUSE
-        timed = last is not None and last.words and segment.words
-        timed = timed and (layout.join or segment is last)
+        joins = layout.join or segment is last
+        timed = joins and last is not None and last.words and segment.words
         if not (timed and _has_room(groups[-1], word, pause, layout)):
             groups.append([])
         groups[-1].append(word)

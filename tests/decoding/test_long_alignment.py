@@ -38,9 +38,9 @@ def said(text: str, *, wrong: float = 0.0, seed: int = 0) -> Evidence:
             written += [2 + LETTERS.index(letter), BLANK]
     steps = np.array(written)
     log_probs = np.full((len(steps), len(LETTERS) + 2), FLOOR, dtype=np.float16)
-    letter = steps >= 2
-    log_probs[np.flatnonzero(letter), steps[letter] - 2] = 0.0
-    log_probs[~letter, -1] = 0.0
+    is_letter = steps >= 2
+    log_probs[np.flatnonzero(is_letter), steps[is_letter] - 2] = 0.0
+    log_probs[~is_letter, -1] = 0.0
     log_probs[steps == BLANK, -2] = 0.0
     return Evidence(log_probs, np.full(len(steps), -0.1, np.float16), steps, COLUMNS)
 
