@@ -9,7 +9,7 @@ from io import StringIO
 from itertools import pairwise
 from math import inf, nan
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jiwer
 import pytest
@@ -675,8 +675,10 @@ def test_json_has_no_numbers_that_are_none() -> None:
 
 @pytest.mark.parametrize("name", ["line_length", "lines", "words"])
 def test_subtitles_need_room_for_a_word(name: str) -> None:
+    given: dict[str, Any] = {name: 0}
+
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
-        replace(STANDARD, **{name: 0})
+        replace(STANDARD, **given)
 
 
 def test_segments_stay_apart_where_that_is_asked_for() -> None:
