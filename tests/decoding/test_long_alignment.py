@@ -85,6 +85,16 @@ def test_audio_without_text_is_passed_over(audio: str) -> None:
     assert spelled(evidence, path) == "THECATSATONTHEMAT"
 
 
+def test_what_is_passed_over_may_begin_before_a_better_letter() -> None:
+    evidence = said("ABBXYXYXYXY CD")
+    evidence.log_probs[2, 1] = -2.0  # the first B: the second one alone is better
+
+    path = align_words(evidence, tokens("AB CD"))
+
+    # 2 + FILL_BEGIN from the first B on, FLOOR + FILL_BEGIN from the second one on.
+    assert path.begins[:2].tolist() == [0, 2]
+
+
 @pytest.mark.parametrize(
     "text",
     [
