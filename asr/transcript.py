@@ -41,6 +41,10 @@ class Flag(StrEnum):
     """The search reached its longest text: the end may be invented."""
     RETRIED = "retried"
     """The first text was no good; this one was found with other settings."""
+    UNSAID = "unsaid"
+    """A line of the given text that was not found in the recording (`align`)."""
+    UNTOLD = "untold"
+    """Speech that no line of the given text stands for (`align`)."""
 
 
 @dataclass(frozen=True)

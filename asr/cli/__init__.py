@@ -12,6 +12,7 @@ from typing import NoReturn
 from asr.cli import (
     ablate,
     adapt,
+    align,
     calibrate,
     data,
     decode,
@@ -36,7 +37,7 @@ from asr.cli.transcribe import PARTIAL
 
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
-    *(transcribe, explain, prepare, data, train, adapt, lm, decode, merge),
+    *(transcribe, align, explain, prepare, data, train, adapt, lm, decode, merge),
     *(score, report, tune, calibrate, evaluate, ablate, export, demo, doctor),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)

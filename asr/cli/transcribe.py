@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from asr.cli.labels import ManifestOutput
 from asr.cli.options import (
     add_command,
     add_device,
@@ -63,7 +64,13 @@ def add(commands: Any) -> None:
         *("--output-format", "-f"),
         metavar="LIST",
         help="txt, json, srt, vtt, tsv, trn, ctm, TextGrid, several with commas, or "
-        "all (default: txt)",
+        "all (default: txt); and manifest, one of all recordings, to train on",
+    )
+    parser.add_argument(
+        "--min-confidence",
+        type=float,
+        metavar="P",
+        help="of segments in the manifest, 0 to 1 (default: 0, all)",
     )
     parser.add_argument(
         "--skip-existing",
@@ -135,8 +142,9 @@ def _transcribe_all(
     from asr.inference.long_audio import Recording
     from asr.progress import progress_bar
 
+    manifest = ManifestOutput(args)
     output = _Output(args)
-    clip = _clip(args.clip)
+    clip = clip_of(args.clip)
     names, recordings, seconds = list[str](), list[Recording](), 0.0
     num_wanted = num_unfound
     for path, name in sources:
@@ -157,12 +165,15 @@ def _transcribe_all(
         found = _transcripts(recordings, seconds, bar.update, args)
         for name, transcript in zip(names, found, strict=True):
             bar.clear()  # it comes back with the next update
+            manifest.take(name, transcript)
             error = transcript if isinstance(transcript, AsrError) else None
-            if not isinstance(transcript, AsrError):
+            if not isinstance(transcript, AsrError) and not manifest.is_alone:
                 error = output.take(name, transcript)
             if error:
                 print(one_line(f"asr: {error}"), file=sys.stderr)
                 num_failed += 1
+    if manifest.write():
+        return 1
     if not num_failed:
         return 0
     return PARTIAL if num_failed < num_wanted else 1
@@ -361,7 +372,12 @@ def _channels(
     return tuple(range(1, number + 1))
 
 
-def _clip(text: str | None) -> tuple[float, float | None]:
+def clip_of(text: str | None) -> tuple[float, float | None]:
+    """Read the option `--clip`.
+
+    Raises:
+        ConfigError: it is no START:END.
+    """
     from asr.cli.inputs import parse_clip
 
     try:

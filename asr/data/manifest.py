@@ -9,7 +9,7 @@ starts. Other keys may stand on a line; they are not read. Blank lines are left 
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -161,12 +161,21 @@ def parse_line(line: str, path: Path, number: int) -> Utterance:
         raise ManifestError(f"{path}:{number}: not an utterance: {error}") from error
 
 
-def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
+def write_manifest(
+    path: str | Path,
+    utterances: Iterable[Utterance],
+    further: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
     """Write a manifest that `read_manifest` reads back.
 
     Paths of audio are written relative to the manifest's folder, so that manifest and
     corpus can move together. A manifest that stood there is replaced whole or not at
     all, and the new one is on the disk.
+
+    Args:
+        path: of the file.
+        utterances: its lines.
+        further: other keys of a line, by the id of its utterance.
 
     Raises:
         ManifestError: the disk is full, or the folder may not be written to; or the
@@ -181,6 +190,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
             for utterance in utterances:
                 audio = os.path.relpath(Path(utterance.audio).resolve(), folder)
                 entry = {**utterance.to_dict(), "audio": audio}
+                entry |= (further or {}).get(utterance.id, {})
                 lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
             lines.flush()
             os.fsync(lines.fileno())

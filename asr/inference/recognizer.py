@@ -23,6 +23,7 @@ from asr.audio import SAMPLE_RATE, Channel, from_samples
 from asr.decoding.config import DecodingConfig
 from asr.decoding.hotwords import spell_hotwords
 from asr.errors import AsrError, CheckpointError, ConfigError
+from asr.inference.aligning import align_recording
 from asr.inference.confidence import Calibration, load_calibration
 from asr.inference.given_audio import Audio, is_one, recording_of
 from asr.inference.long_audio import (
@@ -34,6 +35,7 @@ from asr.inference.long_audio import (
     transcripts,
 )
 from asr.inference.retry import RETRY_CTC_WEIGHT, better, is_lost
+from asr.inference.script import read_script
 from asr.inference.search_result import SearchResult
 from asr.inference.search_settings import (
     Decoding,
@@ -268,6 +270,43 @@ class Recognizer:
             recordings, recognize, batch_size=size, progress=progress
         ):
             yield one if isinstance(one, AsrError) else self.labelled(one)
+
+    def align(
+        self,
+        audio: Audio,
+        text: str | Iterable[str],
+        sample_rate: int | None = None,
+        *,
+        channel: Channel = "mix",
+        clip: Clip = (0.0, None),
+        progress: Progress | None = None,
+    ) -> Transcript:
+        """Find when a known text was said in a recording of any length.
+
+        Args:
+            audio: a path; or samples, (N,) or (channels, N), with their rate.
+            text: lines, as a list or in one string; blank ones are left out.
+            sample_rate: Hz; needed for samples, not used for paths.
+            channel: of a file: mix for the mean of all, left or right.
+            clip: of a file: from which second to which; None for its end.
+            progress: called now and then with the seconds that were done since.
+
+        Returns:
+            A segment for each line, its words as they were written. A line that was
+            not found is flagged `unsaid`; speech that no line stands for is a segment
+            without text, flagged `untold`. See `asr.inference.aligning` for what the
+            confidence is.
+
+        Raises:
+            AudioError: the recording cannot be read or holds nothing.
+            ConfigError: the text has no letter of the model's alphabet, or is of
+                another recording.
+        """
+        recording = _recording(audio, sample_rate, channel, clip)
+        lines = read_script(text, self.tokenizer)
+        found = align_recording(self.las, self.tokenizer, recording, lines, progress)
+        settings = {"precision": self.precision}
+        return replace(found, model=self.name, settings=settings)
 
     def labelled(self, transcript: Transcript) -> Transcript:
         """Note in a transcript that it is this recognizer's."""

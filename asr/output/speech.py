@@ -10,7 +10,7 @@ DIGITS = 3
 """Of seconds: milliseconds."""
 TICK = 0.001
 """Seconds; neither vtt nor Praat has room for what lasts no time."""
-_NOT_SPEECH = {Flag.SILENCE, Flag.NOISE}
+_NOT_SPEECH = {Flag.SILENCE, Flag.NOISE, Flag.UNSAID, Flag.UNTOLD}
 
 _Timed = TypeVar("_Timed", Word, Segment)
 

@@ -36,6 +36,8 @@ class SubtitleConfig:
     """Most lines of a subtitle."""
     words: int | None = None
     """Most words of a subtitle; None for as many as there is room for."""
+    join: bool = True
+    """Whether a subtitle may go on with the next segment, if that follows at once."""
 
     def __post_init__(self) -> None:
         """Refuse subtitles without room for a word."""
@@ -66,7 +68,8 @@ def cues(segments: Sequence[Segment], layout: SubtitleConfig) -> list[Cue]:
     groups, last = list[list[Word]](), None
     for word, segment in zip(in_order(words), origins, strict=True):
         pause = _PAUSE if segment is last else _SEGMENT_PAUSE
-        timed = last is not None and last.words and segment.words
+        joins = layout.join or segment is last
+        timed = joins and last is not None and last.words and segment.words
         if not (timed and _has_room(groups[-1], word, pause, layout)):
             groups.append([])
         groups[-1].append(word)

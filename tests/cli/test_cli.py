@@ -104,6 +104,7 @@ def test_text_that_finds_no_place_is_an_error(tmp_path: Path) -> None:
     "command",
     [
         "transcribe",
+        "align",
         "explain",
         "train",
         "adapt",

@@ -66,7 +66,7 @@ def test_batches_for_a_gpu_are_measured_in_seconds_with_their_padding() -> None:
     padded = [len(part) * part[0].duration for part in parts]
     assert max(padded[1:]) <= GPU_SECONDS
     assert batches(utterances) == batches(utterances, "cpu")
-    assert len(batches(utterances)[0]) == BATCH
+    assert len(batches(utterances)[1]) == BATCH
 
 
 def test_on_a_gpu_there_is_one_process_unless_more_are_asked_for(

@@ -9,7 +9,7 @@ from io import StringIO
 from itertools import pairwise
 from math import inf, nan
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jiwer
 import pytest
@@ -675,5 +675,22 @@ def test_json_has_no_numbers_that_are_none() -> None:
 
 @pytest.mark.parametrize("name", ["line_length", "lines", "words"])
 def test_subtitles_need_room_for_a_word(name: str) -> None:
+    given: dict[str, Any] = {name: 0}
+
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
-        SubtitleConfig(**{name: 0})
+        replace(STANDARD, **given)
+
+
+def test_segments_stay_apart_where_that_is_asked_for() -> None:
+    first = segment(Word("A", 0.0, 1.0, 0.5))
+    second = segment(Word("B", 1.0, 3.0, 0.5))
+
+    assert len(cues(transcript(first, second), SubtitleConfig(join=False))) == 2
+
+
+@pytest.mark.parametrize("flag", [Flag.UNSAID, Flag.UNTOLD])
+def test_what_is_only_in_text_or_audio_is_in_the_json_only(flag: Flag) -> None:
+    found = transcript(wordless("never said", 1.0, 1.0, flag))
+
+    for format in FORMATS:
+        assert ("never said" in render(found, format)) is (format == "json")

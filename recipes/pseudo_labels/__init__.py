@@ -1,0 +1,1 @@
+"""Learning from recordings without text: labels by a model, chosen by confidence."""
