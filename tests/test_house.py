@@ -27,6 +27,7 @@ STREET = ("cli", "server")
 
 DOOR = {  # only this module may import that library
     "av": "asr.audio.containers",
+    "huggingface_hub": "asr.model.hub",
     "jiwer": "asr.scoring",
     "librosa": None,  # for the tests: its import costs seconds
     "matplotlib": "asr.reports.attention_plot",

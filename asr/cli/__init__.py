@@ -22,6 +22,7 @@ from asr.cli import (
     export,
     lm,
     merge,
+    push,
     report,
     score,
     train,
@@ -36,7 +37,7 @@ from asr.cli.transcribe import PARTIAL
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
     *(transcribe, explain, data, train, lm, decode, merge, score, report),
-    *(tune, calibrate, evaluate, ablate, export, demo, doctor),
+    *(tune, calibrate, evaluate, ablate, export, push, demo, doctor),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)
 """Commands that people wait for, and that keep nothing open when they are done."""

@@ -45,6 +45,7 @@ from asr.inference.search_settings import Decoding
 from asr.inference.segmentation import LONGEST
 from asr.inference.shards import Shard, ShardFile, settings_of, shard_file
 from asr.model.attention import Attention
+from asr.model.storage import pinned_model
 from asr.progress import progress_bar
 from asr.runtime import one_thread
 from asr.transcript import Segment, Transcript
@@ -92,7 +93,7 @@ def decode(
     number = number_of_processes(processes, device)
     utterances = read_manifest(manifest)  # before seconds of loading
     settings = RecognizerSettings(
-        model, decoding, precision, language_model, attention, device
+        pinned_model(model), decoding, precision, language_model, attention, device
     )
     # Fail here, not in each worker; those of a cluster may be where the GPUs are.
     recognizer = (settings._replace(device="cpu") if cluster else settings).load()
@@ -187,7 +188,7 @@ def transcribe_files(
         AsrError: the model cannot be read, or a setting is impossible.
     """
     settings = RecognizerSettings(
-        model, decoding, precision, language_model, attention, device
+        pinned_model(model), decoding, precision, language_model, attention, device
     )
     number = number_of_processes(processes, device)
     if cluster:

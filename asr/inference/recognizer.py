@@ -135,8 +135,9 @@ class Recognizer:
 
         Args:
             folder: of a model, or of a run that has one; or the name of a bundled model
-                ("las_mini"), unless a file or folder of that name is here; None for the
-                bundled one.
+                ("las_mini"), unless a file or folder of that name is here; or
+                "hf:USER/NAME@REVISION" for one on the Hugging Face Hub, which is kept
+                in its cache; None for the bundled one.
             decoding: settings of the search. None for the model's own; some by name
                 ({"beam_size": 4}) replace those of the model; a `DecodingConfig`
                 replaces all.
@@ -148,8 +149,8 @@ class Recognizer:
             attention: the class that the model was trained with, if it is not built in.
 
         Raises:
-            CheckpointError: there is no model, or it is damaged, or it was trained with
-                another class of attention.
+            CheckpointError: there is no model, or it is damaged or cannot be fetched,
+                or it was trained with another class of attention.
             ConfigError: a setting is unknown or impossible; or the precision is not
                 known, or not to be had on the device or with the model's attention.
             TypeError: the settings are none.

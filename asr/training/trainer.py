@@ -74,8 +74,8 @@ class TrainingConfig:
     """Settings of the training loop."""
 
     start: str | None = None
-    """Folder of a model or run whose weights training starts from; None for chance.
-    Its listener may be narrower: it grows."""
+    """Folder of a model or run, or name of a model, whose weights training starts from;
+    None for chance. Its listener may be narrower: it grows."""
     epochs: int = 20
     """How often the whole corpus is read."""
     minutes: float | None = None
