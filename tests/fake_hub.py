@@ -14,8 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
+
+from asr.model import hub as door
 
 LFS_FROM = 20_000
 """Bytes from which on a file goes by Git LFS."""
@@ -88,6 +94,39 @@ def serve() -> Iterator[Hub]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def use(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the library of this process ask a hub, with a cache of its own.
+
+    It reads the environment as it is imported: these are what it becomes there.
+    """
+    files = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in {
+        "ENDPOINT": hub.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": files,
+        "HF_HUB_CACHE": str(folder / "cache"),
+        "HF_TOKEN_PATH": str(folder / "token"),
+        "HF_HUB_DISABLE_XET": True,
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def go_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Take the network or the hub away: no network, HF_HUB_OFFLINE, out of order."""
+    if how == "no network":
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    elif how == "HF_HUB_OFFLINE":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    else:
+        hub.status = 503
+
+
+def forget() -> None:
+    """Be another process."""
+    door._RESOLVED.clear()
 
 
 class _Handler(BaseHTTPRequestHandler):

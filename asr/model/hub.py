@@ -362,7 +362,10 @@ def _refusal(errors: Any, place: _Place, error: Any) -> CheckpointError:
 
 
 def _reason(hub: Any, error: Exception) -> str:
-    """Return the first line of an error, without the token that it may quote."""
+    """Return the first line of an error, but not the token that it may quote."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    token = hub.get_token()
-    return line.replace(token, "…") if token else line
+    token = hub.get_token() or ""
+    quoted = "Bearer" in line or (token and token in line)
+    if quoted or isinstance(error, UnicodeEncodeError):
+        return "the token cannot be sent: HF_TOKEN, or log in again: hf auth login"
+    return line
