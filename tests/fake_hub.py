@@ -19,7 +19,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from huggingface_hub import constants
 
 from asr.model import hub as door
 
@@ -66,12 +65,14 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     status: int = 0
     """What all requests are answered with, where it is not zero."""
+    refuses_objects: bool = False
+    """Whether the store of files by Git LFS is closed."""
     uploads: list[dict[str, Any]] = field(default_factory=list)
     """The headers of commits."""
 
-    def add(self, name: str, files: Files, **options: bool) -> Repository:
+    def add(self, name: str, files: Files) -> Repository:
         """Add a repository with one commit."""
-        self.repositories[name] = Repository(**options)
+        self.repositories[name] = Repository()
         self.repositories[name].commit(files)
         return self.repositories[name]
 
@@ -101,6 +102,7 @@ def use(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     It reads the environment as it is imported: these are what it becomes there.
     """
+    constants = pytest.importorskip("huggingface_hub.constants")
     files = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     for name, value in {
         "ENDPOINT": hub.url,
@@ -116,6 +118,7 @@ def use(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def go_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """Take the network or the hub away: no network, HF_HUB_OFFLINE, out of order."""
+    constants = pytest.importorskip("huggingface_hub.constants")
     if how == "no network":
         monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     elif how == "HF_HUB_OFFLINE":
@@ -189,6 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not (path := self._begin(token=False)):
             return
         content = self._body()
+        if self.it.refuses_objects:
+            return self._refuse(403, "")
         checksum = hashlib.sha256(content).hexdigest()
         assert path == f"/lfs/{checksum}"
         self.it.objects[checksum] = content

@@ -45,7 +45,7 @@ from asr.inference.speech_search import SpeechSearch
 from asr.lm.ngram import WordNGram, load_language_model
 from asr.model.attention import Attention, note_plain_path
 from asr.model.quantized import PRECISIONS
-from asr.model.storage import Model, find_model, load_model
+from asr.model.storage import Model, find_model, load_model, pinned_model
 from asr.runtime import pick_device
 from asr.transcript import Segment, Transcript, silence
 
@@ -163,7 +163,7 @@ class Recognizer:
         situation = Situation.of(language_model, words is not None)
         settings = search_settings(place, situation, decoding)
         calibration = load_calibration(place)
-        name = str(folder or place.name)
+        name = str(pinned_model(folder) or place.name)
         return cls(model, settings, device, precision, words, calibration, name)
 
     @overload  # a str is a sequence of str, too: the first of the two wins

@@ -362,10 +362,16 @@ def _refusal(errors: Any, place: _Place, error: Any) -> CheckpointError:
 
 
 def _reason(hub: Any, error: Exception) -> str:
-    """Return the first line of an error, but not the token that it may quote."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return what an error is and what caused it, but no token that it may quote."""
+    line = _first_line(error)
+    if isinstance(error, RuntimeError) and error.__cause__:  # of an upload
+        line = f"{line.rstrip('.')}: {_first_line(error.__cause__)}"
     token = hub.get_token() or ""
     quoted = "Bearer" in line or (token and token in line)
     if quoted or isinstance(error, UnicodeEncodeError):
         return "the token cannot be sent: HF_TOKEN, or log in again: hf auth login"
     return line
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

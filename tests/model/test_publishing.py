@@ -14,6 +14,8 @@ from asr.model.publishing import README, publish
 from asr.model.storage import CARD, DESCRIPTION, WEIGHTS, find_model, load_model
 from tests.fake_hub import Hub, go_offline
 
+# Of httpx2, about how huggingface_hub 2.4 uploads to Git LFS.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 CARD_TEXT = """# It
 
 | | |
@@ -134,7 +136,7 @@ def test_a_public_repository_does_not_pass_for_a_private_one(
 def test_a_repository_of_something_else_is_left_alone(hub: Hub, folder: Path) -> None:
     hub.add("ann/las-german", {"README.md": b"#", "config.json": b"{}"})
 
-    with pytest.raises(CheckpointError, match="holds other things .*config.json for"):
+    with pytest.raises(CheckpointError, match=r"holds other things .*config\.json for"):
         publish(folder, NAME)
     assert hub.uploads == []
 
@@ -183,6 +185,17 @@ def test_without_the_hub_nothing_is_pushed(
 
     with pytest.raises(CheckpointError, match=f"^{NAME}: the Hub cannot be reached"):
         publish(folder, NAME)
+
+
+def test_an_upload_that_fails_is_one_line_and_no_commit(hub: Hub, folder: Path) -> None:
+    hub.refuses_objects = True
+
+    with pytest.raises(
+        CheckpointError,
+        match=rf"^{NAME}: failed on the Hub \(Error while uploading .*: .*403",
+    ):
+        publish(folder, NAME)
+    assert hub.uploads == []
 
 
 @pytest.mark.parametrize("name", ["ann/las", "hf:ann", "my-model"])
