@@ -1,5 +1,6 @@
 """`asr push`: what is checked, what is uploaded, and that it can be loaded again."""
 
+import json
 import re
 from pathlib import Path
 
@@ -228,6 +229,18 @@ def test_a_damaged_model_is_not_pushed(hub: Hub, folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(weights)
 
     with pytest.raises(CheckpointError, match="checksum is another"):
+        publish(folder, NAME)
+    assert hub.requests == []
+
+
+def test_a_model_that_does_not_fit_its_description_is_not_pushed(
+    hub: Hub, folder: Path
+) -> None:
+    description = json.loads((folder / DESCRIPTION).read_text())
+    description["las"]["listener"]["size"] += 1
+    (folder / DESCRIPTION).write_text(json.dumps(description))
+
+    with pytest.raises(CheckpointError, match=f"does not fit {DESCRIPTION}"):
         publish(folder, NAME)
     assert hub.requests == []
 
