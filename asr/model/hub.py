@@ -111,8 +111,8 @@ def fetch(name: str, parts: Parts) -> Path:
         _notice(f"{name}: {error.reason}: {kept.name} of the cache is used")
     else:
         if not place.is_commit and name not in _RESOLVED:
-            pinned = f"{SCHEME}{place.repository}@{folder.name}"
-            _notice(f"{name} is {pinned} now (a name with its commit stays the same)")
+            fixed = pinned(name, folder)
+            _notice(f"{name} is {fixed} now (a name with its commit stays the same)")
     _RESOLVED[name] = folder.name
     return folder
 
