@@ -30,7 +30,8 @@ from asr.errors import CheckpointError
 from asr.files import PARTIAL, temporary_path
 from asr.foreign import check_file, parse_table, read_file
 from asr.tensor_files import (
-    AGAIN,
+    MOST_FILES,
+    again,
     flush,
     inside,
     sync_folder,
@@ -39,7 +40,6 @@ from asr.tensor_files import (
 Item = TypeVar("Item")
 
 _NEXT = ".next"
-_MOST_FILES = 1000  # of a folder; a model has five
 _TRIES = 50
 """How often a set is read again that was replaced meanwhile."""
 
@@ -72,15 +72,15 @@ def check_files(
         CheckpointError: a file is missing, or not the one that was written; or a name
             leads out of the folder; or this is no such table.
     """
-    if not isinstance(table, dict) or len(table) > _MOST_FILES:
-        raise CheckpointError(f"{place}: has no table of files ({AGAIN})")
+    if not isinstance(table, dict) or len(table) > MOST_FILES:
+        raise CheckpointError(f"{place}: has no table of files ({again(folder)})")
     found = dict[str, Path]()
     for name, expected in table.items():
         if not _is_there(_upcoming(folder, name, expected)):
             inside(folder, name, place)
         if not isinstance(expected, dict) or expected.keys() != {"size", "sha256"}:
             raise CheckpointError(
-                f"{place}: has no size and sha256 of {name!r} ({AGAIN})"
+                f"{place}: has no size and sha256 of {name!r} ({again(folder)})"
             )
         found[name] = _found(folder, name, expected, place, name in editable)
     return found
@@ -111,7 +111,7 @@ def _found(
         )
         raise CheckpointError(
             f"{path}: is damaged, or not the file that {place.name} lists "
-            f"({reason}; {AGAIN})"
+            f"({reason}; {again(folder)})"
         )
     return path
 
@@ -129,7 +129,7 @@ def _sum(path: Path, expected: object) -> dict[str, Any]:
                 checksum = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}; {AGAIN})"
+            f"{path}: cannot be read ({error.strerror}; {again(path.parent)})"
         ) from error
     return {"size": size, "sha256": checksum}
 

@@ -30,8 +30,8 @@ LARGEST_WEIGHT = 65504.0
 """The largest float16: no weight of a network that works is near it."""
 _KEY = "facts"
 """Of the metadata in the header; on disk it keeps the name of version 0.1."""
-AGAIN = "copy the whole folder again"
-"""What helps against most damage."""
+MOST_FILES = 1000
+"""Of a folder; a model has five."""
 _LEAST_SCALE = 1e-30
 """For rows of zeros; far from the least that bfloat16 holds."""
 _DRAWS = (init.uniform_, init.normal_, init.kaiming_uniform_)
@@ -253,8 +253,7 @@ def inside(folder: Path, name: str, place: Path) -> Path:
             there is no such file.
     """
     path = folder / name
-    plain = name == PureWindowsPath(name).name and name.isprintable()
-    if not plain or name in ("", ".", ".."):
+    if not is_plain(name):
         raise CheckpointError(
             f"{place}: names {name!r}, which is not in its folder (do not trust it)"
         )
@@ -263,9 +262,54 @@ def inside(folder: Path, name: str, place: Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     if not there:
-        raise CheckpointError(f"{path}: cannot be read (no such file; {AGAIN})")
-    if not path.resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(f"{path}: cannot be read (no such file; {again(folder)})")
+    found = path.resolve()
+    if not any(found.is_relative_to(one) for one in _stores(folder)):
         raise CheckpointError(
             f"{path}: is a link that leads out of its folder (copy the file itself)"
         )
     return path
+
+
+def is_plain(name: object) -> bool:
+    """Return whether a name is that of a file, and no path.
+
+    >>> is_plain("model.json"), is_plain("../model.json"), is_plain("C:model.json")
+    (True, False, False)
+    """
+    return (
+        isinstance(name, str)
+        and name == PureWindowsPath(name).name
+        and name.isprintable()
+        and name not in ("", ".", "..")
+    )
+
+
+# Folders in the cache of the Hugging Face Hub, whose files are links:
+# models--USER--NAME/snapshots/COMMIT/FILE -> models--USER--NAME/blobs/CHECKSUM, which
+# may be a link to blobs/ beside the repositories.
+
+
+def cached_repository(folder: Path) -> Path | None:
+    """Return where the cache keeps a repository that a folder is a commit of, if so."""
+    snapshots = folder.resolve().parent
+    repository = snapshots.parent
+    is_one = snapshots.name == "snapshots" and repository.name.startswith("models--")
+    return repository if is_one else None
+
+
+def _stores(folder: Path) -> list[Path]:
+    """Return the folders that the files of a folder can really be in."""
+    repository = cached_repository(folder)
+    own = [folder.resolve()]
+    if repository is None:
+        return own
+    return [*own, repository / "blobs", repository.parent / "blobs"]
+
+
+def again(folder: Path) -> str:
+    """Return what to do about a folder that is damaged."""
+    repository = cached_repository(folder)
+    if repository is None:
+        return "copy the whole folder again"
+    return f"delete {repository} and load the model again"

@@ -1,6 +1,7 @@
 """What tests share: one thread, a seed, a model; no GPU test without a GPU."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from asr.model.speller import SpellerConfig
 from asr.model.storage import Model, save_model
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import Subwords
+from tests.fake_hub import Hub, forget, serve, use
 
 torch.set_num_threads(1)
 if not torch.cuda.is_available():  # read when Triton is first imported
@@ -57,6 +59,15 @@ def model_folder(model: Model, tmp_path: Path) -> Path:
     """The same, on disk."""
     save_model(tmp_path / "model", model.las, model.tokenizer, model.metadata)
     return tmp_path / "model"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hugging Face Hub, with an empty cache and no token on our side."""
+    with serve() as hub:
+        use(hub, tmp_path, monkeypatch)
+        forget()
+        yield hub
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -28,6 +28,7 @@ STREET = ("cli", "server")
 DOOR = {  # only this module may import that library
     "av": "asr.audio.containers",
     "datasets": "asr.data.corpora.hugging_face",
+    "huggingface_hub": "asr.model.hub",
     "jiwer": "asr.scoring",
     "librosa": "asr.acoustics",
     "matplotlib": "asr.reports.attention_plot",

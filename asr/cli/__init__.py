@@ -24,6 +24,7 @@ from asr.cli import (
     lm,
     merge,
     prepare,
+    push,
     report,
     score,
     train,
@@ -38,7 +39,7 @@ from asr.cli.transcribe import PARTIAL
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
     *(transcribe, align, explain, prepare, data, train, adapt, lm, decode, merge),
-    *(score, report, tune, calibrate, evaluate, ablate, export, demo, doctor),
+    *(score, report, tune, calibrate, evaluate, ablate, export, push, demo, doctor),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)
 """Commands that people wait for, and that keep nothing open when they are done."""

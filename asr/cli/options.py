@@ -116,7 +116,10 @@ class _ShowVersion(argparse.Action):
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the options of models and of the search."""
     parser.add_argument(
-        "--model", type=Path, help="a model's or a run's folder (default: the bundled)"
+        "--model",
+        type=Path,
+        help="a model's or a run's folder, or hf:USER/NAME@REVISION for one on the "
+        "Hugging Face Hub (default: the bundled)",
     )
     parser.add_argument(
         "--precision",

@@ -48,6 +48,7 @@ from asr.inference.segmentation import LONGEST, WHOLE
 from asr.inference.shards import Shard, finish, settings_of, shard_file
 from asr.locks import locked
 from asr.model.attention import Attention
+from asr.model.storage import pinned_model
 from asr.processes import Workers
 from asr.progress import progress_bar
 from asr.runtime import one_thread, return_freed_memory
@@ -99,7 +100,7 @@ def decode(
     number = number_of_processes(processes, device)
     utterances = read_manifest(manifest)  # before seconds of loading
     settings = RecognizerSettings(
-        model, decoding, precision, language_model, attention, device
+        pinned_model(model), decoding, precision, language_model, attention, device
     )
     settings.check()
     # Fail here, not in each worker; those of a cluster may be where the GPUs are.
@@ -200,7 +201,7 @@ def transcribe_files(
         AsrError: the model cannot be read, or a setting is impossible.
     """
     settings = RecognizerSettings(
-        model, decoding, precision, language_model, attention, device
+        pinned_model(model), decoding, precision, language_model, attention, device
     )
     number = number_of_processes(processes, device)
     if cluster:

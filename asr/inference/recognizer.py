@@ -48,7 +48,7 @@ from asr.inference.speech_search import SpeechSearch
 from asr.lm.ngram import WordNGram, find_language_model, load_language_model
 from asr.model.attention import Attention, note_plain_path
 from asr.model.quantized import PRECISIONS
-from asr.model.storage import Model, find_model, load_model
+from asr.model.storage import Model, find_model, load_model, pinned_model
 from asr.runtime import pick_device
 from asr.transcript import Segment, Transcript, silence
 
@@ -142,8 +142,9 @@ class Recognizer:
 
         Args:
             folder: of a model, or of a run that has one; or the name of a bundled model
-                ("las_mini"), unless a file or folder of that name is here; None for the
-                bundled one.
+                ("las_mini"), unless a file or folder of that name is here; or
+                "hf:USER/NAME@REVISION" for one on the Hugging Face Hub, which is kept
+                in its cache; None for the bundled one.
             decoding: settings of the search. None for the model's own; some by name
                 ({"beam_size": 4}) replace those of the model; a `DecodingConfig`
                 replaces all.
@@ -155,8 +156,8 @@ class Recognizer:
             attention: the class that the model was trained with, if it is not built in.
 
         Raises:
-            CheckpointError: there is no model, or it is damaged, or it was trained with
-                another class of attention.
+            CheckpointError: there is no model, or it is damaged or cannot be fetched,
+                or it was trained with another class of attention.
             ConfigError: a setting is unknown or impossible; or the precision is not
                 known, or not to be had on the device or with the model's attention.
             TypeError: the settings are none.
@@ -171,7 +172,7 @@ class Recognizer:
         situation = Situation.of(language_model, words is not None)
         settings = search_settings(place, situation, decoding)
         calibration = load_calibration(place)
-        name = str(folder or place.name)
+        name = str(pinned_model(folder) or place.name)
         return cls(model, settings, device, precision, words, calibration, name)
 
     @overload  # a str is a sequence of str, too: the first of the two wins

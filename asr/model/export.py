@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from asr.errors import CheckpointError
 from asr.file_sets import changing, is_rest, read_whole, replace_set
 from asr.foreign import parse_table, read_file, read_text
+from asr.model.hub import is_on_hub
 from asr.model.storage import (
     CARD,
     DESCRIPTION,
@@ -36,6 +37,8 @@ from asr.version import DISTRIBUTION, version
 
 RUN_SETTINGS = "config.yaml"
 """Name of the settings in a run's folder, as `asr.train` writes them."""
+TO_FILL_IN = "TO BE FILLED IN"
+"""What a new card has where only a person knows what to write."""
 
 _ABSOLUTE = re.compile(
     r"^( *(?:- )?(?:\w+: )?[\"']?)"  # of a line of YAML what is before the value
@@ -59,7 +62,7 @@ def export(
     """Pack the model of a run.
 
     Args:
-        run: folder of a run or of a model, or name of a bundled model.
+        run: folder of a run or of a model, or name of one: bundled, or on the Hub.
         folder: is made, or replaced where it holds a model or nothing. It may be the
             very folder that the model is in.
         weights: what they become; int8 that becomes int8 stays as it is, to the bit.
@@ -68,6 +71,11 @@ def export(
         CheckpointError: there is no model, or it is damaged; the folder holds what is
             no model; or it cannot be written. What was there then stays.
     """
+    if is_on_hub(folder):
+        raise CheckpointError(
+            f"{folder}: is on the Hub (pack the model into a folder, and then: asr "
+            f"push FOLDER {folder})"
+        )
     source, folder = find_model(run), folder.resolve()
     model, further = read_whole(source, [DESCRIPTION], lambda: _parts(source))
     _check_replaceable(folder, further)
@@ -76,7 +84,7 @@ def export(
     try:
         write_model(partial, model, dtype=weights, further=further)
         write_bytes(partial / CARD, card.encode())
-        _checked(partial)
+        check_model(partial)
         _put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -85,14 +93,18 @@ def export(
 
 def _parts(source: Path) -> tuple[StoredModel, dict[str, bytes]]:
     """Read a model, and the files that belong to it."""
-    model = _checked(source)
+    model = check_model(source)
     return model, {
         name: read_further(source, name) or b"" for name in further_files(source)
     }
 
 
-def _checked(folder: Path) -> StoredModel:
-    """Read a model, and build its network to see that all fits, if that is possible."""
+def check_model(folder: Path) -> StoredModel:
+    """Read a model, and build its network to see that all fits, if that is possible.
+
+    Raises:
+        CheckpointError: something is missing or damaged, or does not fit.
+    """
     model = read_model(folder)
     if model.attention_class is None:
         load_model(folder)
@@ -207,8 +219,9 @@ def _new_card(model: StoredModel, name: str, settings: str, weights: WeightType)
         "Training": _training(metadata),
         "Dev": _dev(metadata),
         "Made by": f"{DISTRIBUTION} {version()}",
-        "Data": "TO BE FILLED IN: which recordings and texts, and their licences",
-        "Licence": "TO BE FILLED IN: under which others may use this model",
+        "Language": f"{TO_FILL_IN}: its code, such as en or de",
+        "Data": f"{TO_FILL_IN}: which recordings and texts, and their licences",
+        "Licence": f"{TO_FILL_IN}: under which others may use this model",
     }
     table = "".join(f"| {key} | {value} |\n" for key, value in rows.items())
     card = f"# {name}\n\nA Listen, Attend and Spell recogniser.\n\n| | |\n|---|---|\n"

@@ -47,12 +47,14 @@ from asr.model.attention import (
     AttentionConfig,
     own_attention_name,
 )
+from asr.model.hub import Parts, fetch, is_on_hub, pinned
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.tensor_files import (
     Undrawn,
     as_bytes,
+    cached_repository,
     check_weights,
     dequantize_rows,
     inside,
@@ -77,6 +79,8 @@ WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "model.json", "MODEL_CARD.md"
 DECODING, CALIBRATION = SETTINGS = "decoding.json", "confidence.json"
 """Settings of the search, and the calibration of confidences: files that people may
 change or copy from another model."""
+PARTS = Parts(DESCRIPTION, CARD)
+"""What is fetched from the Hugging Face Hub with the files that model.json lists."""
 WeightType = Literal["float32", "float16", "int8"]
 """What the weights can be on disk."""
 _LEAST = 4096
@@ -106,16 +110,22 @@ class StoredModel(NamedTuple):
 
 
 def find_model(folder: str | Path | None) -> Path:
-    """Find the folder of a model: one given, that of a run, or a bundled one by name.
+    """Find the folder of a model.
 
-    A path that exists wins over a bundled model of that name.
+    Args:
+        folder: that of the model or of a run; or the name of a bundled model, unless
+            there is a path of that name; or `hf:USER/NAME@REVISION` for one on the
+            Hugging Face Hub, which is fetched unless it is in the cache; None for the
+            bundled one.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or it cannot be fetched.
     """
     assets = Path(str(files("asr") / "assets"))
     if folder is None:
         return assets / BUNDLED
+    if is_on_hub(folder):
+        return fetch(str(folder), PARTS)
     folder = Path(folder)
     if os.path.exists(folder / DESCRIPTION):  # of an impossible name it is False
         return folder
@@ -131,14 +141,31 @@ def find_model(folder: str | Path | None) -> Path:
     )
 
 
+def pinned_model(folder: str | Path | None) -> str | Path | None:
+    """Return a model's name that means the same in another process, and later.
+
+    Raises:
+        CheckpointError: it is on the Hub, and cannot be fetched.
+    """
+    if folder is None or not is_on_hub(folder):
+        return folder
+    return pinned(str(folder), find_model(folder))
+
+
 def find_model_to_change(folder: str | Path) -> Path:
     """Find the folder of a model that is about to be written into.
 
     Raises:
         CheckpointError: there is none; or a bundled model was asked for by its name,
-            which all users of this installation share.
+            which all users of this installation share; or it is in the cache of the
+            Hub, which holds what is there.
     """
     found = find_model(folder)
+    if cached_repository(found):
+        raise CheckpointError(
+            f"{folder}: is a copy of what is on the Hub (make one to change: asr "
+            f"export {folder} my-model)"
+        )
     if found.name == str(folder) and not Path(folder).exists():
         raise CheckpointError(
             f"{folder}: is bundled, a part of the installation (make a copy to change: "

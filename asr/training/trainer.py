@@ -80,9 +80,9 @@ class TrainingConfig:
     """Settings of the training loop."""
 
     start: str | None = None
-    """Folder of a model or run whose weights training starts from; None for chance.
-    Its listener may be narrower: it grows. Its alphabet may be another one: characters
-    that both have keep their weights."""
+    """Folder of a model or run, or name of a model, whose weights training starts from;
+    None for chance. Its listener may be narrower: it grows. Its alphabet may be another
+    one: characters that both have keep their weights."""
     kept_rate: float = 1.0
     """Share of the learning rate for weights that were taken over whole from `start`;
     those with new rows or units, and those of another alphabet's characters, learn at

@@ -67,6 +67,7 @@ from asr.training.stopping import Stopped
 from asr.training.trainer import TrainingConfig
 from asr.training.validation import Validation, validate
 from recipes.toy.make import sing
+from tests.fake_hub import Hub
 
 ROOT = Path(__file__).parents[2]
 slow = pytest.mark.slow
@@ -900,6 +901,17 @@ def test_a_run_may_start_from_another_model(
     later, weights = metrics(first)[0]["loss"], load_model(whole / "model").las
     assert later < metrics(whole)[0]["loss"]  # what was learned before is there
     assert torch.equal(load_model(first / "model").las.norm.mean, weights.norm.mean)
+
+
+def test_a_run_may_start_from_a_model_on_the_hub(
+    corpus: Path, tmp_path: Path, whole: Path, hub: Hub
+) -> None:
+    files = {path.name: path.read_bytes() for path in (whole / "model").iterdir()}
+    hub.add("ann/las", files)
+
+    train(settings(corpus, start="hf:ann/las", epochs=1), tmp_path / "run")
+
+    assert metrics(tmp_path / "run")[0]["loss"] < metrics(whole)[0]["loss"]
 
 
 def test_a_run_may_start_from_a_model_in_bytes(corpus: Path, tmp_path: Path) -> None:
