@@ -508,7 +508,7 @@ def test_score_remarks_on_errors_of_spelling(
 
 
 def test_score_compares_in_another_spelling(tmp_path: Path, capsys: Capture) -> None:
-    scored(tmp_path, "Go on, then.", "GO ON THEM", "--normalization", "plain")
+    scored(tmp_path, "Go on, then.", "GO ON THEM", "--normalize", "plain")
 
     printed = capsys.readouterr()
     assert "%WER 33.33 [ 1 / 3, 0 ins, 0 del, 1 sub ]\n" in printed.out
