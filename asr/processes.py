@@ -159,8 +159,9 @@ class _Worker(Generic[State]):
         return f"was ended by signal {-status}"
 
     def kill(self) -> None:
-        """End the process at once."""
-        for process in self._processes:
+        """End the process at once, also one that is only being started."""
+        started = list((self._executor._processes or {}).values())
+        for process in {*self._processes, *started}:
             process.kill()
 
     def close(self) -> None:

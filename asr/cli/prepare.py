@@ -160,4 +160,4 @@ def _could_be_english(corpus: "Corpus") -> bool:
         if character.isalpha()
     )
     foreign = sum(n for character, n in counts.items() if not character.isascii())
-    return foreign < 0.001 * sum(counts.values())
+    return foreign < 0.005 * sum(counts.values())

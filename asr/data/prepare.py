@@ -41,7 +41,7 @@ FORMATS: Final = (
 """What can be read; manifest is what `asr prepare` itself writes."""
 ALPHABET = "alphabet.txt"
 """File of all characters of the texts, for tokenizer.alphabet."""
-_JOURNAL = ".prepare.partial"
+_JOURNAL = ".prepare.journal"
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _format_of_file(path: Path) -> str:
         return "nemo"
     if "supervisions" in first:
         return "lhotse"
-    if {"id", "audio", "duration", "text"} <= first.keys():
+    if json_lines.is_own(path):
         return "manifest"
     raise CorpusError(
         f"{path}: is no corpus that is known (a table, or JSON lines of NeMo, Lhotse "
@@ -204,6 +204,8 @@ def _format_of_folder(folder: Path) -> str:
         return "librispeech"
     if len(tables.tables(folder)) == 1:
         return "table"
+    if any(map(json_lines.is_own, sorted(folder.glob("*.jsonl")))):
+        return "manifest"
     return "folder"
 
 

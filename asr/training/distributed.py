@@ -33,6 +33,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from asr.errors import AsrError, ConfigError, TrainingError
+from asr.training.stopping import end_if_asked
 
 Item = TypeVar("Item")
 
@@ -159,7 +160,7 @@ class Team:
         try:
             yield
         except RuntimeError as error:
-            time.sleep(_SECONDS_FOR_THE_CAUSE)
+            end_if_asked(_SECONDS_FOR_THE_CAUSE)
             reason = (str(error).splitlines() or [""])[0]
             raise TrainingError(
                 f"process {self.rank} of {self.size} lost another one, whose own "

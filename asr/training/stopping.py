@@ -8,10 +8,14 @@ same kind acts at once, as if nothing of this were there.
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from asr.runtime import end_process
+
+_noted = 0  # the signal that this process was asked to stop by
 _NOTE = b"\nasr: stops after this update, with a checkpoint (once more: at once)\n"
 
 
@@ -65,13 +69,16 @@ def noted_signals(
     def handle(number: int, frame: FrameType | None) -> None:
         del frame
         signal.signal(number, before[signal.Signals(number)])
-        request.number = request.number or number
+        global _noted
+        request.number = _noted = request.number or number
         if not quiet:
             with suppress(OSError):  # print is not safe here
                 os.write(2, _NOTE)
         if note:
             note(number)
 
+    global _noted
+    _noted = 0
     caught = [number for number, how in before.items() if how != signal.SIG_IGN]
     for number in caught:
         signal.signal(number, handle)
@@ -80,3 +87,18 @@ def noted_signals(
     finally:
         for number in caught:
             signal.signal(number, before[number])
+
+
+def end_if_asked(seconds: float) -> None:
+    """Wait so long, and end this process if it is or was asked to by a signal.
+
+    It is for a process that has lost the others of its team: whoever has started them
+    stops it, too, and there is nothing left that it could do in order.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+    if _noted:
+        end_process(128 + _noted)
+    time.sleep(seconds)

@@ -651,7 +651,7 @@ def test_a_stopped_preparation_goes_on(
     monkeypatch.setattr("asr.data.measuring.duration", count_and_stop)
     with pytest.raises(KeyboardInterrupt):
         made(audio, tmp_path / "data")
-    journal = tmp_path / "data" / ".prepare.partial"
+    journal = tmp_path / "data" / ".prepare.journal"
     journal.write_bytes(journal.read_bytes() + b'{"key": "torn')
 
     made(audio, tmp_path / "data")

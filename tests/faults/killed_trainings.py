@@ -109,7 +109,7 @@ def main() -> None:
     """Do it, without pictures, which cost more than the rest."""
     import asr.train
 
-    asr.train.__dict__["draw_attention"] = lambda path, *_: path.touch()
+    asr.train.__dict__["draw_attention"] = lambda path, *_, **__: path.touch()
     folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     config = load_config(folder / "config.yaml")
     try:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from asr.audio import AUDIO_SUFFIXES, encode
+from asr.audio import AUDIO_SUFFIXES, duration, encode
 from asr.data.corpora.entries import ALL, Columns, Entry, Kind, Problem, Subset
 from asr.data.manifest import Utterance
 from asr.data.recordings import read_utterance
@@ -84,6 +84,7 @@ def save(utterances: Sequence[Utterance], folder: Path) -> None:
 def _audio(utterance: Utterance) -> dict[str, Any]:
     path = Path(utterance.audio).resolve()
     if utterance.start is None:
+        duration(path, name=utterance.audio)  # which reports what is wrong with it
         return {"bytes": None, "path": str(path)}
     content = encode(read_utterance(utterance), "flac")
     return {"bytes": content, "path": f"{_file_name(utterance.id)}.flac"}

@@ -59,6 +59,11 @@ def read_own(source: Path) -> list[Subset]:
     ]
 
 
+def is_own(path: Path) -> bool:
+    """Return whether a file begins as a manifest that `asr prepare` writes."""
+    return {"id", "audio", "duration", "text"} <= first_object(path).keys()
+
+
 def manifests(folder: Path) -> list[Path]:
     """Find the files of a folder whose first line is one of NeMo's."""
     found = (path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES)
