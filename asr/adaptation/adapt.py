@@ -21,6 +21,7 @@ what to report.
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -107,6 +108,8 @@ class Adapted:
             )
         if self.share == 0:
             lines.append(f"nothing was gained, the start is kept; {_ADVICE}")
+        elif low == high == 0:
+            lines.append(f"not one word more or less is wrong; {_ADVICE}")
         elif change > 0:
             lines.append(
                 f"the loss fell, but more words are wrong than before; {_ADVICE}"
@@ -302,7 +305,9 @@ class _Task:
         rows = self.rows.rows if self.rows else None
         seed = config.training.seed
         las = interpolate(start.las, trained.las, share, seed, rows)
-        about = {"adapted from": str(self.source), "share of the training": share}
+        # Without the place, which is this machine's: the model may be published.
+        folder = self.source.parent if self.source.name == MODEL else self.source
+        about = {"adapted from": folder.name, "share of the training": share}
         return Model(las, trained.tokenizer, {**trained.metadata, **about})
 
     def _validate(self, model: Model, dev: Dataset, config: Config) -> Validation:
@@ -368,18 +373,16 @@ class _Task:
 
     def next_commands(self) -> list[str]:
         """Name what to do with the new model."""
-        test = self.material.test
-        commands = [f"asr evaluate robustness {self._data('dev.jsonl')}"]
+        test, dev = self.material.test, self._data("dev.jsonl")
+        judge = ["evaluate", "robustness", test or dev, "--model", self.folder]
+        commands = [judge, ["calibrate", dev, self.folder / MODEL]]
         if test:
             into = self.folder / "test"
-            commands = [
-                f"asr decode {test} {into} --model {self.folder}",
-                f"asr score {test} {into / HYPOTHESES}",
-                f"asr evaluate robustness {test}",
+            commands[:0] = [
+                ["decode", test, into, "--model", self.folder],
+                ["score", test, into / HYPOTHESES],
             ]
-        commands[-1] += f" --model {self.folder}"
-        calibrate = f"asr calibrate {self._data('dev.jsonl')} {self.folder / MODEL}"
-        return [*commands, calibrate]
+        return [shlex.join(["asr", *map(str, command)]) for command in commands]
 
 
 def _tokenizer(old: Tokenizer, material: Material) -> Tokenizer:

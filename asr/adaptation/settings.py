@@ -143,7 +143,9 @@ def describe(config: Config) -> str:
     """Write in a line what was chosen."""
     training, frozen = config.training, ", ".join(config.training.freeze)
     minutes, number = training.minutes, training.processes
-    long = f"{training.epochs} epochs" if minutes is None else f"{minutes:g} minutes"
+    long = f"{training.epochs} epochs"
+    if minutes is not None:
+        long = f"{minutes:g} minute{'s' if minutes != 1 else ''}"
     parts = [
         f"learning rate {config.schedule.learning_rate:g}",
         f"dropout {config.listener.dropout:g}",

@@ -19,12 +19,13 @@ def add(commands: Any) -> None:
     parser.add_argument("references", type=Path, help="manifest with the references")
     parser.add_argument("hypotheses", type=Path, help="manifest with the hypotheses")
     parser.add_argument(
-        "--normalization",
-        choices=("english", "lower", "upper", "plain"),
+        "--normalize",
+        choices=("none", "english", "lower", "upper", "plain"),
+        default="none",
         metavar="SPELLING",
         help="bring all texts into one spelling first: plain is lower case without "
         "punctuation, english is LibriSpeech's (A-Z, numbers in words); or lower, or "
-        "upper (default: compare them as they stand)",
+        "upper (default: none, compare them as they stand)",
     )
     parser.add_argument(
         "--details", action="store_true", help="by length, by speaker, confusions"
@@ -48,7 +49,7 @@ def _score(args: argparse.Namespace) -> None:
     )
 
     said, decoded = read_paired(args.references, args.hypotheses)
-    spelled = normalizer(args.normalization) if args.normalization else str
+    spelled = str if args.normalize == "none" else normalizer(args.normalize)
     references = [spelled(utterance.text) for utterance in said]
     hypotheses = [spelled(utterance.text) for utterance in decoded]
     speakers = [u.speaker for u in said]
@@ -59,7 +60,7 @@ def _score(args: argparse.Namespace) -> None:
     words = word_error_rate(references, hypotheses)
     print(f"%WER {words}")
     print(f"%CER {char_error_rate(references, hypotheses)}")
-    if args.normalization is None and words.errors:
+    if args.normalize == "none" and words.errors:
         _remark(words.errors, references, hypotheses)
     groups = speakers if len(set(speakers)) > 1 else None
     low, high = confidence_interval(references, hypotheses, groups=groups)
@@ -89,7 +90,7 @@ def _remark(errors: int, references: list[str], hypotheses: list[str]) -> None:
     if 2 * of_spelling > errors:
         print(
             f"asr: {of_spelling} of {errors} word errors are case and punctuation only "
-            "(--normalization plain compares without them)",
+            "(--normalize plain compares without them)",
             file=sys.stderr,
         )
 

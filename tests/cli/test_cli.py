@@ -1,6 +1,7 @@
 import argparse
 import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -508,7 +509,7 @@ def test_score_remarks_on_errors_of_spelling(
 
 
 def test_score_compares_in_another_spelling(tmp_path: Path, capsys: Capture) -> None:
-    scored(tmp_path, "Go on, then.", "GO ON THEM", "--normalization", "plain")
+    scored(tmp_path, "Go on, then.", "GO ON THEM", "--normalize", "plain")
 
     printed = capsys.readouterr()
     assert "%WER 33.33 [ 1 / 3, 0 ins, 0 del, 1 sub ]\n" in printed.out
@@ -693,6 +694,28 @@ def test_transcribe_and_decode_take_hot_words(
     for one in (used, decoded):
         assert (one["hotwords"], one["hotword_weight"]) == (["ZOE", "NEW YORK"], 2.0)
     assert typed["hotwords"] == ["ZOE", "ANN"]
+
+
+@pytest.mark.parametrize("text", ["A B", ""])
+def test_decode_prints_the_error_rate_where_it_is_known_what_was_said(
+    text: str,
+    model_folder: Path,
+    recording: Path,
+    tmp_path: Path,
+    capsys: Capture,
+) -> None:
+    manifest, out = tmp_path / "my set.jsonl", tmp_path / "out"
+    write_manifest(manifest, [Utterance("a", str(recording), 0.5, text)])
+    quick = ["--beam-size", "2", "--model", str(model_folder), "--processes", "1"]
+
+    assert main(["decode", str(manifest), str(out), *quick]) == 0
+
+    first, *more = capsys.readouterr().out.splitlines()
+    assert first.startswith("1 utterance, 0.00 h of audio")
+    assert len(more) == (2 if text else 0)
+    if text:
+        assert re.match(r"%WER [\d.]+ \[ \d / 2, ", more[0])
+        assert main(shlex.split(more[1])[2:]) == 0  # behind `next: asr`
 
 
 def test_hot_words_that_cannot_be_are_one_line(
