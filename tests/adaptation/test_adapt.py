@@ -107,7 +107,7 @@ def test_an_adaptation_ends_with_a_model_and_what_was_gained(
     )
 
     model = load_model(tmp_path / "run" / "model")
-    assert model.metadata["adapted from"] == model_folder.name
+    assert model.metadata["adapted from"] == model_folder.parent.name
     assert model.metadata["share of the training"] == adapted.share
     assert DECODING in further_files(tmp_path / "run" / "model")
     decoded = json.loads((tmp_path / "run" / "after" / "decode.json").read_text())
