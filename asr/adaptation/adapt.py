@@ -43,6 +43,7 @@ from asr.inference.parallel import decode
 from asr.model.export import RUN_SETTINGS, export
 from asr.model.storage import (
     DECODING,
+    DEFAULT,
     DESCRIPTION,
     Model,
     StoredModel,
@@ -65,8 +66,6 @@ from asr.training.validation import Validation, validate
 
 SHARES = (0.0, 0.5, 0.8, 1.0)
 """How far from the start to the end: what is tried."""
-BUNDLED = "bundled"
-"""Name of the model that comes with the package."""
 ABOUT, RESULT, SETTINGS = "adapt.json", "result.json", "settings.yaml"
 Report = Callable[[str], None]
 
@@ -168,7 +167,7 @@ def adapt(
         AsrError: model or data cannot be used, a setting is impossible, or the folder
             holds another adaptation.
     """
-    source = find_model(None if model == BUNDLED else model)
+    source = find_model(None if model == DEFAULT else model)
     stored, material = read_model(source), read_material(data, dev)
     tokenizer = _tokenizer(stored.tokenizer, material)
     kind = pick_device(device).type
