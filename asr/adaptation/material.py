@@ -72,7 +72,9 @@ class Material:
         counts = character_counts(utterance.text for utterance in self.train)
         rare = "".join(c for c in self.alphabet if 0 < counts[c] < RARE)
         if rare:
-            lines.append(f"written less than {RARE} times, hardly learned: {rare}")
+            lines.append(
+                f"written less than {RARE} times, hardly learned: {shown(rare)}"
+            )
         return lines
 
 

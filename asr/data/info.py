@@ -185,7 +185,7 @@ def _bars(durations: Sequence[float]) -> list[str]:
 
 def sounding(info: CorpusInfo) -> list[str]:
     """Write how the recordings sound, in lines."""
-    lines = [f"  cannot be read: {what}" for what in info.unreadable[:_MOST_LISTED]]
+    lines = [f"  {what}" for what in info.unreadable[:_MOST_LISTED]]
     if not info.measures:
         return lines
     found = np.array(info.measures, dtype=np.float64)

@@ -116,9 +116,9 @@ def find_model(folder: str | Path | None) -> Path:
 
     Args:
         folder: that of the model or of a run; or the name of a bundled model, unless
-            there is a path of that name ("bundled", too); or `hf:USER/NAME@REVISION` for one on the
-            Hugging Face Hub, which is fetched unless it is in the cache; None for the
-            bundled one.
+            there is a path of that name; or `hf:USER/NAME@REVISION` for one on the
+            Hugging Face Hub, which is fetched unless it is in the cache; None, or
+            "bundled" likewise, for the bundled one.
 
     Raises:
         CheckpointError: there is none, or it cannot be fetched.

@@ -41,6 +41,8 @@ ABOUT = {
     Flag.LOOP: "The text repeats itself, with other settings too: do not rely on it.",
     Flag.UNFINISHED: "The search reached its longest text: the end may be invented.",
     Flag.RETRIED: "The first text was no good: this one was found with other settings.",
+    Flag.UNSAID: "This line of the text was not found in the recording.",
+    Flag.UNTOLD: "Speech that no line of the text stands for.",
 }
 """The flags of a segment in plain words."""
 ENVELOPE_RATE = 200

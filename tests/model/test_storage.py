@@ -1017,5 +1017,5 @@ def test_the_bundled_model_has_a_name_that_stays(
     monkeypatch.chdir(tmp_path)
 
     assert find_model("bundled") == find_model(None)
-    with pytest.raises(CheckpointError, match="^bundled: is bundled, a part of the"):
+    with pytest.raises(CheckpointError, match=r"^bundled: is bundled, a part of the"):
         find_model_to_change("bundled")
