@@ -887,3 +887,12 @@ def test_another_shell_is_refused(capsys: Capture) -> None:
         main(["--print-completion", "powershell"])
 
     assert "invalid choice: 'powershell'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["train", "a"], ["adapt", "a", "b"]])
+def test_settings_are_not_called_required(command: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(command)
+
+    assert "required" in (error := capsys.readouterr().err)
+    assert "key=value" not in error.splitlines()[-1]
