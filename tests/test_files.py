@@ -52,18 +52,6 @@ def test_a_manifest_with_a_long_name_is_written(tmp_path: Path) -> None:
     assert [utterance.id for utterance in read_manifest(path)] == ["a"]
 
 
-@pytest.mark.parametrize("text", ["\ud800", "GO \udcff ü", "\U0001f600"])
-def test_what_utf_8_cannot_hold_does_not_keep_a_manifest_from_being_written(
-    text: str, tmp_path: Path
-) -> None:
-    said = [Utterance("a", "/a.wav", 1.0, text), Utterance("b", "/b.wav", 1.0, "ü")]
-
-    write_manifest(tmp_path / "set.jsonl", said)
-
-    assert "ü" in (tmp_path / "set.jsonl").read_text(encoding="utf-8")
-    assert read_manifest(tmp_path / "set.jsonl") == said
-
-
 def test_several_threads_replace_one_file_without_an_error(tmp_path: Path) -> None:
     errors = list[BaseException]()
 

@@ -22,6 +22,7 @@ from asr.tokenizers import TokenizerConfig
 from asr.training.loss import LossConfig
 from asr.training.schedule import ScheduleConfig
 from asr.training.trainer import TrainingConfig
+from asr.wording import counted
 
 SEED = 1
 _SPEEDS = [0.9, 1.0, 1.1]
@@ -143,9 +144,11 @@ def describe(config: Config) -> str:
     """Write in a line what was chosen."""
     training, frozen = config.training, ", ".join(config.training.freeze)
     minutes, number = training.minutes, training.processes
-    long = f"{training.epochs} epochs"
-    if minutes is not None:
-        long = f"{minutes:g} minute{'s' if minutes != 1 else ''}"
+    long = (
+        counted(training.epochs, "epoch")
+        if minutes is None
+        else f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+    )
     parts = [
         f"learning rate {config.schedule.learning_rate:g}",
         f"dropout {config.listener.dropout:g}",

@@ -93,7 +93,7 @@ def _spoken(written: Sequence[str], alphabet: str) -> list[str]:
     around it; what came of each word is found by what would come of it alone.
 
     >>> _spoken(["$2", "million", "—", "gone!"], " ABCDEFGHIJKLMNOPQRSTUVWXYZ'")
-    ['TWO', 'MILLION DOLLARS', '', 'GONE']
+    ['TWO MILLION DOLLARS', '', '', 'GONE']
     """
     alone = [fitted(word, alphabet).split() for word in written]
     together = fitted(" ".join(written), alphabet).split()

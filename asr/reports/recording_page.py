@@ -40,9 +40,9 @@ ABOUT = {
     Flag.NOISE: "No speech was found here: what the search made of it was dropped.",
     Flag.LOOP: "The text repeats itself, with other settings too: do not rely on it.",
     Flag.UNFINISHED: "The search reached its longest text: the end may be invented.",
-    Flag.RETRIED: "The first text was no good: this one was found with other settings.",
     Flag.UNSAID: "This line of the text was not found in the recording.",
-    Flag.UNTOLD: "Speech that no line of the text stands for.",
+    Flag.UNTOLD: "Somebody speaks here, and no line of the text says what.",
+    Flag.RETRIED: "The first text was no good: this one was found with other settings.",
 }
 """The flags of a segment in plain words."""
 ENVELOPE_RATE = 200

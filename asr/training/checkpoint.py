@@ -137,7 +137,7 @@ def _check_moment(
     weights = [w for group in optimizer.param_groups for w in group["params"]]
     if not 0 <= index < len(weights):
         raise ValueError(f"there is no weight {index}")
-    is_count = value.dim() == 0  # of the updates so far
+    is_count = name == "step"  # updates so far; a weight may be one number, too
     if not is_count and value.shape != weights[index].shape:
         raise ValueError(f"{name} of weight {index} has another shape")
     positive = is_count or name.endswith("_sq")

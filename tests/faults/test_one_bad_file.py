@@ -293,7 +293,8 @@ def test_a_language_model_that_is_missing_does_not_have_the_model_loaded(
     assert main([command, *map(str, [*arguments[command], *options])]) == 1
 
     error = (
-        f"asr: {tmp_path / 'none'}: holds no language model (asr lm build makes one)"
+        f"asr: {tmp_path / 'none'}: holds no language model (asr lm build makes one of "
+        "texts, asr lm convert of a file in ARPA's format)"
     )
     assert capsys.readouterr().err == f"{error}\n"
 

@@ -128,7 +128,6 @@ def test_settings_by_hand_go_along_and_old_ones_do_not_stay(
 def test_what_a_killed_export_left_is_not_in_the_way(run: Path, tmp_path: Path) -> None:
     folder = export(run, tmp_path / "mine").folder
     (folder / ".model.safetensors.0123456789abcdef.next").write_bytes(b"half")
-    (folder / ".model.json.0123456789ab.partial").write_bytes(b"half")
 
     export(run, folder)
 

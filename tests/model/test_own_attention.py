@@ -310,7 +310,7 @@ def test_a_class_with_other_parameters_of_the_same_name_does_not_fit(run: Path) 
 def test_settings_that_it_does_not_read_may_be_anything(
     model: Model, tmp_path: Path
 ) -> None:
-    config = replace(model.las.config, attention=AttentionConfig(size=8, reach=10**6))
+    config = replace(model.las.config, attention=AttentionConfig(size=8, reach=10**3))
     las = LAS(config, model.tokenizer.size, SharpenedDot)
 
     save_model(tmp_path, las, model.tokenizer, {})

@@ -310,7 +310,7 @@ def test_an_error_is_written_where_torchrun_reads_it(
         raise AudioError("a.wav: is\nempty")
 
     message = json.loads(path.read_text())["message"]
-    assert message["message"] == "a.wav: is empty"
+    assert message["message"] == r"a.wav: is\nempty"
     assert int(message["extraInfo"]["timestamp"]) > 0
 
 
