@@ -60,9 +60,7 @@ def normalizer(name: str) -> Callable[[str], str]:
         "plain": _plain,
     }
     if name not in known:
-        raise ConfigError(
-            f"normalization {name}: is not known (use {', '.join(known)})"
-        )
+        raise ConfigError(f"--normalize {name}: is not known (use {', '.join(known)})")
     return known[name]
 
 

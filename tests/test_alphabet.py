@@ -44,7 +44,7 @@ def test_a_text_is_spelled_as_asked(name: str, text: str, expected: str) -> None
 
 
 def test_an_unknown_normalization_is_refused() -> None:
-    with pytest.raises(ConfigError, match="normalization loud: is not known"):
+    with pytest.raises(ConfigError, match="--normalize loud: is not known"):
         normalizer("loud")
 
 

@@ -21,6 +21,7 @@ what to report.
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -42,6 +43,7 @@ from asr.inference.parallel import decode
 from asr.model.export import RUN_SETTINGS, export
 from asr.model.storage import (
     DECODING,
+    DEFAULT,
     DESCRIPTION,
     Model,
     StoredModel,
@@ -64,8 +66,6 @@ from asr.training.validation import Validation, validate
 
 SHARES = (0.0, 0.5, 0.8, 1.0)
 """How far from the start to the end: what is tried."""
-BUNDLED = "bundled"
-"""Name of the model that comes with the package."""
 ABOUT, RESULT, SETTINGS = "adapt.json", "result.json", "settings.yaml"
 Report = Callable[[str], None]
 
@@ -107,6 +107,8 @@ class Adapted:
             )
         if self.share == 0:
             lines.append(f"nothing was gained, the start is kept; {_ADVICE}")
+        elif low == high == 0:
+            lines.append(f"not one word more or less is wrong; {_ADVICE}")
         elif change > 0:
             lines.append(
                 f"the loss fell, but more words are wrong than before; {_ADVICE}"
@@ -165,7 +167,7 @@ def adapt(
         AsrError: model or data cannot be used, a setting is impossible, or the folder
             holds another adaptation.
     """
-    source = find_model(None if model == BUNDLED else model)
+    source = find_model(None if model == DEFAULT else model)
     stored, material = read_model(source), read_material(data, dev)
     tokenizer = _tokenizer(stored.tokenizer, material)
     kind = pick_device(device).type
@@ -302,7 +304,9 @@ class _Task:
         rows = self.rows.rows if self.rows else None
         seed = config.training.seed
         las = interpolate(start.las, trained.las, share, seed, rows)
-        about = {"adapted from": str(self.source), "share of the training": share}
+        # Without the place, which is this machine's: the model may be published.
+        folder = self.source.parent if self.source.name == MODEL else self.source
+        about = {"adapted from": folder.name, "share of the training": share}
         return Model(las, trained.tokenizer, {**trained.metadata, **about})
 
     def _validate(self, model: Model, dev: Dataset, config: Config) -> Validation:
@@ -368,18 +372,16 @@ class _Task:
 
     def next_commands(self) -> list[str]:
         """Name what to do with the new model."""
-        test = self.material.test
-        commands = [f"asr evaluate robustness {self._data('dev.jsonl')}"]
+        test, dev = self.material.test, self._data("dev.jsonl")
+        judge = ["evaluate", "robustness", test or dev, "--model", self.folder]
+        commands = [judge, ["calibrate", dev, self.folder / MODEL]]
         if test:
             into = self.folder / "test"
-            commands = [
-                f"asr decode {test} {into} --model {self.folder}",
-                f"asr score {test} {into / HYPOTHESES}",
-                f"asr evaluate robustness {test}",
+            commands[:0] = [
+                ["decode", test, into, "--model", self.folder],
+                ["score", test, into / HYPOTHESES],
             ]
-        commands[-1] += f" --model {self.folder}"
-        calibrate = f"asr calibrate {self._data('dev.jsonl')} {self.folder / MODEL}"
-        return [*commands, calibrate]
+        return [shlex.join(["asr", *map(str, command)]) for command in commands]
 
 
 def _tokenizer(old: Tokenizer, material: Material) -> Tokenizer:

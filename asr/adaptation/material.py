@@ -13,6 +13,7 @@ from asr.alphabet import alphabet_of, character_counts, read_alphabet, shown
 from asr.data.manifest import Utterance, read_manifest, spread
 from asr.data.splits import split
 from asr.errors import ConfigError, ManifestError
+from asr.wording import counted
 
 TRAIN, DEV, TEST, ALPHABET = "train.jsonl", "dev.jsonl", "test.jsonl", "alphabet.txt"
 HELD_SHARE = 0.1
@@ -71,7 +72,9 @@ class Material:
         counts = character_counts(utterance.text for utterance in self.train)
         rare = "".join(c for c in self.alphabet if 0 < counts[c] < RARE)
         if rare:
-            lines.append(f"written less than {RARE} times, hardly learned: {rare}")
+            lines.append(
+                f"written less than {RARE} times, hardly learned: {shown(rare)}"
+            )
         return lines
 
 
@@ -160,5 +163,5 @@ def _amount(utterances: Sequence[Utterance]) -> str:
     if found >= 60:
         long = f"{found / 3600:.1f} h" if found >= 3600 else f"{found / 60:.1f} min"
     known = len(speakers(utterances))
-    of = f" of {known} speaker{'s' if known > 1 else ''}" if known else ""
-    return f"{long}, {len(utterances)} utterances{of}"
+    of = f" of {counted(known, 'speaker')}" if known else ""
+    return f"{long}, {counted(len(utterances), 'utterance')}{of}"

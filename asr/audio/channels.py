@@ -10,6 +10,7 @@ import numpy as np
 from asr.audio.remarks import remark
 from asr.audio.waveforms import Samples
 from asr.errors import AudioError
+from asr.wording import counted
 
 Channel = Literal["mix", "left", "right"] | int
 """The mean of all channels, or one of them; numbers count from 1."""
@@ -57,7 +58,7 @@ class Mixer:
             if num_channels == 1 and channel == "right":
                 raise AudioError(f"{place}: is mono (has no right channel)")
             raise AudioError(
-                f"{place}: has {num_channels} channels (there is no channel "
+                f"{place}: has {counted(num_channels, 'channel')} (there is no channel "
                 f"{self._index + 1})"
             )
         self._mixes = channel == "mix" and num_channels > 1

@@ -33,6 +33,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="key=value",
         help="settings of the training that replace those that are chosen",
     )

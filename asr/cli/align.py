@@ -3,12 +3,14 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.cli.options import (
     add_command,
     add_device,
+    channel_of,
     check_output,
     checked,
     device_of,
@@ -17,6 +19,7 @@ from asr.cli.options import (
     own_process,
 )
 from asr.errors import ConfigError
+from asr.wording import counted
 
 if TYPE_CHECKING:
     from asr.inference.recognizer import Recognizer
@@ -71,9 +74,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--channel",
-        choices=("mix", "left", "right"),
+        type=channel_of,
         default="mix",
-        help="mix all channels (default), or take one",
+        metavar="CHANNEL",
+        help="mix all channels (default); or take one: left, right, or a number from 1 "
+        "on",
     )
     parser.add_argument(
         "--clip", metavar="START:END", help="only from this second to that (90:120.5)"
@@ -85,7 +90,10 @@ def add(commands: Any) -> None:
         "--subtitle-words", **number(None, "most words a subtitle (default: no limit)")
     )
     parser.add_argument(
-        "--model", type=Path, help="a model's or a run's folder (default: the bundled)"
+        "--model",
+        type=Path,
+        help="a model's or a run's folder, or hf:USER/NAME@REVISION for one on the "
+        "Hugging Face Hub (default: the bundled)",
     )
     parser.add_argument(
         "--precision",
@@ -108,7 +116,7 @@ def _align(args: argparse.Namespace) -> int:
     lines = _read_lines(args.text)
     clip = clip_of(args.clip)
     if args.manifest:
-        check_output(args.manifest, args.text, args.audio)
+        _check_manifest(args)
         if args.channel != "mix":
             raise ConfigError("--manifest: has no channel (leave --channel out)")
     seconds = duration(args.audio)
@@ -129,6 +137,13 @@ def _align(args: argparse.Namespace) -> int:
     if args.manifest:
         _write_manifest(found, labels, recognizer, args)
     return 0
+
+
+def _check_manifest(args: argparse.Namespace) -> None:
+    """Make the folder of the manifest; refuse one that could not be written."""
+    with suppress(OSError):  # check_output reports a folder that is not there then
+        args.manifest.parent.mkdir(parents=True, exist_ok=True)
+    check_output(args.manifest, args.text, args.audio)
 
 
 def _formats(args: argparse.Namespace) -> tuple[str, ...]:
@@ -206,7 +221,8 @@ def _notices(found: "Transcript", lines: Sequence[str]) -> Iterator[str]:
         named = ", ".join(map(str, unsaid[:_MOST_NAMED]))
         more = ", …" if len(unsaid) > _MOST_NAMED else ""
         yield (
-            f"{len(unsaid)} of {len(numbers)} lines were not found: {named}{more}"
+            f"{len(unsaid)} of {counted(len(numbers), 'line')} not found: "
+            f"line{'s' if len(unsaid) > 1 else ''} {named}{more}"
             + (
                 " (is it the text of this recording?)"
                 if _is_most(unsaid, numbers)

@@ -1,6 +1,7 @@
 """`asr decode`: transcribe a manifest."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,25 @@ def _decode(args: argparse.Namespace) -> int:
         shard=shard_of(args),
         cluster=cluster,
     )
-    return show_decoded(decoded)
+    status = show_decoded(decoded)
+    if args.shard is None:
+        _show_rate(args.manifest, args.folder)
+    return status
+
+
+def _show_rate(manifest: Path, folder: Path) -> None:
+    """Print the word error rate and what comes next, if it is known what was said."""
+    from asr.data.manifest import read_paired
+    from asr.inference.hypotheses import HYPOTHESES
+    from asr.scoring import word_error_rate
+
+    path = folder / HYPOTHESES
+    said, found = read_paired(manifest, path)
+    references = [utterance.text for utterance in said]
+    if any(references):
+        print(f"%WER {word_error_rate(references, [one.text for one in found])}")
+        command = shlex.join(["asr", "score", str(manifest), str(path), "--details"])
+        print(one_line(f"next: {command}"))
 
 
 def show_decoded(decoded: "Decoded") -> int:

@@ -319,15 +319,18 @@ def _load(path: Path, args: argparse.Namespace) -> "WordNGram":
 def _convert(args: argparse.Namespace) -> None:
     from asr.errors import ConfigError
     from asr.lm.arpa import is_arpa, write_arpa
-    from asr.lm.ngram import FILE
+    from asr.lm.estimate import check_lstm
+    from asr.lm.ngram import FILE, make_folder
+    from asr.locks import locked
 
-    check_output(args.target, args.source)
     if is_arpa(args.source) == is_arpa(args.target):
         kind = "files" if is_arpa(args.source) else "folders"
         raise ConfigError(
             f"{args.target}: both are {kind} (one of IN and OUT is a folder, the other "
             "a file whose name ends in .arpa, .arpa.gz or .arpa.xz)"
         )
+    if is_arpa(args.target):
+        check_output(args.target, args.source)
     model = _load(args.source, args)
     if is_arpa(args.target):
         if model.lstm:
@@ -338,7 +341,10 @@ def _convert(args: argparse.Namespace) -> None:
         write_arpa(model, args.target)
         size = args.target.stat().st_size / 1e6
     else:
-        model.save(args.target, {"arpa": args.source.name})
+        make_folder(args.target)
+        with locked(args.target, "asr lm convert"):
+            check_lstm(args.target, model)
+            model.save(args.target, {"arpa": args.source.name})
         size = (args.target / FILE).stat().st_size / 1e6
     print(f"{args.target}: {size:.1f} MB, n-grams: {_sizes(model)}")
 

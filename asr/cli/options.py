@@ -4,12 +4,13 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from asr.errors import ConfigError
 from asr.errors import one_line as one_line  # for all commands
 
 if TYPE_CHECKING:
+    from asr.audio import Channel
     from asr.inference.cluster import Cluster
     from asr.inference.recognizer import Recognizer
     from asr.inference.shards import Shard
@@ -296,6 +297,29 @@ def device_of(name: str) -> Any:
     from asr.runtime import pick_device
 
     return pick_device(name)
+
+
+def channel_of(text: str, more: str = "") -> "Channel":
+    """Read what --channel is given.
+
+    Args:
+        text: of the option.
+        more: names that the command takes, too, for the message.
+
+    Raises:
+        ArgumentTypeError: it is no channel.
+    """
+    if text in ("mix", "left", "right"):
+        return cast("Channel", text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no channel (use mix, left, right, {more}or a number from 1 on)"
+        )
+    return number
 
 
 def check_output(output: Path, *inputs: Path) -> None:

@@ -1,6 +1,7 @@
 """`asr prepare`: from a corpus as it is kept to manifests."""
 
 import argparse
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -132,9 +133,10 @@ def report(corpus: "Corpus", data: Path, normalize: str) -> None:
         )
     names = [subset.name for subset in corpus.subsets]
     if {"train", "dev"} <= set(names):
-        print(f"next: asr adapt bundled {data} RUN")
+        following = ["asr", "adapt", "bundled", str(data), "RUN"]
     else:
-        print(f"next: asr data info {corpus.subsets[0].path}")
+        following = ["asr", "data", "info", str(corpus.subsets[0].path)]
+    print(one_line(f"next: {shlex.join(following)}"))
 
 
 def _row(subset: "Prepared") -> str:

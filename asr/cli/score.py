@@ -20,11 +20,12 @@ def add(commands: Any) -> None:
     parser.add_argument("hypotheses", type=Path, help="manifest with the hypotheses")
     parser.add_argument(
         "--normalize",
-        choices=("english", "lower", "upper", "plain"),
+        choices=("none", "english", "lower", "upper", "plain"),
+        default="none",
         metavar="SPELLING",
         help="bring all texts into one spelling first: plain is lower case without "
         "punctuation, english is LibriSpeech's (A-Z, numbers in words); or lower, or "
-        "upper (default: compare them as they stand)",
+        "upper (default: none, compare them as they stand)",
     )
     parser.add_argument(
         "--details", action="store_true", help="by length, by speaker, confusions"
@@ -48,7 +49,7 @@ def _score(args: argparse.Namespace) -> None:
     )
 
     said, decoded = read_paired(args.references, args.hypotheses)
-    spelled = normalizer(args.normalize) if args.normalize else str
+    spelled = str if args.normalize == "none" else normalizer(args.normalize)
     references = [spelled(utterance.text) for utterance in said]
     hypotheses = [spelled(utterance.text) for utterance in decoded]
     speakers = [u.speaker for u in said]
@@ -59,7 +60,7 @@ def _score(args: argparse.Namespace) -> None:
     words = word_error_rate(references, hypotheses)
     print(f"%WER {words}")
     print(f"%CER {char_error_rate(references, hypotheses)}")
-    if args.normalize is None and words.errors:
+    if args.normalize == "none" and words.errors:
         _remark(words.errors, references, hypotheses)
     groups = speakers if len(set(speakers)) > 1 else None
     low, high = confidence_interval(references, hypotheses, groups=groups)

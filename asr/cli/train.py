@@ -21,6 +21,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="key=value",
         help="settings that replace those of the file",
     )

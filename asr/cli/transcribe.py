@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from asr.cli.labels import ManifestOutput
 from asr.cli.options import (
@@ -14,6 +14,7 @@ from asr.cli.options import (
     add_device,
     add_machines,
     add_search,
+    channel_of,
     checked,
     cluster_of,
     decoding_of,
@@ -342,17 +343,7 @@ def _seconds(path: Path, clip: tuple[float, float | None]) -> float:
 
 def _channel(text: str) -> "Channel | Literal['split']":
     """Read what --channel is given."""
-    if text in ("mix", "left", "right", "split"):
-        return cast("Channel | Literal['split']", text)
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(
-            f"{text} is no channel (use mix, left, right, split, or a number from 1 on)"
-        )
-    return number
+    return "split" if text == "split" else channel_of(text, "split, ")
 
 
 def _channels(

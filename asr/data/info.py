@@ -185,7 +185,7 @@ def _bars(durations: Sequence[float]) -> list[str]:
 
 def sounding(info: CorpusInfo) -> list[str]:
     """Write how the recordings sound, in lines."""
-    lines = [f"  cannot be read: {what}" for what in info.unreadable[:_MOST_LISTED]]
+    lines = [f"  {what}" for what in info.unreadable[:_MOST_LISTED]]
     if not info.measures:
         return lines
     found = np.array(info.measures, dtype=np.float64)
@@ -193,7 +193,7 @@ def sounding(info: CorpusInfo) -> list[str]:
     pitch = f"{low:.0f} to {high:.0f} Hz" if low == low else "none"
     clipped = int((found[:, 4] > _CLIPPED).sum())
     return [
-        f"  measured in {len(found)} recordings (the middle one): speech "
+        f"  measured in {counted(len(found), 'recording')} (medians): speech "
         f"{100 * _middle(found[:, 1]):.0f} %, pitch {pitch}, level "
         f"{_middle(found[:, 5]):.0f} dB, noise {_middle(found[:, 6]):.0f} dB; "
         f"clipped: {clipped}",

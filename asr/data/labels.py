@@ -19,6 +19,7 @@ from typing import NamedTuple
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import ConfigError, ManifestError
 from asr.transcript import Flag, Segment, Transcript, mean_confidence
+from asr.wording import counted
 
 MARGIN = 0.25
 """Seconds of a pause that stay with the words before and behind it."""
@@ -128,7 +129,7 @@ class Labels:
     def __str__(self) -> str:
         """Write how much it is, and what was left out."""
         hours = sum(utterance.duration for utterance, _ in self.kept) / 3600
-        text = f"{len(self.kept)} utterances, {hours:.2f} h"
+        text = f"{counted(len(self.kept), 'utterance')}, {hours:.2f} h"
         if self.left_out:
             reasons = (f"{number} {name}" for name, number in self.left_out.items())
             text += f"; left out {self.left_out.total()}: {', '.join(reasons)}"

@@ -288,7 +288,7 @@ class Recognizer:
             audio: a path; or samples, (N,) or (channels, N), with their rate.
             text: lines, as a list or in one string; blank ones are left out.
             sample_rate: Hz; needed for samples, not used for paths.
-            channel: of a file: mix for the mean of all, left or right.
+            channel: mix for the mean of all, left, right, or a number from 1 on.
             clip: of a file: from which second to which; None for its end.
             progress: called now and then with the seconds that were done since.
 

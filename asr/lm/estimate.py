@@ -129,13 +129,13 @@ def build(
     with locked(folder, "asr lm build"):
         sentences = [read_text(path, normalize) for path in texts]
         model = estimate(sentences, weights, config)
-        _check_lstm(folder, model)
+        check_lstm(folder, model)
         metadata = {"texts": [path.name for path in texts], "weights": weights}
         model.save(folder, {**metadata, "min_counts": config.least_counts[1:]})
         return WordNGram.load(folder, alone=True)
 
 
-def _check_lstm(folder: Path, model: WordNGram) -> None:
+def check_lstm(folder: Path, model: WordNGram) -> None:
     """Refuse to leave an LSTM beside an n-gram that it does not belong to.
 
     Raises:

@@ -75,6 +75,8 @@ _UNCHECKED = 1
 """The format before: without checksums. It is read, and its files are not checked."""
 BUNDLED = "las_mini"
 """Name of the model that comes with the package."""
+DEFAULT = "bundled"
+"""Another name of it, which stays the same where the model is another one day."""
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "model.json", "MODEL_CARD.md"
 DECODING, CALIBRATION = SETTINGS = "decoding.json", "confidence.json"
 """Settings of the search, and the calibration of confidences: files that people may
@@ -115,8 +117,8 @@ def find_model(folder: str | Path | None) -> Path:
     Args:
         folder: that of the model or of a run; or the name of a bundled model, unless
             there is a path of that name; or `hf:USER/NAME@REVISION` for one on the
-            Hugging Face Hub, which is fetched unless it is in the cache; None for the
-            bundled one.
+            Hugging Face Hub, which is fetched unless it is in the cache; None, or
+            "bundled" likewise, for the bundled one.
 
     Raises:
         CheckpointError: there is none, or it cannot be fetched.
@@ -132,6 +134,8 @@ def find_model(folder: str | Path | None) -> Path:
     if os.path.exists(folder / "model" / DESCRIPTION):
         return folder / "model"
     bundled = sorted(path.parent.name for path in assets.glob(f"*/{DESCRIPTION}"))
+    if not os.path.exists(folder) and str(folder) == DEFAULT:
+        return assets / BUNDLED
     if not os.path.exists(folder) and str(folder) in bundled:
         return assets / folder
     raise CheckpointError(
@@ -166,7 +170,7 @@ def find_model_to_change(folder: str | Path) -> Path:
             f"{folder}: is a copy of what is on the Hub (make one to change: asr "
             f"export {folder} my-model)"
         )
-    if found.name == str(folder) and not Path(folder).exists():
+    if str(folder) in (found.name, DEFAULT) and not Path(folder).exists():
         raise CheckpointError(
             f"{folder}: is bundled, a part of the installation (make a copy to change: "
             f"asr export {folder} my-model)"

@@ -85,7 +85,9 @@ def columns(rows: Sequence[Column], names: Sequence[str], show: Show) -> Html:
         names: of the parts.
         show: writes a number and, after a space, its unit.
     """
-    marks = ticks(max((sum(row.parts) for row in rows), default=0.0))
+    counts = all(isinstance(part, int) for row in rows for part in row.parts)
+    top = max((sum(row.parts) for row in rows), default=0.0)
+    marks = ticks(top, least=1.0 if counts else 0.0)
     width = 100 / max(len(rows), 1)
     shapes = join(
         _column(row, width * i, width, marks[-1]) for i, row in enumerate(rows)
@@ -200,18 +202,21 @@ def _legend(entries: Iterator[tuple[str, str]]) -> Html:
     )
 
 
-def ticks(top: float, most: int = 5) -> list[float]:
-    """Choose round numbers from zero to at or above `top`.
+def ticks(top: float, most: int = 5, least: float = 0.0) -> list[float]:
+    """Choose round numbers from zero to at or above `top`, at least so far apart.
 
     >>> ticks(0.43)
     [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     >>> ticks(781)
     [0.0, 200.0, 400.0, 600.0, 800.0]
+    >>> ticks(2, least=1.0)
+    [0.0, 1.0, 2.0]
     """
     if top <= 0:
         return [0.0, 1.0]
     power = 10.0 ** floor(log10(top / most))
     step = next(s * power for s in (1, 2, 5, 10, 20) if s * power * most >= top * 0.999)
+    step = max(step, least)
     number = next(n for n in range(1, most + 2) if n * step >= top * 0.999)
     return [float(f"{n * step:.6g}") for n in range(number + 1)]
 

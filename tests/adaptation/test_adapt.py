@@ -107,7 +107,7 @@ def test_an_adaptation_ends_with_a_model_and_what_was_gained(
     )
 
     model = load_model(tmp_path / "run" / "model")
-    assert model.metadata["adapted from"] == str(model_folder)
+    assert model.metadata["adapted from"] == model_folder.parent.name
     assert model.metadata["share of the training"] == adapted.share
     assert DECODING in further_files(tmp_path / "run" / "model")
     decoded = json.loads((tmp_path / "run" / "after" / "decode.json").read_text())
@@ -379,6 +379,11 @@ def test_a_gain_is_reported_with_its_interval() -> None:
 
 def test_a_gain_that_may_be_chance_is_called_so() -> None:
     assert "this may be chance" in result(1, 0.5, 0.49, -0.03, 0.01).describe()[1]
+
+
+def test_that_nothing_changed_is_no_chance() -> None:
+    same = result(1, 0.5, 0.5, 0.0, 0.0).describe()[1]
+    assert same.startswith("not one word more or less is wrong; what may help: more")
 
 
 def test_a_loss_is_reported_with_what_may_help() -> None:

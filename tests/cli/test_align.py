@@ -67,6 +67,34 @@ def test_a_manifest_has_the_lines_in_the_alphabet_of_the_model(
     assert f"asr: wrote {path}: 3 utterances, 0.00 h\n" in printed.err
 
 
+def test_the_folder_of_a_manifest_is_made(script: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "deep" / "m.jsonl"
+
+    assert align(script, "--manifest", path) == 0
+
+    assert len(read_manifest(path)) == 3
+
+
+def test_a_channel_is_taken_by_its_number(
+    script: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert align(script, "--channel", "1") == 0
+    assert align(script, "--channel", "2") == 1
+
+    assert "has 1 channel (there is no channel 2)\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("channel", ["0", "split"])
+def test_a_channel_that_is_none_is_refused(
+    channel: str, script: Path, capsys: Capture
+) -> None:
+    with pytest.raises(SystemExit):
+        align(script, "--channel", channel)
+
+    expected = f"{channel} is no channel (use mix, left, right, or a number from 1 on)"
+    assert expected in capsys.readouterr().err
+
+
 def test_a_manifest_may_keep_the_text_as_it_was_written(
     script: Path, tmp_path: Path
 ) -> None:
@@ -86,7 +114,7 @@ def test_what_is_only_in_one_of_both_is_reported(
     assert align(script, "--manifest", tmp_path / "m.jsonl") == 0
 
     reported = capsys.readouterr().err
-    assert "sample.opus: 1 of 3 lines were not found: 2\n" in reported
+    assert "sample.opus: 1 of 3 lines not found: line 2\n" in reported
     assert " s of speech are in no line of the text: " in reported
     assert "2 utterances, 0.00 h; left out 2: 1 unsaid, 1 untold\n" in reported
 
@@ -178,7 +206,7 @@ def test_one_manifest_is_made_of_all_recordings_but_bad_ones(
     assert {path.name for path in out.iterdir()} == {"manifest.jsonl"}
     reported = capsys.readouterr().err
     assert "bad.wav" in reported
-    assert f"wrote {out / 'manifest.jsonl'}: 1 utterances, 0.00 h\n" in reported
+    assert f"wrote {out / 'manifest.jsonl'}: 1 utterance, 0.00 h\n" in reported
 
 
 def test_a_manifest_goes_with_other_formats_and_with_shards(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import argparse
 import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -695,6 +696,28 @@ def test_transcribe_and_decode_take_hot_words(
     assert typed["hotwords"] == ["ZOE", "ANN"]
 
 
+@pytest.mark.parametrize("text", ["A B", ""])
+def test_decode_prints_the_error_rate_where_it_is_known_what_was_said(
+    text: str,
+    model_folder: Path,
+    recording: Path,
+    tmp_path: Path,
+    capsys: Capture,
+) -> None:
+    manifest, out = tmp_path / "my set.jsonl", tmp_path / "out"
+    write_manifest(manifest, [Utterance("a", str(recording), 0.5, text)])
+    quick = ["--beam-size", "2", "--model", str(model_folder), "--processes", "1"]
+
+    assert main(["decode", str(manifest), str(out), *quick]) == 0
+
+    first, *more = capsys.readouterr().out.splitlines()
+    assert first.startswith("1 utterance, 0.00 h of audio")
+    assert len(more) == (2 if text else 0)
+    if text:
+        assert re.match(r"%WER [\d.]+ \[ \d / 2, ", more[0])
+        assert main(shlex.split(more[1])[2:]) == 0  # behind `next: asr`
+
+
 def test_hot_words_that_cannot_be_are_one_line(
     recording: Path, capsys: Capture
 ) -> None:
@@ -864,3 +887,12 @@ def test_another_shell_is_refused(capsys: Capture) -> None:
         main(["--print-completion", "powershell"])
 
     assert "invalid choice: 'powershell'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["train", "a"], ["adapt", "a", "b"]])
+def test_settings_are_not_called_required(command: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(command)
+
+    assert "required" in (error := capsys.readouterr().err)
+    assert "key=value" not in error.splitlines()[-1]

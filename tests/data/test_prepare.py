@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -367,6 +368,7 @@ def test_each_kind_of_problem_is_listed(audio: Path, tmp_path: Path) -> None:
     (audio / "twin.wav").write_bytes((audio / "ann-1.wav").read_bytes())
     (audio / "twin.txt").write_text("go")
     (audio / "._ann-1.wav").write_bytes(b"left behind by a Mac")
+    (audio / "lost.txt").write_text("go")
 
     listed = problems(audio, tmp_path / "data")
 
@@ -374,6 +376,7 @@ def test_each_kind_of_problem_is_listed(audio: Path, tmp_path: Path) -> None:
         "audio without text: …/alone.wav: has no text",
         "duplicate: …/twin.wav: is the same recording as …/ann-1.wav",
         "empty text: …/silent.wav: silent has no words",
+        "text without audio: …/lost.txt: no recording has its name",
         "too dense for CTC, kept: …/dense.wav: needs 5 steps, has 2",
         "too long: …/long.wav: long is 41.0 s long",
         "unreadable audio: …/bad.wav: is no audio that can be read (wav, flac, ogg "
@@ -699,7 +702,7 @@ def test_recordings_without_any_text_are_refused(audio: Path, tmp_path: Path) ->
     ("settings", "message"),
     [
         ({"format": "xml"}, "--format xml: is not known"),
-        ({"normalize": "loud"}, "normalization loud"),
+        ({"normalize": "loud"}, "--normalize loud"),
         ({"split_by": "mood"}, "--split-by mood: use speaker or text"),
         ({"trim": -1.0}, "--trim must be above 0, not -1"),
         ({"most_seconds": float("nan")}, "--max-seconds must be above 0, not nan"),
@@ -769,6 +772,18 @@ def test_the_command_shows_what_was_written_and_what_comes_next(
     assert "          3     0.00         -\n" in out
     assert "format: folder; characters: ␣!\"',5G" in out
     assert out.endswith(f"next: asr data info {data}/all.jsonl\n")
+
+
+def test_the_next_command_can_be_typed_as_it_stands(
+    audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_folder(audio)
+    data = tmp_path / "my data"
+
+    assert main(["prepare", str(audio), str(data), "--processes", "1"]) == 0
+
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command == ["next:", "asr", "data", "info", f"{data}/all.jsonl"]
 
 
 def test_the_command_offers_english(

@@ -17,7 +17,7 @@ from asr.lm.estimate import (
     keep_letters,
     perplexity,
 )
-from asr.lm.ngram import WordNGram
+from asr.lm.ngram import WordNGram, find_language_model
 from asr.text import ALPHABET, CharTokenizer
 
 Capture = pytest.CaptureFixture[str]
@@ -351,6 +351,29 @@ def test_a_model_goes_to_a_file_and_back(tmp_path: Path, capsys: Capture) -> Non
     for level, other in zip(again.levels, model.levels, strict=True):
         for part, known in zip(level, other, strict=True):
             np.testing.assert_allclose(part, known, atol=1e-3)
+
+
+def test_a_file_is_converted_again_into_its_folder(tmp_path: Path) -> None:
+    path, out = str(written(tmp_path, TRIGRAM)), tmp_path / "out"
+
+    assert main(["lm", "convert", path, str(out)]) == 0
+    assert main(["lm", "convert", path, str(out)]) == 0
+
+    assert WordNGram.load(out).words
+
+
+def test_an_lstm_of_other_words_is_not_left_beside_what_is_converted(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    path, out = str(written(tmp_path, TRIGRAM)), tmp_path / "out"
+    out.mkdir()
+    words = find_language_model(None)
+    for name in ("lstm.json", "lstm.safetensors"):
+        (out / name).symlink_to(words / name)
+
+    assert main(["lm", "convert", path, str(out)]) == 1
+
+    assert "out: holds an LSTM that does not fit" in capsys.readouterr().err
 
 
 def test_a_file_and_a_file_are_nothing_to_convert(

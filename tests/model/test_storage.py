@@ -30,6 +30,7 @@ from asr.model.storage import (
     WeightType,
     add_further,
     find_model,
+    find_model_to_change,
     further_files,
     las_config,
     load_model,
@@ -1008,3 +1009,13 @@ def test_a_name_that_no_folder_can_have_is_reported() -> None:
     for name in ("a" * 5000, "a\0b"):
         with pytest.raises(CheckpointError, match="holds no model"):
             find_model(name)
+
+
+def test_the_bundled_model_has_a_name_that_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert find_model("bundled") == find_model(None)
+    with pytest.raises(CheckpointError, match=r"^bundled: is bundled, a part of the"):
+        find_model_to_change("bundled")

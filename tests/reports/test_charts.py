@@ -39,6 +39,15 @@ def test_ticks_are_few_and_hold_the_top(top: float) -> None:
     assert steps == {1}
 
 
+def test_counts_have_whole_ticks() -> None:
+    rows = [Column("a", [1], "1"), Column("b", [2], "2")]
+
+    drawn = str(columns(rows, ["n"], lambda value: f"{value:.0f} "))
+
+    marks = drawn.partition("y-ticks'>")[2].partition("</div>")[0]
+    assert re.findall(r">(\d+) ?<", marks) == ["0", "1", "2"]
+
+
 def test_nothing_has_ticks_too() -> None:
     assert ticks(0) == [0, 1]
 

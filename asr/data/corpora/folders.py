@@ -34,8 +34,13 @@ def read(source: Path) -> list[Subset]:
     alone = {stem: by_stem[stem] for stem in recordings.keys() & by_stem.keys()}
     listed = dict[Path, str]()
     for path in texts:
-        if path not in alone.values():
-            listed |= _listing(path, recordings, problems)
+        if path in alone.values():
+            continue
+        found = _listing(path, recordings, problems)
+        if alone and not found:
+            what = f"{path}: no recording has its name"
+            problems.append(Problem(Kind.NO_AUDIO, what))
+        listed |= found
     entries = list[Entry]()
     speakers = _speakers(source, recordings)
     for stem, path in sorted(recordings.items()):
