@@ -85,20 +85,26 @@ def noted_signals(
     try:
         yield request
     finally:
+        _noted = 0
         for number in caught:
             signal.signal(number, before[number])
 
 
 def end_if_asked(seconds: float) -> None:
-    """Wait so long, and end this process if it is or was asked to by a signal.
+    """Wait so long, and end this process if it is, or was, sent a signal to end.
 
     It is for a process that has lost the others of its team: whoever has started them
     stops it, too, and there is nothing left that it could do in order.
     """
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, signal.SIG_DFL)
     if _noted:
         end_process(128 + _noted)
-    time.sleep(seconds)
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    if not is_main or before == signal.SIG_IGN:
+        time.sleep(seconds)
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        time.sleep(seconds)
+    finally:
+        signal.signal(signal.SIGTERM, before)
