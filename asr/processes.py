@@ -33,6 +33,8 @@ Result = TypeVar("Result")
 _AHEAD = 2
 """Items that a worker has at most: it is not to wait for the next one."""
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_LATER = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that wait until a process is started."""
 _LOOK = 1.0
 """Seconds after which a worker looks for its parent, if it was not woken before."""
 
@@ -113,7 +115,7 @@ class _Worker(Generic[State]):
             except BrokenProcessPool:  # it has ended while it had nothing to do
                 self._start()
                 future = self._executor.submit(_work, function, item)
-        self._processes = list((self._executor._processes or {}).values())
+            self._processes = list((self._executor._processes or {}).values())
         return future
 
     def finished(self) -> Iterator[tuple[int, Any]]:
@@ -260,15 +262,28 @@ def worker_pool(begin: Callable[[], State], processes: int) -> Iterator[Workers[
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach: it is for this one to stop them."""
+    """Start processes whole, and such that Ctrl-C does not reach them.
+
+    They inherit that SIGINT is ignored: it is for this one to stop them. What else
+    asks this one to end waits until they are started: half of one would complain.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    came = list[int]()
+    before = {number: signal.getsignal(number) for number in _LATER}
+    deferred = [number for number, how in before.items() if callable(how)]
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in deferred:
+        signal.signal(number, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, interrupt)
+        for number in deferred:
+            signal.signal(number, before[number])
+        for late in dict.fromkeys(came):
+            os.kill(os.getpid(), late)
 
 
 # In a worker process

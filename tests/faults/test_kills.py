@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -152,9 +153,9 @@ def test_a_worker_that_is_killed_costs_nothing(place: Place, tmp_path: Path) -> 
         printed = running.process.communicate(timeout=120)[0]
 
     assert running.process.returncode == 0
-    first, last = printed.splitlines()
+    first, second, *_ = printed.splitlines()
     assert first == "asr: a worker was killed (memory?): its work is tried once more"
-    assert last.startswith("320 utterances")
+    assert second.startswith("320 utterances")
     assert contents(place.out) == contents(tmp_path / "whole")
 
 
@@ -199,7 +200,7 @@ def test_decoding_that_is_killed_at_any_moment_loses_at_most_the_batch_in_hand(
     def noted(recognizer: object, read: parallel._Read) -> DecodedBatch:
         with log.open("a") as file:
             file.write(f"{next(iter(read.waveforms))}\n")
-        time.sleep(0.1)  # so that a kill meets one
+        time.sleep(0.3)  # so that a kill meets one, and all are not done too soon
         return decode_batch(recognizer, read)  # type: ignore[arg-type]
 
     monkeypatch.setattr(parallel, "_decode_waveforms", noted)
@@ -236,8 +237,9 @@ def test_transcribing_that_is_killed_at_any_moment_leaves_whole_files(
     rng, kills = random.Random(15), 0
     while kills < KILLS:
         pid = forked(lambda: main(command))
-        if not killed_after(rng.uniform(0.0, 1.0), pid):
-            break
+        if not killed_after(rng.uniform(0.0, 1.0), pid):  # all was done before
+            shutil.rmtree(place.out)
+            continue
         kills += 1
         found = contents(place.out) if place.out.exists() else {}
         for name, content in found.items():
@@ -247,7 +249,6 @@ def test_transcribing_that_is_killed_at_any_moment_leaves_whole_files(
                 assert content.endswith(b"\n")
         assert sum(name.endswith(".partial") for name in found) <= 1
 
-    assert kills > KILLS // 2
     assert main([*command, "-f", "srt"]) == 0  # writes, and so tidies up
     assert main(command) == 0
     names = {f"{number:03}.{kind}" for number in range(320) for kind in KINDS}
