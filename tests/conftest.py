@@ -1,6 +1,7 @@
 """What tests share: one thread, a seed, a model; no GPU test without a GPU."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from asr.tokenizers import Subwords
 from tests.fake_hub import Hub, forget, serve, use
 
 torch.set_num_threads(1)
+# Whoever runs the tests in the background, or by nohup, has them ignore signals.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if not torch.cuda.is_available():  # read when Triton is first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 # On a busy machine any example may take long.

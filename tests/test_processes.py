@@ -12,7 +12,7 @@ import pytest
 
 from asr.errors import AudioError, ConfigError
 from asr.processes import worker_pool
-from tests.faults.kills import answer_signals, is_alive, wait_until
+from tests.faults.kills import is_alive, wait_until
 
 ROOT = Path(__file__).parents[1]
 
@@ -200,7 +200,6 @@ def test_workers_end_with_their_parent_whatever_ends_it(
     parent = subprocess.Popen(
         [sys.executable, str(tmp_path / "program.py"), str(folder)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        preexec_fn=answer_signals,
     )
     wait_until(lambda: len(list(folder.iterdir())) == 2)
 

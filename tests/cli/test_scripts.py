@@ -55,7 +55,6 @@ def test_a_signal_has_what_was_begun_cleaned_up(
     number: signal.Signals, capsys: Capture
 ) -> None:
     cleaned = list[str]()
-    before = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
 
     def work() -> None:
         try:
@@ -68,7 +67,6 @@ def test_a_signal_has_what_was_begun_cleaned_up(
     assert cleaned == ["up"]
     assert capsys.readouterr().err == "toy: stopped\n"
     assert signal.getsignal(number) == signal.SIG_DFL
-    signal.signal(number, before)
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:

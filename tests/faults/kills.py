@@ -66,7 +66,6 @@ def started(arguments: Sequence[str | Path], **variables: str) -> Iterator[Comma
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=answer_signals,
     )
     command = Command(process, mark)
     try:
@@ -75,12 +74,6 @@ def started(arguments: Sequence[str | Path], **variables: str) -> Iterator[Comma
         for pid in command.processes():
             os.kill(pid, signal.SIGKILL)
         process.communicate()
-
-
-def answer_signals() -> None:
-    """Have what ends a process end this one, though whoever tests may run by nohup."""
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def is_alive(pid: int) -> bool:
