@@ -27,14 +27,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from asr.errors import CheckpointError
-from asr.files import PARTIAL, temporary_path
+from asr.files import PARTIAL, sync_folder, temporary_path
 from asr.foreign import check_file, parse_table, read_file
 from asr.tensor_files import (
     MOST_FILES,
     again,
     flush,
     inside,
-    sync_folder,
 )
 
 Item = TypeVar("Item")

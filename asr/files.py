@@ -57,6 +57,19 @@ def _machine() -> str:
     return hashlib.sha256(f"{gethostname()} {container}".encode()).hexdigest()[:8]
 
 
+def sync_folder(folder: Path) -> None:
+    """Make sure that the names of the files in a folder are on the disk.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def errors_of(name: object) -> Iterator[None]:
     """Report whatever a file's name or contents make a block raise as that file's.

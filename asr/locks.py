@@ -23,6 +23,7 @@ from socket import gethostname
 from typing import BinaryIO, NamedTuple
 
 from asr.errors import InUseError
+from asr.processes import is_running
 
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 _MOST_BYTES = 4096
@@ -51,12 +52,8 @@ class Holder(NamedTuple):
         """Whether it still runs, as far as this machine knows."""
         if self.host != gethostname():
             return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
+        if not is_running(self.pid):
             return False
-        except (OSError, OverflowError):  # it is another user's
-            pass
         return not self.started or self.started == _start_of(self.pid)
 
 

@@ -23,7 +23,7 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from asr.errors import CheckpointError
-from asr.files import temporary_path
+from asr.files import sync_folder, temporary_path
 from asr.foreign import check_file, parse_json
 
 LARGEST_WEIGHT = 65504.0
@@ -100,19 +100,6 @@ def flush(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make sure that the names of the files in a folder are on the disk.
-
-    Raises:
-        OSError: they cannot be written.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from asr.cli.options import (
     add_command,
     add_device,
+    add_model,
+    add_subtitles,
     channel_of,
     check_output,
-    checked,
     device_of,
-    number,
+    formats_of,
+    layout_of,
     one_line,
     own_process,
 )
@@ -23,6 +25,7 @@ from asr.wording import counted
 
 if TYPE_CHECKING:
     from asr.inference.recognizer import Recognizer
+    from asr.output import SubtitleConfig
     from asr.transcript import Segment, Transcript
 
 _MOST_NAMED = 5
@@ -83,23 +86,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--clip", metavar="START:END", help="only from this second to that (90:120.5)"
     )
-    parser.add_argument(
-        "--subtitle-length", **number(None, "most characters a line (default: 42)")
-    )
-    parser.add_argument(
-        "--subtitle-words", **number(None, "most words a subtitle (default: no limit)")
-    )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        help="a model's or a run's folder, or hf:USER/NAME@REVISION for one on the "
-        "Hugging Face Hub (default: the bundled)",
-    )
-    parser.add_argument(
-        "--precision",
-        default="float32",
-        help="of the weights: float32, or int8, which is faster on a CPU",
-    )
+    add_subtitles(parser)
+    add_model(parser)
     add_device(parser)
 
 
@@ -112,7 +100,7 @@ def _align(args: argparse.Namespace) -> int:
 
     labels = Labels(args.min_confidence)
     formats = _formats(args)
-    _layout(args)
+    layout = layout_of(args, join=False)
     lines = _read_lines(args.text)
     clip = clip_of(args.clip)
     if args.manifest:
@@ -131,7 +119,7 @@ def _align(args: argparse.Namespace) -> int:
         found = recognizer.align(
             args.audio, lines, channel=args.channel, clip=clip, progress=bar.update
         )
-    _write(found, formats, args)
+    _write(found, formats, layout, args)
     for notice in _notices(found, lines):
         print(one_line(f"asr: {args.audio}: {notice}"), file=sys.stderr)
     if args.manifest:
@@ -148,31 +136,9 @@ def _check_manifest(args: argparse.Namespace) -> None:
 
 def _formats(args: argparse.Namespace) -> tuple[str, ...]:
     """Return the formats that are asked for; none where a manifest is enough."""
-    from asr.output import FORMATS
-
     if args.output_format is None and args.output_dir is None and args.manifest:
         return ()
-    asked = [name.strip() for name in (args.output_format or "tsv").split(",")]
-    formats = tuple(FORMATS if "all" in asked else dict.fromkeys(asked))
-    for name in formats:
-        if name not in FORMATS:
-            raise ConfigError(
-                f"output format {name}: is not known (use {', '.join(FORMATS)} or all)"
-            )
-    if args.output_dir is None and len(formats) > 1:
-        raise ConfigError("several formats need a folder: give --output-dir")
-    return formats
-
-
-def _layout(args: argparse.Namespace) -> Any:
-    from asr.output import SubtitleConfig
-
-    return checked(
-        SubtitleConfig,
-        line_length=args.subtitle_length,
-        words=args.subtitle_words,
-        join=False,
-    )
+    return formats_of(args.output_format or "tsv", args.output_dir)
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -193,11 +159,13 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _write(
-    found: "Transcript", formats: tuple[str, ...], args: argparse.Namespace
+    found: "Transcript",
+    formats: tuple[str, ...],
+    layout: "SubtitleConfig",
+    args: argparse.Namespace,
 ) -> None:
     from asr.output import render, write
 
-    layout = _layout(args)
     if args.output_dir is not None:
         name = args.audio.stem
         write(found, args.output_dir, name, formats, layout)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asr.inference.cluster import Cluster
     from asr.inference.recognizer import Recognizer
     from asr.inference.shards import Shard
+    from asr.output import SubtitleConfig
 
 Settings = TypeVar("Settings")
 
@@ -114,8 +115,8 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
-def add_search(parser: argparse.ArgumentParser) -> None:
-    """Add the options of models and of the search."""
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add which model it is, and how its weights are used."""
     parser.add_argument(
         "--model",
         type=Path,
@@ -127,6 +128,61 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="of the weights: float32, or int8, which is faster on a CPU",
     )
+
+
+def add_subtitles(parser: argparse.ArgumentParser) -> None:
+    """Add how long subtitles are."""
+    parser.add_argument(
+        "--subtitle-length", **number(None, "most characters a line (default: 42)")
+    )
+    parser.add_argument(
+        "--subtitle-words", **number(None, "most words a subtitle (default: no limit)")
+    )
+
+
+def layout_of(args: argparse.Namespace, **given: Any) -> "SubtitleConfig":
+    """Return the layout of subtitles.
+
+    Raises:
+        ConfigError: it is impossible.
+    """
+    from asr.output import SubtitleConfig
+
+    return checked(
+        SubtitleConfig,
+        line_length=args.subtitle_length,
+        words=args.subtitle_words,
+        **given,
+    )
+
+
+def formats_of(asked: str, folder: Path | None) -> tuple[str, ...]:
+    """Read a list of output formats.
+
+    Args:
+        asked: names with commas between, or all.
+        folder: for files of them; None to print one.
+
+    Raises:
+        ConfigError: one is unknown, or there are several and no folder.
+    """
+    from asr.output import FORMATS
+
+    names = [name.strip() for name in asked.split(",")]
+    formats = tuple(FORMATS if "all" in names else dict.fromkeys(names))
+    for name in formats:
+        if name not in FORMATS:
+            raise ConfigError(
+                f"output format {name}: is not known (use {', '.join(FORMATS)} or all)"
+            )
+    if folder is None and len(formats) > 1:
+        raise ConfigError("several formats need a folder: give --output-dir")
+    return formats
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Add the options of models and of the search."""
+    add_model(parser)
     parser.add_argument(
         "--language-model",
         type=Path,

@@ -14,12 +14,14 @@ from asr.cli.options import (
     add_device,
     add_machines,
     add_search,
+    add_subtitles,
     channel_of,
-    checked,
     cluster_of,
     decoding_of,
     device_of,
+    formats_of,
     is_setting,
+    layout_of,
     number,
     one_line,
     own_process,
@@ -97,12 +99,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         *("--nbest", "-n"), **number(0, "print the N best texts of each segment too")
     )
-    parser.add_argument(
-        "--subtitle-length", **number(None, "most characters a line (default: 42)")
-    )
-    parser.add_argument(
-        "--subtitle-words", **number(None, "most words a subtitle (default: no limit)")
-    )
+    add_subtitles(parser)
     add_search(parser)
     add_device(parser)
     add_machines(parser, "recordings")
@@ -184,12 +181,7 @@ class _Output:
     """Where transcripts go: to standard output, or into files."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from asr.output import FORMATS, SubtitleConfig
-
         self.folder: Path | None = args.output_dir
-        asked = [name.strip() for name in (args.output_format or "txt").split(",")]
-        chosen = FORMATS if "all" in asked else dict.fromkeys(asked)
-        self.formats = tuple(chosen)
         if args.nbest < 0:
             raise ConfigError(f"--nbest must be zero or more, not {args.nbest}")
         if self.folder and self.folder.exists() and not self.folder.is_dir():
@@ -198,21 +190,10 @@ class _Output:
             raise ConfigError(f"{self.folder}: may not be written to (name another)")
         self.num_best, self.print_words = args.nbest, args.print_words
         self.prefixed = False
-        for name in self.formats:
-            if name not in FORMATS:
-                raise ConfigError(
-                    f"output format {name}: is not known (use {', '.join(FORMATS)} "
-                    "or all)"
-                )
-        if self.folder is None and len(self.formats) > 1:
-            raise ConfigError("several formats need a folder: give --output-dir")
+        self.formats = formats_of(args.output_format or "txt", self.folder)
         if self.folder is None and args.skip_existing:
             raise ConfigError("--skip-existing needs --output-dir")
-        self.layout = checked(
-            SubtitleConfig,
-            line_length=args.subtitle_length,
-            words=args.subtitle_words,
-        )
+        self.layout = layout_of(args)
 
     def has(self, name: str) -> bool:
         """Return whether everything is written about a recording already."""

@@ -7,6 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,22 +41,22 @@ class CorpusInfo:
     problems: Counter[str]
     """What `asr prepare` left out or found odd, by its kind."""
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         """Of all utterances together."""
         return sum(utterance.duration for utterance in self.utterances)
 
-    @property
+    @cached_property
     def speakers(self) -> Counter[str]:
         """Utterances of each speaker that is named."""
         return Counter(u.speaker for u in self.utterances if u.speaker)
 
-    @property
+    @cached_property
     def characters(self) -> Counter[str]:
         """How often each character occurs."""
         return character_counts(utterance.text for utterance in self.utterances)
 
-    @property
+    @cached_property
     def words(self) -> Counter[str]:
         """How often each word occurs."""
         return Counter(word for u in self.utterances for word in u.text.split())

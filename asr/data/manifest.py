@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from asr.errors import ConfigError, ManifestError
-from asr.files import temporary_path
+from asr.files import sync_folder, temporary_path
 from asr.foreign import (
     MOST_SECONDS,
     check_name,
@@ -195,7 +195,7 @@ def write_manifest(
             lines.flush()
             os.fsync(lines.fileno())
         partial.replace(path)
-        _sync(folder)
+        sync_folder(folder)
     except OSError as error:
         with suppress(OSError):  # the error may be the folder's
             partial.unlink(missing_ok=True)
@@ -204,15 +204,6 @@ def write_manifest(
         raise ManifestError(
             f"{path}: cannot be written ({audio} is a name that is not UTF-8)"
         ) from error
-
-
-def _sync(folder: Path) -> None:
-    """See to it that the names of a folder's files are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def spread(utterances: Sequence[Item], number: int) -> list[Item]:

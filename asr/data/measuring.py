@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 from asr.acoustics import speech_limits
 from asr.audio import SAMPLE_RATE, duration, read_waveform
 from asr.data.corpora.entries import Entry
+from asr.data.recordings import TOLERANCE
 from asr.errors import AudioError, CorpusError
 from asr.files import errors_of
 from asr.processes import worker_pool
@@ -25,8 +26,6 @@ from asr.progress import progress_bar
 
 _AT_ONCE = 32
 """Recordings that a process looks at before it reports."""
-_TOLERANCE = 0.1
-"""Seconds that a part may reach beyond the end of its recording: others round."""
 
 _MARGIN = 0.1
 """Seconds of silence that stay at both ends: soft sounds begin and end a word."""
@@ -155,10 +154,10 @@ def _look_at(task: _Task) -> Measured:
             seconds = whole - start
         if start is None or seconds is None:
             start, seconds = None, whole
-        elif start + seconds > whole + _TOLERANCE or seconds <= 0:
+        elif start + seconds > whole + TOLERANCE or seconds <= 0:
             what = f"ends at {start + seconds:.2f} s, its recording at {whole:.2f} s"
             return Measured(seconds, start, content, what, is_beyond=True)
-        elif start == 0 and abs(seconds - whole) <= _TOLERANCE:
+        elif start == 0 and abs(seconds - whole) <= TOLERANCE:
             start, seconds = None, whole
         if task.trim is not None:
             start, seconds = _trimmed(task, start, seconds)

@@ -199,8 +199,7 @@ def _format_of_folder(folder: Path) -> str:
         return "lhotse"
     if json_lines.manifests(folder):
         return "nemo"
-    named = (folder / name for name in (*librispeech.SUBSETS, "LibriSpeech"))
-    if any(map(Path.is_dir, named)) or librispeech.has_its_layout(folder):
+    if librispeech.has_subsets(folder) or librispeech.has_its_layout(folder):
         return "librispeech"
     if len(tables.tables(folder)) == 1:
         return "table"
@@ -218,17 +217,10 @@ def _read(
         raise ConfigError(f"--subsets: a corpus of format {kind} has none to choose")
     match kind:
         case "librispeech":
-            known = any(
-                (path / n).is_dir() for n in (*librispeech.SUBSETS, "LibriSpeech")
-            )
-            if (
-                known
-                or wanted
-                or not path.is_dir()
-                or not librispeech.has_its_layout(path)
-            ):
-                return librispeech.read(path, wanted), []
-            return librispeech.read_chapters(path), []
+            own = wanted is None and not librispeech.has_subsets(path)
+            if own and path.is_dir() and librispeech.has_its_layout(path):
+                return librispeech.read_chapters(path), []
+            return librispeech.read(path, wanted), []
         case "table":
             return tables.read(path, config.columns)
         case "commonvoice":

@@ -40,9 +40,9 @@ from asr.audio.errors import cut_short
 from asr.data.manifest import Utterance, parse_line, read_manifest, write_manifest
 from asr.data.recordings import read_utterance
 from asr.errors import AudioError, ConfigError, ManifestError
+from asr.files import sync_folder
 from asr.foreign import read_lines
 from asr.progress import progress_bar
-from asr.tensor_files import sync_folder
 from asr.wording import counted
 
 MANIFEST = "manifest.jsonl"

@@ -43,6 +43,11 @@ def read(corpus: Path, wanted: Sequence[str] | None = None) -> list[Subset]:
     return [_subset(name, folders[name], found) for name, found in chapters.items()]
 
 
+def has_subsets(folder: Path) -> bool:
+    """Return whether a folder holds one of the published subsets, or seems to."""
+    return any((folder / name).is_dir() for name in (*SUBSETS, "LibriSpeech"))
+
+
 def has_its_layout(folder: Path) -> bool:
     """Return whether a folder holds transcripts as LibriSpeech has them."""
     names = (
