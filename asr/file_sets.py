@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -39,8 +40,8 @@ from asr.tensor_files import (
 Item = TypeVar("Item")
 
 _NEXT = ".next"
-_TRIES = 50
-"""How often a set is read again that was replaced meanwhile."""
+_PATIENCE = 30.0
+"""Seconds for which a set is read again that was replaced meanwhile."""
 
 # Checksums
 
@@ -95,11 +96,14 @@ def _found(
     """
     upcoming, path = _upcoming(folder, name, expected), folder / name
     size = expected["size"]
-    if (
-        _is_there(upcoming)
-        and _sum(inside(folder, upcoming.name, place), size) == expected
-    ):
-        return upcoming
+    if _is_there(upcoming):
+        try:
+            if _sum(inside(folder, upcoming.name, place), size) == expected:
+                return upcoming
+        except CheckpointError:
+            if _is_there(upcoming):
+                raise
+            # Or else it has taken its own name meanwhile.
     measured = _sum(inside(folder, name, place), size)
     if measured != expected and not is_editable:
         size = measured["size"]
@@ -315,7 +319,8 @@ def read_whole(
     Raises:
         CheckpointError: whatever `read` raises where nothing was replaced.
     """
-    for _ in range(_TRIES):
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
         before, all_before = _state(folder, descriptions), _state(folder)
         try:
             found = read()
