@@ -10,13 +10,14 @@ import hashlib
 import itertools
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from socket import gethostname
 
-from asr.errors import AsrError, AudioError
+from asr.errors import AsrError, AudioError, ManifestError
 from asr.processes import is_running
 
 PARTIAL = ".partial"
@@ -55,6 +56,46 @@ def _machine() -> str:
     with contextlib.suppress(OSError):
         container = os.readlink("/proc/self/ns/pid")
     return hashlib.sha256(f"{gethostname()} {container}".encode()).hexdigest()[:8]
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to write a corpus into; at the end it gets its own name.
+
+    Args:
+        folder: its own; must not hold anything.
+
+    Raises:
+        ManifestError: it does, or cannot be written.
+    """
+    partial = folder.with_name(f".{folder.name}{PARTIAL}")
+    _make(folder, partial)
+    try:
+        yield partial
+        sync_folder(partial)
+        partial.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise ManifestError(
+            f"{folder}: cannot be written ({error.strerror})"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make(folder: Path, partial: Path) -> None:
+    """Make a folder to write to, beside the one that will be there in the end."""
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise ManifestError(f"{folder}: is not empty (a new folder was expected)")
+        partial.mkdir(parents=True)
+    except FileExistsError as error:
+        raise ManifestError(
+            f"{partial}: is being written, or is left of a command that was killed "
+            "(delete it then)"
+        ) from error
+    except OSError as error:
+        raise ManifestError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 def sync_folder(folder: Path) -> None:

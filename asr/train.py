@@ -352,8 +352,8 @@ def _start_from(
 
     Raises:
         CheckpointError: it is damaged, or has another class of attention.
-        ConfigError: it is another network, not one with a narrower listener or another
-            alphabet, or writes other subwords.
+        ConfigError: it is another network, not one with a narrower listener, another
+            attention or another alphabet, or writes other subwords.
     """
     model = load_model(folder, attention)
     matched = None

@@ -8,7 +8,7 @@ from asr.cli.options import add_command, check_output, number
 
 
 def add(commands: Any) -> None:
-    """Add `asr data info`, `asr data export` and `asr data shard`."""
+    """Add `asr data info`, `export`, `shard` and `join`."""
     parser = commands.add_parser(
         "data",
         help="look at a corpus, write it for other toolkits, or as shards",
@@ -19,6 +19,7 @@ def add(commands: Any) -> None:
     _add_info(commands)
     _add_export(commands)
     _add_shard(commands)
+    _add_join(commands)
 
 
 def _add_info(commands: Any) -> None:
@@ -75,6 +76,28 @@ def _add_shard(commands: Any) -> None:
     )
 
 
+def _add_join(commands: Any) -> None:
+    parser = add_command(
+        *(commands, "join", _join),
+        "join neighbouring utterances into longer recordings",
+        "asr data join data/train.jsonl data/train-joined --seconds 40\n"
+        "  asr data join data/dev.jsonl data/dev-eights --utterances 8",
+    )
+    parser.add_argument("manifest", type=Path, help="the corpus")
+    parser.add_argument(
+        "folder", type=Path, help="for recordings and their manifest; must not exist"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="X",
+        help="to train on: each as long as is drawn, from a single utterance up to X",
+    )
+    parser.add_argument(
+        "--utterances", **number(None, "to try a model on: N in each recording")
+    )
+
+
 def _info(args: argparse.Namespace) -> None:
     from asr.data.info import describe, inspect, manifests
     from asr.errors import ConfigError
@@ -107,3 +130,12 @@ def _shard(args: argparse.Namespace) -> None:
     from asr.data.shards import write_shards
 
     print(write_shards(args.manifest, args.folder, args.hours))
+
+
+def _join(args: argparse.Namespace) -> None:
+    from asr.data.joining import join
+
+    joined = join(
+        args.manifest, args.folder, seconds=args.seconds, utterances=args.utterances
+    )
+    print(joined)

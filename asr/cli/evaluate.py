@@ -1,4 +1,4 @@
-"""`asr evaluate`: how well a model does in noise, and on long recordings."""
+"""`asr evaluate`: how well a model does in noise, and on long speech."""
 
 import argparse
 from pathlib import Path
@@ -25,6 +25,7 @@ def add(commands: Any) -> None:
     measurements = parser.add_subparsers(required=True, metavar="MEASUREMENT")
     _add_robustness(measurements)
     _add_long_recordings(measurements)
+    _add_long_speech(measurements)
 
 
 def _add_robustness(commands: Any) -> None:
@@ -58,6 +59,22 @@ def _add_long_recordings(commands: Any) -> None:
         type=Path,
         metavar="FILE",
         help="keep the recording here, as FLAC (default: it is deleted at the end)",
+    )
+
+
+def _add_long_speech(commands: Any) -> None:
+    parser = add_command(
+        *(commands, "long-speech", _long_speech),
+        "join 1, 2, 4, 8 and 16 neighbours, and transcribe them in one piece and cut",
+        "asr evaluate long-speech data/dev.jsonl --model exp/run --minutes 10",
+    )
+    _add_inputs(parser)
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=10.0,
+        metavar="N",
+        help="speech to use, about (default: 10)",
     )
 
 
@@ -100,3 +117,13 @@ def _long_recordings(args: argparse.Namespace) -> None:
         path = args.output or Path(folder, "long.flac")
         write_bytes(path, encode(joined.waveform, "flac"))
         print(report(joined, path, recognizer))
+
+
+def _long_speech(args: argparse.Namespace) -> None:
+    from asr.data.manifest import read_manifest
+    from asr.evaluation.long_speech import by_length, table
+
+    if not args.minutes > 0:
+        raise ConfigError(f"--minutes must be above 0, not {args.minutes:g}")
+    utterances = read_manifest(args.manifest)
+    print(table(by_length(load_recognizer(args), utterances, 60 * args.minutes)))

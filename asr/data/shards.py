@@ -19,7 +19,6 @@ Source: the layout of https://github.com/webdataset/webdataset.
 import json
 import os
 import random
-import shutil
 import tarfile
 import weakref
 from array import array
@@ -40,7 +39,7 @@ from asr.audio.errors import cut_short
 from asr.data.manifest import Utterance, parse_line, read_manifest, write_manifest
 from asr.data.recordings import read_utterance
 from asr.errors import AudioError, ConfigError, ManifestError
-from asr.files import sync_folder
+from asr.files import whole_folder
 from asr.foreign import read_lines
 from asr.progress import progress_bar
 from asr.wording import counted
@@ -91,36 +90,10 @@ def write_shards(manifest: str | Path, folder: str | Path, hours: float) -> Shar
         with closing(_opened(utterance)):
             pass
     random.Random("shards").shuffle(utterances)
-    partial = folder.with_name(f".{folder.name}.partial")
-    _make(folder, partial)
-    try:
+    with whole_folder(folder) as partial:
         num_shards = _write(utterances, partial, 3600 * hours)
-        sync_folder(partial)
-        partial.rename(folder)
-        sync_folder(folder.parent)
-    except OSError as error:
-        raise ManifestError(
-            f"{folder}: cannot be written ({error.strerror})"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     seconds = sum(utterance.duration for utterance in utterances)
     return Sharded(folder, len(utterances), seconds, num_shards)
-
-
-def _make(folder: Path, partial: Path) -> None:
-    """Make a folder to write to, beside the one that will be there in the end."""
-    try:
-        if folder.exists() and any(folder.iterdir()):
-            raise ManifestError(f"{folder}: is not empty (a new folder was expected)")
-        partial.mkdir(parents=True)
-    except FileExistsError as error:
-        raise ManifestError(
-            f"{partial}: is being written, or is left of a command that was killed "
-            "(delete it then)"
-        ) from error
-    except OSError as error:
-        raise ManifestError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 def _write(utterances: Sequence[Utterance], folder: Path, seconds: float) -> int:

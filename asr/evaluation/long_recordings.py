@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
+from asr.data.joining import neighbours
 from asr.data.manifest import Utterance
 from asr.data.recordings import read_utterance
 from asr.decoding.ctc_alignment import word_places
@@ -48,8 +49,7 @@ class Joined(NamedTuple):
 def join_utterances(utterances: Sequence[Utterance], seconds: float) -> Joined:
     """Join utterances with pauses of 0.2 to 1.5 s.
 
-    Those whose ids differ only behind the last hyphen (in LibriSpeech: a chapter's)
-    stay together and in their order.
+    Neighbours (see `asr.data.joining`) stay together and in their order.
 
     Args:
         utterances: as many as are needed are taken.
@@ -59,12 +59,9 @@ def join_utterances(utterances: Sequence[Utterance], seconds: float) -> Joined:
         AudioError: a recording cannot be read.
     """
     rng = random.Random(1)
-    chapters = dict[str, list[Utterance]]()
-    for utterance in utterances:
-        chapters.setdefault(utterance.id.rsplit("-", 1)[0], []).append(utterance)
-    names = sorted(chapters)
-    rng.shuffle(names)
-    order = [utterance for name in names for utterance in chapters[name]]
+    chapters = neighbours(utterances)
+    rng.shuffle(chapters)
+    order = [utterance for chapter in chapters for utterance in chapter]
     parts, taken, waveforms, begins = list[Tensor](), list[Utterance](), [], []
     length = 0
     for utterance in order:

@@ -13,7 +13,8 @@ the variance falls to n / N of what it was (the mean of the old units is near ze
 its gains are made sqrt(n / N) of what they were.
 
 Of another alphabet each token gets the rows of an old one, or keeps those that were
-drawn (see `token_rows`).
+drawn (see `token_rows`). An attention with other settings is drawn anew: it learns in
+minutes where to look, with a listener and a speller that know what they need.
 
 Shapes: n units of an LSTM before, N after; its output is [forwards ; backwards].
 
@@ -32,6 +33,7 @@ from asr.model.las import LAS, LASConfig
 
 _CANDIDATE = 2
 """Which quarter of torch's gate weights (i, f, g, o) is that of the candidate."""
+_ATTENTION = "speller.attention."
 _OF_TOKENS = (
     *("speller.embedding.weight", "speller.output.weight", "speller.output.bias"),
     *("ctc.weight", "ctc.bias"),
@@ -45,6 +47,8 @@ def grow(
 ) -> frozenset[str]:
     """Give a network the weights of one whose listener is narrower, or as wide.
 
+    Where the attention has other settings, its weights stay as they were drawn.
+
     Args:
         las: as it was drawn; is changed.
         old: the network that is to live on.
@@ -56,13 +60,16 @@ def grow(
         are the tokens.
 
     Raises:
-        ValueError: they differ in more than the size of the listener, the old one is
-            the wider one, or it would grow under several heads of the attention.
-            Nothing is changed then.
+        ValueError: they differ in more than the size of the listener and the attention,
+            the old one is the wider one, or it would grow under several heads of the
+            attention. Nothing is changed then.
     """
     before, after = _sizes(las, old, rows)
     taken, targets = set[str](), las.state_dict()
+    anew = old.config.attention != las.config.attention
     for name, source in old.state_dict().items():
+        if anew and name.startswith(_ATTENTION):
+            continue
         target = targets[name]
         if not source.shape:  # a single number of an attention of the user's own
             target.copy_(source)
@@ -97,12 +104,17 @@ def _sizes(las: LAS, old: LAS, rows: Sequence[int | None] | None) -> tuple[int, 
         raise ValueError(f"it knows {old.vocab_size} tokens, not {las.vocab_size}")
     different = _different(old.config, las.config)
     if different:
-        raise ValueError(f"{different}, and only listener.size may grow")
+        raise ValueError(
+            f"{different}, and only listener.size may grow, and the attention change"
+        )
     before, after = old.config.listener.size, las.config.listener.size
     if before > after:
         raise ValueError(f"listener.size was {before} and cannot shrink to {after}")
     heads = old.config.attention.heads
-    if before < after and heads > 1:  # each would get another part of the output
+    anew = old.config.attention != las.config.attention
+    if (
+        before < after and heads > 1 and not anew
+    ):  # each would get another part of the output
         raise ValueError(f"listener.size cannot grow under {heads} attention.heads")
     return before, after
 
@@ -143,7 +155,9 @@ def interpolate(
 
 
 def _different(old: LASConfig, new: LASConfig) -> str:
-    """Name the first setting that makes another network; the listener's size is none.
+    """Name the first setting that makes another network.
+
+    The listener's size is none, nor are those of the attention.
 
     >>> from asr.model.listener import ListenerConfig
     >>> from asr.model.speller import SpellerConfig
@@ -156,7 +170,7 @@ def _different(old: LASConfig, new: LASConfig) -> str:
     for part, settings in before.items():
         for name, value in settings.items():
             setting = f"{part}.{name}"
-            if setting != "listener.size" and name != "dropout":
+            if part != "attention" and setting != "listener.size" and name != "dropout":
                 now = after[part][name]
                 if now != value:
                     return f"{setting} was {value} and is {now}"

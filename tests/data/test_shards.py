@@ -189,7 +189,7 @@ def test_shards_are_written_whole_or_not_at_all(
         assert list(folder.glob("*.tar"))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("asr.data.shards.sync_folder", full)
+    monkeypatch.setattr("asr.files.sync_folder", full)
 
     message = r"shards: cannot be written \(No space left on device\)$"
     with pytest.raises(ManifestError, match=message):

@@ -112,6 +112,23 @@ def test_nothing_grows_under_several_heads() -> None:
     )
 
 
+def test_an_attention_with_other_settings_is_drawn_anew_and_all_else_kept() -> None:
+    old = network(8)
+    torch.manual_seed(4)
+    attention = AttentionConfig("additive", size=6, block_size=4)
+    las = LAS(replace(old.config, attention=attention), old.vocab_size)
+    drawn = {name: weight.clone() for name, weight in las.state_dict().items()}
+
+    taken = grow(las, old)
+
+    before, after = old.state_dict(), las.state_dict()
+    of_attention = {name for name in after if name.startswith("speller.attention.")}
+    assert of_attention
+    assert taken == after.keys() - of_attention
+    assert all(after[name].equal(drawn[name]) for name in of_attention)
+    assert all(after[name].equal(before[name]) for name in taken)
+
+
 def test_between_start_and_end_are_the_weights_of_both() -> None:
     start = network(8)
     torch.manual_seed(5)
