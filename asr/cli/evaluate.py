@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
     _add_robustness(measurements)
     _add_long_recordings(measurements)
     _add_long_speech(measurements)
+    _add_errors(measurements)
 
 
 def _add_robustness(commands: Any) -> None:
@@ -78,6 +79,18 @@ def _add_long_speech(commands: Any) -> None:
     )
 
 
+def _add_errors(commands: Any) -> None:
+    parser = add_command(
+        *(commands, "errors", _errors),
+        "find out which errors are the search's and which the models'",
+        "asr evaluate errors data/dev.jsonl --model exp/run --utterances 100",
+    )
+    _add_inputs(parser)
+    parser.add_argument(
+        "--utterances", **number(100, "how many, spread evenly (default: 100)")
+    )
+
+
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifest", type=Path, help="the utterances to use")
     add_settings(parser, "settings of the search, in place of the model's")
@@ -127,3 +140,11 @@ def _long_speech(args: argparse.Namespace) -> None:
         raise ConfigError(f"--minutes must be above 0, not {args.minutes:g}")
     utterances = read_manifest(args.manifest)
     print(table(by_length(load_recognizer(args), utterances, 60 * args.minutes)))
+
+
+def _errors(args: argparse.Namespace) -> None:
+    from asr.data.manifest import read_manifest, spread
+    from asr.evaluation.search_errors import search_errors
+
+    utterances = spread(read_manifest(args.manifest), args.utterances)
+    print(search_errors(load_recognizer(args), utterances))

@@ -22,6 +22,7 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE, Channel, from_samples
 from asr.decoding.config import DecodingConfig
 from asr.decoding.hotwords import spell_hotwords
+from asr.decoding.search import Hypothesis
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.inference.aligning import align_recording
 from asr.inference.confidence import Calibration, load_calibration
@@ -358,6 +359,17 @@ class Recognizer:
         """
         weight = max(self.decoding.ctc_weight, least_ctc_weight)
         return self._search.search(waveforms, replace(self.decoding, ctc_weight=weight))
+
+    def score(
+        self, waveforms: Sequence[Tensor], texts: Sequence[str]
+    ) -> list[Hypothesis]:
+        """Score texts that are given as the search would have scored them.
+
+        Args:
+            waveforms: (N,) float32 at 16 kHz each.
+            texts: one for each, in the characters that the model writes.
+        """
+        return self._search.score(waveforms, texts, self.decoding)
 
 
 def _device(device: str | torch.device) -> torch.device:

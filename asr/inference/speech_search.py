@@ -18,8 +18,9 @@ from asr.decoding.config import DecodingConfig, length_limits
 from asr.decoding.ctc import CTCPrefix
 from asr.decoding.ctc_alignment import align
 from asr.decoding.fusion import Fusion
+from asr.decoding.given import score_given
 from asr.decoding.hotwords import HotWords
-from asr.decoding.search import StepModel, beam_search
+from asr.decoding.search import Hypothesis, StepModel, beam_search
 from asr.errors import ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.inference.search_result import SearchResult
@@ -97,6 +98,38 @@ class SpeechSearch:
             *self.search(waveforms[:half], decoding),
             *self.search(waveforms[half:], decoding),
         ]
+
+    @torch.inference_mode()
+    def score(
+        self,
+        waveforms: Sequence[Tensor],
+        texts: Sequence[str],
+        decoding: DecodingConfig,
+    ) -> list[Hypothesis]:
+        """Score texts that are given, as the search would have scored them.
+
+        Args:
+            waveforms: (N,) float32 at 16 kHz each.
+            texts: one for each, in the characters of the tokenizer.
+            decoding: settings of the search.
+
+        Raises:
+            ConfigError: a text has a character that the tokenizer does not know.
+        """
+        try:
+            spellings = [self.tokenizer.encode(text) for text in texts]
+        except ValueError as error:
+            raise ConfigError(f"a text cannot be scored: {error}") from error
+        features, num_frames = pad_rows([log_mel(waveform) for waveform in waveforms])
+        output = self.las.listen(features.to(self.device), num_frames)
+        log_probs = self.las.ctc_log_probs(output)
+        return score_given(
+            self._step_model(output, log_probs, decoding),
+            spellings,
+            sos=self.tokenizer.sos,
+            eos=self.tokenizer.eos,
+            length_norm=decoding.length_norm,
+        )
 
     def _search(
         self, waveforms: Sequence[Tensor], decoding: DecodingConfig
