@@ -193,8 +193,8 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "search",
         "The defaults are the model's own: see decoding.json in its folder. Any\n"
         "setting of the search can be given as decoding.key=value, too. The keys:\n"
-        "beam_size, coverage, ctc_weight, eos_threshold, hotword_weight, hotwords,\n"
-        "ilm_weight, length_norm, lm_weight, word_bonus.",
+        "attention_window, beam_size, coverage, ctc_weight, eos_threshold,\n"
+        "hotword_weight, hotwords, ilm_weight, length_norm, lm_weight, word_bonus.",
     )
     search.add_argument("--beam-size", **number(None, "hypotheses followed"))
     for name, letter, about in (

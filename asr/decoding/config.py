@@ -34,6 +34,10 @@ class DecodingConfig(SearchConfig):
     """Share of the CTC head's prefix scores in the score; the rest is the speller's."""
     coverage: float = 0.0
     """Bonus for each listener step that a hypothesis has looked at."""
+    attention_window: float | None = None
+    """Seconds to each side of where a hypothesis looked for the character before, in
+    which it may look for the next; None for the whole piece. In one long piece the time
+    for a character then no longer grows with its length."""
     lm_weight: float = 1.0
     """Weight of the language model, where there is one, beside the rest."""
     word_bonus: float = -2.0
@@ -75,6 +79,9 @@ class DecodingConfig(SearchConfig):
             raise ValueError(
                 f"decoding.coverage must be at least 0, not {self.coverage}"
             )
+        window = self.attention_window
+        if window is not None and not 0 < window < inf:
+            raise ValueError(f"decoding.attention_window must be above 0, not {window}")
         if not 0 <= self.lm_weight < inf:
             raise ValueError(
                 f"decoding.lm_weight must be zero or more, not {self.lm_weight}"

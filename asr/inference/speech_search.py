@@ -192,7 +192,8 @@ class SpeechSearch:
     ) -> StepModel[Any]:
         """Combine the speller, the CTC head, the language model and hot words."""
         num_utterances, share = output.h.size(0), decoding.ctc_weight
-        las = self.las.steps(output, decoding.coverage, self._weights)
+        window = self._steps_in(decoding.attention_window)
+        las = self.las.steps(output, decoding.coverage, self._weights, window)
         models: list[StepModel[Any]] = [las]
         weights = [1 - share]
         if share:
@@ -215,3 +216,9 @@ class SpeechSearch:
             models.append(self.hotwords.steps(num_utterances))
             weights.append(decoding.hotword_weight)
         return Fusion(models, weights) if len(models) > 1 else las
+
+    def _steps_in(self, seconds: float | None) -> int | None:
+        """Return how many listener steps a window of the attention has."""
+        if seconds is None:
+            return None
+        return max(1, round(seconds * FRAMES_PER_SECOND / self.las.listener.reduction))

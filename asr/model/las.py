@@ -26,6 +26,7 @@ from asr.model.listener import Listener, ListenerConfig, ListenerOutput, quantiz
 from asr.model.plain_steps import PlainSteps, SpellerSteps
 from asr.model.speller import Speller, SpellerConfig, Spelling
 from asr.model.speller_search import LASSteps, StepWeights
+from asr.model.windowed_search import WindowedSteps
 
 _MOST = {
     "listener.size": 8192,
@@ -183,6 +184,7 @@ class LAS(nn.Module):
         listened: ListenerOutput,
         coverage: float = 0.0,
         weights: StepWeights | None = None,
+        window: int | None = None,
     ) -> SpellerSteps:
         """Return a `StepModel` of these utterances for a search.
 
@@ -190,8 +192,13 @@ class LAS(nn.Module):
             listened: the listener's output for B utterances.
             coverage: see `LASSteps`.
             weights: of the speller, if they were prepared before.
+            window: listener steps to each side that the attention may look at; None
+                for all of them. See `windowed_search`.
+
+        Raises:
+            ConfigError: there is a window, and the attention has no fast path.
         """
-        return self._steps(self.precompute(listened), coverage, weights)
+        return self._steps(self.precompute(listened), coverage, weights, window)
 
     @torch.no_grad()
     def internal_lm(
@@ -214,10 +221,22 @@ class LAS(nn.Module):
         return self._steps(memory, 0.0, weights)
 
     def _steps(
-        self, memory: AttentionMemory, coverage: float, weights: StepWeights | None
+        self,
+        memory: AttentionMemory,
+        coverage: float,
+        weights: StepWeights | None,
+        window: int | None = None,
     ) -> SpellerSteps:
         weights = weights or self.step_weights()
-        if weights is None:
-            return PlainSteps(self.speller, memory, coverage)
         start = self.speller.attention.start(memory)
-        return LASSteps(weights, memory, start, coverage)
+        if weights is not None and window is not None:
+            return WindowedSteps(weights, memory, start, coverage, window)
+        if weights is not None:
+            return LASSteps(weights, memory, start, coverage)
+        if window is not None:
+            name = type(self.speller.attention).__name__
+            raise ConfigError(
+                "decoding.attention_window: is for the built-in attentions (not for "
+                f"{name})"
+            )
+        return PlainSteps(self.speller, memory, coverage)

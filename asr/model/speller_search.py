@@ -169,8 +169,8 @@ class LASSteps:
     @torch.no_grad()
     def step(self, tokens: Tensor, state: StepsState) -> tuple[Tensor, StepsState]:
         """(R,) last tokens -> (R, V) log P of the next, and the new state."""
-        model, memory, old = self.weights, state.memory, state.kept
-        batch, share = len(memory.h), 4 * model.size
+        model, old = self.weights, state.kept
+        share = 4 * model.size
         new = torch.empty_like(old)
         gates = model.table.index_select(0, tokens).add_(old[:, :share])
         below = old[:, model.state(0)]
@@ -183,24 +183,31 @@ class LASSteps:
             product.add_to(gates, below)
             step_forward(gates, old[:, cell], new[:, cell], new[:, hidden])
         s = new[:, model.state(model.layers - 1)]
-        query = model.query(s).view(batch, -1, model.query.size)
-        previous = state.weights.view(batch, -1, state.weights.size(1))
-        energies = self.energies(query, memory, previous)
-        if state.blocks:
-            energies = self._across(energies, query, state.blocks)
-        weights = energies.masked_fill_(state.padding, -torch.inf).softmax(dim=-1)
-        shares = torch.bmm(weights.flatten(2), memory.h).flatten(0, 1)  # (R, 5 * S)
+        query = model.query(s).view(len(state.memory.h), -1, model.query.size)
+        weights, shares = self._look(query, state)
         new[:, :share] = shares[:, :share]
         hidden_layer = model.hidden(s).add_(shares[:, share:]).tanh_()
         scores = model.output(hidden_layer).log_softmax(dim=-1)
-        weights = weights[:, :, 0] if model.heads == 1 else weights.mean(dim=2)
-        weights, attended = weights.flatten(0, 1), state.attended
+        attended = state.attended
         if attended is not None:
             after = attended + weights
             scores = scores + self.coverage * newly_covered(attended, after)
             attended = after
         state = state._replace(kept=new, weights=weights, attended=attended)
         return scores, state
+
+    def _look(self, query: Tensor, state: StepsState) -> tuple[Tensor, Tensor]:
+        """(B, K, A) W s_i -> (R, J) alpha_i and (R, 5 * S) shares of the context."""
+        memory, steps = state.memory, state.weights.size(1)
+        previous = state.weights.view(len(memory.h), -1, steps)
+        energies = self.energies(query, memory, previous)
+        if state.blocks:
+            energies = self._across(energies, query, state.blocks)
+        weights = energies.masked_fill_(state.padding, -torch.inf).softmax(dim=-1)
+        shares = torch.bmm(weights.flatten(2), memory.h).flatten(0, 1)
+        heads = self.weights.heads
+        weights = weights[:, :, 0] if heads == 1 else weights.mean(dim=2)
+        return weights.flatten(0, 1), shares
 
     def energies(
         self, query: Tensor, memory: AttentionMemory, previous: Tensor

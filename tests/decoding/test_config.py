@@ -16,6 +16,8 @@ from asr.errors import ConfigError
         ("eos_threshold", 1e5, "eos_threshold must be at most 10000"),
         ("coverage", float("nan"), "coverage must be at least 0, not nan"),
         ("coverage", float("inf"), "coverage must be at least 0, not inf"),
+        ("attention_window", 0, "attention_window must be above 0, not 0"),
+        ("attention_window", float("inf"), "attention_window must be above 0, not inf"),
     ],
 )
 def test_settings_have_bounds(setting: str, value: float, message: str) -> None:
