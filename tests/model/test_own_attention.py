@@ -565,7 +565,7 @@ def test_a_subclass_is_searched_by_its_own_energies(model: Model) -> None:
     assert isinstance(steps, PlainSteps)
     assert isinstance(las.internal_lm(2), PlainSteps)
     with pytest.raises(ConfigError, match=r"attention_window: is for the built-in"):
-        las.steps(output, window=3)
+        las.steps(listened, window=3)
     assert isinstance(model.las.steps(listened), LASSteps)
     _, state = steps.step(torch.tensor([SOS, SOS]), steps.start())
     valid = state.memory.valid
