@@ -25,6 +25,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from asr.errors import ConfigError
+from asr.imports import lasting
 
 State = TypeVar("State")
 Item = TypeVar("Item")
@@ -303,7 +304,9 @@ def _begin_work(begin: bytes) -> None:
     global _kept
     end_with_parent()
     try:
-        _kept = pickle.loads(begin)()
+        with lasting():
+            make = pickle.loads(begin)
+        _kept = make()
     except Exception as error:
         _kept = _Failed(error)
 
