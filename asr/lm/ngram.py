@@ -58,7 +58,7 @@ from asr.tensor_files import as_bytes, inside, read_tensors
 from asr.text import ALPHABET, CharTokenizer, Tokenizer
 
 Halves = npt.NDArray[np.float16]
-"""Of numbers that are exact in them, as those of a file are: 16ths of one byte."""
+"""16ths that a file has in a byte: they are exact, in a quarter of the memory."""
 
 FILE = "ngram.safetensors"
 """The file of a language model's folder."""
@@ -164,9 +164,9 @@ class Level(NamedTuple):
 
     keys: Ints
     """(G,) sorted."""
-    log_probs: Floats | Halves
-    """(G,) log P of the last word after the others."""
-    backoffs: Floats | Halves
+    log_probs: npt.NDArray[Any]
+    """(G,) log P of the last word after the others: `Floats`, or `Halves` of a file."""
+    backoffs: npt.NDArray[Any]
     """(G,) added where the n-gram is the history and no longer one is stored."""
 
 
@@ -508,7 +508,7 @@ def _levels(tensors: Mapping[str, Tensor], order: int, base: int) -> list[Level]
     return levels
 
 
-def _to_bytes(values: Floats | Halves, highest: float) -> npt.NDArray[np.uint8]:
+def _to_bytes(values: npt.NDArray[Any], highest: float) -> npt.NDArray[np.uint8]:
     """Count 16ths below the highest."""
     return ((highest - values) * _STEPS).round().clip(0, 255).astype(np.uint8)
 
