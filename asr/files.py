@@ -18,7 +18,7 @@ from pathlib import Path
 from socket import gethostname
 
 from asr.errors import AsrError, AudioError, ManifestError
-from asr.processes import is_running
+from asr.forking import is_running
 
 PARTIAL = ".partial"
 """Ending of these names."""

@@ -23,7 +23,7 @@ from socket import gethostname
 from typing import BinaryIO, NamedTuple
 
 from asr.errors import InUseError
-from asr.processes import is_running
+from asr.forking import is_running
 
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 _MOST_BYTES = 4096

@@ -9,6 +9,7 @@ leaves one behind. Ctrl-C does not reach workers: their parent stops them.
 """
 
 import ctypes
+import itertools
 import os
 import pickle
 import signal
@@ -16,15 +17,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
-from multiprocessing.process import BaseProcess
-from typing import Any, Generic, NamedTuple, TypeVar
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar, cast
 
 from asr.errors import ConfigError
+from asr.forking import Child, Starter
 
 State = TypeVar("State")
 Item = TypeVar("Item")
@@ -35,34 +34,6 @@ _AHEAD = 2
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _LATER = (signal.SIGTERM, signal.SIGHUP)
 """Signals that wait until a process is started."""
-_LOOK = 1.0
-"""Seconds after which a worker looks for its parent, if it was not woken before."""
-
-
-def end_with_parent() -> None:
-    """End this process, a worker, as soon as the one that started it has ended."""
-    threading.Thread(target=_watch_parent, daemon=True).start()
-
-
-def _watch_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    assert parent.pid is not None
-    # Where the parent has forked others, its end does not wake this process.
-    while parent.is_alive() and is_running(parent.pid):
-        parent.join(_LOOK)
-    os._exit(1)
-
-
-def is_running(pid: int) -> bool:
-    """Return whether this machine has a process of that number."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # it is another user's
-        pass
-    return True
 
 
 def end_with_starter() -> None:
@@ -81,56 +52,68 @@ class _Task:
     """An item under way."""
 
     number: int
-    function: Callable[[Any, Any], Any]
-    item: Any
-    future: Future[Any]
+    """Of the item, counted by who asked for it."""
+    message: bytes
+    """The function and the item, pickled."""
+    serial: int = 0
+    """Counts what is sent: of what nobody asks for any more a result may come."""
     was_tried: bool = False
     """Whether a worker has ended over it."""
 
 
-class _Worker(Generic[State]):
+_serials = itertools.count()
+
+
+class _Worker:
     """One process, and the items that it has."""
 
-    def __init__(self, begin: Callable[[], State]) -> None:
-        self._begin = pickle.dumps(begin)
-        self._processes = list[BaseProcess]()
+    def __init__(self, starter: Starter) -> None:
+        self._starter = starter
+        self._child: Child | None = None
+        self.connection: Connection[Any, Any] | None = None
         self.tasks = deque[_Task]()
-        self._start()
-
-    def _start(self) -> None:
-        self._executor = ProcessPoolExecutor(
-            1, get_context("spawn"), _begin_work, (self._begin,)
-        )
 
     def give(
         self, number: int, function: Callable[[State, Item], Result], item: Item
     ) -> None:
         """Have a function called with what the process keeps, and an item."""
-        self.tasks.append(_Task(number, function, item, self._submit(function, item)))
+        task = _Task(number, pickle.dumps((function, item)))
+        if not self._send(task) and not self.tasks:  # it has ended while it waited
+            self.close()
+            self._send(task)
+        self.tasks.append(task)
 
-    def _submit(self, function: Callable[[Any, Any], Any], item: Any) -> Future[Any]:
-        with _uninterrupted():
-            try:
-                future = self._executor.submit(_work, function, item)
-            except BrokenProcessPool:  # it has ended while it had nothing to do
-                self._start()
-                future = self._executor.submit(_work, function, item)
-            self._processes = list((self._executor._processes or {}).values())
-        return future
+    def _send(self, task: _Task) -> bool:
+        """Send an item to the process; return whether it was there to take it."""
+        if self.connection is None:
+            with _uninterrupted():
+                self.connection, self._child = self._starter.start()
+        task.serial = next(_serials)
+        try:
+            self.connection.send_bytes(pickle.dumps((task.serial, task.message)))
+        except OSError:
+            return False
+        return True
 
     def finished(self) -> Iterator[tuple[int, Any]]:
-        """Take out what is done: the number of each item, and what came of it.
+        """Wait for a result; yield the number of its item and what came of it.
 
         Raises:
             ConfigError: the process ended twice over the same item.
-            Exception: what the function raised.
+            BaseException: what the function raised.
         """
-        while self.tasks and self.tasks[0].future.done():
-            if isinstance(self.tasks[0].future.exception(), BrokenProcessPool):
-                self._try_again()
-                return
-            task = self.tasks.popleft()
-            yield task.number, task.future.result()
+        assert self.connection is not None
+        try:
+            serial, found, error = pickle.loads(self.connection.recv_bytes())
+        except (EOFError, OSError):
+            self._try_again()
+            return
+        if serial != self.tasks[0].serial:
+            return  # nobody asks for it any more
+        task = self.tasks.popleft()
+        if error is not None:
+            raise error from RuntimeError(f"in a worker process:\n{found}")
+        yield task.number, found
 
     def _try_again(self) -> None:
         """Give what an ended process had to a new one."""
@@ -141,40 +124,37 @@ class _Worker(Generic[State]):
                 "is short, use fewer processes, or shorter recordings)"
             )
         first.was_tried = True
-        self.close()
         print(
-            f"asr: a worker {self._end()}: its work is tried once more",
+            f"asr: a worker {_end(self.close())}: its work is tried once more",
             file=sys.stderr,
             flush=True,
         )
-        self._start()
         for task in self.tasks:
-            task.future = self._submit(task.function, task.item)
+            self._send(task)
 
-    def _end(self) -> str:
-        """Describe how the process has ended."""
-        status = next((one.exitcode for one in self._processes), None)
-        if status == -signal.SIGKILL:
-            return "was killed (memory?)"
-        if status is None or status >= 0:
-            return f"ended with status {status}"
-        return f"was ended by signal {-status}"
+    def close(self) -> int | None:
+        """Wait until the process has ended; return its status, if it is known."""
+        if self.connection is None or self._child is None:
+            return None
+        self.connection.close()
+        status = self._child.status()
+        self.connection = self._child = None
+        return status
 
-    def kill(self) -> None:
-        """End the process at once, also one that is only being started."""
-        started = list((self._executor._processes or {}).values())
-        for process in {*self._processes, *started}:
-            process.kill()
 
-    def close(self) -> None:
-        """Wait until the process has ended."""
-        self._executor.shutdown(cancel_futures=True)
+def _end(status: int | None) -> str:
+    """Describe how a process has ended."""
+    if status == -signal.SIGKILL:
+        return "was killed (memory?)"
+    if status is None or status >= 0:
+        return f"ended with status {status}"
+    return f"was ended by signal {-status}"
 
 
 class Workers(Generic[State]):
     """Processes that each keep something, and work on items with it."""
 
-    def __init__(self, workers: list[_Worker[State]]) -> None:
+    def __init__(self, workers: list[_Worker]) -> None:
         self._workers = workers
 
     def completed(
@@ -215,12 +195,11 @@ class Workers(Generic[State]):
         try:
             while True:
                 self._fill(function, numbered, early)
-                futures = [task.future for one in self._workers for task in one.tasks]
-                if not futures:
+                busy = {one.connection: one for one in self._workers if one.tasks}
+                if not busy:
                     return
-                wait(futures, return_when=FIRST_COMPLETED)
-                for worker in self._workers:
-                    yield from worker.finished()
+                for ready in wait([one for one in busy if one]):
+                    yield from busy[cast(Any, ready)].finished()
         finally:
             for worker in self._workers:
                 worker.tasks.clear()
@@ -241,23 +220,27 @@ class Workers(Generic[State]):
 
 
 @contextmanager
-def worker_pool(begin: Callable[[], State], processes: int) -> Iterator[Workers[State]]:
+def worker_pool(
+    begin: Callable[[], State], processes: int, shared: bool = True
+) -> Iterator[Workers[State]]:
     """Give workers that end with the block; they are started when they are needed.
 
     Args:
         begin: makes what each of them keeps; can be pickled.
         processes: how many.
+        shared: whether it may be made once for all of them, who are then forked.
     """
-    workers = [_Worker(begin) for _ in range(processes)]
+    starter = Starter(pickle.dumps(begin), shared)
+    workers = [_Worker(starter) for _ in range(processes)]
     try:
         yield Workers(workers)
     except BaseException:  # whatever stops this process stops them, too
-        for worker in workers:
-            worker.kill()
+        starter.kill()
         raise
     finally:
         for worker in workers:
             worker.close()
+        starter.close()
 
 
 @contextmanager
@@ -284,31 +267,3 @@ def _uninterrupted() -> Iterator[None]:
             signal.signal(number, before[number])
         for late in dict.fromkeys(came):
             os.kill(os.getpid(), late)
-
-
-# In a worker process
-
-
-class _Failed(NamedTuple):
-    """In place of what a worker keeps: why it has not."""
-
-    error: Exception
-
-
-_kept: Any = None
-
-
-def _begin_work(begin: bytes) -> None:
-    """Begin a worker; what it needs is imported by unpickling, once it is watched."""
-    global _kept
-    end_with_parent()
-    try:
-        _kept = pickle.loads(begin)()
-    except Exception as error:
-        _kept = _Failed(error)
-
-
-def _work(function: Callable[[Any, Any], Any], item: Any) -> Any:
-    if isinstance(_kept, _Failed):
-        raise _kept.error
-    return function(_kept, item)

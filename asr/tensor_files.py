@@ -195,11 +195,21 @@ def dequantize_rows(name: str, stored: Mapping[str, Tensor]) -> Tensor:
     Raises:
         ValueError: it has no scale for each row.
     """
+    steps, scale = quantized_rows(name, stored)
+    return steps.float().mul_(scale.float()[:, None])
+
+
+def quantized_rows(name: str, stored: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the bytes of such a matrix and its scales, as they are stored.
+
+    Raises:
+        ValueError: it has no scale for each row.
+    """
     steps, scale = stored[name], stored.get(scale_name(name))
     fits = scale is not None and scale.is_floating_point() and steps.dim() == 2
     if scale is None or not fits or scale.shape != steps.shape[:1]:
         raise ValueError(f"{name} has no scale for each row")
-    return steps.float().mul_(scale.float()[:, None])
+    return steps, scale
 
 
 def scale_name(name: str) -> str:

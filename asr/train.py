@@ -27,11 +27,11 @@ from asr.data.digest import CorpusDigest, digest
 from asr.data.manifest import Utterance, read_manifest, spread
 from asr.data.shards import read_corpus
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
+from asr.forking import end_with_parent
 from asr.locks import locked
 from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
 from asr.model.storage import find_model, load_model, load_tokenizer
-from asr.processes import end_with_parent
 from asr.reports.attention_plot import draw_attention
 from asr.runtime import (
     end_process,

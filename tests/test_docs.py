@@ -91,6 +91,8 @@ def programs(line: str) -> Iterator[list[str]]:
             words.append(word)
 
 
+LONG = ("extending-attention.md", "aligning.md")
+"""Pages that train something, or transcribe for long."""
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [
     command
@@ -117,7 +119,10 @@ INLINE = sorted(
 
 @pytest.mark.parametrize(
     "page",
-    sorted({block.page for block in BLOCKS if block.language == "python"}),
+    [
+        pytest.param(page, marks=pytest.mark.slow) if page.name in LONG else page
+        for page in sorted({b.page for b in BLOCKS if b.language == "python"})
+    ],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_the_python_runs(page: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from asr.errors import AudioError, ConfigError
+from asr.forking import FORKS
 from asr.processes import worker_pool
 from tests.faults.kills import is_alive, wait_until
 
@@ -132,6 +133,88 @@ def test_a_worker_that_ends_while_it_waits_is_replaced() -> None:
     assert first != second
 
 
+def ids(first: int, item: int) -> tuple[int, int]:
+    return first, os.getpid()
+
+
+@pytest.mark.skipif(not FORKS, reason="each worker begins by itself here")
+def test_workers_share_what_was_begun_once() -> None:
+    with worker_pool(os.getpid, 2) as workers:
+        found = set(workers.in_order(ids, range(9)))
+
+    (first,) = {first for first, _ in found}
+    assert len(found) == 2
+    assert first not in {os.getpid(), *(own for _, own in found)}
+
+
+@pytest.mark.skipif(not FORKS, reason="each worker begins by itself here")
+def test_where_the_process_that_has_begun_is_killed_another_begins() -> None:
+    with worker_pool(os.getpid, 1) as workers:
+        ((first, own),) = workers.in_order(ids, [0])
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: not is_alive(first))
+        assert list(workers.in_order(ids, [0])) == [(first, own)]  # it works on
+        os.kill(own, signal.SIGKILL)
+        wait_until(lambda: not is_alive(own))
+        ((second, other),) = workers.in_order(ids, [0])
+
+    assert len({first, own, second, other}) == 4
+    assert not any(map(is_alive, (second, other)))
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_what_cannot_be_shared_is_begun_by_each_worker(
+    forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.forking.FORKS", forks and FORKS)
+    with worker_pool(os.getpid, 2, shared=False) as workers:
+        found = set(workers.in_order(ids, range(9)))
+
+    assert len(found) == 2
+    assert all(first == own for first, own in found)
+
+
+def test_a_spawned_worker_that_is_killed_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.forking.FORKS", False)
+    with worker_pool(partial(path_of, tmp_path), 1) as workers:
+        found = list(workers.in_order(unlucky, range(4)))
+
+    assert found == list(range(4))
+    assert "was killed (memory?)" in capsys.readouterr().err
+
+
+def large(kept: str, item: bytes) -> bytes:
+    return item
+
+
+def test_large_items_and_results_do_not_wait_for_each_other() -> None:
+    items = [bytes(2**24) for _ in range(6)]
+    with worker_pool(begin, 2) as workers:
+        assert list(workers.in_order(large, items)) == items
+
+
+def unsendable(kept: str, item: int) -> object:
+    return lambda: item
+
+
+def test_a_result_that_cannot_be_sent_is_an_error() -> None:
+    with (
+        pytest.raises(Exception, match="pickle"),
+        worker_pool(begin, 1) as workers,
+    ):
+        list(workers.in_order(unsendable, [1]))
+
+
+def test_what_nobody_asks_for_any_more_is_no_result_of_the_next_work() -> None:
+    with worker_pool(begin, 1) as workers:
+        first = next(workers.in_order(joined, [1, 2, 3]))
+        found = list(workers.in_order(joined, [4, 5]))
+
+    assert (first, found) == ("kept 1", ["kept 4", "kept 5"])
+
+
 def fail(kept: str, item: int) -> None:
     raise AudioError(f"{item}: is empty")
 
@@ -179,9 +262,11 @@ from asr.processes import worker_pool
 
 def begin():
     folder = Path(sys.argv[-1])
-    (folder / str(os.getpid())).touch()
+    (folder / str(os.getpid())).touch()  # of the process that begins for all
+    return folder
 
-def work(kept, item):
+def work(folder, item):
+    (folder / str(os.getpid())).touch()
     time.sleep(600)
 
 if __name__ == "__main__":
@@ -201,7 +286,7 @@ def test_workers_end_with_their_parent_whatever_ends_it(
         [sys.executable, str(tmp_path / "program.py"), str(folder)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    wait_until(lambda: len(list(folder.iterdir())) == 2)
+    wait_until(lambda: len(list(folder.iterdir())) == 3)
 
     parent.send_signal(number)
 
@@ -221,7 +306,7 @@ def test_workers_end_with_their_parent_though_it_has_forked_another(
         start_new_session=True,
     )
     try:
-        wait_until(lambda: len(list(folder.iterdir())) == 2)
+        wait_until(lambda: len(list(folder.iterdir())) == 3)
 
         parent.kill()
         parent.wait(60)

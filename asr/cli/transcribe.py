@@ -30,6 +30,7 @@ from asr.cli.options import (
 from asr.cli.scripts import is_full
 from asr.errors import AsrError, ConfigError
 from asr.files import errors_of
+from asr.imports import lasting
 
 if TYPE_CHECKING:
     from asr.audio import Channel
@@ -107,8 +108,9 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Transcribe what the command line asks for; return the exit status."""
-    from asr.audio import STANDARD_INPUT, spooled
-    from asr.cli.inputs import Source, find_sources
+    with lasting():
+        from asr.audio import STANDARD_INPUT, spooled
+        from asr.cli.inputs import Source, find_sources
 
     settings = [path for path in args.paths if is_setting(path)]
     args.settings = [*settings, *args.settings]
@@ -136,8 +138,9 @@ def _transcribe_all(
     sources: "list[Source]", num_unfound: int, args: argparse.Namespace
 ) -> int:
     """Transcribe what was found, and write or print it."""
-    from asr.audio import STANDARD_INPUT
-    from asr.inference.long_audio import Recording
+    with lasting():
+        from asr.audio import STANDARD_INPUT
+        from asr.inference.long_audio import Recording
     from asr.progress import progress_bar
 
     manifest = ManifestOutput(args)
@@ -291,7 +294,8 @@ def _transcripts(
     args: argparse.Namespace,
 ) -> "Iterator[Transcript | AsrError]":
     """Have recordings transcribed, here or elsewhere."""
-    from asr.inference.parallel import transcribe_files
+    with lasting():
+        from asr.inference.parallel import transcribe_files
 
     own_process()
     cluster = cluster_of(args)

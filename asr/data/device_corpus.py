@@ -44,7 +44,7 @@ from asr.features import (
     change_speed,
     draw_stripes,
 )
-from asr.processes import end_with_parent
+from asr.forking import end_with_parent
 from asr.progress import progress_bar
 from asr.runtime import send, use_one_thread
 

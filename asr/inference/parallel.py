@@ -250,7 +250,8 @@ class _Engine(contextlib.ExitStack):
             return partial(_recognize_batches, recognizer)
         del recognizer
         return_freed_memory()
-        pool = recognizer_pool(self._settings.load, self._processes)
+        device = self._settings.device
+        pool = recognizer_pool(self._settings.load, self._processes, device)
         return partial(_recognize_elsewhere, self.enter_context(pool))
 
     def _load(self) -> Recognizer:
@@ -345,7 +346,7 @@ def _decode_elsewhere(
 ) -> Iterator[DecodedBatch]:
     """Decode batches in other processes, in any order."""
     number = max(1, min(processes, len(batches)))
-    with recognizer_pool(settings.load, number) as workers:
+    with recognizer_pool(settings.load, number, settings.device) as workers:
         for _, batch in workers.completed(_decode_batch, batches):
             yield batch
 

@@ -1,7 +1,8 @@
 """A recognizer in each of several worker processes, and parts of a manifest for them.
 
-Such processes have one thread each. They share nothing and wait for nobody, where the
-threads of one process would wait for each other after each small product of a search.
+Such processes have one thread each. They wait for nobody, where the threads of one
+process would wait for each other after each small product of a search; on a CPU they
+share the memory of one recognizer.
 
 Several of them may share a GPU: while one has its hypotheses and alignments worked on
 by the CPU, another has the GPU search. Each has its own copy of the network there.
@@ -77,7 +78,7 @@ def recognizer_map(load: Callable[[], Recognizer], processes: int) -> Iterator[M
     """Give a map over processes that each have a recognizer; they end with the block.
 
     Args:
-        load: makes the recognizer, in each process.
+        load: makes the recognizer, on a CPU.
         processes: 1 for this one.
 
     Raises:
@@ -92,15 +93,16 @@ def recognizer_map(load: Callable[[], Recognizer], processes: int) -> Iterator[M
 
 
 def recognizer_pool(
-    load: Callable[[], Recognizer], processes: int
+    load: Callable[[], Recognizer], processes: int, device: str = "cpu"
 ) -> AbstractContextManager[Workers[Recognizer]]:
-    """Give worker processes that each load a recognizer; they end with the block.
+    """Give worker processes that each have a recognizer; they end with the block.
 
     Args:
-        load: makes the recognizer, in each process.
+        load: makes the recognizer: on a CPU once, in memory that all of them share.
         processes: how many.
+        device: where the networks run.
     """
-    return worker_pool(partial(_begin, load), processes)
+    return worker_pool(partial(_begin, load), processes, shared=device == "cpu")
 
 
 def _begin(load: Callable[[], Recognizer]) -> Recognizer:

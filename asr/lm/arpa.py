@@ -351,13 +351,18 @@ def _written(model: WordNGram, n: int) -> Iterator[str]:
     """Yield the lines of the n-grams of an order."""
     level, longest = model.levels[n - 1], n == len(model.levels)
     first, last = ([*model.words, UNKNOWN_WORD, mark] for mark in (START, END))
-    log_probs = np.maximum(level.log_probs / _LN_10, _NEVER).tolist()
-    backoffs = (level.backoffs / _LN_10).tolist()
+    log_probs, backoffs = (
+        np.asarray(numbers, dtype=np.float64) / _LN_10
+        for numbers in (level.log_probs, level.backoffs)
+    )
+    log_probs = np.maximum(log_probs, _NEVER)
     if n == 1:
         backoff = "" if longest else f"\t{backoffs[-1]:.7g}"
         yield f"{_NEVER:.0f}\t{START}{backoff}\n"
     rows = _digits(level.keys, n, model.base).tolist()
-    for log_prob, row, backoff in zip(log_probs, rows, backoffs, strict=True):
+    for log_prob, row, backoff in zip(
+        log_probs.tolist(), rows, backoffs.tolist(), strict=True
+    ):
         words = [*(first[number] for number in row[:-1]), last[row[-1]]]
         ends = longest or row[-1] == model.boundary
         written = "" if ends else f"\t{backoff:.7g}"

@@ -9,7 +9,7 @@ result is kept where a word has ended.
 Shapes: R hypotheses, V tokens, L letters, H words of a history, C clusters of the LSTM.
 """
 
-from copy import copy
+from copy import copy, deepcopy
 from itertools import pairwise
 from math import inf, log, log1p
 from typing import NamedTuple
@@ -228,7 +228,7 @@ def _to(contexts: Contexts, device: torch.device) -> Contexts:
     """Copy the LSTM to a device."""
     moved = copy(contexts)
     moved.ranks, moved.head = contexts.ranks.to(device), contexts.head.to(device)
-    moved.embedding = contexts.embedding.to(device)
+    moved.embedding = deepcopy(contexts.embedding).to(device)
     for name in ("cell", "projections", "outputs"):
         setattr(moved, name, [w.to(device) for w in getattr(contexts, name)])
     return moved

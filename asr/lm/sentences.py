@@ -39,6 +39,7 @@ def prepare(
     streams = [numbers_of(text, number) for text in texts]
     count = len(ngram.words) + 1
     if isinstance(model, WordLSTM):
+        model = model.trainable()
         ranks = model.ranks.numpy()
     else:
         counts = np.zeros(count, dtype=np.int64)

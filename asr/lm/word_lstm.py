@@ -42,6 +42,7 @@ from asr.tensor_files import (
     check_weights,
     dequantize_rows,
     quantize_rows,
+    quantized_rows,
     read_tensors,
 )
 
@@ -50,6 +51,7 @@ FILE = "lstm.safetensors"
 DESCRIPTION = "lstm.json"
 """Its size and checksum."""
 KIND = "word LSTM"
+_EMBEDDING = "embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,36 @@ class _Stored:
         """Refuse what no network can have."""
         if min(self.embedding_size, self.size, *self.cutoffs) < 1:
             raise ValueError("sizes must be at least 1")
+
+
+class _StoredEmbedding(nn.Module):
+    """The bytes of a file: a row becomes float32 when it is asked for, not before.
+
+    Args:
+        steps: (V + 1, E) int8.
+        scale: (V + 1,) of each row.
+    """
+
+    def __init__(self, steps: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.steps: Tensor
+        self.scale: Tensor
+        self.register_buffer("steps", steps, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Return (…, E) the rows of words, as `dequantize_rows` has them."""
+        return self.steps[words].float() * self.scale[words].float()[..., None]
+
+    @property
+    def weight(self) -> Tensor:
+        """(V + 1, E) all rows."""
+        return self.steps.float() * self.scale.float()[:, None]
+
+    def _save_to_state_dict(
+        self, destination: Any, prefix: str, keep_vars: bool
+    ) -> None:
+        destination[f"{prefix}weight"] = self.weight
 
 
 class WordLSTM(nn.Module):
@@ -108,10 +140,17 @@ class WordLSTM(nn.Module):
             **{"cutoffs": list(cutoffs)},
         }
         self.register_buffer("ranks", ranks)
-        self.embedding = nn.Embedding(count + 1, embedding_size)
+        self.embedding: nn.Module = nn.Embedding(count + 1, embedding_size)
         self.lstm = nn.LSTM(embedding_size, size, batch_first=True)
         self.softmax = nn.AdaptiveLogSoftmaxWithLoss(size, count, list(cutoffs))
-        nn.init.normal_(self.embedding.weight, std=0.1)
+        nn.init.normal_(self.get_parameter(_EMBEDDING), std=0.1)
+
+    def trainable(self) -> "WordLSTM":
+        """Return this network, all its weights parameters, whatever they came from."""
+        if isinstance(self.embedding, _StoredEmbedding):
+            weight = self.embedding.weight
+            self.embedding = nn.Embedding(len(weight), weight.size(1), _weight=weight)
+        return self
 
     def forward(self, words: Tensor, members: Sequence[Tensor] | None = None) -> Tensor:
         """Return how well each word is foretold from those before.
@@ -201,9 +240,13 @@ class WordLSTM(nn.Module):
             )
         try:
             check_weights(stored)
-            tensors = dict[str, Tensor]()
+            tensors, rows = dict[str, Tensor](), None
             for name, tensor in stored.items():
-                if tensor.dtype == torch.int8:
+                if name == _EMBEDDING and tensor.dtype == torch.int8:
+                    rows = _StoredEmbedding(
+                        *map(torch.clone, quantized_rows(name, stored))
+                    )
+                elif tensor.dtype == torch.int8:
                     tensors[name] = dequantize_rows(name, stored)
                 elif not name.endswith(".scale"):
                     half = tensor.dtype == torch.float16
@@ -213,11 +256,15 @@ class WordLSTM(nn.Module):
                 raise ValueError(f"{len(words) + 2} ranks were expected")
             given = {field.name: metadata[field.name] for field in fields(_Stored)}
             settings = settings_of(_Stored, given)
-            largest = max(max(t.shape, default=0) for t in tensors.values())
+            largest = max(max(t.shape, default=0) for t in stored.values())
             if max(settings.embedding_size, settings.size) > largest:
                 raise ValueError(f"no weight has a size of {settings.size}")
             with Undrawn():
                 model = cls(ranks, **vars(settings))
+            if rows is not None:
+                if rows.steps.shape != model.get_parameter(_EMBEDDING).shape:
+                    raise ValueError(f"{len(ranks)} rows of words were expected")
+                model.embedding = rows
             model.load_state_dict(tensors, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
             raise CheckpointError(
@@ -246,7 +293,7 @@ class Contexts:
     def __init__(self, model: WordLSTM) -> None:
         softmax, lstm = model.softmax, model.lstm
         self.ranks, self.size = model.ranks, lstm.hidden_size
-        self.embedding = model.embedding.weight.detach()
+        self.embedding = model.embedding
         self.cell = [
             lstm.get_parameter(f"{kind}_l0").detach()
             for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -265,7 +312,7 @@ class Contexts:
     def start(self, count: int) -> Tensor:
         """Return contexts of nothing but the start of a sentence."""
         start = self.ranks.new_full((count,), len(self.ranks) - 1)
-        return self.read(start, self.embedding.new_zeros(count, self.ends[-1]))
+        return self.read(start, self.cell[0].new_zeros(count, self.ends[-1]))
 
     @torch.no_grad()
     def read(self, words: Tensor, contexts: Tensor) -> Tensor:
@@ -276,7 +323,7 @@ class Contexts:
             contexts: of R rows.
         """
         s, cell = contexts[:, : 2 * self.size].chunk(2, dim=1)
-        embedded = self.embedding.index_select(0, self.ranks[words])
+        embedded = self.embedding(self.ranks[words])
         s, cell = torch.lstm_cell(embedded, (s, cell), *self.cell)
         head = linear(s, self.outputs[0])
         brackets = [-head.logsumexp(dim=1)]

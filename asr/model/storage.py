@@ -463,11 +463,11 @@ def read_further(folder: Path, name: str) -> bytes | None:
         does not list may be of another model: it is not read.
 
     Raises:
-        CheckpointError: as `load_model`.
+        CheckpointError: as `load_model`, but no other file is looked at.
     """
 
     def read() -> bytes | None:
-        description, paths = _description(folder)
+        description, paths = _description(folder, only=name)
         if name not in paths and name in SETTINGS and (folder / name).exists():
             paths[name] = inside(folder, name, folder / DESCRIPTION)
         if name not in paths:
@@ -540,11 +540,17 @@ def further_files(folder: Path) -> list[str]:
     return read_whole(folder, [DESCRIPTION], read)
 
 
-def _description(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+def _description(
+    folder: Path, only: str | None = None
+) -> tuple[dict[str, Any], dict[str, Path]]:
     """Read model.json, and check the files that it lists.
 
+    Args:
+        folder: of the model.
+        only: name of the file to check, for who reads no other; None for all.
+
     Returns:
-        What it holds, and where each file is that it lists.
+        What it holds, and where each file is that was checked.
 
     Raises:
         CheckpointError: a file is missing, damaged, exchanged, or of another format.
@@ -570,8 +576,11 @@ def _description(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
         description["files"] = {}
         paths = {WEIGHTS: inside(folder, WEIGHTS, place)}
     else:
-        paths = check_files(folder, description.get("files"), place, SETTINGS)
-        if WEIGHTS not in paths:
+        table = description.get("files")
+        if only is not None and isinstance(table, dict):
+            table = {name: about for name, about in table.items() if name == only}
+        paths = check_files(folder, table, place, SETTINGS)
+        if only is None and WEIGHTS not in paths:
             raise CheckpointError(
                 f"{place}: has no checksum of {WEIGHTS} (copy the whole folder again)"
             )

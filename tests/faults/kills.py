@@ -35,8 +35,9 @@ class Command:
         return [pid for pid in found if is_alive(pid)]
 
     def workers(self) -> list[int]:
-        """Return its workers: those that Python's multiprocessing has spawned."""
-        return [pid for pid in self.processes() if b"spawn_main" in _words(pid)]
+        """Return its workers: forked by a process that multiprocessing has spawned."""
+        spawned = [pid for pid in self.processes() if b"spawn_main" in _words(pid)]
+        return [pid for pid in spawned if _parent(pid) in spawned]
 
     def end(self, number: signal.Signals) -> tuple[int, str]:
         """Send it a signal, to itself alone; return its status and what it printed."""
@@ -103,6 +104,14 @@ def _environment(entry: Path) -> bytes:
         return (entry / "environ").read_bytes()
     except OSError:  # it has ended, or is another user's
         return b""
+
+
+def _parent(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return 0
+    return int(status.rpartition(")")[2].split()[1])
 
 
 def _words(pid: int) -> bytes:

@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 from asr.audio import from_samples, read_waveform
+from asr.decoding.config import DecodingConfig
 from asr.errors import AudioError
 from asr.inference.recognizer import Recognizer
 from asr.model.storage import Model
@@ -21,7 +22,7 @@ CONTENT = SAMPLE.read_bytes()
 
 @pytest.fixture
 def recognizer(model: Model) -> Recognizer:
-    return Recognizer(model)
+    return Recognizer(model, DecodingConfig(beam_size=2))  # any search will do
 
 
 def spooled_file() -> BinaryIO:

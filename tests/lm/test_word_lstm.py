@@ -15,7 +15,7 @@ from asr.file_sets import checksums
 from asr.lm.estimate import NGramConfig, estimate, measure, scores
 from asr.lm.ngram import UNKNOWN, WordNGram
 from asr.lm.word_lstm import DESCRIPTION, FILE, Contexts, WordLSTM
-from asr.tensor_files import read_tensors, write_tensors
+from asr.tensor_files import dequantize_rows, read_tensors, write_tensors
 from asr.text import CharTokenizer
 
 TOKENIZER = CharTokenizer()
@@ -204,6 +204,40 @@ def test_a_saved_network_is_the_same_but_for_bytes(tmp_path: Path) -> None:
         size = weight.float().abs().max().item()
         torch.testing.assert_close(theirs, weight.float(), atol=size / 200, rtol=0)
     assert spell(loaded, "A BE AN") == pytest.approx(spell(model, "A BE AN"), abs=0.2)
+
+
+def test_the_words_of_a_loaded_network_stay_bytes_until_they_are_asked_for(
+    tmp_path: Path,
+) -> None:
+    folder = saved(tmp_path)
+    loaded = WordNGram.load(folder).lstm
+    assert loaded
+    stored = read_tensors(folder / FILE)[0]
+    expected = dequantize_rows("embedding.weight", stored)
+    words = torch.tensor([[3, 0], [6, 3]])
+
+    rows = loaded.embedding(words)
+    parameters = {name for name, _ in loaded.named_parameters()}
+    state = loaded.state_dict()["embedding.weight"]
+    trained = loaded.trainable()
+
+    assert torch.equal(rows, expected[words])
+    assert torch.equal(state, expected)
+    assert "embedding.weight" not in parameters
+    assert torch.equal(trained.get_parameter("embedding.weight"), expected)
+    assert trained.get_parameter("embedding.weight").requires_grad
+    assert trained.trainable().embedding is trained.embedding
+
+
+def test_words_without_a_row_each_are_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    tensors, metadata = read_tensors(folder / FILE)
+    for name in ("embedding.weight", "embedding.weight.scale"):
+        tensors[name] = tensors[name][:-1].clone()
+    write_tensors(folder / FILE, tensors, metadata)
+    vouch(folder)
+    with pytest.raises(CheckpointError, match="7 rows of words were expected"):
+        WordNGram.load(folder)
 
 
 def test_without_its_file_the_n_gram_is_alone(tmp_path: Path) -> None:

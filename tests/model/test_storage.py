@@ -1019,3 +1019,24 @@ def test_the_bundled_model_has_a_name_that_stays(
     assert find_model("bundled") == find_model(None)
     with pytest.raises(CheckpointError, match=r"^bundled: is bundled, a part of the"):
         find_model_to_change("bundled")
+
+
+def test_a_settings_file_is_read_without_the_checksum_of_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    further = {"decoding.json": b"{}"}
+    save_model(tmp_path, network(), TOKENIZER, {}, further=further)
+    looked_at = list[str]()
+    digest = hashlib.file_digest
+
+    def noted(file: Any, name: str) -> Any:
+        looked_at.append(Path(file.name).name)
+        return digest(file, name)
+
+    monkeypatch.setattr("hashlib.file_digest", noted)
+    load_model(tmp_path)
+    assert sorted(looked_at) == ["decoding.json", "model.safetensors"]
+    looked_at.clear()
+
+    assert read_further(tmp_path, "decoding.json") == b"{}"
+    assert looked_at == ["decoding.json"]
