@@ -60,7 +60,8 @@ def read_beeps(waveform: Tensor) -> Segment:
 def _word(waveform: Tensor, start: int, end: int) -> Word:
     name = "UM"
     if end - start > 0.9 * WORD_SECONDS * SAMPLE_RATE:
-        spectrum = torch.fft.rfft(waveform[start:end], n=SAMPLE_RATE).abs()
-        hertz = int(spectrum.argmax())
+        signs = waveform[start:end].sign()
+        turns = int((signs[1:] != signs[:-1]).sum())
+        hertz = turns / 2 * SAMPLE_RATE / (end - start)
         name = min(WORDS, key=lambda word: abs(WORDS[word] - hertz))
     return Word(name, start / SAMPLE_RATE, end / SAMPLE_RATE, 0.9)
