@@ -114,7 +114,7 @@ def measure(player: Player, utterances: list[Utterance]) -> Measured:
         shown = [
             second
             for second, event in events
-            if isinstance(event, Final) or (isinstance(event, Provisional))
+            if isinstance(event, Final | Provisional)
         ]
         last = [second for second, event in events if isinstance(event, Final)]
         if shown and whole.words:

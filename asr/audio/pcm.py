@@ -70,12 +70,9 @@ class PCMStream:
             )
         self._rate, self._encoding = rate, encoding
         self._rest = b""
+        self.was_cut_off = False
+        """Whether the stream ended within a sample."""
         self._resampler = StreamResampler(rate, SAMPLE_RATE)
-
-    @property
-    def is_within_sample(self) -> bool:
-        """Whether the bytes so far end within a sample."""
-        return bool(self._rest)
 
     def feed(self, content: bytes) -> Tensor:
         """Return (N,) float32 at 16 kHz of the bytes, and of those before them."""
@@ -95,5 +92,5 @@ class PCMStream:
         """
         rest = torch.from_numpy(self._resampler.end())
         self._resampler = StreamResampler(self._rate, SAMPLE_RATE)
-        self._rest = b""
+        self.was_cut_off, self._rest = bool(self._rest), b""
         return rest

@@ -21,6 +21,7 @@ from asr.cli import (
     evaluate,
     explain,
     export,
+    live,
     lm,
     merge,
     prepare,
@@ -38,7 +39,7 @@ from asr.cli.transcribe import PARTIAL
 
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
-    *(transcribe, align, explain, prepare, data, train, adapt, lm, decode, merge),
+    *(transcribe, live, align, explain, prepare, data, train, adapt, lm, decode, merge),
     *(score, report, tune, calibrate, evaluate, ablate, export, push, demo, doctor),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)

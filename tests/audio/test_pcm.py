@@ -16,9 +16,7 @@ def s16(waveform: torch.Tensor) -> bytes:
 
 def play(stream: PCMStream, content: bytes, cuts: list[int]) -> torch.Tensor:
     edges = [0, *sorted(cuts), len(content)]
-    parts = [
-        stream.feed(content[a:b]) for a, b in zip(edges, edges[1:], strict=False)
-    ]
+    parts = [stream.feed(content[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
     return torch.cat([*parts, stream.end()])
 
 
@@ -63,9 +61,11 @@ def test_a_sample_that_is_cut_off_is_known() -> None:
     stream = PCMStream()
 
     assert len(stream.feed(b"\0\0\1")) == 1
-    assert stream.is_within_sample
+    assert not stream.was_cut_off
     stream.end()
-    assert not stream.is_within_sample
+    assert stream.was_cut_off
+    stream.end()
+    assert not stream.was_cut_off
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,7 @@ def test_g711_is_decoded_as_the_standard_library_had_it(
         ("alaw", [0xAA, 0x2A, 0xD5, 0x55], [4032 / 4096, -4032 / 4096, 1, -1]),
     ],
 )
-def test_g711_golden(
-    encoding: Encoding, codes: list[int], values: list[float]
-) -> None:
+def test_g711_golden(encoding: Encoding, codes: list[int], values: list[float]) -> None:
     found = PCMStream(SAMPLE_RATE, encoding).feed(bytes(codes)).tolist()
 
     if encoding == "alaw":

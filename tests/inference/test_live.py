@@ -361,7 +361,9 @@ def test_readings_that_take_long_are_left_out_but_no_audio_is() -> None:
 
 def test_memory_does_not_grow_with_the_session() -> None:
     live = LiveTranscriber()
-    stretch = beeps(f", {TEN_WORDS} {TEN_WORDS} {TEN_WORDS} {TEN_WORDS} {TEN_WORDS} , ,")
+    stretch = beeps(
+        f", {TEN_WORDS} {TEN_WORDS} {TEN_WORDS} {TEN_WORDS} {TEN_WORDS} , ,"
+    )
     sizes = list[int]()
 
     for _ in range(8):
