@@ -112,9 +112,7 @@ def measure(player: Player, utterances: list[Utterance]) -> Measured:
         found.whole.append(whole.text)
         found.live.append(" ".join(final.segment.text for final in finals))
         shown = [
-            second
-            for second, event in events
-            if isinstance(event, Final | Provisional)
+            second for second, event in events if isinstance(event, Final | Provisional)
         ]
         last = [second for second, event in events if isinstance(event, Final)]
         if shown and whole.words:

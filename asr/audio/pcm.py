@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from asr.audio.waveforms import SAMPLE_RATE, RATES, Samples, StreamResampler, scaled
+from asr.audio.waveforms import RATES, SAMPLE_RATE, Samples, StreamResampler, scaled
 
 Encoding = Literal["s16le", "mulaw", "alaw"]
 """16-bit little-endian samples, or a byte a sample."""

@@ -1,5 +1,6 @@
 import random
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ def s16(waveform: torch.Tensor) -> bytes:
 
 def play(stream: PCMStream, content: bytes, cuts: list[int]) -> torch.Tensor:
     edges = [0, *sorted(cuts), len(content)]
-    parts = [stream.feed(content[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [stream.feed(content[a:b]) for a, b in pairwise(edges)]
     return torch.cat([*parts, stream.end()])
 
 
