@@ -1,4 +1,4 @@
-"""Raw PCM as it comes from pipes, microphones and networks: bytes in blocks of any size.
+"""Raw PCM, as pipes, microphones and networks give it: bytes in blocks of any size.
 
 G.711 is a byte a sample: the sign, three bits of exponent, four of mantissa, inverted
 (μ-law), or every second bit of them (A-law); see ITU-T G.711, tables 1 and 2.
