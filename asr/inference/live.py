@@ -217,6 +217,10 @@ class LiveTranscriber:
         is_open = self._is_open or (self.config.pause is None and len(self._rest) > 0)
         return self._turn if is_open else None
 
+    def has_turn(self, turn: int) -> bool:
+        """Return whether text of a turn may still come."""
+        return turn == self.turn or any(p.turn == turn for p in self._waiting)
+
     def configure(self, config: LiveConfig) -> list[Event]:
         """Go on with other settings; a turn that is open ends first."""
         events = self.commit() if self.turn is not None else []

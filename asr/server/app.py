@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI, Request
 
-from asr.server import health, transcriptions
+from asr.server import health, realtime, transcriptions
 from asr.server.access import OwnPagesOnly
 from asr.server.engine import Engine
 from asr.server.errors import add_error_handlers
@@ -33,5 +33,6 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     app.state.metrics = health.Metrics(engine)
     app.add_middleware(health.Counted, metrics=app.state.metrics)
     app.include_router(transcriptions.router)
+    app.include_router(realtime.router)
     app.include_router(health.router)
     return app
