@@ -40,25 +40,9 @@ from asr.cli.transcribe import PARTIAL
 
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
-<<<<<<< HEAD
-    *(transcribe, live, align, explain, prepare, data, train, adapt, lm, decode, merge),
-    *(score, report, tune, calibrate, evaluate, ablate, export, push, demo, doctor),
-=======
-    *(transcribe, align, explain, prepare, data, train, adapt, lm, decode, merge),
-    *(
-        serve,
-        score,
-        report,
-        tune,
-        calibrate,
-        evaluate,
-        ablate,
-        export,
-        push,
-        demo,
-        doctor,
-    ),
->>>>>>> server
+    *(transcribe, live, serve, align, explain, prepare, data, train, adapt, lm),
+    *(decode, merge, score, report, tune, calibrate, evaluate, ablate, export, push),
+    *(demo, doctor),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)
 """Commands that people wait for, and that keep nothing open when they are done."""

@@ -11,7 +11,6 @@ Shapes: N samples, T frames, F mel bands, I tokens, J listener steps.
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from copy import copy
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -339,7 +338,7 @@ class Recognizer:
         Raises:
             ConfigError: the size is impossible.
         """
-        other = copy(self)
+        other = copy.copy(self)
         other.decoding = replaced(self.decoding, {"beam_size": beam_size})
         return other
 
