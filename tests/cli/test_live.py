@@ -1,4 +1,4 @@
-"""`asr live` and `asr transcribe --follow`, with a recognizer that understands beeps."""
+"""`asr live` and `asr transcribe --follow`; the recognizer understands beeps."""
 
 import io
 import json

@@ -688,6 +688,26 @@ def test_a_busy_engine_is_asked_again_and_then_reported(server: Server) -> None:
     assert client.of(f"{PREFIX}.failed")[0]["error"]["code"] == "server_busy"
 
 
+def test_a_final_text_does_not_wait_for_a_provisional_one(server: Server) -> None:
+    before = server.engine.num_cancelled
+
+    async def work() -> Client:
+        async with session(server) as client:
+            server.engine.is_stuck = True  # what is begun now takes an hour
+            await client.say(", ALPHA BRAVO CHARLIE")
+            await client.until("input_audio_buffer.speech_started")
+            await client.connection.session.update(session=settings())
+            await client.until("session.updated")
+            await asyncio.sleep(0.1)
+            server.engine.is_stuck = False
+            await client.say(", ,")
+            await client.until(f"{PREFIX}.completed")
+            return client
+
+    assert run(work()).transcripts == ["ALPHA BRAVO CHARLIE"]
+    assert server.engine.num_cancelled == before + 1
+
+
 def test_a_client_that_goes_away_ends_its_work(server: Server) -> None:
     server.engine.is_stuck, before = True, server.engine.num_cancelled
 
