@@ -149,7 +149,10 @@ def test_models_are_listed_and_can_be_asked_for(client: openai.OpenAI) -> None:
 
 
 def test_translation_is_refused(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="translation is not possible"):
+    with (
+        pytest.warns(DeprecationWarning, match="deprecated"),
+        pytest.raises(openai.BadRequestError, match="translation is not possible"),
+    ):
         client.audio.translations.create(file=SAMPLE, model="whisper-1")
 
 
