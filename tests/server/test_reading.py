@@ -60,7 +60,7 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 def test_a_reader_without_memory_is_an_error(tmp_path: Path) -> None:
     little = ReadLimits(seconds=3600.0, memory=2**16, patience=120.0)
-    with pytest.raises(AudioError, match="talk: .*(memory|failed|cannot be read)"):
+    with pytest.raises(AudioError, match=r"talk: .*(memory|failed|cannot be read)"):
         read(noise(tmp_path / "a", 60), little)
 
 
