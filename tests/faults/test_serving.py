@@ -101,7 +101,7 @@ def test_a_killed_worker_is_replaced_and_its_request_answered(own: Server) -> No
 
 def test_a_killed_reader_costs_its_request_only(own: Server) -> None:
     with ThreadPoolExecutor() as pool:
-        found = pool.submit(post, own, long_recording(200))
+        found = pool.submit(post, own, long_recording(900))
         wait_until(lambda: readers(own))
         os.kill(readers(own)[0], signal.SIGKILL)
         response = found.result()
@@ -125,7 +125,7 @@ def test_a_client_that_goes_away_stops_its_work(own: Server) -> None:
 def test_sigterm_finishes_what_is_running(own: Server) -> None:
     with ThreadPoolExecutor() as pool:
         found = pool.submit(post, own, long_recording(60))
-        wait_until(lambda: readers(own))
+        wait_until(lambda: metric(own, "asr_recordings") == 1)
         children = own.children()
         assert own.stop() == 0
         assert found.result().status_code == 200
@@ -138,7 +138,7 @@ def test_sigterm_for_all_processes_of_a_group_finishes_too(tmp_path: Path) -> No
     server = start(tmp_path, "--processes=1")
     with ThreadPoolExecutor() as pool:
         found = pool.submit(post, server, long_recording(60))
-        wait_until(lambda: readers(server))
+        wait_until(lambda: metric(server, "asr_recordings") == 1)
         for pid in server.children():
             os.kill(pid, signal.SIGTERM)
         assert server.stop() == 0
@@ -150,7 +150,7 @@ def test_a_killed_server_leaves_no_process(own: Server) -> None:
     assert len(children) >= 3
     with ThreadPoolExecutor() as pool:
         found = pool.submit(post, own, long_recording(200))
-        wait_until(lambda: readers(own))
+        wait_until(lambda: metric(own, "asr_recordings") == 1)
         children |= own.children()
         own.process.kill()
         with pytest.raises(httpx.HTTPError):
@@ -213,7 +213,7 @@ def test_more_requests_than_there_are_places_are_told_when_to_come_again(
     try:
         with ThreadPoolExecutor() as pool:
             running = [pool.submit(post, server, long_recording(60)) for _ in range(2)]
-            wait_until(lambda: len(readers(server)) == 2)
+            wait_until(lambda: metric(server, "asr_recordings") == 2)
             response = post(server)
             assert response.status_code == 429
             assert 1 <= int(response.headers["retry-after"]) <= 60
@@ -227,7 +227,7 @@ def test_more_requests_than_there_are_places_are_told_when_to_come_again(
 def test_a_short_request_is_not_stuck_behind_a_long_one(own: Server) -> None:
     with ThreadPoolExecutor() as pool:
         long = pool.submit(post, own, long_recording(900))
-        wait_until(lambda: readers(own))
+        wait_until(lambda: metric(own, "asr_recordings") == 1)
         assert post(own).status_code == 200
         assert not long.done()
         assert long.result().status_code == 200
