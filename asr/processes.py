@@ -86,7 +86,7 @@ class _Worker:
     def _send(self, task: _Task) -> bool:
         """Send an item to the process; return whether it was there to take it."""
         if self.connection is None:
-            with _uninterrupted():
+            with uninterrupted():
                 self.connection, self._child = self._starter.start()
         task.serial = next(_serials)
         try:
@@ -244,7 +244,7 @@ def worker_pool(
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Start processes whole, and such that Ctrl-C does not reach them.
 
     They inherit that SIGINT is ignored: it is for this one to stop them. What else

@@ -102,11 +102,15 @@ def recognizer_pool(
         processes: how many.
         device: where the networks run.
     """
-    return worker_pool(partial(_begin, load), processes, shared=device == "cpu")
+    return worker_pool(partial(begin, load), processes, shared=device == "cpu")
 
 
-def _begin(load: Callable[[], Recognizer]) -> Recognizer:
-    """Load a recognizer in a process that is there for it alone."""
+def begin(load: Callable[[], Recognizer]) -> Recognizer:
+    """Load a recognizer in a process that is there for it alone.
+
+    Args:
+        load: makes the recognizer.
+    """
     use_one_thread()
     keep_freed_memory()
     return load()

@@ -8,6 +8,7 @@
 Shapes: N samples, T frames, F mel bands, I tokens, J listener steps.
 """
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, Channel, from_samples
-from asr.decoding.config import DecodingConfig
+from asr.decoding.config import DecodingConfig, replaced
 from asr.decoding.hotwords import spell_hotwords
 from asr.decoding.search import Hypothesis
 from asr.errors import AsrError, CheckpointError, ConfigError
@@ -310,9 +311,37 @@ class Recognizer:
         settings = {"precision": self.precision}
         return replace(found, model=self.name, settings=settings)
 
+    def with_hotwords(self, hotwords: Iterable[str]) -> "Recognizer":
+        """Return one that favours further words; the networks are the same.
+
+        Args:
+            hotwords: words and phrases, beside those that this one favours.
+
+        Raises:
+            ConfigError: one has no letter that the model writes.
+        """
+        phrases = dict.fromkeys((*self.decoding.hotwords, *hotwords))
+        spelled = spell_hotwords(phrases, self.tokenizer)
+        other = copy.copy(self)
+        other.decoding = replace(self.decoding, hotwords=spelled)
+        other._search = SpeechSearch(
+            self.las, self.tokenizer, self.language_model, self.precision, spelled
+        )
+        return other
+
     def labelled(self, transcript: Transcript) -> Transcript:
         """Note in a transcript that it is this recognizer's."""
         return replace(transcript, model=self.name, settings=self.settings)
+
+    def with_beam_size(self, beam_size: int) -> "Recognizer":
+        """Return a recognizer with the same network and another size of the beam.
+
+        Raises:
+            ConfigError: the size is impossible.
+        """
+        other = copy.copy(self)
+        other.decoding = replaced(self.decoding, {"beam_size": beam_size})
+        return other
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -245,6 +245,25 @@ def test_a_hot_word_that_the_model_cannot_write_is_refused(model: Model) -> None
         Recognizer(model, DecodingConfig(hotwords=("北京",)))
 
 
+def test_further_hot_words_make_another_recognizer_of_the_same_network(
+    model: Model,
+) -> None:
+    one = Recognizer(model, DecodingConfig(beam_size=2, hotwords=("Anna",)))
+
+    other = one.with_hotwords(["Berta", "anna"])
+    alone = Recognizer(
+        model, DecodingConfig(beam_size=2, hotwords=("Anna", "Berta", "anna"))
+    )
+
+    assert other.settings["hotwords"] == ["ANNA", "BERTA"]
+    assert one.settings["hotwords"] == ["ANNA"]
+    assert other.las is one.las
+    sound = noise(1.0)
+    assert other.recognize([sound]) == alone.recognize([sound])
+    with pytest.raises(ConfigError, match="has no letter that this model writes"):
+        one.with_hotwords(["北京"])
+
+
 @pytest.fixture
 def _first_notice() -> None:
     asr.lm.ngram._leave_out.cache_clear()
@@ -706,3 +725,14 @@ def test_a_device_that_is_not_there_is_reported(model: Model) -> None:
         with pytest.raises(ConfigError, match="device cuda: torch finds no GPU here"):
             Recognizer(model, device="cuda:0")
         assert Recognizer(model, device="auto").device.type == "cpu"
+
+
+def test_another_beam_leaves_the_recognizer_as_it_is(model: Model) -> None:
+    recognizer = Recognizer(model, DecodingConfig(beam_size=4))
+
+    narrow = recognizer.with_beam_size(1)
+
+    assert (recognizer.decoding.beam_size, narrow.decoding.beam_size) == (4, 1)
+    assert narrow.las is recognizer.las
+    with pytest.raises(ConfigError, match="beam_size"):
+        recognizer.with_beam_size(0)

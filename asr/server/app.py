@@ -1,0 +1,38 @@
+"""The application: an engine behind HTTP."""
+
+from fastapi import FastAPI, Request
+
+from asr.server import health, realtime, transcriptions
+from asr.server.access import OwnPagesOnly
+from asr.server.engine import Engine
+from asr.server.errors import add_error_handlers
+from asr.server.settings import ServerSettings
+from asr.version import version
+
+
+def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
+    """Make the application.
+
+    Args:
+        engine: recognises; has been started before the first request.
+        settings: of the server.
+    """
+
+    app = FastAPI(
+        title="asr",
+        version=version(),
+        summary="Speech recognition behind OpenAI's audio API",
+        docs_url=None,  # FastAPI's own page loads scripts from a network
+        redoc_url=None,
+    )
+    app.state.engine, app.state.settings = engine, settings
+    app.state.open_requests = set[Request]()
+    app.state.draining = False
+    add_error_handlers(app)
+    app.add_middleware(OwnPagesOnly, hosts=settings.trusted_hosts)
+    app.state.metrics = health.Metrics(engine)
+    app.add_middleware(health.Counted, metrics=app.state.metrics)
+    app.include_router(transcriptions.router)
+    app.include_router(realtime.router)
+    app.include_router(health.router)
+    return app
