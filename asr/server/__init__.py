@@ -1,0 +1,1 @@
+"""The HTTP door: transcription for every client that knows OpenAI's audio API."""

@@ -1,0 +1,88 @@
+"""What a server may be asked for, and how much of it."""
+
+from dataclasses import dataclass
+
+from asr.errors import ConfigError
+
+MIB = 2**20
+_LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Settings of a server."""
+
+    host: str = "127.0.0.1"
+    """Address that it listens on."""
+    port: int = 8000
+    """0 for any that is free."""
+    api_key: str | None = None
+    """What clients must send; None for no key."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that clients may call a server by that listens on this machine only and
+    has no key, beside localhost and its addresses."""
+    language: str = "en"
+    """Of the model, in two letters (ISO 639-1): the one that clients may ask for."""
+    max_upload: int = 25 * MIB
+    """Bytes of a request, at most."""
+    max_seconds: float = 4 * 3600.0
+    """Of a recording, at most."""
+    max_requests: int = 32
+    """Recordings that are received or transcribed at the same time."""
+    max_pieces: int = 256
+    """Pieces, of up to 15 s, that wait to be recognised."""
+    max_connections: int = 512
+    """Open at the same time, idle ones too."""
+    header_timeout: float = 10.0
+    """Seconds within which the head of a request must have come."""
+    idle_timeout: float = 20.0
+    """Seconds without a byte after which a sender, or a reader, has lost its turn."""
+    upload_timeout: float = 300.0
+    """Seconds within which a request must have come as a whole."""
+    read_timeout: float = 60.0
+    """Seconds within which a reader process must have its next piece."""
+    read_memory: int = 1024 * MIB
+    """Bytes that a reader process may have, beside what it starts with."""
+    drain_timeout: float = 120.0
+    """Seconds that running requests are given after SIGTERM."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is impossible."""
+        if not 0 <= self.port < 2**16:
+            raise ConfigError(f"port must be 0 to 65535, not {self.port}")
+        if self.api_key is not None and not is_key(self.api_key):
+            raise ConfigError(
+                "API key: must be printable ASCII without spaces, at least one "
+                "character (what stands in the header of a request)"
+            )
+        for name in (
+            *("max_upload", "max_seconds", "max_requests", "max_pieces"),
+            *("max_connections", "header_timeout", "idle_timeout", "upload_timeout"),
+            *("read_timeout", "read_memory", "drain_timeout"),
+        ):
+            if not getattr(self, name) > 0:
+                shown = name.replace("_", "-")
+                raise ConfigError(
+                    f"{shown} must be above 0, not {getattr(self, name):g}"
+                )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return self.host in _LOCAL
+
+    @property
+    def trusted_hosts(self) -> frozenset[str] | None:
+        """Names that clients may call the server by; None for any.
+
+        Without a key, a web page could otherwise use a server of this machine under a
+        name of its own (DNS rebinding).
+        """
+        if self.api_key is not None or not self.is_local:
+            return None
+        return frozenset({*_LOCAL, *(host.lower() for host in self.allowed_hosts)})
+
+
+def is_key(key: str) -> bool:
+    """Return whether a key can stand in a header."""
+    return bool(key) and all("!" <= c <= "~" for c in key)
