@@ -88,16 +88,27 @@ def page_data(waveform: Tensor, name: str, transcript: Transcript) -> dict[str, 
         name: of the recording.
         transcript: of it.
     """
+    return {**transcript_data(name, transcript), **sound_data(waveform)}
+
+
+def transcript_data(name: str, transcript: Transcript) -> dict[str, Any]:
+    """Collect what the page shows of a transcript."""
     return {
         "name": name,
         "duration": transcript.duration,
         "text": transcript.text,
         "model": transcript.model,
         "settings": {key: str(value) for key, value in transcript.settings.items()},
+        "segments": [_segment(segment) for segment in transcript.segments],
+    }
+
+
+def sound_data(waveform: Tensor) -> dict[str, Any]:
+    """Collect what the page shows and plays of a waveform, (N,) at 16 kHz."""
+    return {
         "sound": base64.b64encode(encode(waveform, "ogg")).decode(),
         "waveform": _waveform(waveform),
         "spectrogram": _spectrogram(waveform),
-        "segments": [_segment(segment) for segment in transcript.segments],
     }
 
 

@@ -1,0 +1,252 @@
+import { make, clockTime } from "../recording/strip.js";
+import { View } from "../recording/view.js";
+import { History } from "./history.js";
+import { Live } from "./live.js";
+import { Microphone, loudness } from "./microphone.js";
+import { KeyError, checkKey, forgetKey, keepKey, key, transcribe } from "./requests.js";
+
+const at = (id) => document.getElementById(id);
+const { needsKey, maxUpload } = document.querySelector("main").dataset;
+const history = new History();
+let microphone = null, live = null, view = null, shown = null, work = null;
+
+at("record").addEventListener("click", () => (microphone ? stop() : record()));
+at("file").addEventListener("change", () => {
+  const [file] = at("file").files;
+  at("file").value = ""; // the same one may be chosen again
+  if (file) send(file, file.name);
+});
+at("clear").addEventListener("click", async () => {
+  if (!confirm("Delete all earlier recordings from this browser?")) return;
+  await history.clear();
+  await listHistory();
+});
+acceptDrops();
+acceptKey();
+mark();
+await listHistory();
+document.documentElement.dataset.ready = "";
+
+// Recording
+
+async function record() {
+  if (!(await allowed())) return;
+  clean();
+  const recorded = new Microphone(hear);
+  mark("busy", "Waiting for the microphone …");
+  try {
+    await recorded.start();
+  } catch (error) {
+    mark();
+    return report(error);
+  }
+  microphone = recorded;
+  live = new Live(showLive, (message) => mark("recording", message));
+  live.start();
+  at("live").hidden = false;
+  mark("recording", "Recording. Words that are grey may still change.");
+}
+
+function hear(block) {
+  live?.push(block);
+  if (!microphone) return;
+  at("record").style.setProperty("--level", loudness(block).toFixed(2));
+  at("elapsed").textContent = clockTime(microphone.seconds);
+  if (2 * microphone.length + 60_000 > Number(maxUpload)) stop("The recording was ended here: it is as large as the server takes.");
+}
+
+async function stop(why = "") {
+  const recorded = microphone;
+  microphone = null;
+  mark("busy", why);
+  await recorded.stop();
+  live.stop();
+  live = null;
+  if (!recorded.length) {
+    mark();
+    return report(new Error("Nothing was recorded."));
+  }
+  const time = new Date().toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  await send(recorded.wav(), `Recording, ${time}`, why);
+}
+
+function showLive(final, provisional) {
+  if (at("final").textContent !== final) at("final").textContent = final;
+  at("provisional").textContent = provisional;
+}
+
+// A recording, from here or from a file
+
+async function send(sound, name, why = "") {
+  if (microphone || work || !(await allowed())) return;
+  if (!at("live").textContent.trim()) clean();
+  at("error").hidden = true;
+  if (sound.size > Number(maxUpload)) return report(new Error(`${name} is larger than this server takes.`));
+  work = new AbortController();
+  const began = performance.now();
+  const tick = () => mark("busy", `${why} Transcribing ${name} … ${clockTime((performance.now() - began) / 1000)}`.trim());
+  const ticking = setInterval(tick, 1000);
+  tick();
+  try {
+    const result = await transcribe(sound, name, work.signal);
+    clearInterval(ticking);
+    await show(result);
+    mark("", why);
+    await keep(result);
+  } catch (error) {
+    mark();
+    if (error.name !== "AbortError") report(error);
+    if (error instanceof KeyError) forgetKey();
+  } finally {
+    clearInterval(ticking);
+    work = null;
+  }
+}
+
+async function show(result) {
+  clean();
+  shown = result;
+  at("result").replaceChildren(at("view").content.cloneNode(true));
+  at("result").hidden = false;
+  at("name").textContent = result.recording.name;
+  offer(result);
+  view = new View(result.recording);
+  await view.show();
+  at("result").focus({ preventScroll: true });
+  at("result").scrollIntoView({ block: "nearest" });
+}
+
+/** Take away what is shown. */
+function clean() {
+  view?.close();
+  view = shown = null;
+  at("result").replaceChildren();
+  at("result").hidden = at("live").hidden = at("error").hidden = true;
+  showLive("", "");
+}
+
+function offer({ recording, files }) {
+  const base = recording.name.replace(/\.\w{1,5}$/, "").replace(/[^\p{L}\p{N}._ -]+/gu, "-");
+  for (const [format, text] of Object.entries(files)) {
+    const link = make("a", "", format, { download: `${base}.${format}`, href: "#result" });
+    link.addEventListener("click", () => {
+      link.href = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
+      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    });
+    at("downloads").append(link);
+  }
+  at("copy").addEventListener("click", async () => {
+    await navigator.clipboard.writeText(recording.text);
+    at("status").textContent = "The text is in the clipboard.";
+  });
+  at("copy").hidden = !navigator.clipboard;
+}
+
+// History
+
+async function keep(result) {
+  try {
+    await history.add(result);
+    await listHistory();
+  } catch (error) {
+    report(new Error(`This browser does not keep the recording: ${error?.message ?? error}`));
+  }
+}
+
+async function listHistory() {
+  const entries = await history.list().catch(() => []); // a browser may forbid it
+  at("history").hidden = !entries.length;
+  at("entries").replaceChildren(...entries.map(entryOf));
+}
+
+function entryOf({ id, name, duration, text }) {
+  const item = make("li");
+  const button = item.appendChild(make("button", "entry", "", { type: "button" }));
+  button.append(make("b", "", name), make("small", "", clockTime(duration)), make("span", "", text || "(no speech)", { dir: "auto" }));
+  button.addEventListener("click", async () => {
+    if (microphone || work) return;
+    await show(await history.get(id));
+    mark();
+  });
+  const remove = item.appendChild(make("button", "delete", "Delete", { type: "button", "aria-label": `Delete ${name}` }));
+  remove.addEventListener("click", async () => {
+    await history.remove(id);
+    await listHistory();
+    (at("entries").querySelector("button") ?? at("record")).focus();
+  });
+  return item;
+}
+
+// Files that are dropped, anywhere on the page
+
+function acceptDrops() {
+  let depth = 0; // of elements that the file is over
+  const drag = (by) => {
+    depth = Math.max(0, depth + by);
+    document.body.classList.toggle("dragging", depth > 0);
+  };
+  addEventListener("dragenter", () => drag(1));
+  addEventListener("dragleave", () => drag(-1));
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    drag(-depth);
+    const [file] = event.dataTransfer.files;
+    if (file) send(file, file.name);
+  });
+}
+
+// The API key
+
+let answer = null; // what waits for the dialog
+
+/** Ask for a key where the server has one and none was given; false if nobody gives one. */
+async function allowed() {
+  if (needsKey !== "true" || key()) return true;
+  at("key-dialog").showModal();
+  return new Promise((resolve) => (answer = resolve));
+}
+
+function acceptKey() {
+  const dialog = at("key-dialog");
+  at("key-cancel").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", async () => {
+    const given = dialog.returnValue === "given" ? at("key").value.trim() : "";
+    dialog.returnValue = at("key").value = "";
+    answer(Boolean(given) && (await takes(given)));
+  });
+}
+
+async function takes(given) {
+  keepKey(given);
+  try {
+    await checkKey();
+    at("error").hidden = true;
+    return true;
+  } catch (error) {
+    forgetKey();
+    report(error);
+    return false;
+  }
+}
+
+// What goes on
+
+/** Show a state: nothing, "busy" or "recording"; and a line about it. */
+function mark(state = "", line = "") {
+  document.body.className = state === "recording" ? "busy recording" : state;
+  at("record").disabled = state === "busy";
+  at("file").disabled = state !== "";
+  at("record").querySelector(".name").textContent = state === "recording" ? "Stop recording" : "Record";
+  at("invitation").textContent = state === "recording" ? "Press to stop" : "Record with the microphone";
+  at("elapsed").hidden = state !== "recording";
+  at("status").textContent = line;
+  if (state === "recording") return;
+  at("elapsed").textContent = clockTime(0);
+  at("record").style.setProperty("--level", "0");
+}
+
+function report(error) {
+  at("error").textContent = error.message;
+  at("error").hidden = false;
+}
