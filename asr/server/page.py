@@ -69,6 +69,13 @@ async def show_page(request: Request) -> Response:
     return Response(page, media_type="text/html", headers=HEADERS)
 
 
+@router.get("/page/sample.opus")
+async def show_sample() -> Response:
+    """Return the recording that comes with the package."""
+    sample = (files("asr") / "assets" / "sample.opus").read_bytes()
+    return Response(sample, media_type="audio/ogg", headers=HEADERS)
+
+
 @router.get("/page/{name:path}")
 async def show_file(name: str) -> Response:
     """Return a style sheet, script or picture of the page."""

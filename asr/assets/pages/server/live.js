@@ -52,6 +52,7 @@ export class Live {
 
   #take(event) {
     const kind = event.type.replace("conversation.item.input_audio_transcription.", "");
+    if (!this.#socket) return;
     if (event.type === "error") return this.failed(event.error.message);
     if (kind !== "delta" && kind !== "completed") return;
     const item = this.#items.get(event.item_id) ?? { final: "", provisional: "" };

@@ -8,19 +8,28 @@ import { KeyError, checkKey, forgetKey, keepKey, key, transcribe } from "./reque
 const at = (id) => document.getElementById(id);
 const { needsKey, maxUpload } = document.querySelector("main").dataset;
 const history = new History();
-let microphone = null, live = null, view = null, shown = null, work = null;
+let microphone = null, live = null, view = null, work = null, unsent = null;
 
 at("record").addEventListener("click", () => (microphone ? stop() : record()));
 at("file").addEventListener("change", () => {
   const [file] = at("file").files;
   at("file").value = ""; // the same one may be chosen again
-  if (file) send(file, file.name);
+  if (file) send({ sound: file, name: file.name });
+});
+at("try").addEventListener("click", async () => {
+  if (!(await allowed())) return;
+  const response = await fetch(new URL("page/sample.opus", document.baseURI));
+  await send({ sound: await response.blob(), name: "sample.opus" });
 });
 at("clear").addEventListener("click", async () => {
   if (!confirm("Delete all earlier recordings from this browser?")) return;
   await history.clear();
   await listHistory();
 });
+at("cancel").addEventListener("click", () => work?.abort());
+at("again").addEventListener("click", () => send(unsent));
+at("save").addEventListener("click", () => save(unsent.sound, unsent.name));
+addEventListener("beforeunload", (event) => microphone && event.preventDefault());
 acceptDrops();
 acceptKey();
 mark();
@@ -41,7 +50,10 @@ async function record() {
     return report(error);
   }
   microphone = recorded;
-  live = new Live(showLive, (message) => mark("recording", message));
+  live = new Live(showLive, (message) => {
+    mark("recording", message);
+    at("live").hidden = !at("live").textContent;
+  });
   live.start();
   at("live").hidden = false;
   mark("recording", "Recording. Words that are grey may still change.");
@@ -66,37 +78,41 @@ async function stop(why = "") {
     mark();
     return report(new Error("Nothing was recorded."));
   }
-  const time = new Date().toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-  await send(recorded.wav(), `Recording, ${time}`, why);
+  const now = new Date();
+  const title = `Recording of ${now.toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}`;
+  const local = new Date(now - 60_000 * now.getTimezoneOffset()).toISOString().slice(0, 19);
+  await send({ sound: recorded.wav(), name: `recording-${local.replace(/\D/g, "-")}.wav`, title, about: why });
 }
 
 function showLive(final, provisional) {
-  if (at("final").textContent !== final) at("final").textContent = final;
+  const said = final && provisional ? `${final} ` : final;
+  if (at("final").textContent !== said) at("final").textContent = said;
   at("provisional").textContent = provisional;
 }
 
 // A recording, from here or from a file
 
-async function send(sound, name, why = "") {
+/** Have a recording transcribed: its sound, the name of its file, its title, and a remark. */
+async function send({ sound, name, title = name, about = "" }) {
   if (microphone || work || !(await allowed())) return;
   if (!at("live").textContent.trim()) clean();
   at("error").hidden = true;
-  if (sound.size > Number(maxUpload)) return report(new Error(`${name} is larger than this server takes.`));
+  if (sound.size > Number(maxUpload)) return report(new Error(`${title} is larger than this server takes.`));
   work = new AbortController();
+  mark("busy", `${about} Transcribing ${title} …`.trim());
   const began = performance.now();
-  const tick = () => mark("busy", `${why} Transcribing ${name} … ${clockTime((performance.now() - began) / 1000)}`.trim());
-  const ticking = setInterval(tick, 1000);
-  tick();
+  const ticking = setInterval(() => (at("waited").textContent = clockTime((performance.now() - began) / 1000)), 1000);
   try {
     const result = await transcribe(sound, name, work.signal);
-    clearInterval(ticking);
+    result.stem = name.replace(/\.\w{1,5}$/, ""); // of files
+    result.recording.name = title;
     await show(result);
-    mark("", why);
+    mark("", about);
     await keep(result);
   } catch (error) {
     mark();
-    if (error.name !== "AbortError") report(error);
     if (error instanceof KeyError) forgetKey();
+    report(error.name === "AbortError" ? new Error("Cancelled.") : error, { sound, name, title });
   } finally {
     clearInterval(ticking);
     work = null;
@@ -105,7 +121,6 @@ async function send(sound, name, why = "") {
 
 async function show(result) {
   clean();
-  shown = result;
   at("result").replaceChildren(at("view").content.cloneNode(true));
   at("result").hidden = false;
   at("name").textContent = result.recording.name;
@@ -119,27 +134,29 @@ async function show(result) {
 /** Take away what is shown. */
 function clean() {
   view?.close();
-  view = shown = null;
+  view = null;
   at("result").replaceChildren();
   at("result").hidden = at("live").hidden = at("error").hidden = true;
   showLive("", "");
 }
 
-function offer({ recording, files }) {
-  const base = recording.name.replace(/\.\w{1,5}$/, "").replace(/[^\p{L}\p{N}._ -]+/gu, "-");
+function offer({ recording, files, stem }) {
   for (const [format, text] of Object.entries(files)) {
-    const link = make("a", "", format, { download: `${base}.${format}`, href: "#result" });
-    link.addEventListener("click", () => {
-      link.href = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
-      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    });
-    at("downloads").append(link);
+    const button = make("button", "", format, { type: "button", "aria-label": `Download ${format}` });
+    button.addEventListener("click", () => save(new Blob([text]), `${stem}.${format}`));
+    at("downloads").append(button);
   }
   at("copy").addEventListener("click", async () => {
     await navigator.clipboard.writeText(recording.text);
     at("status").textContent = "The text is in the clipboard.";
   });
   at("copy").hidden = !navigator.clipboard;
+}
+
+function save(content, name) {
+  const address = URL.createObjectURL(content);
+  make("a", "", "", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
 // History
@@ -192,7 +209,7 @@ function acceptDrops() {
     event.preventDefault();
     drag(-depth);
     const [file] = event.dataTransfer.files;
-    if (file) send(file, file.name);
+    if (file) send({ sound: file, name: file.name });
   });
 }
 
@@ -241,12 +258,18 @@ function mark(state = "", line = "") {
   at("invitation").textContent = state === "recording" ? "Press to stop" : "Record with the microphone";
   at("elapsed").hidden = state !== "recording";
   at("status").textContent = line;
+  at("waited").textContent = "";
+  at("cancel").hidden = !work;
   if (state === "recording") return;
   at("elapsed").textContent = clockTime(0);
   at("record").style.setProperty("--level", "0");
 }
 
-function report(error) {
-  at("error").textContent = error.message;
+/** Show an error; a recording that was not transcribed can be sent again, or saved. */
+function report(error, recording = null) {
+  at("message").textContent = error.message;
   at("error").hidden = false;
+  unsent = recording;
+  at("again").hidden = !recording;
+  at("save").hidden = !recording?.name.startsWith("recording-");
 }
