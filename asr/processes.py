@@ -88,13 +88,16 @@ class _Task:
     """Whether a worker has ended over it."""
 
 
-class _Worker(Generic[State]):
-    """One process, and the items that it has."""
+class Worker(Generic[State]):
+    """One process; where the system has ended it, another can take its place.
+
+    Args:
+        begin: makes what the process keeps; can be pickled.
+    """
 
     def __init__(self, begin: Callable[[], State]) -> None:
         self._begin = pickle.dumps(begin)
         self._processes = list[BaseProcess]()
-        self.tasks = deque[_Task]()
         self._start()
 
     def _start(self) -> None:
@@ -102,14 +105,22 @@ class _Worker(Generic[State]):
             1, get_context("spawn"), _begin_work, (self._begin,)
         )
 
-    def give(
-        self, number: int, function: Callable[[State, Item], Result], item: Item
-    ) -> None:
-        """Have a function called with what the process keeps, and an item."""
-        self.tasks.append(_Task(number, function, item, self._submit(function, item)))
+    def submit(
+        self, function: Callable[[State, Item], Result], item: Item
+    ) -> Future[Result]:
+        """Have a function called with what the process keeps, and an item.
 
-    def _submit(self, function: Callable[[Any, Any], Any], item: Any) -> Future[Any]:
-        with _uninterrupted():
+        The process is started, if there is none.
+
+        Args:
+            function: that the process can import by its name.
+            item: can be pickled.
+
+        Returns:
+            What comes of it: the function's result or exception, or that of the
+            beginning, or a `BrokenProcessPool` where the process has ended.
+        """
+        with uninterrupted():
             try:
                 future = self._executor.submit(_work, function, item)
             except BrokenProcessPool:  # it has ended while it had nothing to do
@@ -117,6 +128,51 @@ class _Worker(Generic[State]):
                 future = self._executor.submit(_work, function, item)
             self._processes = list((self._executor._processes or {}).values())
         return future
+
+    def replace(self) -> str:
+        """Put a new process in place of one that has ended; return how it did."""
+        self.close()
+        how = self._end()
+        self._start()
+        return how
+
+    @property
+    def pids(self) -> list[int]:
+        """The number of the process, if there is one."""
+        return [one.pid for one in self._processes if one.pid is not None]
+
+    def _end(self) -> str:
+        """Describe how the process has ended."""
+        status = next((one.exitcode for one in self._processes), None)
+        if status == -signal.SIGKILL:
+            return "was killed (memory?)"
+        if status is None or status >= 0:
+            return f"ended with status {status}"
+        return f"was ended by signal {-status}"
+
+    def kill(self) -> None:
+        """End the process at once, also one that is only being started."""
+        started = list((self._executor._processes or {}).values())
+        for process in {*self._processes, *started}:
+            process.kill()
+
+    def close(self) -> None:
+        """Wait until the process has ended."""
+        self._executor.shutdown(cancel_futures=True)
+
+
+class _BusyWorker(Worker[State]):
+    """One process, and the items that it has."""
+
+    def __init__(self, begin: Callable[[], State]) -> None:
+        super().__init__(begin)
+        self.tasks = deque[_Task]()
+
+    def give(
+        self, number: int, function: Callable[[State, Item], Result], item: Item
+    ) -> None:
+        """Have a function called with what the process keeps, and an item."""
+        self.tasks.append(_Task(number, function, item, self.submit(function, item)))
 
     def finished(self) -> Iterator[tuple[int, Any]]:
         """Take out what is done: the number of each item, and what came of it.
@@ -141,40 +197,19 @@ class _Worker(Generic[State]):
                 "is short, use fewer processes, or shorter recordings)"
             )
         first.was_tried = True
-        self.close()
         print(
-            f"asr: a worker {self._end()}: its work is tried once more",
+            f"asr: a worker {self.replace()}: its work is tried once more",
             file=sys.stderr,
             flush=True,
         )
-        self._start()
         for task in self.tasks:
-            task.future = self._submit(task.function, task.item)
-
-    def _end(self) -> str:
-        """Describe how the process has ended."""
-        status = next((one.exitcode for one in self._processes), None)
-        if status == -signal.SIGKILL:
-            return "was killed (memory?)"
-        if status is None or status >= 0:
-            return f"ended with status {status}"
-        return f"was ended by signal {-status}"
-
-    def kill(self) -> None:
-        """End the process at once, also one that is only being started."""
-        started = list((self._executor._processes or {}).values())
-        for process in {*self._processes, *started}:
-            process.kill()
-
-    def close(self) -> None:
-        """Wait until the process has ended."""
-        self._executor.shutdown(cancel_futures=True)
+            task.future = self.submit(task.function, task.item)
 
 
 class Workers(Generic[State]):
     """Processes that each keep something, and work on items with it."""
 
-    def __init__(self, workers: list[_Worker[State]]) -> None:
+    def __init__(self, workers: list[_BusyWorker[State]]) -> None:
         self._workers = workers
 
     def completed(
@@ -248,7 +283,7 @@ def worker_pool(begin: Callable[[], State], processes: int) -> Iterator[Workers[
         begin: makes what each of them keeps; can be pickled.
         processes: how many.
     """
-    workers = [_Worker(begin) for _ in range(processes)]
+    workers = [_BusyWorker(begin) for _ in range(processes)]
     try:
         yield Workers(workers)
     except BaseException:  # whatever stops this process stops them, too
@@ -261,7 +296,7 @@ def worker_pool(begin: Callable[[], State], processes: int) -> Iterator[Workers[
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Start processes whole, and such that Ctrl-C does not reach them.
 
     They inherit that SIGINT is ignored: it is for this one to stop them. What else

@@ -127,7 +127,9 @@ def test_each_library_has_one_door(module: str) -> None:
         if libraries:
             door = DOOR[max(libraries, key=len)]
             inside = door.endswith(".") and module.startswith(door)
-            assert inside or module == door, f"{module} imports {name}: {door} is its door"
+            assert inside or module == door, (
+                f"{module} imports {name}: {door} is its door"
+            )
 
 
 @each_module

@@ -27,6 +27,7 @@ from asr.cli import (
     push,
     report,
     score,
+    serve,
     train,
     transcribe,
     tune,
@@ -39,7 +40,19 @@ from asr.cli.transcribe import PARTIAL
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
     *(transcribe, align, explain, prepare, data, train, adapt, lm, decode, merge),
-    *(score, report, tune, calibrate, evaluate, ablate, export, push, demo, doctor),
+    *(
+        serve,
+        score,
+        report,
+        tune,
+        calibrate,
+        evaluate,
+        ablate,
+        export,
+        push,
+        demo,
+        doctor,
+    ),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)
 """Commands that people wait for, and that keep nothing open when they are done."""

@@ -100,11 +100,15 @@ def recognizer_pool(
         load: makes the recognizer, in each process.
         processes: how many.
     """
-    return worker_pool(partial(_begin, load), processes)
+    return worker_pool(partial(begin, load), processes)
 
 
-def _begin(load: Callable[[], Recognizer]) -> Recognizer:
-    """Load a recognizer in a process that is there for it alone."""
+def begin(load: Callable[[], Recognizer]) -> Recognizer:
+    """Load a recognizer in a process that is there for it alone.
+
+    Args:
+        load: makes the recognizer.
+    """
     use_one_thread()
     keep_freed_memory()
     return load()

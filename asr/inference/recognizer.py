@@ -8,6 +8,7 @@
 Shapes: N samples, T frames, F mel bands, I tokens, J listener steps.
 """
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -308,6 +309,24 @@ class Recognizer:
         found = align_recording(self.las, self.tokenizer, recording, lines, progress)
         settings = {"precision": self.precision}
         return replace(found, model=self.name, settings=settings)
+
+    def with_hotwords(self, hotwords: Iterable[str]) -> "Recognizer":
+        """Return one that favours further words; the networks are the same.
+
+        Args:
+            hotwords: words and phrases, beside those that this one favours.
+
+        Raises:
+            ConfigError: one has no letter that the model writes.
+        """
+        phrases = dict.fromkeys((*self.decoding.hotwords, *hotwords))
+        spelled = spell_hotwords(phrases, self.tokenizer)
+        other = copy.copy(self)
+        other.decoding = replace(self.decoding, hotwords=spelled)
+        other._search = SpeechSearch(
+            self.las, self.tokenizer, self.language_model, self.precision, spelled
+        )
+        return other
 
     def labelled(self, transcript: Transcript) -> Transcript:
         """Note in a transcript that it is this recognizer's."""

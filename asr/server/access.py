@@ -69,9 +69,10 @@ class OwnPagesOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-        elif (reason := self._refusal(Headers(scope=scope))) is None:
+        reason = None
+        if scope["type"] in ("http", "websocket"):
+            reason = self._refusal(Headers(scope=scope))
+        if reason is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await WebSocketClose(1008, reason)(scope, receive, send)

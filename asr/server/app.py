@@ -1,9 +1,6 @@
 """The application: an engine behind HTTP."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from asr.server import health, transcriptions
 from asr.server.access import OwnPagesOnly
@@ -14,29 +11,27 @@ from asr.version import version
 
 
 def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
-    """Make the application; it starts the engine, and closes it in the end.
+    """Make the application.
 
     Args:
-        engine: recognises; not started yet.
+        engine: recognises; has been started before the first request.
         settings: of the server.
     """
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with engine:
-            yield
 
     app = FastAPI(
         title="asr",
         version=version(),
         summary="Speech recognition behind OpenAI's audio API",
-        lifespan=lifespan,
         docs_url=None,  # FastAPI's own page loads scripts from a network
         redoc_url=None,
     )
     app.state.engine, app.state.settings = engine, settings
+    app.state.open_requests = set[Request]()
+    app.state.draining = False
     add_error_handlers(app)
     app.add_middleware(OwnPagesOnly, hosts=settings.trusted_hosts)
+    app.state.metrics = health.Metrics(engine)
+    app.add_middleware(health.Counted, metrics=app.state.metrics)
     app.include_router(transcriptions.router)
     app.include_router(health.router)
     return app

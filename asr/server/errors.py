@@ -1,4 +1,4 @@
-"""Errors as clients of OpenAI's API read them: `{"error": {…}}`, whatever went wrong."""
+"""Errors as clients of OpenAI's API read them: `{"error": {…}}`, whatever it was."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +50,7 @@ class ApiError(Exception):
         }
 
 
-class Overloaded(AsrError):
+class OverloadError(AsrError):
     """There is more to do than the server takes on; it may be asked again.
 
     Args:
@@ -70,7 +70,7 @@ def api_error(error: Exception) -> ApiError:
     """Return what a client is answered to an error that was raised."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, Overloaded):
+    if isinstance(error, OverloadError):
         headers = {"Retry-After": str(error.retry_after)}
         return ApiError(429, str(error), code="server_busy", headers=headers)
     if isinstance(error, WorkerError):

@@ -1,0 +1,103 @@
+"""What a worker process of a server does: recognise batches, with hot words or without.
+
+Shapes: N samples.
+"""
+
+import pickle
+import signal
+from collections import OrderedDict
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from asr.inference.processes import begin
+from asr.inference.recognizer import Recognizer
+from asr.inference.recognizer_settings import RecognizerSettings
+from asr.processes import Worker
+from asr.transcript import Segment
+
+_KEPT = 8
+"""Sets of hot words that a worker is ready for."""
+
+
+class Batch(NamedTuple):
+    """What is recognised together."""
+
+    waveforms: list[npt.NDArray[np.float32]]
+    """(N,) at 16 kHz each."""
+    hotwords: tuple[str, ...]
+    """Those of the requests, beside the server's own."""
+    return_alignment: bool
+
+
+class Description(NamedTuple):
+    """What recognises."""
+
+    model: str
+    settings: dict[str, Any]
+    words: frozenset[str]
+    """Those that the language model knows; none without one."""
+
+
+class _State:
+    """A recognizer, and variants of it for sets of hot words, the last used kept."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        self.recognizer = recognizer
+        self._variants = OrderedDict[tuple[str, ...], Recognizer]()
+
+    def variant(self, hotwords: tuple[str, ...]) -> Recognizer:
+        if not hotwords:
+            return self.recognizer
+        if hotwords not in self._variants:
+            self._variants[hotwords] = self.recognizer.with_hotwords(hotwords)
+            if len(self._variants) > _KEPT:
+                self._variants.popitem(last=False)
+        self._variants.move_to_end(hotwords)
+        return self._variants[hotwords]
+
+
+def new_worker(settings: RecognizerSettings) -> Worker[_State]:
+    """Return a worker process that loads a recognizer; it starts with its first task.
+
+    Args:
+        settings: of the recognizer.
+    """
+    return Worker(partial(_begin, settings))
+
+
+def _begin(settings: RecognizerSettings) -> _State:
+    # Who stops a whole group of processes has the server finish its requests first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return _State(begin(settings.load))
+
+
+def describe(state: _State, _: None) -> Description:
+    """Return what recognises."""
+    recognizer = state.recognizer
+    language_model = recognizer.language_model
+    words = frozenset(language_model.words if language_model else ())
+    return Description(recognizer.name, recognizer.settings, words)
+
+
+def recognize(state: _State, batch: Batch) -> bytes:
+    """Recognise a batch.
+
+    Returns:
+        A pickled list of segments: pickled by torch's way, tensors would go through
+        shared memory and open files.
+    """
+    waveforms = [torch.from_numpy(waveform) for waveform in batch.waveforms]
+    segments = state.variant(batch.hotwords).recognize(
+        waveforms, return_alignment=batch.return_alignment
+    )
+    return pickle.dumps(segments)
+
+
+def segments_of(content: bytes) -> list[Segment]:
+    """Return what `recognize` found."""
+    found: list[Segment] = pickle.loads(content)
+    return found
