@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI, Request
 
-from asr.server import health, transcriptions
+from asr.server import health, page, transcriptions
 from asr.server.access import OwnPagesOnly
 from asr.server.engine import Engine
 from asr.server.errors import add_error_handlers
@@ -34,4 +34,5 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     app.add_middleware(health.Counted, metrics=app.state.metrics)
     app.include_router(transcriptions.router)
     app.include_router(health.router)
+    app.include_router(page.router)
     return app
