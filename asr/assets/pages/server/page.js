@@ -99,7 +99,7 @@ async function send({ sound, name, title = name, about = "" }) {
   at("error").hidden = true;
   if (sound.size > Number(maxUpload)) return report(new Error(`${title} is larger than this server takes.`));
   work = new AbortController();
-  mark("busy", `${about} Transcribing ${title} …`.trim());
+  mark("busy", `${about} Transcribing ${title === name ? name : "the recording"} …`.trim());
   const began = performance.now();
   const ticking = setInterval(() => (at("waited").textContent = clockTime((performance.now() - began) / 1000)), 1000);
   try {
@@ -128,7 +128,7 @@ async function show(result) {
   view = new View(result.recording);
   await view.show();
   at("result").focus({ preventScroll: true });
-  at("result").scrollIntoView({ block: "nearest" });
+  at("result").scrollIntoView();
 }
 
 /** Take away what is shown. */
