@@ -338,7 +338,8 @@ class Engine:
         hotwords: tuple[str, ...],
         return_alignment: bool,
     ) -> Segment:
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Segment] = loop.create_future()
         piece = _Piece(waveform, return_alignment, future)
         waiting = Waiting(piece, len(waveform) / SAMPLE_RATE, hotwords)
         await self._put(request, waiting)

@@ -1,0 +1,54 @@
+"""Who may ask."""
+
+import pytest
+from starlette.datastructures import Headers
+
+from asr.errors import ConfigError
+from asr.server.access import SUBPROTOCOL, authorized
+from asr.server.settings import ServerSettings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("Authorization", "Bearer sesame", True),
+        ("Authorization", "bearer sesame", True),
+        ("Authorization", "Bearer open", False),
+        ("Authorization", "Basic sesame", False),
+        ("Authorization", "sesame", False),
+        ("Authorization", "Bearer s\xe9same", False),
+        ("Sec-WebSocket-Protocol", f"realtime, {SUBPROTOCOL}sesame", True),
+        ("Sec-WebSocket-Protocol", f"realtime, {SUBPROTOCOL}open", False),
+        ("X-Key", "sesame", False),
+    ],
+)
+def test_the_key_is_compared(name: str, value: str, expected: bool) -> None:
+    assert authorized(Headers({name: value}), "sesame") is expected
+    assert authorized(Headers({name: value}), None)
+
+
+def test_a_server_of_this_machine_without_a_key_goes_by_few_names() -> None:
+    settings = ServerSettings(allowed_hosts=("Asr.Example",))
+    assert settings.trusted_hosts == {*("127.0.0.1", "::1", "localhost", "asr.example")}
+    assert ServerSettings(host="0.0.0.0").trusted_hosts is None
+    assert ServerSettings(api_key="sesame").trusted_hosts is None
+
+
+@pytest.mark.parametrize("key", ["", "two words", "schlüssel", "a\nb"])
+def test_a_key_that_no_header_can_hold_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match="API key: must be printable ASCII"):
+        ServerSettings(api_key=key)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("port", 70_000, "port must be 0 to 65535, not 70000"),
+        ("max_upload", 0, "max-upload must be above 0, not 0"),
+        ("max_seconds", float("nan"), "max-seconds must be above 0, not nan"),
+        ("max_requests", -1, "max-requests must be above 0, not -1"),
+    ],
+)
+def test_impossible_limits_are_refused(name: str, value: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ServerSettings(**{name: value})  # type: ignore[arg-type]
