@@ -42,6 +42,7 @@ DOOR = {  # only this module, or those of this folder., may import that library
     "ray": "asr.inference.cluster",
     "safetensors": "asr.tensor_files",
     "shtab": "asr.cli.completion",
+    "sounddevice": "asr.audio.microphone",
     "sentencepiece": "asr.tokenizers",
     "soundfile": "asr.audio.soundfiles",
     "soxr": "asr.audio.waveforms",

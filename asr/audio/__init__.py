@@ -1,6 +1,7 @@
 """Audio files in, waveforms out: mono, float32, at one sample rate."""
 
 from asr.audio.channels import Channel, channel_number, check_channel
+from asr.audio.pcm import PCMStream
 from asr.audio.reading import (
     AUDIO_SUFFIXES,
     duration,
@@ -20,6 +21,7 @@ __all__ = [
     "SAMPLE_RATE",
     "STANDARD_INPUT",
     "Channel",
+    "PCMStream",
     "channel_number",
     "check_channel",
     "duration",

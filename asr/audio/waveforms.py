@@ -71,16 +71,39 @@ def resampled(
     Yields:
         (N,) each, none of them empty.
     """
-    check_rates(from_rate, to_rate)
-    if from_rate == to_rate:
-        yield from (block for block in blocks if len(block))
-        return
-    stream = soxr.ResampleStream(from_rate, to_rate, 1, quality="HQ")
+    stream = StreamResampler(from_rate, to_rate)
     for block in blocks:
-        if len(resampled := stream.resample_chunk(block)):
-            yield resampled
-    if len(resampled := stream.resample_chunk(np.empty(0, np.float32), last=True)):
-        yield resampled
+        if len(samples := stream.feed(block)):
+            yield samples
+    if len(samples := stream.end()):
+        yield samples
+
+
+class StreamResampler:
+    """Changes the sample rate of a stream: `resampled`, for who is given the blocks.
+
+    Args:
+        from_rate: as for `resample`.
+        to_rate: as for `resample`.
+    """
+
+    def __init__(self, from_rate: float, to_rate: float) -> None:
+        check_rates(from_rate, to_rate)
+        self._stream = None
+        if from_rate != to_rate:
+            self._stream = soxr.ResampleStream(from_rate, to_rate, 1, quality="HQ")
+
+    def feed(self, block: Samples) -> Samples:
+        """Return what can be said of (N,) samples and those before them."""
+        return self._stream.resample_chunk(block) if self._stream else block
+
+    def end(self) -> Samples:
+        """Return what was waiting for further samples; the stream has ended."""
+        nothing = np.empty(0, np.float32)
+        if not self._stream:
+            return nothing
+        rest: Samples = self._stream.resample_chunk(nothing, last=True)
+        return rest
 
 
 def check_rates(from_rate: float, to_rate: float) -> None:

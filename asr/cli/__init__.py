@@ -21,6 +21,7 @@ from asr.cli import (
     evaluate,
     explain,
     export,
+    live,
     lm,
     merge,
     prepare,
@@ -39,20 +40,9 @@ from asr.cli.transcribe import PARTIAL
 
 __all__ = ["PARTIAL", "main", "run"]
 _COMMANDS = (
-    *(transcribe, align, explain, prepare, data, train, adapt, lm, decode, merge),
-    *(
-        serve,
-        score,
-        report,
-        tune,
-        calibrate,
-        evaluate,
-        ablate,
-        export,
-        push,
-        demo,
-        doctor,
-    ),
+    *(transcribe, live, serve, align, explain, prepare, data, train, adapt, lm),
+    *(decode, merge, score, report, tune, calibrate, evaluate, ablate, export, push),
+    *(demo, doctor),
 )
 _LEAVE_AT_ONCE = (transcribe.run,)
 """Commands that people wait for, and that keep nothing open when they are done."""

@@ -1,14 +1,18 @@
 """`asr transcribe`: recordings in, text and files out."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from asr.cli.labels import ManifestOutput
+from asr.cli.live import add_pause
 from asr.cli.options import (
     add_command,
     add_device,
@@ -16,12 +20,14 @@ from asr.cli.options import (
     add_search,
     add_subtitles,
     channel_of,
+    checked,
     cluster_of,
     decoding_of,
     device_of,
     formats_of,
     is_setting,
     layout_of,
+    load_recognizer,
     number,
     one_line,
     own_process,
@@ -35,7 +41,7 @@ if TYPE_CHECKING:
     from asr.audio import Channel
     from asr.cli.inputs import Source
     from asr.inference.long_audio import Recording
-    from asr.transcript import Transcript
+    from asr.transcript import Segment, Transcript, Word
 
 PARTIAL = 3
 """Exit status where some of the recordings were transcribed, but not all."""
@@ -99,10 +105,21 @@ def add(commands: Any) -> None:
     parser.add_argument(
         *("--nbest", "-n"), **number(0, "print the N best texts of each segment too")
     )
+    follow = parser.add_argument_group("a pipe that goes on")
+    follow.add_argument(
+        "--follow",
+        action="store_true",
+        help="read raw PCM (16-bit little-endian, one channel) from standard input, "
+        "and print each text at its pause (-f json: a segment a line)",
+    )
+    follow.add_argument("--pcm-rate", **number(None, "of raw PCM (default: 16000 Hz)"))
+    add_pause(follow)
     add_subtitles(parser)
     add_search(parser)
     add_device(parser)
     add_machines(parser, "recordings")
+    defaults = {name: parser.get_default(name) for name in _NOT_FOLLOWED}
+    parser.set_defaults(unset=defaults)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,6 +132,11 @@ def run(args: argparse.Namespace) -> int:
     args.paths = [path for path in args.paths if not is_setting(path)]
     if not args.paths:
         raise ConfigError("no recording is given (asr transcribe PATH …)")
+    if args.follow:
+        return _follow(args)
+    for name in ("pcm_rate", "pause"):
+        if getattr(args, name) is not None:
+            raise ConfigError(f"{_option(name)} needs --follow")
     shard = shard_of(args)
     if "-" in args.paths and (shard or args.engine == "ray"):
         raise ConfigError("standard input is of this process alone (give it a name)")
@@ -130,6 +152,67 @@ def run(args: argparse.Namespace) -> int:
         for error in errors:
             print(one_line(f"asr: {error}"), file=sys.stderr)
         return _transcribe_all(wanted, len(errors), args)
+
+
+_NOT_FOLLOWED = (
+    *("output_dir", "min_confidence", "skip_existing", "channel", "clip", "nbest"),
+    *("subtitle_length", "subtitle_words", "processes", "shard", "engine", "address"),
+)
+
+
+def _follow(args: argparse.Namespace) -> int:
+    """Transcribe raw PCM from standard input as it comes."""
+    from asr.audio import STANDARD_INPUT, PCMStream
+    from asr.cli.listening import Lines, listen, pipe
+    from asr.inference.live import LiveConfig
+
+    _check_followed(args)
+    stream = checked(PCMStream, rate=args.pcm_rate)
+    config = replace(checked(LiveConfig, pause=args.pause), interval=None)
+    as_json = args.output_format == "json"
+    lines = Lines(_json_line if as_json else partial(_followed_lines, args.print_words))
+    blocks = pipe(sys.stdin.fileno(), STANDARD_INPUT)
+    recognizer = load_recognizer(args)
+    listen(blocks, stream, recognizer, config, lines.show)
+    if stream.was_cut_off:
+        print(
+            f"asr: {STANDARD_INPUT}: ends within a sample (is it 16-bit PCM?)",
+            file=sys.stderr,
+        )
+    if not lines.has_text:
+        print(f"asr: {STANDARD_INPUT}: silence, no text", file=sys.stderr)
+    return 0
+
+
+def _check_followed(args: argparse.Namespace) -> None:
+    """Refuse what is not possible with --follow."""
+    if args.paths != ["-"]:
+        raise ConfigError("--follow reads standard input (asr transcribe --follow -)")
+    for name in _NOT_FOLLOWED:
+        if getattr(args, name) != args.unset[name]:
+            raise ConfigError(f"{_option(name)} is not possible with --follow")
+    if args.output_format not in (None, "txt", "json"):
+        raise ConfigError(
+            f"output format {args.output_format}: is not possible with --follow (use "
+            "txt or json)"
+        )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _followed_lines(with_words: bool, segment: "Segment") -> str:
+    words = segment.words if with_words else ()
+    return "\n".join([one_line(segment.text), *map(_word_line, words)])
+
+
+def _json_line(segment: "Segment") -> str:
+    from asr.transcript import Transcript
+
+    alone = replace(segment, nbest=())
+    (tree,) = Transcript((alone,), segment.end).to_dict()["segments"]
+    return json.dumps(tree, ensure_ascii=False)
 
 
 def _transcribe_all(
@@ -247,10 +330,14 @@ class _Output:
         for segment in transcript.segments:
             if self.print_words:
                 for word in segment.words:
-                    times = f"{word.start:8.2f} {word.end:8.2f}"
-                    print(f"  {times}  {word.confidence:4.2f}  {word.text}")
+                    print(_word_line(word))
             for alternative in segment.nbest[: self.num_best]:
                 print(f"  {alternative.score:8.4f}  {alternative.text}")
+
+
+def _word_line(word: "Word") -> str:
+    times = f"{word.start:8.2f} {word.end:8.2f}"
+    return f"  {times}  {word.confidence:4.2f}  {word.text}"
 
 
 def _may_write(folder: Path) -> bool:

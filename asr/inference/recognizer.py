@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, Channel, from_samples
-from asr.decoding.config import DecodingConfig
+from asr.decoding.config import DecodingConfig, replaced
 from asr.decoding.hotwords import spell_hotwords
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.inference.aligning import align_recording
@@ -331,6 +331,16 @@ class Recognizer:
     def labelled(self, transcript: Transcript) -> Transcript:
         """Note in a transcript that it is this recognizer's."""
         return replace(transcript, model=self.name, settings=self.settings)
+
+    def with_beam_size(self, beam_size: int) -> "Recognizer":
+        """Return a recognizer with the same network and another size of the beam.
+
+        Raises:
+            ConfigError: the size is impossible.
+        """
+        other = copy.copy(self)
+        other.decoding = replaced(self.decoding, {"beam_size": beam_size})
+        return other
 
     @property
     def settings(self) -> dict[str, Any]:

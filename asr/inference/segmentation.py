@@ -72,7 +72,7 @@ class Piece(NamedTuple):
         return len(self.waveform) / SAMPLE_RATE
 
 
-class _Cut(NamedTuple):
+class Cut(NamedTuple):
     """Where a piece ends, and what of it the next one repeats, in samples."""
 
     end: int
@@ -80,11 +80,16 @@ class _Cut(NamedTuple):
     silent: bool = False
 
 
-class _Pause(NamedTuple):
+class Pause(NamedTuple):
     """A pause, in samples from the beginning of a window."""
 
     start: int
     end: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return (self.end - self.start) / SAMPLE_RATE
 
 
 def pieces(blocks: Iterable[Tensor]) -> Iterator[Piece]:
@@ -108,33 +113,47 @@ def pieces(blocks: Iterable[Tensor]) -> Iterator[Piece]:
         if not len(ahead):
             return
         window = ahead[: _LONGEST + 1]  # one sample more: is this the end?
-        levels = _levels(window)
-        loud = max(float(levels.quantile(0.97)), speech - FADE)
-        cut = _cut(len(window), _pauses(levels, loud - DEPTH, len(window)))
+        cut, speech = next_cut(window, speech)
         yield Piece(start, ahead[: cut.end].clone(), overlap, cut.silent)
-        speech = speech if cut.silent else loud
         start, overlap = start + cut.end - cut.overlap, cut.overlap
         ahead = ahead[cut.end - cut.overlap :]
 
 
-def _cut(num_samples: int, pauses: Sequence[_Pause]) -> _Cut:
+def next_cut(window: Tensor, speech: float) -> tuple[Cut, float]:
+    """Find where the piece that begins a window ends.
+
+    Args:
+        window: (N,) at 16 kHz; longer than 15 s, if only by a sample, where more
+            follows.
+        speech: how loud the speech before it was, in dB.
+
+    Returns:
+        The cut, and how loud the speech is.
+    """
+    levels = loudness(window)
+    loud = loudest(levels, speech)
+    cut = _cut(len(window), find_pauses(levels, loud - DEPTH, len(window)))
+    return cut, speech if cut.silent else loud
+
+
+def _cut(num_samples: int, pauses: Sequence[Pause]) -> Cut:
     """Find the end of the piece that begins with so many samples."""
     for start, end in pauses:
         if end - start >= _MIN_PAUSE:
             if start:
-                return _Cut(min(start + _MARGIN, _LONGEST))
+                return Cut(min(start + _MARGIN, _LONGEST))
             rest = 0 if end == num_samples else _MARGIN
-            return _Cut(min(end - rest, _LONGEST), silent=True)
+            return Cut(min(end - rest, _LONGEST), silent=True)
     if num_samples <= _LONGEST:
-        return _Cut(num_samples)
+        return Cut(num_samples)
     late = [pause for pause in pauses if sum(pause) / 2 > _LONGEST / 3]
     if late:
         widest = max(late, key=lambda pause: pause.end - pause.start)
-        return _Cut(min(sum(widest) // 2, _LONGEST))
-    return _Cut(_LONGEST, overlap=_OVERLAP)
+        return Cut(min(sum(widest) // 2, _LONGEST))
+    return Cut(_LONGEST, overlap=_OVERLAP)
 
 
-def _levels(window: Tensor) -> Tensor:
+def loudness(window: Tensor) -> Tensor:
     """Measure how loud (N,) samples are: dB of 0.2 s around each hundredth second."""
     padding = -len(window) % _HOP
     hops = nn.functional.pad(window, (0, padding)).view(-1, _HOP)
@@ -148,12 +167,17 @@ def _levels(window: Tensor) -> Tensor:
     return 10 * smooth.clamp_min(1e-12).log10()
 
 
-def _pauses(levels: Tensor, threshold: float, num_samples: int) -> list[_Pause]:
+def loudest(levels: Tensor, speech: float) -> float:
+    """Return how loud speech is, in dB: that of a window, or a little below earlier."""
+    return max(float(levels.quantile(0.97)), speech - FADE)
+
+
+def find_pauses(levels: Tensor, threshold: float, num_samples: int) -> list[Pause]:
     """Find the stretches that are less loud than a threshold, in dB."""
     quiet = levels < max(threshold, FLOOR)
     edges = torch.diff(nn.functional.pad(quiet.int(), (1, 1))).nonzero()[:, 0].tolist()
     return [
-        _Pause(start * _HOP, min(end * _HOP, num_samples))
+        Pause(start * _HOP, min(end * _HOP, num_samples))
         for start, end in zip(edges[::2], edges[1::2], strict=True)
     ]
 

@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 from asr.audio import SAMPLE_RATE, probe, read_waveform
 from asr.output import FORMATS
 from asr.server.app import create_app
-from asr.server.errors import Overloaded
+from asr.server.errors import OverloadError
 from asr.server.reading import start_forking
 from asr.server.settings import ServerSettings
 from asr.transcript import Alignment, Alternative, Segment, Transcript, Word
@@ -47,8 +47,8 @@ class FakeEngine:
         self.seconds = list[float]()
         """Of the recordings that it was given."""
 
-    def overload(self, num_open: int = 0) -> Overloaded | None:
-        return Overloaded(3) if self.is_busy else None
+    def overload(self, num_open: int = 0) -> OverloadError | None:
+        return OverloadError(3) if self.is_busy else None
 
     async def transcribe(
         self, path: Path, *, name: str, return_alignment: bool = False, **_: Any

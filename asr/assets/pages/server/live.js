@@ -51,14 +51,15 @@ export class Live {
   }
 
   #take(event) {
+    if (!this.#socket) return; // it was stopped
     const kind = event.type.replace("conversation.item.input_audio_transcription.", "");
-    if (!this.#socket) return;
-    if (event.type === "error") return this.failed(event.error.message);
-    if (kind !== "delta" && kind !== "completed") return;
     const item = this.#items.get(event.item_id) ?? { final: "", provisional: "" };
+    if (kind === "asr.provisional") item.provisional = event.text;
+    else if (kind === "delta") Object.assign(item, { final: item.final + event.delta, provisional: "" });
+    else if (kind === "completed") Object.assign(item, { final: event.transcript, provisional: "" });
+    else if (event.error) return this.failed(`Some words are missing here: ${event.error.message}`);
+    else return;
     this.#items.set(event.item_id, item);
-    if (kind === "completed") Object.assign(item, { final: event.transcript, provisional: "" });
-    else item.provisional += event.delta;
     const all = (name) => [...this.#items.values()].map((one) => one[name].trim()).filter(Boolean).join(" ");
     this.changed(all("final"), all("provisional"));
   }
