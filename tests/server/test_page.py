@@ -1,93 +1,16 @@
-"""The page, asked by a client and used in Chromium, with an engine that makes words up."""
+"""The page at `/`, asked by a client; `test_page_in_chromium` uses it."""
 
 import base64
 import json
 import re
-import shutil
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
-import torch
-import uvicorn
-from fastapi import APIRouter, FastAPI, WebSocket, WebSocketDisconnect
-from fastapi.testclient import TestClient
 
-from asr.audio import SAMPLE_RATE, probe, read_waveform
 from asr.output import FORMATS
-from asr.server.app import create_app
-from asr.server.errors import OverloadError
 from asr.server.reading import start_forking
-from asr.server.settings import ServerSettings
-from asr.transcript import Alignment, Alternative, Segment, Transcript, Word
+from tests.server.fake_engine import FakeEngine, client, wav
 
-playwright = pytest.importorskip("playwright.sync_api")
-
-SAMPLE = Path("asr/assets/sample.opus")
 KEY = "sesame"
-WORDS = ("GO", "ON", "<b>")
-
-
-class FakeEngine:
-    """Finds the same words in the first second of any recording."""
-
-    model = "fake"
-    settings: dict[str, Any] = {"beam_size": 8}
-    words = frozenset[str]()
-
-    def __init__(self) -> None:
-        self.is_busy = False
-        self.may_finish = threading.Event()
-        self.may_finish.set()
-        self.seconds = list[float]()
-        """Of the recordings that it was given."""
-
-    def overload(self, num_open: int = 0) -> OverloadError | None:
-        return OverloadError(3) if self.is_busy else None
-
-    async def transcribe(
-        self, path: Path, *, name: str, return_alignment: bool = False, **_: Any
-    ) -> Transcript:
-        import asyncio
-
-        while not self.may_finish.is_set():
-            await asyncio.sleep(0.01)
-        assert return_alignment
-        self.seconds.append(probe(path).seconds)
-        text = " ".join(WORDS)
-        alignment = Alignment((*text, "\u220e"), torch.eye(len(text) + 1, 25), 0.04)
-        said = [
-            Word(word, 0.1 + 0.3 * n, 0.3 + 0.3 * n, 0.9 - 0.3 * n)
-            for n, word in enumerate(WORDS)
-        ]
-        best = (Alternative(text, -0.5), Alternative("GO IN <b>", -0.7))
-        one = Segment(0.0, 1.0, text, tuple(said), 0.6, (), best, alignment)
-        return Transcript((one,), self.seconds[-1], name, "mix", "fake", self.settings)
-
-
-def wav(seconds: float = 1.5) -> bytes:
-    from io import BytesIO
-
-    file = BytesIO()
-    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    soundfile.write(file, 0.3 * np.sin(2000 * time), SAMPLE_RATE, format="WAV")
-    return file.getvalue()
-
-
-def app(engine: FakeEngine, **settings: Any) -> FastAPI:
-    made: Any = engine
-    return create_app(made, ServerSettings(**settings))
-
-
-def client(engine: FakeEngine | None = None, **settings: Any) -> TestClient:
-    return TestClient(
-        app(engine or FakeEngine(), **settings), "http://localhost", False
-    )
 
 
 # Asked by a client
@@ -158,7 +81,9 @@ def test_a_busy_server_refuses_a_recording() -> None:
     engine.is_busy = True
     response = client(engine).post("/page/recording", files={"file": ("a.wav", wav())})
     assert response.status_code == 429
-    assert response.json()["error"]["message"] == "the server is busy (try again in 3 s)"
+    assert (
+        response.json()["error"]["message"] == "the server is busy (try again in 3 s)"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -109,6 +109,7 @@ async function send({ sound, name, title = name, about = "" }) {
     await show(result);
     mark("", about);
     await keep(result);
+    goToResult();
   } catch (error) {
     mark();
     if (error instanceof KeyError) forgetKey();
@@ -127,6 +128,9 @@ async function show(result) {
   offer(result);
   view = new View(result.recording);
   await view.show();
+}
+
+function goToResult() {
   at("result").focus({ preventScroll: true });
   at("result").scrollIntoView();
 }
@@ -184,6 +188,7 @@ function entryOf({ id, name, duration, text }) {
     if (microphone || work) return;
     await show(await history.get(id));
     mark();
+    goToResult();
   });
   const remove = item.appendChild(make("button", "delete", "Delete", { type: "button", "aria-label": `Delete ${name}` }));
   remove.addEventListener("click", async () => {
