@@ -22,7 +22,7 @@ from asr.transcript import Alignment, Alternative, Segment, Transcript, Word
 
 WORDS = ("GO", "ON", "<b>")
 """In the first second of any recording."""
-COUNTED = "ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN".split()
+COUNTED = ("ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 """In live audio: one each half a second."""
 
 
@@ -39,7 +39,7 @@ class FakeEngine:
         self.may_finish.set()
         self.given = list[npt.NDArray[np.float32]]()
         """The recordings."""
-        self.cancelled = 0
+        self.begun = self.cancelled = 0
 
     def overload(self, num_open: int = 0) -> OverloadError | None:
         return OverloadError(3) if self.is_busy else None
@@ -57,6 +57,7 @@ class FakeEngine:
     async def transcribe(
         self, path: Path, *, name: str, return_alignment: bool = False, **_: Any
     ) -> Transcript:
+        self.begun += 1
         try:
             while not self.may_finish.is_set():
                 await asyncio.sleep(0.01)
