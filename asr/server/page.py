@@ -62,6 +62,7 @@ async def show_page(request: Request) -> Response:
     settings: ServerSettings = request.app.state.settings
     page = render(
         "server/page.html",
+        language=settings.language,
         needs_key=settings.api_key is not None,
         max_upload=settings.max_upload,
         shown_upload=f"{settings.max_upload / MIB:.3g} MiB",

@@ -10,7 +10,10 @@ const { needsKey, maxUpload } = document.querySelector("main").dataset;
 const history = new History();
 let microphone = null, live = null, view = null, work = null, unsent = null;
 
-at("record").addEventListener("click", () => (microphone ? stop() : record()));
+at("record").addEventListener("click", () => {
+  if (microphone) stop();
+  else if (at("record").ariaDisabled !== "true") record(); // disabled, it would lose the focus
+});
 at("file").addEventListener("change", () => {
   const [file] = at("file").files;
   at("file").value = ""; // the same one may be chosen again
@@ -108,8 +111,8 @@ async function send({ sound, name, title = name, about = "" }) {
     result.recording.name = title;
     await show(result);
     mark("", about);
-    await keep(result);
     goToResult();
+    await keep(result);
   } catch (error) {
     mark();
     if (error instanceof KeyError) forgetKey();
@@ -257,7 +260,7 @@ async function takes(given) {
 /** Show a state: nothing, "busy" or "recording"; and a line about it. */
 function mark(state = "", line = "") {
   document.body.className = state === "recording" ? "busy recording" : state;
-  at("record").disabled = state === "busy";
+  at("record").ariaDisabled = state === "busy";
   at("file").disabled = state !== "";
   at("record").querySelector(".name").textContent = state === "recording" ? "Stop recording" : "Record";
   at("invitation").textContent = state === "recording" ? "Press to stop" : "Record with the microphone";
