@@ -1,6 +1,7 @@
 """`asr serve`: transcription by HTTP, for clients of OpenAI's audio API."""
 
 import argparse
+import math
 import os
 import sys
 from importlib.util import find_spec
@@ -121,6 +122,10 @@ def _serve(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace) -> "ServerSettings":
     from asr.server.settings import MIB, ServerSettings
 
+    if not math.isfinite(args.max_upload or 0):
+        raise ConfigError(
+            f"--max-upload must be a number of MiB, not {args.max_upload:g}"
+        )
     given = {
         "max_upload": args.max_upload and round(args.max_upload * MIB),
         "max_seconds": args.max_seconds,

@@ -41,6 +41,11 @@ class Turns(Generic[Owner, Work]):
         """Count the pieces that wait."""
         return sum(map(len, self._lines.values()))
 
+    @property
+    def num_owners(self) -> int:
+        """How many requests have pieces that wait."""
+        return len(self._lines)
+
     def put(
         self, owner: Owner, piece: Waiting[Work], *, in_front: bool = False
     ) -> None:

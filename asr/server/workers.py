@@ -7,6 +7,7 @@ import pickle
 import signal
 from collections import OrderedDict
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,7 +81,10 @@ def describe(state: _State, _: None) -> Description:
     recognizer = state.recognizer
     language_model = recognizer.language_model
     words = frozenset(language_model.words if language_model else ())
-    return Description(recognizer.name, recognizer.settings, words)
+    name = recognizer.name
+    if not name.startswith("hf:"):
+        name = Path(name).name  # where it lies is nobody's business
+    return Description(name, recognizer.settings, words)
 
 
 def recognize(state: _State, batch: Batch) -> bytes:

@@ -245,6 +245,25 @@ def test_a_hot_word_that_the_model_cannot_write_is_refused(model: Model) -> None
         Recognizer(model, DecodingConfig(hotwords=("北京",)))
 
 
+def test_further_hot_words_make_another_recognizer_of_the_same_network(
+    model: Model,
+) -> None:
+    one = Recognizer(model, DecodingConfig(beam_size=2, hotwords=("Anna",)))
+
+    other = one.with_hotwords(["Berta", "anna"])
+    alone = Recognizer(
+        model, DecodingConfig(beam_size=2, hotwords=("Anna", "Berta", "anna"))
+    )
+
+    assert other.settings["hotwords"] == ["ANNA", "BERTA"]
+    assert one.settings["hotwords"] == ["ANNA"]
+    assert other.las is one.las
+    sound = noise(1.0)
+    assert other.recognize([sound]) == alone.recognize([sound])
+    with pytest.raises(ConfigError, match="has no letter that this model writes"):
+        one.with_hotwords(["北京"])
+
+
 @pytest.fixture
 def _first_notice() -> None:
     asr.lm.ngram._leave_out.cache_clear()

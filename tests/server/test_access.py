@@ -29,7 +29,8 @@ def test_the_key_is_compared(name: str, value: str, expected: bool) -> None:
 
 def test_a_server_of_this_machine_without_a_key_goes_by_few_names() -> None:
     settings = ServerSettings(allowed_hosts=("Asr.Example",))
-    assert settings.trusted_hosts == {*("127.0.0.1", "::1", "localhost", "asr.example")}
+    names = frozenset({"127.0.0.1", "::1", "localhost", "asr.example"})
+    assert settings.trusted_hosts == names
     assert ServerSettings(host="0.0.0.0").trusted_hosts is None
     assert ServerSettings(api_key="sesame").trusted_hosts is None
 

@@ -23,6 +23,7 @@ def test_a_short_request_does_not_wait_for_a_long_one() -> None:
 
 def test_requests_take_turns_over_batches() -> None:
     turns = filled(a="aaaa", b="bbbb", c="cccc")
+    assert turns.num_owners == 3
     assert [taken(turns, 2) for _ in range(6)] == ["ab", "ca", "bc", "ab", "ca", "bc"]
     assert (len(turns), turns.seconds, taken(turns)) == (0, 0.0, "")
 
