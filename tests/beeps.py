@@ -60,7 +60,7 @@ def read_beeps(waveform: Tensor) -> Segment:
 def _word(waveform: Tensor, start: int, end: int) -> Word:
     name = "UM"
     if end - start > 0.9 * WORD_SECONDS * SAMPLE_RATE:
-        signs = waveform[start:end].sign()
+        signs = waveform[start:end] > 0
         turns = int((signs[1:] != signs[:-1]).sum())
         hertz = turns / 2 * SAMPLE_RATE / (end - start)
         name = min(WORDS, key=lambda word: abs(WORDS[word] - hertz))

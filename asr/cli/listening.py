@@ -35,10 +35,15 @@ def pipe(descriptor: int, name: str) -> Blocks:
     """Read a pipe in a thread of its own, no more than half a minute ahead.
 
     Raises:
-        AudioError: it has nothing, or an audio file.
+        AudioError: it cannot be read, or has nothing, or an audio file.
     """
     blocks = Blocks(_AHEAD)
-    first = os.read(descriptor, _BLOCK)
+    if os.isatty(descriptor):
+        raise AudioError(f"{name}: is a terminal (pipe raw PCM into it)")
+    try:
+        first = os.read(descriptor, _BLOCK)
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error.strerror})") from error
     if not first:
         raise AudioError(f"{name}: is empty (raw PCM was expected)")
     for sign, kind in _FILES.items():
@@ -52,7 +57,10 @@ def pipe(descriptor: int, name: str) -> Blocks:
         block = first
         while block:
             blocks.put(block)
-            block = os.read(descriptor, _BLOCK)
+            try:
+                block = os.read(descriptor, _BLOCK)
+            except OSError:  # nothing more will come
+                break
         blocks.put(b"")
 
     threading.Thread(target=read, daemon=True).start()

@@ -171,7 +171,7 @@ def _follow(args: argparse.Namespace) -> int:
     config = replace(checked(LiveConfig, pause=args.pause), interval=None)
     as_json = args.output_format == "json"
     lines = Lines(_json_line if as_json else partial(_followed_lines, args.print_words))
-    blocks = pipe(sys.stdin.fileno(), STANDARD_INPUT)
+    blocks = pipe(0, STANDARD_INPUT)
     recognizer = load_recognizer(args)
     listen(blocks, stream, recognizer, config, lines.show)
     if stream.was_cut_off:

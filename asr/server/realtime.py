@@ -148,6 +148,7 @@ class _Session:
         self._id = f"sess_{uuid4().hex}"
         self._expires_at = int(time.time()) + SESSION_SECONDS
         self._error: ApiError | None = None
+        self._draft: asyncio.Task[Segment] | None = None
 
     async def run(self) -> None:
         """Serve the client until it goes, or the session ends."""
@@ -296,13 +297,18 @@ class _Session:
                 self._new_work.clear()
                 await self._new_work.wait()
                 continue
+            task = asyncio.create_task(self._segment(reading))
+            self._draft = None if reading.is_final else task
             try:
-                segment = await self._segment(reading)
+                events = self._live.done(await task)
             except AsrError as error:
                 self._error = api_error(error)
                 events = self._live.failed()
-            else:
-                events = self._live.done(segment)
+            except asyncio.CancelledError:
+                if _is_cancelled():
+                    raise
+                events = self._live.failed()  # a piece has ended, and is wanted more
+            self._draft = None
             self._report(events)
             self._room.set()
 
@@ -340,6 +346,8 @@ class _Session:
             else:
                 self._completed(event, item)
         self._new_work.set()
+        if self._draft and self._live.unread_seconds:
+            self._draft.cancel()
 
     def _speech(self, what: str, item: _Item, **fields: int) -> None:
         self._put(f"input_audio_buffer.speech_{what}", item_id=item.id, **fields)
@@ -408,6 +416,12 @@ class _Session:
             event = await self._events.get()
             async with asyncio.timeout(self._limits.idle_timeout):
                 await self._websocket.send_text(json.dumps(event))
+
+
+def _is_cancelled() -> bool:
+    """Return whether it is this task that is to end, not one that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _id() -> str:
