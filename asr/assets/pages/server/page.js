@@ -127,6 +127,7 @@ async function show(result) {
   clean();
   at("result").replaceChildren(at("view").content.cloneNode(true));
   at("result").hidden = false;
+  at("example").hidden = true;
   at("name").textContent = result.recording.name;
   offer(result);
   view = new View(result.recording);
@@ -180,6 +181,7 @@ async function keep(result) {
 async function listHistory() {
   const entries = await history.list().catch(() => []); // a browser may forbid it
   at("history").hidden = !entries.length;
+  at("example").hidden ||= entries.length > 0;
   at("entries").replaceChildren(...entries.map(entryOf));
 }
 
