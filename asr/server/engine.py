@@ -62,8 +62,8 @@ OnSegment = Callable[[Segment], Awaitable[None]]
 
 CPU_SECONDS = 60.0
 """Audio in a batch of several requests on a CPU, padding counted: each of them, and who
-comes while it is recognised, waits for all of it. Two such batches are a third slower than
-one of twice the size (CPU time, beam size 8)."""
+comes while it is recognised, waits for all of it. Two such batches take a third more
+CPU time than one of twice the size (beam size 8)."""
 
 
 @dataclass
