@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
     add_settings(parser, "settings of the search")
 
 
-def add_pause(parser: argparse.ArgumentParser) -> None:
+def add_pause(parser: argparse._ActionsContainer) -> None:
     """Add how long a pause is."""
     parser.add_argument(
         "--pause",

@@ -191,6 +191,7 @@ class LiveTranscriber:
         self._overlap = 0
         self._is_open = False
         self._turn, self._turn_start = 0, 0
+        self._pause = 0.0  # seconds, at the end of the window
         self._speech, self._noise = FLOOR, 0.0
         self._waiting = deque[_Piece]()
         self._reading: _Piece | None = None
@@ -282,6 +283,8 @@ class LiveTranscriber:
         since = end - max(self._draft_end, self._start + self._overlap)
         if interval is None or not self._is_open or since < interval * SAMPLE_RATE:
             return None
+        if self._pause > (self.config.pause or LONGEST) / 2:
+            return None  # the final reading is near, and would have to wait
         self._draft_end = end
         self._reading = _Piece(self._turn, self._start, self._window, self._overlap)
         return Reading(self._window, is_final=False)
@@ -332,7 +335,9 @@ class LiveTranscriber:
             self._forget(len(self._window) - _BEFORE)
             return []
         last = self._pauses(_LEAST_DEPTH)[-1:]
-        if not last or last[0].end < len(self._window) or last[0].seconds < pause:
+        at_end = bool(last) and last[0].end == len(self._window)
+        self._pause = last[0].seconds if at_end else 0.0
+        if self._pause < pause:
             return []
         self._speech = loudest(loudness(self._window), self._speech)
         margin = round(MARGIN * SAMPLE_RATE)
@@ -366,7 +371,7 @@ class LiveTranscriber:
     def _begin(self, begin: int) -> list[Event]:
         """Open a turn in the window."""
         self._forget(begin)
-        self._is_open, self._turn_start = True, self._start
+        self._is_open, self._turn_start, self._pause = True, self._start, 0.0
         if self.config.pause is None:
             return []
         return [SpeechStarted(self._turn, self._start / SAMPLE_RATE)]
