@@ -66,7 +66,7 @@ function hear(block) {
   live?.push(block);
   if (!microphone) return;
   at("record").style.setProperty("--level", loudness(block).toFixed(2));
-  at("elapsed").textContent = clockTime(microphone.seconds);
+  at("elapsed").textContent = clockTime(Math.floor(microphone.seconds));
   if (2 * microphone.length + 60_000 > Number(maxUpload)) stop("The recording was ended here: it is as large as the server takes.");
 }
 
@@ -104,7 +104,7 @@ async function send({ sound, name, title = name, about = "" }) {
   work = new AbortController();
   mark("busy", `${about} Transcribing ${title === name ? name : "the recording"} …`.trim());
   const began = performance.now();
-  const ticking = setInterval(() => (at("waited").textContent = clockTime((performance.now() - began) / 1000)), 1000);
+  const ticking = setInterval(() => (at("waited").textContent = clockTime(Math.floor((performance.now() - began) / 1000))), 1000);
   try {
     const result = await transcribe(sound, name, work.signal);
     result.stem = name.replace(/\.\w{1,5}$/, ""); // of files
