@@ -725,3 +725,14 @@ def test_a_device_that_is_not_there_is_reported(model: Model) -> None:
         with pytest.raises(ConfigError, match="device cuda: torch finds no GPU here"):
             Recognizer(model, device="cuda:0")
         assert Recognizer(model, device="auto").device.type == "cpu"
+
+
+def test_another_beam_leaves_the_recognizer_as_it_is(model: Model) -> None:
+    recognizer = Recognizer(model, DecodingConfig(beam_size=4))
+
+    narrow = recognizer.with_beam_size(1)
+
+    assert (recognizer.decoding.beam_size, narrow.decoding.beam_size) == (4, 1)
+    assert narrow.las is recognizer.las
+    with pytest.raises(ConfigError, match="beam_size"):
+        recognizer.with_beam_size(0)
