@@ -6,7 +6,7 @@ from math import isfinite
 from pathlib import Path
 
 from asr.reports.charts import Curve, Show, curves, whole
-from asr.reports.markup import Html, fill, markup, table
+from asr.reports.templates import Markup, render
 from asr.training.metrics import History, read_metrics
 
 _MOST_POINTS = 240
@@ -21,7 +21,7 @@ _VALIDATED = {
 Points = list[tuple[float, float]]
 
 
-def show_learning(run: Path) -> Html:
+def show_learning(run: Path) -> Markup:
     """Show the learning curves of a run.
 
     Raises:
@@ -39,15 +39,17 @@ def show_learning(run: Path) -> Html:
         Curve("dev", values(history, "dev/loss"), is_marked=True),
     ]
     rates = thinned(values(history, "learning_rate"))
-    return fill(
-        "training.html",
+    keys = [key for key in _VALIDATED if values(history, key)]
+    return render(
+        "reports/training.html",
         run=run.resolve(),
         summary=_summary(history, last),
         loss=_drawn(losses, last, lambda value: f"{value:.3g}"),
         dev=_drawn(validated, last, lambda value: f"{100 * value:.4g} %"),
         rate=_drawn([Curve("learning rate", rates)], last, lambda rate: f"{rate:.2g}"),
-        validations=_validations(history),
-        attention=_attention(run),
+        validation_names=["update", *(_VALIDATED[key] for key in keys)],
+        validations=_validations(history, keys),
+        picture=_last_picture(run),
     )
 
 
@@ -89,38 +91,30 @@ def _summary(history: History, last: float) -> str:
     return said + "."
 
 
-def _drawn(lines: Sequence[Curve], last: float, show: Show) -> Html:
+def _drawn(lines: Sequence[Curve], last: float, show: Show) -> Markup | None:
     drawn = [line for line in lines if line.points]
-    if not drawn:
-        return Html("<p class='nothing'>Nothing was measured.</p>")
-    return curves(drawn, last, "update", show)
+    return curves(drawn, last, "update", show) if drawn else None
 
 
-def _validations(history: History) -> Html:
-    keys = [key for key in _VALIDATED if values(history, key)]
-    if not keys:
-        return Html()
-    rows = [
+def _validations(history: History, keys: Sequence[str]) -> list[list[str]]:
+    """Make a row of each validation: the update, and what was measured then."""
+    return [
         [whole(metrics["step"]), *(_percent(metrics.get(key)) for key in keys)]
         for metrics in history.steps
         if any(key in metrics for key in keys)
     ]
-    return markup(
-        "<details><summary>All validations as a table</summary>{}</details>",
-        table(["update", *(_VALIDATED[key] for key in keys)], rows, "numbers"),
-    )
 
 
 def _percent(rate: float | None) -> str:
     return "" if rate is None else f"{100 * rate:.2f} %"
 
 
-def _attention(run: Path) -> Html:
-    """Embed the last picture of the run's attention, where there is one."""
+def _last_picture(run: Path) -> dict[str, str] | None:
+    """Read the last picture of the run's attention, if there is one."""
     pictures = sorted((run / "attention").glob("step-*.png"))
     try:
         content = base64.b64encode(pictures[-1].read_bytes()).decode()
     except (IndexError, OSError):
-        return Html()
+        return None
     step = pictures[-1].stem.removeprefix("step-").lstrip("0")
-    return fill("attention.html", picture=content, step=step)
+    return {"base64": content, "step": step}

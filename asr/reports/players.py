@@ -9,7 +9,6 @@ from asr.audio import encode
 from asr.data.manifest import Utterance
 from asr.data.recordings import read_utterance
 from asr.errors import AudioError
-from asr.reports.markup import Html, markup
 
 MOST_BYTES = 6_000_000
 """Of all recordings of a page, as they stand in it."""
@@ -41,8 +40,8 @@ class Players:
         self.num_embedded = self.num_linked = self.num_missing = 0
         self._folder, self._bytes_left = folder, most_bytes
 
-    def player(self, utterance: Utterance) -> Html:
-        """Make a player of what was recorded, or a note that there is none.
+    def source(self, utterance: Utterance) -> str | None:
+        """Return the address of what was recorded; None if there is nothing to play.
 
         A part of a long recording is cut out of it, where there is room for it.
         """
@@ -50,15 +49,13 @@ class Players:
         kind = _KINDS.get(path.suffix.lower())
         try:
             if utterance.start is not None:
-                source = self._part(utterance)
-            elif kind is None or not path.is_file():
+                return self._part(utterance)
+            if kind is None or not path.is_file():
                 raise FileNotFoundError(path)
-            else:
-                source = self._file(path, kind) or self._link(path)
+            return self._file(path, kind) or self._link(path)
         except (OSError, AudioError):
             self.num_missing += 1
-            return Html("<p class='no-audio'>No recording to play.</p>")
-        return markup("<audio controls preload='metadata' src='{}'></audio>", source)
+            return None
 
     def _part(self, utterance: Utterance) -> str:
         content = encode(read_utterance(utterance), "ogg")

@@ -15,14 +15,10 @@ Shapes: N samples, T frames, F mel bands, I tokens with the end, J listener step
 """
 
 import base64
-import html
-import json
-import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from difflib import SequenceMatcher
-from importlib.resources import files
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +28,7 @@ from torch import Tensor, nn, uint8
 from asr.audio import SAMPLE_RATE, encode, read_waveform
 from asr.features import FRAMES_PER_SECOND, mel_spectrogram
 from asr.reports.letters import with_whole_letters
+from asr.reports.templates import render
 from asr.tensor_files import write_bytes
 from asr.transcript import Alignment, Alternative, Flag, Segment, Transcript, Word
 
@@ -50,7 +47,6 @@ ENVELOPE_RATE = 200
 RANGE = 60.0
 """dB below the loudest band at which the spectrogram is blank."""
 _MOST_FRAMES = 30_000  # of a spectrogram; in a recording over 5 min several are joined
-_SCRIPTS = ("player.js", "strip.js", "page.js")
 
 
 class Instead(NamedTuple):
@@ -80,15 +76,7 @@ def write_page(path: Path, audio: str | Path, transcript: Transcript) -> None:
     """
     waveform = read_waveform(audio)
     data = page_data(waveform, Path(audio).name, transcript)
-    page = _fill(
-        _asset("page.html"),
-        name=html.escape(Path(audio).name),
-        text=html.escape(transcript.text or "(no speech)"),
-        style=_asset("style.css"),
-        # JSON has < and & in strings only, where they can be written otherwise.
-        data=json.dumps(data).replace("<", r"\u003c").replace("&", r"\u0026"),
-        script="\n".join(map(_asset, _SCRIPTS)),
-    )
+    page = render("recording/page.html", name=Path(audio).name, data=data)
     write_bytes(path, page.encode())
 
 
@@ -100,16 +88,27 @@ def page_data(waveform: Tensor, name: str, transcript: Transcript) -> dict[str, 
         name: of the recording.
         transcript: of it.
     """
+    return {**transcript_data(name, transcript), **sound_data(waveform)}
+
+
+def transcript_data(name: str, transcript: Transcript) -> dict[str, Any]:
+    """Collect what the page shows of a transcript."""
     return {
         "name": name,
         "duration": transcript.duration,
         "text": transcript.text,
         "model": transcript.model,
         "settings": {key: str(value) for key, value in transcript.settings.items()},
+        "segments": [_segment(segment) for segment in transcript.segments],
+    }
+
+
+def sound_data(waveform: Tensor) -> dict[str, Any]:
+    """Collect what the page shows and plays of a waveform, (N,) at 16 kHz."""
+    return {
         "sound": base64.b64encode(encode(waveform, "ogg")).decode(),
         "waveform": _waveform(waveform),
         "spectrogram": _spectrogram(waveform),
-        "segments": [_segment(segment) for segment in transcript.segments],
     }
 
 
@@ -278,16 +277,3 @@ def _bytes(matrix: Tensor) -> dict[str, Any]:
         "columns": matrix.size(1),
         "data": base64.b64encode(packed).decode(),
     }
-
-
-# The templates
-
-
-def _asset(name: str) -> str:
-    path = files("asr") / "assets" / "pages" / "recording" / name
-    return path.read_text(encoding="utf-8")
-
-
-def _fill(template: str, **parts: str) -> str:
-    """Put each part in its {{place}}, all at once: what is put in is not looked at."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template)

@@ -11,8 +11,8 @@ from asr.inference.repetition import longest_repetition
 from asr.reports.attention_failures import is_early_stop, is_loop
 from asr.reports.charts import Bar, Column, bars, columns
 from asr.reports.learning import show_learning
-from asr.reports.markup import Html, asset, fill, join, markup, table
 from asr.reports.players import Players
+from asr.reports.templates import render
 from asr.reports.utterances import Result, drawn, results, show_all, worst
 from asr.scoring import (
     Confusion,
@@ -60,27 +60,24 @@ def write_report(
     players = Players(page.parent)
     worst_shown = show_all(worst(found), players)
     drawn_shown = show_all(drawn(found), players)
-    content = fill(
-        "page.html",
-        style=asset("style.css"),
-        script=asset("script.js"),
+    content = render(
+        "reports/test_set.html",
         name=references.stem,
         references=references,
         hypotheses=hypotheses,
         today=date.today().isoformat(),
         **_headline(said, texts, written),
         **_decoding(hypotheses.parent / "decode.json"),
-        speakers=_by_speaker(said, texts, written),
+        **_by_speaker(said, texts, written),
         lengths=_rates(by_length(texts, written, [u.duration for u in said]), "length"),
         positions=_rates(_by_tenth(texts, written), "tenth of the utterance"),
         frequencies=_rates(by_frequency(texts, written), "said"),
         **_confusions(texts, written),
         **_search_errors(found),
-        worst=worst_shown or Html("<p class='nothing'>Not one error was made.</p>"),
+        worst=worst_shown,
         drawn=drawn_shown,
         players=players,
-        training_link=Html("<a href='#training'>Training</a>") if run else "",
-        training=show_learning(run) if run else "",
+        training=show_learning(run) if run else None,
     )
     write_bytes(page, content.encode())
 
@@ -109,9 +106,8 @@ def _headline(
         "utterances": (len(said), f"{len(said):,}"),
         "words": (words.num_reference, f"{words.num_reference:,}"),
     }
-    shown = {name: _number(name, *number) for name, number in numbers.items()}
     return {
-        **shown,
+        **numbers,
         "of_hundred": f"{100 * words.rate:.0f}",
         "resampled": f"{num_speakers} speakers"
         if groups
@@ -127,51 +123,41 @@ def _headline(
     }
 
 
-def _number(name: str, value: float, shown: str) -> Html:
-    return markup("<data id='{}' value='{}'>{}</data>", name, value, shown)
-
-
 def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
 def _decoding(path: Path) -> dict[str, object]:
-    """Show what `asr decode` wrote down about model and settings, where it is there."""
+    """Collect what `asr decode` wrote about model and settings, where it is there."""
+    lacking: dict[str, object] = {"model": None, "decoding": (), "errors": ()}
     try:
         metadata = parse_table(read_file(path))
         settings = dict[str, Any](metadata.pop("decoding", {}))
         errors = list[object](metadata.pop("errors", metadata.pop("faults", [])))
     except FileNotFoundError:
-        nothing = Html("<p>No decode.json lies beside the hypotheses.</p>")
-        return {"model": "", "decoding": nothing, "errors": ""}
+        return {**lacking, "no_decoding": "No decode.json lies beside the hypotheses."}
     except (OSError, ValueError, TypeError):
-        nothing = Html("<p>The decode.json beside the hypotheses cannot be read.</p>")
-        return {"model": "", "decoding": nothing, "errors": ""}
+        note = "The decode.json beside the hypotheses cannot be read."
+        return {**lacking, "no_decoding": note}
     rows = [(name.replace("_", " "), value) for name, value in metadata.items()]
     rows += [(f"decoding.{name}", value) for name, value in settings.items()]
-    warning = markup(
-        "<p class='warning'>Recordings that could not be read, so that their text is "
-        "empty: {}. The first: {}</p>",
-        *(len(errors), errors[0] if errors else ""),
-    )
-    model = markup(
-        "Written by the model <b>{}</b>, the best of {} hypotheses followed at a time.",
-        *(Path(str(metadata.get("model"))).name, settings.get("beam_size", "several")),
-    )
     return {
-        "model": model if "model" in metadata else "",
-        "decoding": table(("what", "value"), rows),
-        "errors": warning if errors else "",
+        "model": Path(str(metadata["model"])).name if "model" in metadata else None,
+        "beam_size": settings.get("beam_size", "several"),
+        "decoding": rows,
+        "no_decoding": "",
+        "errors": errors,
     }
 
 
-def _by_speaker(said: Sequence[Utterance], texts: Texts, written: Texts) -> Html:
+def _by_speaker(
+    said: Sequence[Utterance], texts: Texts, written: Texts
+) -> dict[str, object]:
     """Show the speakers, those with the most errors first."""
     speakers = [utterance.speaker for utterance in said]
     rates = by_group(texts, written, speakers)
     if len(rates) < 2:
-        name = speakers[0] or "unknown"
-        return markup("<p class='nothing'>There is only one speaker: {}.</p>", name)
+        return {"speakers": None, "only_speaker": speakers[0] or "unknown"}
     rates = dict(sorted(rates.items(), key=lambda item: -item[1].rate))
     rows = list[Bar]()
     for name in list(rates)[:_MOST_BARS]:
@@ -183,15 +169,11 @@ def _by_speaker(said: Sequence[Utterance], texts: Texts, written: Texts) -> Html
             )
         note = f"{name or _UNKNOWN}: {rates[name]}, {len(places)} utterances"
         rows.append(Bar(name or _UNKNOWN, rates[name].rate, span, note))
-    left_out = len(rates) - len(rows)
-    more = f"{left_out} more speakers with lower rates are in the table."
-    return join(
-        [
-            bars(rows, word_error_rate(texts, written).rate, _short_percent),
-            markup("<p>{}</p>", more) if left_out else Html(),
-            _rate_table(rates, "speaker"),
-        ]
-    )
+    shown = {
+        "chart": bars(rows, word_error_rate(texts, written).rate, _short_percent),
+        **_rate_table(rates, "speaker"),
+    }
+    return {"speakers": shown, "speakers_left": len(rates) - len(rows)}
 
 
 def _by_tenth(texts: Texts, written: Texts) -> dict[str, ErrorRate]:
@@ -199,10 +181,10 @@ def _by_tenth(texts: Texts, written: Texts) -> dict[str, ErrorRate]:
     return dict(zip(names, by_position(texts, written), strict=True))
 
 
-def _rates(rates: Mapping[str, ErrorRate], of_what: str) -> Html:
+def _rates(rates: Mapping[str, ErrorRate], of_what: str) -> dict[str, object] | None:
     """Show error rates as columns of the three kinds of error, and as a table."""
     if not any(rate.num_reference for rate in rates.values()):
-        return Html("<p class='nothing'>The references have no words.</p>")
+        return None
     rows = [
         Column(name, [part / max(rate.num_reference, 1) for part in _parts(rate)], note)
         for name, rate in rates.items()
@@ -210,7 +192,7 @@ def _rates(rates: Mapping[str, ErrorRate], of_what: str) -> Html:
     ]
     kinds = _PARTS if any(rate.insertions for rate in rates.values()) else _PARTS[:2]
     chart = columns(rows, kinds, _short_percent)
-    return join([chart, _rate_table(rates, of_what, kinds)])
+    return {"chart": chart, **_rate_table(rates, of_what, kinds)}
 
 
 def _parts(rate: ErrorRate) -> tuple[int, int, int]:
@@ -219,8 +201,7 @@ def _parts(rate: ErrorRate) -> tuple[int, int, int]:
 
 def _rate_table(
     rates: Mapping[str, ErrorRate], of_what: str, kinds: Sequence[str] = _PARTS
-) -> Html:
-    header = (of_what, "errors per word", "words", *kinds)
+) -> dict[str, object]:
     rows = [
         (
             *(name or _UNKNOWN, _percent(rate.rate), f"{rate.num_reference:,}"),
@@ -228,68 +209,50 @@ def _rate_table(
         )
         for name, rate in rates.items()
     ]
-    return markup(
-        "<details><summary>As a table</summary>{}</details>",
-        table(header, rows, "numbers"),
-    )
+    return {"header": (of_what, "errors per word", "words", *kinds), "rows": rows}
 
 
-def _confusions(texts: Texts, written: Texts) -> dict[str, Html]:
-    """Make three tables, of words that were substituted, missed and invented."""
+def _confusions(texts: Texts, written: Texts) -> dict[str, object]:
+    """List the words that were substituted, missed and invented most often."""
     most = word_error_rate(texts, written).errors
     found = confusions(texts, written, top=most)
-    kinds: dict[str, tuple[Callable[[Confusion], bool], Sequence[str]]] = {
-        "substituted": (
-            lambda c: bool(c.reference_word and c.hypothesis_word),
-            ("reference", "hypothesis", "times"),
-        ),
-        "missed": (lambda c: not c.hypothesis_word, ("reference", "times")),
-        "invented": (lambda c: not c.reference_word, ("hypothesis", "times")),
+    kinds: dict[str, Callable[[Confusion], bool]] = {
+        "substituted": lambda c: bool(c.reference_word and c.hypothesis_word),
+        "missed": lambda c: not c.hypothesis_word,
+        "invented": lambda c: not c.reference_word,
     }
-    tables = dict[str, Html]()
-    for kind, (is_of_kind, header) in kinds.items():
-        rows = [
+    return {
+        kind: [
             [word for word in (c.reference_word, c.hypothesis_word) if word] + [c.count]
             for c in found
             if is_of_kind(c)
         ][:_MOST_CONFUSIONS]
-        nothing = Html("<p class='nothing'>None.</p>")
-        tables[kind] = table(header, rows) if rows else nothing
-    return tables
+        for kind, is_of_kind in kinds.items()
+    }
 
 
 def _search_errors(found: Sequence[Result]) -> dict[str, object]:
     """Count and list the loops and the early stops."""
     loops = [r for r in found if is_loop(r.utterance.text, r.hypothesis)]
     stops = [r for r in found if is_early_stop(r.utterance.text, r.hypothesis)]
-    repeated = [
-        (r.utterance.id, f"{times} \u00d7 {words}", r.hypothesis)
-        for r in loops[:_MOST_FAULTS]
-        for times, words in [longest_repetition(r.hypothesis)]
-    ]
-    short = [
-        (
-            r.utterance.id,
-            f"{len(r.hypothesis.split())} of {len(r.utterance.text.split())}",
-            r.hypothesis or "(nothing)",
-        )
-        for r in stops[:_MOST_FAULTS]
-    ]
     return {
-        "num_loops": _number("num-loops", len(loops), f"{len(loops):,}"),
-        "loops": _listed("Loops", ("utterance", "repeated", "hypothesis"), repeated),
-        "num_stops": _number("num-stops", len(stops), f"{len(stops):,}"),
-        "stops": _listed("Early stops", ("utterance", "words", "hypothesis"), short),
+        "num_loops": (len(loops), f"{len(loops):,}"),
+        "loops": [
+            (r.utterance.id, f"{times} \u00d7 {words}", r.hypothesis)
+            for r in loops[:_MOST_FAULTS]
+            for times, words in [longest_repetition(r.hypothesis)]
+        ],
+        "num_stops": (len(stops), f"{len(stops):,}"),
+        "stops": [
+            (
+                r.utterance.id,
+                f"{len(r.hypothesis.split())} of {len(r.utterance.text.split())}",
+                r.hypothesis or "(nothing)",
+            )
+            for r in stops[:_MOST_FAULTS]
+        ],
+        "most_listed": _MOST_FAULTS,
     }
-
-
-def _listed(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
-    if not rows:
-        return Html()
-    return markup(
-        "<details><summary>{} (at most {} are listed)</summary>{}</details>",
-        *(name, _MOST_FAULTS, table(header, rows)),
-    )
 
 
 def _percent(rate: float) -> str:

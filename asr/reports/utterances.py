@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from asr.data.manifest import Utterance
-from asr.reports.markup import Html, fill, join, markup
 from asr.reports.players import Players
+from asr.reports.templates import Markup, render
 from asr.scoring import Edit, ErrorRate, align
 
 NUM_WORST, NUM_RANDOM = 20, 10
@@ -64,30 +64,31 @@ def drawn(
     return [results[place] for place in sorted(places)]
 
 
-def show_all(results: Iterable[Result], players: Players) -> Html:
+def show_all(results: Iterable[Result], players: Players) -> Markup:
     """Show utterances one below the other."""
-    return join(_show(result, players) for result in results)
+    return Markup().join(_show(result, players) for result in results)
 
 
-def _show(result: Result, players: Players) -> Html:
+def _show(result: Result, players: Players) -> Markup:
     utterance, count = result.utterance, result.count
     speaker = f"speaker {utterance.speaker}, " if utterance.speaker else ""
-    return fill(
-        "utterance.html",
+    return render(
+        "reports/utterance.html",
         id=utterance.id,
         about=f"{speaker}{utterance.duration:.1f} s",
         rate=f"{100 * count.rate:.0f} %",
         counts=f"errors: {count.errors}, words: {count.num_reference}",
-        player=players.player(utterance),
-        words=join(map(_pair, result.edits)) or Html("<p>(no words)</p>"),
+        recording=players.source(utterance),
+        pairs=map(_pair, result.edits),
     )
 
 
-def _pair(edit: Edit) -> Html:
+def _pair(edit: Edit) -> dict[str, str]:
     kind, sign, meaning = _SIGNS.get(edit.mark, ("", "", ""))
-    return markup(
-        "<span class='pair {}' title='{}'><span>{}</span><span>{}</span><i>{}</i>"
-        "</span>",
-        *(kind, meaning, edit.reference_word or _GAP, edit.hypothesis_word or _GAP),
-        sign,
-    )
+    return {
+        "kind": kind,
+        "sign": sign,
+        "meaning": meaning,
+        "reference": edit.reference_word or _GAP,
+        "hypothesis": edit.hypothesis_word or _GAP,
+    }

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI, Request
 
-from asr.server import health, realtime, transcriptions
+from asr.server import health, page, realtime, transcriptions
 from asr.server.access import OwnPagesOnly
 from asr.server.engine import Engine
 from asr.server.errors import add_error_handlers
@@ -35,4 +35,5 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     app.include_router(transcriptions.router)
     app.include_router(realtime.router)
     app.include_router(health.router)
+    app.include_router(page.router)
     return app

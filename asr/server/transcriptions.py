@@ -114,8 +114,8 @@ async def transcribe(request: Request) -> Response:
     engine: Engine = request.app.state.engine
     settings: ServerSettings = request.app.state.settings
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_place(request))
-        form = await stack.enter_async_context(_received(request, settings))
+        await stack.enter_async_context(place(request))
+        form = await stack.enter_async_context(received_form(request, settings))
         wanted = asked(form.fields, _names(engine), settings.language)
         if wanted.stream:
             events = _Events(engine, form, wanted)
@@ -126,7 +126,7 @@ async def transcribe(request: Request) -> Response:
 
 
 @asynccontextmanager
-async def _place(request: Request) -> AsyncIterator[None]:
+async def place(request: Request) -> AsyncIterator[None]:
     """Take a place among the requests that are received or transcribed.
 
     Raises:
@@ -144,7 +144,14 @@ async def _place(request: Request) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _received(request: Request, settings: ServerSettings) -> AsyncIterator[Form]:
+async def received_form(
+    request: Request, settings: ServerSettings
+) -> AsyncIterator[Form]:
+    """Receive the form of a recording; see `uploads.received`.
+
+    Raises:
+        ApiError: it cannot be received, or its client has gone.
+    """
     try:
         async with received(request, settings) as form:
             yield form

@@ -145,7 +145,7 @@ def test_the_page_has_utterances_to_listen_to(manifest: Path, tmp_path: Path) ->
     page = Page(content)
     assert page.players == 6
     assert page.texts.count("ab <b> & ba") == 5
-    assert "<p class='said' dir='auto'>שלום ab</p>" in content
+    assert '<p class="said" dir="auto">שלום ab</p>' in content
     assert "2 x duplicate" in page.texts
     assert "No recording was measured." in page.texts
 

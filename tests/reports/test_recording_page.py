@@ -109,15 +109,15 @@ def test_names_and_texts_are_never_markup(tmp_path: Path) -> None:
         nbest=(Alternative(NASTY, -1.0), Alternative("<b>", -2.0)),
     )
 
-    page = written(tmp_path, transcript(nasty), name='<b>&amp;"{{data}}.wav')
+    page = written(tmp_path, transcript(nasty), name='<b>&amp;"{{ data }}.wav')
 
     elements = Elements(page)
     assert [tag for tag, _ in elements.tags].count("script") == 2
     assert "b" not in {tag for tag, _ in elements.tags}
-    assert elements.texts["h1"] == '<b>&amp;"{{data}}.wav'
+    assert elements.texts["h1"] == '<b>&amp;"{{ data }}.wav'
     data = json.loads(elements.scripts[0])
     assert data["text"] == NASTY
-    assert data["name"] == '<b>&amp;"{{data}}.wav'
+    assert data["name"] == '<b>&amp;"{{ data }}.wav'
     assert data["segments"][0]["words"][0]["instead"][0]["text"] == "<b>"
 
 

@@ -1,7 +1,7 @@
 const RATE = 16000;
 
 /** Plays the recording, or a span of it, to the sample. Times are seconds. */
-class Player {
+export class Player {
   #sound;
   #context;
   #buffer;
@@ -64,6 +64,12 @@ class Player {
     return this.#buffer;
   }
 
+  /** Stop, for good. */
+  close() {
+    this.stop();
+    this.#context?.close();
+  }
+
   #finish(place) {
     const source = this.#source;
     this.#source = null;
@@ -85,7 +91,7 @@ function fromBase64(text) {
 }
 
 /** Unpack a matrix of bytes: {rows, columns, data} with its data as Uint8Array. */
-async function unpacked(matrix) {
+export async function unpacked(matrix) {
   const packed = new Blob([fromBase64(matrix.data)]).stream();
   const bytes = new Response(packed.pipeThrough(new DecompressionStream("deflate")));
   return { ...matrix, data: new Uint8Array(await bytes.arrayBuffer()) };

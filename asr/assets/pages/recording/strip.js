@@ -1,3 +1,5 @@
+import { unpacked } from "./player.js";
+
 const MOST_PIXELS = 16000; // of a canvas, across
 const LANE = 18; // pixels of a row of labels
 const WAVEFORM = 64;
@@ -8,7 +10,7 @@ const LEGIBLE = 11; // rows that have room for their token
 const END = "\u220e"; // the token of the row in which the text ends
 
 /** Make an element with classes, text and attributes. */
-function make(tag, classes = "", text = "", attributes = {}) {
+export function make(tag, classes = "", text = "", attributes = {}) {
   const element = document.createElement(tag);
   if (classes) element.className = classes;
   if (text) element.textContent = text;
@@ -60,7 +62,7 @@ function sharp(canvas) {
 }
 
 /** Paint the waveform from one time to another, stronger where a word is. */
-function paintWaveform(canvas, { least, greatest, seconds_per_column }, start, end, words) {
+export function paintWaveform(canvas, { least, greatest, seconds_per_column }, start, end, words) {
   const { context, width, height } = sharp(canvas);
   const perPixel = (end - start) / width;
   const inside = new Uint8Array(width + 1);
@@ -82,20 +84,20 @@ function paintWaveform(canvas, { least, greatest, seconds_per_column }, start, e
   }
 }
 
-const clockTime = (seconds, digits = 0) => {
+export const clockTime = (seconds, digits = 0) => {
   const unit = 10 ** digits;
   const rounded = Math.round(seconds * unit) / unit;
   const minutes = Math.floor(rounded / 60);
   return `${minutes}:${(rounded - 60 * minutes).toFixed(digits).padStart(digits ? 3 + digits : 2, "0")}`;
 };
-const level = (confidence) => (confidence < 0.5 ? "low" : confidence < 0.8 ? "middle" : "high");
+export const level = (confidence) => (confidence < 0.5 ? "low" : confidence < 0.8 ? "middle" : "high");
 
 /** What the model writes, one after the other: alternatives are scored by it. */
-const unit = ({ attention }) =>
+export const unit = ({ attention }) =>
   (attention?.tokens ?? []).every((token) => /^.\p{M}*$/su.test(token)) ? "character" : "subword";
 
 /** One segment on its time axis: words, waveform, spectrogram, attention. */
-class Strip {
+export class Strip {
   #fresh = false;
   #visible = false;
 
@@ -364,6 +366,6 @@ class Strip {
   }
 }
 
-function percent(share) {
+export function percent(share) {
   return `${Math.round(100 * share)} %`;
 }
