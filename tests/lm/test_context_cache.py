@@ -58,7 +58,7 @@ def test_a_row_stays_as_it_is_when_others_are_added_or_dropped() -> None:
     everything, rng = np.arange(WORDS + 1), np.random.default_rng(0)
     at = np.zeros(3, dtype=np.int64)
     at = cache.read(np.array([3, 7, 1]), at, np.zeros(3))
-    expected = [_all_of(cache, everything, row) for row in at]
+    expected = [_all_of(cache, everything, row) for row in at.tolist()]
     old, kept = cache, at
 
     for _ in range(200):
@@ -68,7 +68,7 @@ def test_a_row_stays_as_it_is_when_others_are_added_or_dropped() -> None:
 
     assert cache is not old
     assert cache.count < 300  # of 600 that were read
-    for row, before, wanted in zip(kept, at, expected, strict=True):
+    for row, before, wanted in zip(kept.tolist(), at.tolist(), expected, strict=True):
         np.testing.assert_array_equal(_all_of(cache, everything, row), wanted)
         np.testing.assert_array_equal(_all_of(old, everything, before), wanted)
 
@@ -97,13 +97,13 @@ def test_scales_in_half_precision_are_found_as_well(
     steps = torch.randint(-127, 128, (9, 40)).float()
     steps[:, 0] = 127
     weight = steps * torch.rand(9).half().float()[:, None]
-    packed = []
-    real = torch.ops.quantized.linear_prepack_fp16
-    monkeypatch.setattr(
-        torch.ops.quantized,
-        "linear_prepack_fp16",
-        lambda weight, bias: packed.append(weight) or real(weight, bias),
-    )
+    packed, real = list[Tensor](), torch.ops.quantized.linear_prepack_fp16
+
+    def pack(weight: Tensor, bias: Tensor | None) -> object:
+        packed.append(weight)
+        return real(weight, bias)
+
+    monkeypatch.setattr(torch.ops.quantized, "linear_prepack_fp16", pack)
 
     product(weight)
 
