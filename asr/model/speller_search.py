@@ -218,6 +218,8 @@ class LASSteps:
     ) -> Tensor:
         """(B, K, A) W s_i, (B, K, J) previous weights -> (B, K, N, J) e_i.
 
+        With relu, e_i but for a number that is the same for all steps of a row.
+
         Of a hierarchical attention queries and keys hold 2 * A numbers; the first half
         of them is compared here.
         """
@@ -248,10 +250,9 @@ class LASSteps:
                 if model.activation == "tanh":
                     torch.add(keys, asked[:, :, None], out=compared)
                     torch.matmul(compared.tanh_(), model.v, out=out)
-                else:  # max(0, x + y) = max(x, -y) + y: one pass in place of two
+                else:  # max(0, x + y) = max(x, -y) + y; the softmax cancels v y
                     torch.maximum(keys, -asked[:, :, None], out=compared)
                     torch.matmul(compared, model.v, out=out)
-                    out += (asked @ model.v)[:, :, None]
         return found[:, :, None]
 
     def _cut_blocks(self, memory: AttentionMemory) -> Blocks | None:
