@@ -26,7 +26,6 @@ search", ICASSP.
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -64,21 +63,27 @@ class LookAhead:
             self.others[:, i] = (sums[behind] - sums[first]) / max(sums[-1], 1e-30)
 
     def mass(
-        self, nodes: Ints, plain: Floats, head: Tensor, clusters: Tensor
+        self,
+        nodes: Ints,
+        plain: Floats,
+        rows: Ints,
+        head: npt.NDArray[np.float32],
+        clusters: npt.NDArray[np.float32],
     ) -> Floats:
         """Return (R, L) m(v | h).
 
         Args:
             nodes: (R, L) v, some of each hypothesis.
             plain: (R, L) m(v).
-            head: (R, 1 + words of the head) sums of P(w | h) over the first so many of
+            rows: (R,) which context, of those that follow, each hypothesis has.
+            head: (P, 1 + words of the head) sums of P(w | h) over the first so many of
                 the head's words, in alphabetical order.
-            clusters: (R, C) P(cluster | h).
+            clusters: (P, C) P(cluster | h).
         """
-        sums = head.numpy()
-        found = np.take_along_axis(sums, self.behind[nodes], axis=1)
-        found -= np.take_along_axis(sums, self.first[nodes], axis=1)
-        found += (self.others[nodes] @ clusters.numpy()[:, :, None])[:, :, 0]
+        rows = rows[:, None]
+        found = head[rows, self.behind[nodes]]
+        found -= head[rows, self.first[nodes]]
+        found += (self.others[nodes] @ clusters[rows[:, 0], :, None])[:, :, 0]
         found = np.maximum(found, 0.0)  # a difference of sums may be rounded below
         mixed: Floats = (1 - self.share) * plain + self.share * found
         return mixed

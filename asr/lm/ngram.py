@@ -51,6 +51,7 @@ from torch import Tensor
 from asr.errors import CheckpointError
 from asr.file_sets import checked, read_whole, write_checked
 from asr.foreign import number_in
+from asr.lm.context_cache import ContextCache, ContextWeights
 from asr.lm.look_ahead import Floats, Ints, LookAhead
 from asr.lm.word_lstm import DESCRIPTION as LSTM
 from asr.lm.word_lstm import Contexts, WordLSTM
@@ -320,8 +321,10 @@ class WordNGram:
     def mix_in(self, lstm: WordLSTM | None) -> None:
         """Mix an LSTM in, as its weights are now; or none."""
         self.lstm, self.contexts, self.look_ahead = lstm, None, None
+        self.context_weights: ContextWeights | None = None
         if lstm:
             self.contexts = contexts = Contexts(lstm)
+            self.context_weights = ContextWeights(contexts)
             count = len(self.words)
             self.look_ahead = LookAhead(
                 self.first,
@@ -332,11 +335,19 @@ class WordNGram:
                 lstm.share,
             )
 
-    def ahead(self, nodes: Ints, contexts: Tensor | None) -> Floats:
-        """Return (R, L) log m of nodes, in R contexts of the LSTM if there are any."""
+    def ahead(
+        self, nodes: Ints, at: Ints, contexts: ContextCache | None = None
+    ) -> Floats:
+        """Return (R, L) log m of nodes, in the LSTM's contexts if there are any.
+
+        Args:
+            nodes: (R, L) some of each hypothesis.
+            at: (R,) which context each hypothesis has.
+            contexts: of the LSTM.
+        """
         mass = self.mass[nodes]
-        if self.contexts and self.look_ahead and contexts is not None:
-            mixed = self.look_ahead.mass(nodes, mass, *self.contexts.ahead(contexts))
+        if self.look_ahead and contexts:
+            mixed = self.look_ahead.mass(nodes, mass, at, *contexts.ahead())
             mass = np.where((nodes == 0) | (nodes == self.outside), mass, mixed)
         log_mass: Floats = np.log(mass)
         return log_mass
@@ -361,11 +372,15 @@ class WordNGram:
         """Return what the LSTM adds where it is mixed in: (R,) log P of the words."""
         if self.contexts is None:
             raise ValueError("there is no LSTM")
-        boundary = np.full_like(words, self.boundary)
-        end = np.exp(look_up(self.levels, self.base, histories, boundary))
         found = self.contexts.log_prob(torch.from_numpy(words), contexts)
-        goes_on = np.log1p(-np.minimum(end, 1 - 1e-9))
-        log_probs: Floats = goes_on + found.double().numpy()
+        log_probs: Floats = self.goes_on(histories) + found.double().numpy()
+        return log_probs
+
+    def goes_on(self, histories: Ints) -> Floats:
+        """Return (R,) log P that the sentence does not end after these words."""
+        boundary = np.full(len(histories), self.boundary)
+        end = np.exp(look_up(self.levels, self.base, histories, boundary))
+        log_probs: Floats = np.log1p(-np.minimum(end, 1 - 1e-9))
         return log_probs
 
     def numbers(self, words: Sequence[str]) -> Ints:
@@ -533,8 +548,10 @@ class NGramState(NamedTuple):
     """(R, H) the last finished words; boundaries where there were none."""
     nodes: Ints
     """(R,) where in the trie the unfinished word is."""
-    contexts: Tensor | None
-    """R of them, what the LSTM knows after the finished words."""
+    at: Ints
+    """(R,) which of the contexts is that of the finished words."""
+    contexts: ContextCache | None
+    """What the LSTM knows, if there is one."""
 
 
 class NGramPrefix:
@@ -554,32 +571,31 @@ class NGramPrefix:
         shape = (self.num_utterances, max(len(self.model.levels) - 1, 1))
         histories = np.full(shape, self.model.boundary)
         nodes, contexts = np.zeros(self.num_utterances, dtype=np.int64), None
-        if self.model.contexts:
-            contexts = self.model.contexts.start(self.num_utterances)
-        return NGramState(histories, nodes, contexts)
+        if self.model.context_weights:
+            goes_on = self.model.goes_on(histories[:1])
+            contexts = self.model.context_weights.start(goes_on)
+        return NGramState(histories, nodes, np.zeros_like(nodes), contexts)
 
     def step(self, tokens: Tensor, state: NGramState) -> tuple[Tensor, NGramState]:
         """Read one more token of every hypothesis; see `StepModel.step`."""
         model, space = self.model, CharTokenizer.num_special
         read = tokens.cpu().numpy()
-        histories, nodes, contexts = state
+        histories, nodes, at, contexts = state
         ends = read == space
         if ends.any():
             said = model.word[nodes]
             histories = np.where(ends[:, None], _append(histories, said), histories)
-            if model.contexts and contexts is not None:
-                at = torch.from_numpy(ends.nonzero()[0])
-                read_on = model.contexts.read(
-                    torch.from_numpy(said[ends]), contexts[at]
-                )
-                contexts = contexts.index_copy(0, at, read_on)
+            if contexts:
+                goes_on = model.goes_on(histories[ends])
+                at = at.copy()
+                at[ends] = contexts.read(said[ends], at[ends], goes_on)
         letters = np.maximum(read - space - 1, 0)
         nodes = np.where(read > space, model.children[nodes, letters], nodes)
         nodes = np.where(ends, 0, nodes)  # special tokens change nothing
 
         scores = np.full((len(read), model.tokenizer.size), -inf, dtype=np.float32)
         below = np.concatenate([nodes[:, None], model.children[nodes]], axis=1)
-        masses = model.ahead(below, contexts)
+        masses = model.ahead(below, at, contexts)
         ahead, children = masses[:, :1], below[:, 1:]
         further = masses[:, 1:] - ahead
         stranger = model.depth[nodes] + 1  # letters, where one leaves the vocabulary
@@ -588,7 +604,10 @@ class NGramPrefix:
         scores[:, space + 1 :] = further
 
         words = model.word[nodes]
-        finished = model.log_prob(histories, words, contexts)
+        finished = model.log_prob(histories, words)
+        if contexts and model.lstm:
+            foretold = contexts.log_prob(words, at)
+            finished = mix(finished, foretold, model.lstm.share)
         finished += self.bonus - ahead[:, 0]
         finished += model.unknown_cost[nodes]
         spelled = nodes != 0
@@ -599,16 +618,16 @@ class NGramPrefix:
         scores[:, model.tokenizer.eos] = np.where(
             spelled, finished + ending, np.where(nothing, ending, -inf)
         )
-        state = NGramState(histories, nodes, contexts)
+        state = NGramState(histories, nodes, at, contexts)
         return torch.from_numpy(scores).to(tokens.device), state
 
     def select(self, state: NGramState, rows: Tensor) -> NGramState:
         """Repeat, reorder and drop hypotheses; see `StepModel.select`."""
-        kept, contexts = rows.flatten().cpu(), state.contexts
-        if contexts is not None:
-            contexts = contexts.index_select(0, kept)
-        index = kept.numpy()
-        return NGramState(state.histories[index], state.nodes[index], contexts)
+        index = rows.flatten().cpu().numpy()
+        at, contexts = state.at[index], state.contexts
+        if contexts:
+            contexts, at = contexts.keep(at)
+        return NGramState(state.histories[index], state.nodes[index], at, contexts)
 
 
 def look_up(levels: Sequence[Level], base: int, histories: Ints, words: Ints) -> Floats:

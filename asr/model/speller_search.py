@@ -183,8 +183,7 @@ class LASSteps:
             product.add_to(gates, below)
             step_forward(gates, old[:, cell], new[:, cell], new[:, hidden])
         s = new[:, model.state(model.layers - 1)]
-        query = model.query(s).view(len(state.memory.h), -1, model.query.size)
-        weights, shares = self._look(query, state)
+        weights, shares = self._attend(s, state)
         new[:, :share] = shares[:, :share]
         hidden_layer = model.hidden(s).add_(shares[:, share:]).tanh_()
         scores = model.output(hidden_layer).log_softmax(dim=-1)
@@ -196,23 +195,30 @@ class LASSteps:
         state = state._replace(kept=new, weights=weights, attended=attended)
         return scores, state
 
-    def _look(self, query: Tensor, state: StepsState) -> tuple[Tensor, Tensor]:
-        """(B, K, A) W s_i -> (R, J) alpha_i and (R, 5 * S) shares of the context."""
-        memory, steps = state.memory, state.weights.size(1)
-        previous = state.weights.view(len(memory.h), -1, steps)
+    def _attend(self, s: Tensor, state: StepsState) -> tuple[Tensor, Tensor]:
+        """(R, S) s_i -> (R, J) alpha_i, and (R, 5 * S) the context's shares."""
+        model, memory = self.weights, state.memory
+        batch, steps = len(memory.h), state.weights.size(1)
+        if steps == 1:  # no choice, as in the internal language model
+            shares = memory.h.sum(dim=1)  # over the heads
+            shares = shares.repeat_interleave(len(s) // batch, dim=0)
+            return torch.ones_like(state.weights), shares
+        query = model.query(s).view(batch, -1, model.query.size)
+        previous = state.weights.view(batch, -1, steps)
         energies = self.energies(query, memory, previous)
         if state.blocks:
             energies = self._across(energies, query, state.blocks)
         weights = energies.masked_fill_(state.padding, -torch.inf).softmax(dim=-1)
-        shares = torch.bmm(weights.flatten(2), memory.h).flatten(0, 1)
-        heads = self.weights.heads
-        weights = weights[:, :, 0] if heads == 1 else weights.mean(dim=2)
-        return weights.flatten(0, 1), shares
+        shares = torch.bmm(weights.flatten(2), memory.h)
+        weights = weights[:, :, 0] if model.heads == 1 else weights.mean(dim=2)
+        return weights.flatten(0, 1), shares.flatten(0, 1)
 
     def energies(
         self, query: Tensor, memory: AttentionMemory, previous: Tensor
     ) -> Tensor:
         """(B, K, A) W s_i, (B, K, J) previous weights -> (B, K, N, J) e_i.
+
+        With relu, e_i but for a number that is the same for all steps of a row.
 
         Of a hierarchical attention queries and keys hold 2 * A numbers; the first half
         of them is compared here.
@@ -237,15 +243,16 @@ class LASSteps:
                 asked, out = inside[at], found[at]
                 compared = buffer[: out.numel() * size].view(*out.shape, size)
                 keys = keys_inside[at[0], None]
-                if model.filters is None or model.location is None:
-                    torch.add(keys, asked[:, :, None], out=compared)
-                else:
+                if model.filters is not None and model.location is not None:
                     seen = neighbours(previous[at], len(model.filters)) @ model.filters
                     torch.mm(seen, model.location, out=compared.view(-1, size))
-                    compared.add_(keys).add_(asked[:, :, None])
-                tanh = model.activation == "tanh"
-                active = compared.tanh_() if tanh else compared.relu_()
-                torch.matmul(active, model.v, out=out)
+                    keys = compared.add_(keys)
+                if model.activation == "tanh":
+                    torch.add(keys, asked[:, :, None], out=compared)
+                    torch.matmul(compared.tanh_(), model.v, out=out)
+                else:  # max(0, x + y) = max(x, -y) + y; the softmax cancels v y
+                    torch.maximum(keys, -asked[:, :, None], out=compared)
+                    torch.matmul(compared, model.v, out=out)
         return found[:, :, None]
 
     def _cut_blocks(self, memory: AttentionMemory) -> Blocks | None:

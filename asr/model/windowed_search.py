@@ -47,9 +47,10 @@ class WindowedSteps(LASSteps):
         self.window = window
         self.unit = max(1, weights.block_size if weights.v is not None else 1)
 
-    def _look(self, query: Tensor, state: StepsState) -> tuple[Tensor, Tensor]:
-        """(B, K, A) W s_i -> (R, J) alpha_i and (R, 5 * S) shares of the context."""
+    def _attend(self, s: Tensor, state: StepsState) -> tuple[Tensor, Tensor]:
+        """(R, S) s_i -> (R, J) alpha_i, and (R, 5 * S) the context's shares."""
         memory, steps = state.memory, state.weights.size(1)
+        query = self.weights.query(s).view(len(memory.h), -1, self.weights.query.size)
         batch, hypotheses, _ = query.shape
         places = state.weights.argmax(dim=1).view(batch, hypotheses)
         first = (places - self.window).clamp(min=0) // self.unit * self.unit

@@ -12,7 +12,9 @@ import torch
 from asr.decoding import SearchConfig, beam_search
 from asr.errors import CheckpointError
 from asr.file_sets import checksums
+from asr.lm.context_cache import ContextCache
 from asr.lm.estimate import NGramConfig, estimate, measure, scores
+from asr.lm.look_ahead import Ints
 from asr.lm.ngram import UNKNOWN, WordNGram
 from asr.lm.word_lstm import DESCRIPTION, FILE, Contexts, WordLSTM
 from asr.tensor_files import dequantize_rows, read_tensors, write_tensors
@@ -122,6 +124,7 @@ def test_what_a_word_may_become_is_the_sum_of_its_head_and_its_clusters(
     for word in said:
         contexts = model.contexts.read(torch.tensor([word]), contexts)
     probs = model.contexts.log_prob(torch.arange(6), contexts.expand(6, -1)).exp()
+    cache, at = read(model, said)
     ranks, unigrams = model.lstm.ranks[:5], np.exp(model.levels[0].log_probs[:5])
     cluster = [0 if rank < 2 else 1 if rank < 4 else 2 for rank in ranks.tolist()]
     of_all = [*cluster, 2]  # <unk>, of rank 5, is in the last one
@@ -139,11 +142,20 @@ def test_what_a_word_may_become_is_the_sum_of_its_head_and_its_clusters(
     node = 0
     for i, letter in enumerate("AND"):
         node = int(model.children[node, TOKENIZER.characters.index(letter) - 1])
-        ahead = model.ahead(np.array([[node]]), contexts)
+        ahead = model.ahead(np.array([[node]]), at, cache)
         assert ahead.item() == pytest.approx(np.log(mass("AND"[: i + 1])), abs=1e-5)
     outside = np.array([[0, model.outside]])
     unknown = model.levels[0].log_probs[model.unknown]
-    assert model.ahead(outside, contexts).tolist() == [[0.0, pytest.approx(unknown)]]
+    assert model.ahead(outside, at, cache).tolist() == [[0.0, pytest.approx(unknown)]]
+
+
+def read(model: WordNGram, said: list[int]) -> tuple[ContextCache, Ints]:
+    """Return contexts as a search has them, and which is that of the words."""
+    assert model.context_weights
+    cache, at = model.context_weights.start(np.zeros(1)), np.zeros(1, dtype=np.int64)
+    for word in said:
+        at = cache.read(np.array([word]), at, np.zeros(1))
+    return cache, at
 
 
 def spell(model: WordNGram, text: str) -> float:

@@ -102,6 +102,27 @@ def test_each_step_is_that_of_the_plain_formula(
         torch.testing.assert_close(state.weights, plain_state.speller.weights)
 
 
+@pytest.mark.parametrize("coverage", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("kind", "heads", "block_size"), [*((kind, 1, 0) for kind in KINDS), *HEADS]
+)
+@torch.no_grad()
+def test_with_one_listener_step_it_is_the_plain_formula_too(
+    kind: str, heads: int, block_size: int, coverage: float
+) -> None:
+    speller = build(kind, heads=heads, block_size=block_size)
+    memory = memory_of(speller, 1, 1)
+
+    fast = search(steps_of(speller, memory, coverage), 2)
+
+    plain = search(PlainSteps(speller, memory, coverage), 2)
+    for ours, theirs in zip(fast, plain, strict=True):
+        assert [h.tokens for h in ours] == [h.tokens for h in theirs]
+        assert [h.log_prob for h in ours] == pytest.approx(
+            [h.log_prob for h in theirs], abs=1e-5
+        )
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_step_leaves_weights_and_state_as_they_were(layers: int) -> None:
     speller = build(layers=layers)
