@@ -15,7 +15,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,8 +23,8 @@ from asr.decoding.config import DecodingConfig
 from asr.decoding.hotwords import spell_hotwords
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.inference.aligning import align_recording
-from asr.inference.confidence import Calibration, load_calibration
-from asr.inference.given_audio import Audio, is_one, recording_of
+from asr.inference.confidence import Calibration
+from asr.inference.given_audio import Audio, is_one, is_samples, recording_of
 from asr.inference.long_audio import (
     BATCH,
     GPU_PIECES,
@@ -45,6 +44,7 @@ from asr.inference.search_settings import (
 )
 from asr.inference.silence import may_be_speech
 from asr.inference.speech_search import SpeechSearch
+from asr.inference.stored_calibration import load_calibration
 from asr.lm.ngram import WordNGram, find_language_model, load_language_model
 from asr.model.attention import Attention, note_plain_path
 from asr.model.quantized import PRECISIONS
@@ -385,7 +385,7 @@ def _check_precision(precision: str, device: torch.device) -> None:
 def _recording(
     audio: Audio, sample_rate: int | None, channel: Channel, clip: Clip
 ) -> Recording:
-    if not isinstance(audio, np.ndarray | Tensor):
+    if not is_samples(audio):
         return recording_of(audio, channel, clip)
     if sample_rate is None:
         raise TypeError(

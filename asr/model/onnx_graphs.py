@@ -121,7 +121,9 @@ def step_graph(las: LAS, precision: str = "float32") -> bytes:
     kept = graph.input("kept", TensorProto.FLOAT, ["B", "K", width])
     previous = graph.input("previous", TensorProto.FLOAT, ["B", "K", "J"])
     memory = graph.input("memory", TensorProto.FLOAT, ["B", "NJ", 5 * size])
-    keys = graph.input("keys", TensorProto.FLOAT, ["B", "J", attention.key.out_features])
+    keys = graph.input(
+        "keys", TensorProto.FLOAT, ["B", "J", attention.key.out_features]
+    )
     valid = graph.input("valid", TensorProto.BOOL, ["B", "J"])
 
     share, *rows = graph.split(kept, [4 * size, *[size] * (2 * layers)])
@@ -290,9 +292,7 @@ def _valid(graph: _Graph, x: str, lengths: str) -> str:
     width = graph.add("Shape", x, start=1, end=2)
     width = graph.add("Squeeze", width, graph.numbers(0))
     places = graph.add("Range", graph.number(0), width, graph.number(1))
-    return graph.add(
-        "Less", places, graph.add("Unsqueeze", lengths, graph.numbers(1))
-    )
+    return graph.add("Less", places, graph.add("Unsqueeze", lengths, graph.numbers(1)))
 
 
 def _blank(graph: _Graph, x: str, lengths: str) -> str:

@@ -26,13 +26,13 @@ from asr.file_sets import checksums
 from asr.inference.confidence import (
     FEATURES,
     Calibration,
-    load_calibration,
 )
 from asr.inference.search_settings import (
     Situation,
     load_decoding,
     save_decoding,
 )
+from asr.inference.stored_calibration import load_calibration
 from asr.lm.estimate import NGramConfig, estimate
 from asr.lm.ngram import WordNGram
 from asr.lm.word_lstm import WordLSTM
