@@ -5,3 +5,16 @@
 search is a small twin of `asr.decoding` and `asr.lm` over numpy; tests hold both
 together.
 """
+
+from contextlib import suppress
+from pathlib import Path
+
+DESCRIPTION = "onnx.json"
+"""The file that makes a folder an exported model; see `folder`."""
+
+
+def is_onnx(folder: str | Path | None) -> bool:
+    """Return whether a folder is that of a model exported as ONNX."""
+    with suppress(OSError, ValueError):
+        return folder is not None and (Path(folder) / DESCRIPTION).is_file()
+    return False

@@ -12,7 +12,6 @@ MODEL_CARD.md        for people
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +22,10 @@ from asr.folders import inside
 from asr.foreign import parse_table, read_file
 from asr.inference.confidence import Calibration, read_calibration
 from asr.inference.situations import Situation, parse_decoding
+from asr.onnx import DESCRIPTION as DESCRIPTION
 from asr.text import Tokenizer
 from asr.tokenizers import read_tokenizer
 
-DESCRIPTION = "onnx.json"
 LISTENER, STEP = "listener.onnx", "speller_step.onnx"
 DECODING, CALIBRATION = SETTINGS = "decoding.json", "confidence.json"
 """Files that people may change."""
@@ -71,13 +70,6 @@ class OnnxModel(NamedTuple):
             raise CheckpointError(
                 f"{self.folder / DECODING}: {situation}: {error}"
             ) from error
-
-
-def is_onnx(folder: str | Path | None) -> bool:
-    """Return whether a folder is that of a model exported as ONNX."""
-    with suppress(OSError, ValueError):
-        return folder is not None and (Path(folder) / DESCRIPTION).is_file()
-    return False
 
 
 def read_folder(folder: Path) -> OnnxModel:
