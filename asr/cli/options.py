@@ -341,9 +341,11 @@ def shard_of(args: argparse.Namespace) -> "Shard | None":
     Raises:
         ConfigError: there is no such part.
     """
+    if args.shard is None:
+        return None
     from asr.inference.shards import Shard
 
-    return None if args.shard is None else Shard.parse(args.shard)
+    return Shard.parse(args.shard)
 
 
 def number(default: int | None, about: str) -> dict[str, Any]:
