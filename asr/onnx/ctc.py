@@ -146,18 +146,8 @@ def _repeat(sums: Floats, state: PrefixState) -> Floats:
 
 def _solve(inflow: Floats, sums: Floats) -> Floats:
     """Solve x_j = (x_j-1 + inflow_j-1) p_j from x_0 = 0, all in logarithms."""
-    x = _log_cumulated(inflow[:, :-1] - sums[:, :-1]) + sums[:, 1:]
+    x = np.logaddexp.accumulate(inflow[:, :-1] - sums[:, :-1], axis=1) + sums[:, 1:]
     return np.concatenate([np.full((len(x), 1), -inf), x], axis=1)
-
-
-_BLOCK = 16
-"""Steps that are summed up at once: within so few, quotients stay within float64."""
-
-
-def _log_cumulated(x: Floats) -> Floats:
-    """(R, J) -> (R, J) log of the cumulated sum of exp(x)."""
-    found: Floats = np.logaddexp.accumulate(x, axis=1)
-    return found
 
 
 def _rows_of(sums: Floats, tokens: Ints) -> Floats:

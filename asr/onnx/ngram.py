@@ -21,7 +21,7 @@ import numpy.typing as npt
 from asr.errors import CheckpointError
 from asr.file_sets import checked
 from asr.onnx.tensors import read_arrays
-from asr.onnx.word_lstm import Contexts, load_contexts
+from asr.onnx.word_lstm import Contexts, ContextTable, load_contexts
 from asr.text import CharTokenizer
 
 FILE, DESCRIPTION, KIND, FORMAT = "ngram.safetensors", "ngram.json", "word n-gram", 2
@@ -185,33 +185,35 @@ class WordNGram:
         self.unknown_cost = np.concatenate([self.unknown_cost, cost])
         return paths
 
-    def ahead(self, nodes: Ints, contexts: Floats | None) -> Floats:
+    def ahead(self, nodes: Ints, table: ContextTable | None, rows: Ints) -> Floats:
         """Return (R, L) log m of nodes, in R contexts of the LSTM if there are any."""
         mass = self.mass[nodes]
-        if self.contexts and contexts is not None:
-            sums, clusters = self.contexts.ahead(contexts)
-            found = np.take_along_axis(sums, self.head_behind[nodes], axis=1)
-            found -= np.take_along_axis(sums, self.head_first[nodes], axis=1)
-            found += (self.others[nodes] @ clusters[:, :, None])[:, :, 0]
+        if self.contexts and table is not None:
+            sums, clusters = self.contexts.ahead(table.rows)
+            found = sums[rows[:, None], self.head_behind[nodes]]
+            found -= sums[rows[:, None], self.head_first[nodes]]
+            found += (self.others[nodes] @ clusters[rows, :, None])[:, :, 0]
             share = self.contexts.share
             mixed = (1 - share) * mass + share * np.maximum(found, 0.0)
             mass = np.where((nodes == 0) | (nodes == self.outside), mass, mixed)
         log_mass: Floats = np.log(mass)
         return log_mass
 
-    def log_prob(self, histories: Ints, words: Ints, contexts: Floats | None) -> Floats:
+    def log_prob(
+        self, histories: Ints, words: Ints, table: ContextTable | None, rows: Ints
+    ) -> Floats:
         """Return (R,) log P of words after their histories (R, H)."""
-        found = self._look_up(histories, words)
-        if contexts is None or self.contexts is None:
+        found = self.look_up(histories, words)
+        if table is None or self.contexts is None:
             return found
-        end = np.exp(self._look_up(histories, np.full_like(words, self.boundary)))
+        end = np.exp(self.look_up(histories, np.full_like(words, self.boundary)))
         foretold = np.log1p(-np.minimum(end, 1 - 1e-9))
-        foretold = foretold + self.contexts.log_prob(words, contexts)
+        foretold = foretold + self.contexts.log_prob(words, table.rows, rows)
         share = self.contexts.share
         mixed: Floats = np.logaddexp(np.log1p(-share) + found, log(share) + foretold)
         return mixed
 
-    def _look_up(self, histories: Ints, words: Ints) -> Floats:
+    def look_up(self, histories: Ints, words: Ints) -> Floats:
         """Back off from level to level."""
         log_probs = self.levels[0].log_probs[words]
         history = np.zeros_like(words)
@@ -237,8 +239,8 @@ class NGramState(NamedTuple):
     """(R, H) the last finished words; boundaries where there were none."""
     nodes: Ints
     """(R,) where in the trie the unfinished word is."""
-    contexts: Floats | None
-    """R of them, what the LSTM knows after the finished words."""
+    contexts: Ints
+    """(R,) what the LSTM knows after the finished words: numbers of a table."""
 
 
 class NGramPrefix:
@@ -246,13 +248,14 @@ class NGramPrefix:
 
     def __init__(self, model: WordNGram, num_utterances: int, bonus: float) -> None:
         self.model, self.num_utterances, self.bonus = model, num_utterances, bonus
+        self._table = ContextTable(model.contexts) if model.contexts else None
 
     def start(self) -> NGramState:
         """Return one row per utterance, with no word."""
         model, rows = self.model, self.num_utterances
         histories = np.full((rows, max(len(model.levels) - 1, 1)), model.boundary)
-        contexts = model.contexts.start(rows) if model.contexts else None
-        return NGramState(histories, np.zeros(rows, dtype=np.int64), contexts)
+        zeros = np.zeros(rows, dtype=np.int64)
+        return NGramState(histories, zeros, zeros)
 
     def step(self, tokens: Ints, state: NGramState) -> tuple[Floats, NGramState]:
         """(R,) last tokens -> (R, V) scores of the next, and the new state."""
@@ -262,9 +265,9 @@ class NGramPrefix:
         if ends.any():
             said = model.word[nodes]
             histories = np.where(ends[:, None], _append(histories, said), histories)
-            if model.contexts and contexts is not None:
+            if self._table is not None:
                 contexts = contexts.copy()
-                contexts[ends] = model.contexts.read(said[ends], contexts[ends])
+                contexts[ends] = self._table.read(said[ends], contexts[ends])
         letters = np.maximum(tokens - space - 1, 0)
         nodes = np.where(tokens > space, model.children[nodes, letters], nodes)
         nodes = np.where(ends, 0, nodes)  # special tokens change nothing
@@ -276,7 +279,7 @@ class NGramPrefix:
         histories, nodes, contexts = state
         scores = np.full((len(nodes), model.tokenizer.size), -inf, dtype=np.float32)
         below = np.concatenate([nodes[:, None], model.children[nodes]], axis=1)
-        masses = model.ahead(below, contexts)
+        masses = model.ahead(below, self._table, contexts)
         ahead, children = masses[:, :1], below[:, 1:]
         further = masses[:, 1:] - ahead
         stranger = model.depth[nodes] + 1  # letters, where one leaves the vocabulary
@@ -285,11 +288,11 @@ class NGramPrefix:
         scores[:, space + 1 :] = further
 
         words = model.word[nodes]
-        finished = model.log_prob(histories, words, contexts)
+        finished = model.log_prob(histories, words, self._table, contexts)
         finished = finished + self.bonus - ahead[:, 0] + model.unknown_cost[nodes]
         spelled = nodes != 0
         after = np.where(spelled[:, None], _append(histories, words), histories)
-        ending = model.log_prob(after, np.full_like(words, model.boundary), None)
+        ending = model.look_up(after, np.full_like(words, model.boundary))
         nothing = histories[:, -1] == model.boundary
         scores[:, space] = np.where(spelled, finished, -inf)
         scores[:, model.tokenizer.eos] = np.where(
@@ -299,9 +302,7 @@ class NGramPrefix:
 
     def select(self, state: NGramState, rows: Ints) -> NGramState:
         """Repeat, reorder and drop hypotheses."""
-        flat, contexts = rows.flatten(), state.contexts
-        contexts = None if contexts is None else contexts[flat]
-        return NGramState(state.histories[flat], state.nodes[flat], contexts)
+        return NGramState(*(part[rows.flatten()] for part in state))
 
 
 def load_ngram(folder: Path, tokenizer: CharTokenizer) -> WordNGram:

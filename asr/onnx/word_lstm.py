@@ -72,11 +72,10 @@ class Contexts:
         if len(self._embedding) != len(self.ranks):
             raise ValueError("the embedding has not the size of the vocabulary")
 
-    def start(self, count: int) -> Floats:
-        """Return contexts of nothing but the start of a sentence."""
+    def start(self) -> Floats:
+        """Return the context of nothing but the start of a sentence, (1, ...)."""
         words = np.full(1, len(self.ranks) - 1)
-        zeros = np.zeros((1, self._ends[-1]), dtype=np.float32)
-        return np.repeat(self.read(words, zeros), count, axis=0)
+        return self.read(words, np.zeros((1, self._ends[-1]), dtype=np.float32))
 
     def read(self, words: Ints, contexts: Floats) -> Floats:
         """Read one more word, by its number in the n-gram, in each context."""
@@ -107,22 +106,66 @@ class Contexts:
         """Return what contexts hold for looking ahead: sums of the head, clusters."""
         return contexts[:, self._ends[2] : self._ends[3]], contexts[:, self._ends[3] :]
 
-    def log_prob(self, words: Ints, contexts: Floats) -> Floats:
-        """(R,) words by their numbers in the n-gram, R contexts -> (R,) log P."""
+    def log_prob(self, words: Ints, contexts: Floats, rows: Ints) -> Floats:
+        """Return (R,) log P of words after contexts.
+
+        Args:
+            words: (R,) by their numbers in the n-gram.
+            contexts: any number of them.
+            rows: (R,) which of them.
+        """
         ranks = self.ranks[words]
         clusters = np.searchsorted(self.edges, ranks, side="right")
         found = np.empty(len(ranks), dtype=np.float32)
         start = 0
-        for i, rows in enumerate(self._outputs):
-            size = rows.shape[1]
+        for i, outputs in enumerate(self._outputs):
+            size = outputs.shape[1]
             (at,) = np.nonzero(clusters == i)
             if len(at):
                 first = self.edges[i - 1] if i else 0
-                own = contexts[at, start : start + size]
-                dots = np.einsum("rd,rd->r", rows[ranks[at] - first], own)
-                found[at] = dots + contexts[at, self._ends[1] + i]
+                own = contexts[:, start : start + size][rows[at]]
+                dots = np.einsum("rd,rd->r", outputs[ranks[at] - first], own)
+                found[at] = dots + contexts[rows[at], self._ends[1] + i]
             start += size if i else 2 * self.size
         return found
+
+
+class ContextTable:
+    """The contexts of one search, each worked out once: hypotheses share them.
+
+    Texts that differ in an unknown word only have the same words, and the same context.
+
+    Args:
+        network: of the LSTM.
+    """
+
+    def __init__(self, network: Contexts) -> None:
+        self._network = network
+        self._table = network.start()
+        self._count = 1  # the first is that of the start
+        self._known = dict[tuple[int, int], int]()
+
+    @property
+    def rows(self) -> Floats:
+        """All contexts, by their numbers."""
+        return self._table[: self._count]
+
+    def read(self, words: Ints, contexts: Ints) -> Ints:
+        """Read one more word in each context, all by their numbers."""
+        pairs = list(zip(contexts.tolist(), words.tolist(), strict=True))
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        if new:
+            before, said = np.array(new).T
+            found = self._network.read(said, self._table[before])
+            end = self._count + len(new)
+            if end > len(self._table):
+                wider = np.empty((2 * end, found.shape[1]), dtype=np.float32)
+                wider[: self._count] = self.rows
+                self._table = wider
+            self._table[self._count : end] = found
+            self._known |= dict(zip(new, range(self._count, end), strict=True))
+            self._count = end
+        return np.array([self._known[pair] for pair in pairs])
 
 
 def load_contexts(folder: Path, words: Sequence[str]) -> Contexts | None:
