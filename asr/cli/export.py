@@ -61,7 +61,10 @@ def _export(args: argparse.Namespace) -> None:
         from asr.onnx.web import export_web
 
         export_web(args.run_folder, args.folder, args.precision or "int8")
-        note = "python -m http.server -d FOLDER serves it"
+        note = (
+            f"(cd {args.folder} && npm install) fetches onnxruntime-web, once; "
+            f"python -m http.server -d {args.folder} serves the page"
+        )
     elif args.onnx:
         from asr.onnx.export import export_onnx
 

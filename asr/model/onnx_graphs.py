@@ -24,6 +24,7 @@ Shapes: B utterances, T frames, F mel bands, J listener steps, J' steps of the C
 Source: https://onnx.ai/onnx/operators, opset 17.
 """
 
+import logging
 import math
 import tempfile
 from collections.abc import Sequence
@@ -262,12 +263,16 @@ class _Graph:
         with tempfile.TemporaryDirectory() as folder:
             plain, small = Path(folder, "plain.onnx"), Path(folder, "small.onnx")
             plain.write_bytes(model.SerializeToString())
-            quantize_dynamic(
-                *(plain, small, list(quantized)),
-                per_channel=True,
-                weight_type=QuantType.QInt8,
-                extra_options={"MatMulConstBOnly": True},
-            )
+            logging.disable(logging.WARNING)  # "consider to run pre-processing"
+            try:
+                quantize_dynamic(
+                    *(plain, small, list(quantized)),
+                    per_channel=True,
+                    weight_type=QuantType.QInt8,
+                    extra_options={"MatMulConstBOnly": True},
+                )
+            finally:
+                logging.disable(logging.NOTSET)
             return small.read_bytes()
 
 

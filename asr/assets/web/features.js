@@ -21,6 +21,35 @@ const sines = Float64Array.from({ length: FFT / 2 }, (_, k) =>
   Math.sin((2 * Math.PI * k) / FFT),
 );
 
+const TIMES = 3;
+
+/**
+ * Go from 48 kHz to 16 kHz, by a windowed sinc that is flat up to 7 kHz: nearer to what
+ * asr reads from a file than a browser's own way to 16 kHz, which changed a text.
+ *
+ * @param {Float32Array} samples at 48 kHz.
+ * @returns {Float32Array} at 16 kHz.
+ */
+export function decimated(samples) {
+  const reach = 48 * TIMES;
+  const cutoff = 0.94 / TIMES;
+  const taps = Float64Array.from({ length: 2 * reach + 1 }, (_, k) => {
+    const x = k - reach;
+    const sinc = x === 0 ? cutoff : Math.sin(Math.PI * cutoff * x) / (Math.PI * x);
+    const turn = (Math.PI * x) / reach;
+    return sinc * (0.42 + 0.5 * Math.cos(turn) + 0.08 * Math.cos(2 * turn));
+  });
+  const found = new Float32Array(Math.ceil(samples.length / TIMES));
+  for (let n = 0; n < found.length; n++) {
+    let sum = 0;
+    for (let k = 0; k < taps.length; k++) {
+      sum += taps[k] * (samples[n * TIMES + k - reach] ?? 0);
+    }
+    found[n] = sum;
+  }
+  return found;
+}
+
 /** Fourier transform of FFT points, in place. */
 function transform(re, im) {
   for (let i = 1, j = 0; i < FFT; i++) {

@@ -1,6 +1,6 @@
 // The page: a file or the microphone in, text and the attention's picture out.
 
-const RATE = 16000;
+const RATE = 48000; // the worker goes on to 16 kHz
 const at = (id) => document.getElementById(id);
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 
@@ -51,12 +51,12 @@ async function recognize(content) {
   try {
     const context = new OfflineAudioContext(1, 1, RATE);
     const sound = await context.decodeAudioData(content);
-    const samples = new Float32Array(sound.length);
+    const mixed = new Float32Array(sound.length);
     for (let channel = 0; channel < sound.numberOfChannels; channel++) {
       const own = sound.getChannelData(channel);
-      for (let n = 0; n < own.length; n++) samples[n] += own[n] / sound.numberOfChannels;
+      for (let n = 0; n < own.length; n++) mixed[n] += own[n] / sound.numberOfChannels;
     }
-    worker.postMessage({ samples }, [samples.buffer]);
+    worker.postMessage({ samples: mixed }, [mixed.buffer]);
   } catch (error) {
     show(`This is no audio that the browser can read (${error.message}).`);
     busy(false);

@@ -1,7 +1,7 @@
 // Recognises off the page's own thread: listener, search, attention.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { FRAMES_PER_SECOND, MELS, logMel } from "./features.js";
+import { FRAMES_PER_SECOND, MELS, decimated, logMel } from "./features.js";
 import { CTCPrefix, Speller, attention, beamSearch } from "./search.js";
 
 const RATE = 16000;
@@ -37,8 +37,9 @@ loaded.then(
 onmessage = async ({ data }) => {
   try {
     const parts = await loaded;
-    for (const [start, end] of pieces(data.samples)) {
-      const samples = data.samples.subarray(start, end);
+    const whole = decimated(data.samples);
+    for (const [start, end] of pieces(whole)) {
+      const samples = whole.subarray(start, end);
       const found = await recognize(parts, samples);
       postMessage({ type: "piece", start: start / RATE, end: end / RATE, ...found });
     }
