@@ -72,7 +72,8 @@ def _export(args: argparse.Namespace) -> None:
         note = f"asr transcribe talk.mp3 --model {args.folder}"
     else:
         from asr.model.export import export
+        from asr.model.storage import WeightType
 
-        weights = args.weights or "float16"
+        weights: WeightType = args.weights or "float16"
         note = export(args.run_folder, args.folder, weights).card
     print(f"asr: wrote {args.folder}: {note}", file=sys.stderr)

@@ -392,5 +392,6 @@ def _recording(
             "samples need their rate: transcribe(samples, sample_rate=16000)"
         )
     start, end = clip
-    waveform = from_samples(audio, sample_rate, channel=channel, start=start, end=end)
+    samples = cast(npt.NDArray[Any] | Tensor, audio)
+    waveform = from_samples(samples, sample_rate, channel=channel, start=start, end=end)
     return Recording(lambda: [waveform], channel=channel, start=start)

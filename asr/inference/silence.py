@@ -19,4 +19,4 @@ MIN_SPEECH_SECONDS = 0.1
 def may_be_speech(waveform: "Tensor | npt.NDArray[np.float32]") -> bool:
     """Return whether a waveform (N,) is long and loud enough to hold speech."""
     is_long = len(waveform) >= MIN_SPEECH_SECONDS * SAMPLE_RATE
-    return is_long and float(abs(waveform).max()) >= SILENCE_AMPLITUDE
+    return is_long and float(np.abs(np.asarray(waveform)).max()) >= SILENCE_AMPLITUDE

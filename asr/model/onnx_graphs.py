@@ -258,11 +258,12 @@ class _Graph:
             producer_name="asr",
         )
         onnx.checker.check_model(model)
+        content: bytes = model.SerializeToString()
         if precision == "float32":
-            return model.SerializeToString()
+            return content
         with tempfile.TemporaryDirectory() as folder:
             plain, small = Path(folder, "plain.onnx"), Path(folder, "small.onnx")
-            plain.write_bytes(model.SerializeToString())
+            plain.write_bytes(content)
             logging.disable(logging.WARNING)  # "consider to run pre-processing"
             try:
                 quantize_dynamic(

@@ -74,8 +74,8 @@ def mel_filters() -> Floats:
     Each triangle has an area of one, from the centre of the band before to that of
     the band behind.
     """
-    ends = _hz_to_mel(np.array([0.0, SAMPLE_RATE / 2]))
-    points = _mel_to_hz(np.linspace(*ends, NUM_MELS + 2))
+    low, high = _hz_to_mel(np.array([0.0, SAMPLE_RATE / 2]))
+    points = _mel_to_hz(np.linspace(low, high, NUM_MELS + 2))
     frequencies = np.linspace(0, SAMPLE_RATE / 2, _FFT // 2 + 1)[:, None]
     widths = np.diff(points)
     up = (frequencies - points[:-2]) / widths[:-1]

@@ -154,8 +154,8 @@ def beam_search(
     utterances = [_Utterance(limit) for limit in max_lengths]
     links = list[tuple[list[int], list[int]]]()
     live, state = utterances, model.start()
-    tokens = np.full(len(live), sos, dtype=np.int64)
-    log_probs = np.zeros((len(live), 1), dtype=np.float32)
+    tokens: Ints = np.full(len(live), sos, dtype=np.int64)
+    log_probs: Floats = np.zeros((len(live), 1), dtype=np.float32)
     while live:
         scores, state = model.step(tokens, state)
         width = log_probs.shape[1]

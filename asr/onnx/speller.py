@@ -8,8 +8,8 @@ Shapes: B utterances, K hypotheses of each, R = B * K rows, J listener steps, N 
         V vocabulary size, W what is kept of a hypothesis.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ _AT_ONCE = 2**21
 """Numbers that the largest product of a step may have: hypotheses by steps by A."""
 
 Floats = npt.NDArray[np.floating]
+Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.integer]
 
 
@@ -80,7 +81,7 @@ class SpellerSteps:
         memory = state.memory
         groups, steps, size = memory.keys.shape
         width = len(tokens) // groups
-        inputs = {
+        inputs: dict[str, Array] = {
             "tokens": tokens.astype(np.int64),
             "kept": state.kept,
             "previous": state.weights,
@@ -106,9 +107,9 @@ class SpellerSteps:
         return scores.astype(np.float32), StepsState(kept, weights, attended, memory)
 
     def _run(
-        self, inputs: dict[str, Floats], memory: Memory, some: slice
-    ) -> Sequence[Floats]:
-        given = {name: array[some] for name, array in inputs.items()}
+        self, inputs: Mapping[str, Array], memory: Memory, some: slice
+    ) -> Sequence[Array]:
+        given: dict[str, Array] = {name: array[some] for name, array in inputs.items()}
         given |= {"memory": memory.shares[some], "keys": memory.keys[some]}
         given["valid"] = memory.valid[some]
         return self._session.run(["log_probs", "new_kept", "weights"], given)

@@ -68,7 +68,7 @@ def _array(body: Array, about: Any) -> Array:
         raise ValueError("a tensor is outside of the file")
     if math.prod(shape) * dtype.itemsize != end - start:
         raise ValueError("a tensor has not the size of its shape")
-    array = body[start:end].view(dtype).reshape(shape)
+    array: Array = body[start:end].view(dtype).reshape(shape)
     if about["dtype"] == "BF16":
-        return (array.astype(np.uint32) << 16).view(np.float32)
+        array = (array.astype(np.uint32) << 16).view(np.float32)
     return array
