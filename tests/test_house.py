@@ -53,7 +53,10 @@ DOOR = {  # only this module may import that library
     "yaml": "asr.config",
 }
 LANGUAGE = {"torch", "numpy"}  # spoken everywhere
-LAZY = ("asr.__init__", "asr.doctor", "asr.cli.", "asr.model.fused_steps")
+LAZY = (
+    *("asr.__init__", "asr.decoding.__init__", "asr.doctor", "asr.cli."),
+    "asr.model.fused_steps",
+)
 """Modules that import late: `asr --help` answers without torch, `asr doctor` where it
 fails, and the kernels for a GPU are imported where there is one."""
 

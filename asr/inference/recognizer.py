@@ -15,6 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 

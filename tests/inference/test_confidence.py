@@ -77,7 +77,7 @@ def test_a_fit_finds_the_weights_that_made_the_words() -> None:
     torch.manual_seed(0)
     true = Calibration((0.5, 0.0, 1.0, 0.0, 2.0, 0.0, -1.0), -0.5, 0.0)
     features = torch.randn(20_000, len(FEATURES))
-    right = torch.rand(20_000) < true(features)
+    right = torch.rand(20_000) < torch.from_numpy(true(features))
 
     found = fit(features, right)
 
