@@ -218,6 +218,11 @@ def test_a_folder_without_an_export_is_refused(
         )
 
 
+def test_torch_does_not_run_an_export(model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is an ONNX export, which asr transcr"):
+        Recognizer.load(exported(model_folder, tmp_path))
+
+
 def test_an_export_replaces_an_export_and_nothing_else(
     model_folder: Path, tmp_path: Path
 ) -> None:
