@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from asr.config import Config, load_config
     from asr.data.manifest import Utterance, read_manifest, write_manifest
     from asr.decoding.config import DecodingConfig
-    from asr.decoding.search import Hypothesis
+    from asr.decoding.hypothesis import Hypothesis
     from asr.errors import AsrError
     from asr.inference.recognizer import Recognizer
     from asr.scoring import ErrorRate
@@ -51,7 +51,7 @@ _HOME = {
     **dict.fromkeys(("Config", "load_config"), "asr.config"),
     **dict.fromkeys(("Utterance", "read_manifest", "write_manifest"),
                     "asr.data.manifest"),
-    "Hypothesis": "asr.decoding.search",
+    "Hypothesis": "asr.decoding.hypothesis",
     "AsrError": "asr.errors",
     "DecodingConfig": "asr.decoding.config",
     "Recognizer": "asr.inference.recognizer",

@@ -29,6 +29,8 @@ PAIR = ("torch", "torchaudio")
 """They only work in versions that were made for each other."""
 ON_THE_WAY = ("numpy", *PAIR, "soundfile", "soxr", "safetensors", "jiwer")
 """The libraries that a transcription, or the test of one, imports."""
+WITHOUT_TORCH = ("numpy", "onnxruntime", "soundfile", "soxr", "tqdm")
+"""Those that a transcription imports where there is no torch."""
 FORMATS = {
     "wav": "wav",
     "flac": "flac",
@@ -67,6 +69,9 @@ class Check(NamedTuple):
 
 def examine() -> Iterator[Check]:
     """Look at one thing after the other."""
+    if not _is_installed("torch") and _is_installed("onnxruntime"):
+        yield from _examine_without_torch()
+        return
     yield from _carried_out("asr", _project_and_python)
     yield from _carried_out("asr", _namesakes)
     yield from _carried_out("packages", _packages)
@@ -86,6 +91,31 @@ def examine() -> Iterator[Check]:
             yield Check(topic, f"not examined, for want of {', '.join(sorted(wrong))}")
         else:
             yield from _carried_out(topic, check)
+
+
+def _examine_without_torch() -> Iterator[Check]:
+    """Look at what transcribes with models of `asr export --onnx`, and no more."""
+    for topic, check in (
+        *(("asr", _project_and_python), ("asr", _namesakes)),
+        *(("torch", _no_torch), ("system", _system), ("memory", _memory)),
+        *(("disk", _disk), ("audio", _audio), ("language", _language_in_numpy)),
+    ):
+        yield from _carried_out(topic, check)
+
+
+def _no_torch() -> Iterator[Check]:
+    yield Check(
+        "torch",
+        "is not installed: models of asr export --onnx transcribe (asr transcribe "
+        "--model FOLDER), all else needs it",
+    )
+    names = [name for name in WITHOUT_TORCH if _is_installed(name)]
+    for name in names:
+        import_module(name)
+    found = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    yield Check("packages", found)
+    for name in set(WITHOUT_TORCH) - set(names):
+        yield Check(name, "is not installed", f"pip install {name}")
 
 
 def _carried_out(topic: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
@@ -312,13 +342,14 @@ def _disk() -> Iterator[Check]:
 
 
 def _audio() -> Iterator[Check]:
-    from asr.audio import read_waveform
+    from asr.audio import read_arrays
 
     readable = []
     for ending, name in FORMATS.items():
         try:
-            waveform = read_waveform(ASSETS / "formats" / f"tone.{ending}")
-            loudness = float(waveform.square().mean().sqrt())
+            blocks = list(read_arrays(ASSETS / "formats" / f"tone.{ending}"))
+            squares = sum(float((block**2).sum()) for block in blocks)
+            loudness = (squares / max(1, sum(map(len, blocks)))) ** 0.5
             if not 0.05 < loudness < 0.15:
                 raise AudioError(f"a tone has a loudness of {loudness:.3f}, not 0.09")
         except AsrError as error:
@@ -327,7 +358,8 @@ def _audio() -> Iterator[Check]:
             readable.append(name)
     yield Check("audio", f"{', '.join(readable) or 'nothing'} can be read")
     try:
-        read_waveform(ASSETS / "formats" / "tone.m4a")
+        for _ in read_arrays(ASSETS / "formats" / "tone.m4a"):
+            pass
         yield Check("audio", "m4a, mp4 and webm, too, by PyAV")
     except AsrError as error:
         why = str(error) if _is_installed("av") else "pip install av for them"
@@ -348,6 +380,15 @@ def _language_model() -> Iterator[Check]:
 
     words = WordNGram.load(find_language_model(None))
     line = f"{BUNDLED_WORDS}, {len(words.words):,} words, order {len(words.levels)}"
+    yield Check("language", f"{line}; its file has the right checksum")
+
+
+def _language_in_numpy() -> Iterator[Check]:
+    from asr.onnx.ngram import load_ngram
+    from asr.text import CharTokenizer
+
+    words = load_ngram(ASSETS / "words", CharTokenizer())
+    line = f"words, {len(words.words):,} words, order {len(words.levels)}"
     yield Check("language", f"{line}; its file has the right checksum")
 
 
@@ -381,7 +422,7 @@ _CHECKS: tuple[tuple[str, Callable[[], Iterator[Check]], tuple[str, ...]], ...] 
     ("memory", _memory, ()),
     ("gpu", _accelerator, ("torch",)),
     ("disk", _disk, ()),
-    ("audio", _audio, ("numpy", "torch", "soundfile", "soxr")),
+    ("audio", _audio, ("numpy", "soundfile", "soxr")),
     ("model", _model, tuple(set(ON_THE_WAY) - {"jiwer"})),
     ("language", _language_model, tuple(set(ON_THE_WAY) - {"jiwer"})),
     ("self-test", _self_test, ON_THE_WAY),

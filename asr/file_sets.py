@@ -29,13 +29,13 @@ from typing import Any, TypeVar
 
 from asr.errors import CheckpointError
 from asr.files import PARTIAL, sync_folder, temporary_path
-from asr.foreign import check_file, parse_table, read_file
-from asr.tensor_files import (
+from asr.folders import (
     MOST_FILES,
     again,
     flush,
     inside,
 )
+from asr.foreign import check_file, parse_table, read_file
 
 Item = TypeVar("Item")
 

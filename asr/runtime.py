@@ -1,18 +1,16 @@
 """Where a network runs, and how the machine is made use of."""
 
-import atexit
-import ctypes
-import gc
-import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from asr.errors import ConfigError
+from asr.memory import end_process as end_process
+from asr.memory import keep_freed_memory as keep_freed_memory
+from asr.memory import return_freed_memory as return_freed_memory
 
 
 def pick_device(name: str) -> torch.device:
@@ -83,27 +81,6 @@ def send(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=True)
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep the memory of freed tensors of up to 32 MiB for others.
-
-    glibc hands all but small ones back to the system, which blanks them again page by
-    page: up to a sixth of a training step on a CPU. Kept, larger ones would leave holes
-    of gigabytes. Other C libraries have no such setting.
-    """
-    trim_threshold, mmap_threshold, most = -1, -3, 2**25
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, most)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-
-
-def return_freed_memory() -> None:
-    """Hand freed memory back to the system, even after `keep_freed_memory`."""
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def use_one_thread() -> None:
     """Let each of this process's operations run on one CPU core.
 
@@ -122,17 +99,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def end_process(status: int) -> NoReturn:
-    """End this process without Python's taking torch to pieces: 0.3 s and 120 MB.
-
-    A process of a team ends so, too: a thread of gloo frees the last tensor when it
-    comes to it, and where Python is being taken to pieces by then, it aborts the
-    process.
-    """
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        if stream:  # a closed one is None
-            stream.flush()
-    os._exit(status)

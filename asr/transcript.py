@@ -18,10 +18,10 @@ Shapes: I tokens with the end, J listener steps.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSION = 1
 """Of the JSON form: raised when a program that reads the older one would err."""
@@ -75,8 +75,8 @@ class Alignment:
     tokens: tuple[str, ...]
     """What each row writes: a character; or a subword, with a space where a word
     begins. A last character stands for the end of the text, if it has one."""
-    weights: Tensor
-    """(I, J) alpha."""
+    weights: "Tensor"
+    """(I, J) alpha; an array of numpy where there is no torch."""
     seconds_per_step: float
     """Length of a listener step."""
     start: float = 0.0
@@ -242,7 +242,17 @@ def _alignment_from_dict(tree: Mapping[str, Any]) -> Alignment:
     tokens = tree["tokens"] if "tokens" in tree else tree["characters"]  # of 0.1
     return Alignment(
         tuple(tokens),
-        torch.tensor(tree["weights"]),
+        _weights(tree["weights"]),
         tree["seconds_per_step"],
         tree["start"],
     )
+
+
+def _weights(rows: Any) -> Any:
+    try:
+        import torch
+    except ImportError:
+        import numpy as np
+
+        return np.array(rows, dtype=np.float32)
+    return torch.tensor(rows)

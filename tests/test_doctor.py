@@ -371,7 +371,8 @@ def test_a_format_that_cannot_be_read_is_a_problem(
 def test_a_format_that_is_read_as_silence_is_a_problem(
     monkeypatch: Patch,
 ) -> None:
-    monkeypatch.setattr("asr.audio.read_waveform", lambda _: torch.zeros(3200))
+    silence = torch.zeros(3200).numpy()
+    monkeypatch.setattr("asr.audio.read_arrays", lambda _: [silence])
 
     assert len(problems(iter(of("audio")))) == len(FORMATS)
 

@@ -36,6 +36,9 @@ DOOR = {  # only this module, or those of this folder., may import that library
     "markupsafe": "asr.reports.templates",
     "matplotlib": "asr.reports.attention_plot",
     "num2words": "asr.text",
+    "onnx": "asr.model.onnx_graphs",
+    "onnxruntime": "asr.onnx.sessions",
+    "onnxruntime.quantization": "asr.model.onnx_graphs",
     "omegaconf": "asr.config",
     "packaging": "asr.doctor",
     "prometheus_client": "asr.server.health",
@@ -57,7 +60,10 @@ DOOR = {  # only this module, or those of this folder., may import that library
     "yaml": "asr.config",
 }
 LANGUAGE = {"torch", "numpy"}  # spoken everywhere
-LAZY = ("asr.__init__", "asr.doctor", "asr.cli.", "asr.model.fused_steps")
+LAZY = (
+    *("asr.__init__", "asr.decoding.__init__", "asr.doctor", "asr.cli."),
+    "asr.model.fused_steps",
+)
 """Modules that import late: `asr --help` answers without torch, `asr doctor` where it
 fails, and the kernels for a GPU are imported where there is one."""
 

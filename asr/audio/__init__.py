@@ -8,8 +8,10 @@ from asr.audio.reading import (
     from_samples,
     num_channels,
     probe,
+    read_arrays,
     read_blocks,
     read_waveform,
+    waveform_of,
 )
 from asr.audio.soundfiles import KINDS, encode
 from asr.audio.spooling import STANDARD_INPUT, spooled
@@ -29,8 +31,10 @@ __all__ = [
     "from_samples",
     "num_channels",
     "probe",
+    "read_arrays",
     "read_blocks",
     "read_waveform",
     "resample",
     "spooled",
+    "waveform_of",
 ]

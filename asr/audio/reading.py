@@ -15,11 +15,10 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from asr.audio.archives import Member, source
 from asr.audio.channels import Channel, Mixer, check_channel
@@ -38,6 +37,9 @@ from asr.audio.waveforms import (
     too_short,
 )
 from asr.errors import AudioError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AUDIO_SUFFIXES: Final = frozenset(
     [
@@ -82,7 +84,7 @@ def read_waveform(
     start: float = 0.0,
     end: float | None = None,
     name: str | None = None,
-) -> Tensor:
+) -> "Tensor":
     """Read a whole audio file, or a clip of it.
 
     Args:
@@ -99,6 +101,8 @@ def read_waveform(
     Raises:
         AudioError: as `read_blocks`.
     """
+    import torch
+
     blocks = read_blocks(
         path, rate=rate, channel=channel, start=start, end=end, name=name
     )
@@ -113,7 +117,7 @@ def read_blocks(
     start: float = 0.0,
     end: float | None = None,
     name: str | None = None,
-) -> Iterator[Tensor]:
+) -> "Iterator[Tensor]":
     """Read an audio file piece by piece, in little memory however long it is.
 
     A clip has the very samples that the whole waveform has there.
@@ -136,6 +140,25 @@ def read_blocks(
             blocks, it is damaged or cut short.
         ValueError: the rate, the channel or the start is none.
     """
+    import torch
+
+    found = read_arrays(
+        path, rate=rate, channel=channel, start=start, end=end, name=name
+    )
+    for block in found:
+        yield torch.from_numpy(block)
+
+
+def read_arrays(
+    path: str | Path,
+    *,
+    rate: int = SAMPLE_RATE,
+    channel: Channel = "mix",
+    start: float = 0.0,
+    end: float | None = None,
+    name: str | None = None,
+) -> Iterator[Samples]:
+    """Do what `read_blocks` does, without torch: the blocks are arrays of numpy."""
     path, place = Path(path), name or str(path)
     check_rates(rate, rate)
     check_channel(channel)
@@ -145,13 +168,13 @@ def read_blocks(
 
 
 def from_samples(
-    samples: npt.NDArray[Any] | Tensor,
+    samples: "npt.NDArray[Any] | Tensor",
     rate: int,
     *,
     channel: Channel = "mix",
     start: float = 0.0,
     end: float | None = None,
-) -> Tensor:
+) -> "Tensor":
     """Make a waveform at `SAMPLE_RATE` of samples that are in memory already.
 
     Args:
@@ -172,10 +195,24 @@ def from_samples(
         ValueError: their shape or scale is another, or the rate, the channel or the
             start is impossible.
     """
-    if isinstance(samples, Tensor):  # numpy has no bfloat16
+    import torch
+
+    if isinstance(samples, torch.Tensor):  # numpy has no bfloat16
         samples = samples.float() if samples.is_floating_point() else samples
         samples = samples.numpy(force=True)
-    array = samples
+    found = waveform_of(samples, rate, channel=channel, start=start, end=end)
+    return torch.from_numpy(found)
+
+
+def waveform_of(
+    array: npt.NDArray[Any],
+    rate: int,
+    *,
+    channel: Channel = "mix",
+    start: float = 0.0,
+    end: float | None = None,
+) -> Samples:
+    """Do what `from_samples` does, without torch: from an array to an array."""
     if array.ndim not in (1, 2):
         raise ValueError(f"(N,) or (channels, N) is needed, got {array.shape}")
     if array.ndim == 2 and array.shape[0] > array.shape[1] > 0:
@@ -188,7 +225,8 @@ def from_samples(
     check_scale(array)
     end = _clip_end(start, end, _SAMPLES)
     sound = _InMemory(array[None] if array.ndim == 1 else array, rate)
-    return torch.cat(list(_blocks(sound, SAMPLE_RATE, channel, start, end, _SAMPLES)))
+    blocks = _blocks(sound, SAMPLE_RATE, channel, start, end, _SAMPLES)
+    return np.concatenate(list(blocks))
 
 
 class _InMemory:
@@ -232,14 +270,14 @@ def _clip_end(start: float, end: float | None, place: str) -> float:
 
 def _blocks(
     sound: Sound, rate: int, channel: Channel, start: float, end: float, place: str
-) -> Iterator[Tensor]:
+) -> Iterator[Samples]:
     mixer = Mixer(channel, sound.num_channels, place)
     mono = map(mixer.mixed, _early_to_late(sound, start, end))
     blocks = resampled(_finite(mono, place), sound.rate, rate)
     num_read = 0
     for block in _clip(_finite(blocks, place), rate, start, end):
         num_read += len(block)
-        yield torch.from_numpy(block)
+        yield block
     if num_read == 0:
         raise _nothing_read(sound, start, end, place)
     mixer.remark_on_cancelling()

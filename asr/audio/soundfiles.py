@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import soundfile
-from torch import Tensor
 
 from asr.audio import mp3, ogg, riff
 from asr.audio.archives import Member
@@ -24,6 +24,9 @@ from asr.audio.errors import cut_short, damaged
 from asr.audio.stretches import Corrected
 from asr.audio.waveforms import SAMPLE_RATE, Samples
 from asr.errors import AudioError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIGNATURES = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", *mp3.SIGNATURES)
 """How the files start that libsndfile should be able to read."""
@@ -189,7 +192,7 @@ def _hushed(head: bytes) -> Iterator[None]:
             os.close(stderr)
 
 
-def encode(waveform: Tensor, kind: str, compression: float | None = None) -> bytes:
+def encode(waveform: "Tensor", kind: str, compression: float | None = None) -> bytes:
     """Pack a waveform as a file, to be played or kept.
 
     Args:

@@ -4,15 +4,16 @@ Shapes: N samples of a waveform.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import soxr
-import torch
-from torch import Tensor
 
 from asr.errors import AudioError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SAMPLE_RATE: Final = 16_000
 """Hz: the rate of all waveforms, unless another is asked for."""
@@ -28,7 +29,7 @@ _FAINT = 2**9
 Samples = npt.NDArray[np.float32]
 
 
-def resample(waveform: Tensor, from_rate: float, to_rate: float) -> Tensor:
+def resample(waveform: "Tensor", from_rate: float, to_rate: float) -> "Tensor":
     """Change the sample rate.
 
     Resampled from 1.1 to 1 and then played at the old rate, speech is 1.1 times as
@@ -46,6 +47,8 @@ def resample(waveform: Tensor, from_rate: float, to_rate: float) -> Tensor:
     Raises:
         ValueError: a rate is not above zero, or there is more than one channel.
     """
+    import torch
+
     check_rates(from_rate, to_rate)
     if waveform.dim() != 1:
         raise ValueError(f"a waveform (N,) is needed, got {tuple(waveform.shape)}")

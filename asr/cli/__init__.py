@@ -70,7 +70,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _end(status: int) -> NoReturn:
-    from asr.runtime import end_process
+    from asr.memory import end_process
 
     end_process(status)
 

@@ -28,8 +28,6 @@ class ManifestOutput:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from asr.data.labels import Labels
-
         asked = [name.strip() for name in (args.output_format or "").split(",")]
         self.is_wanted = MANIFEST in asked
         rest = [name for name in asked if name != MANIFEST]
@@ -38,6 +36,8 @@ class ManifestOutput:
             if args.min_confidence is not None:
                 raise ConfigError("--min-confidence needs --output-format manifest")
             return
+        from asr.data.labels import Labels
+
         self.labels = Labels(args.min_confidence or 0.0)
         _check(args)
         args.output_format = ",".join(rest) or None

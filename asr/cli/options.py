@@ -1,8 +1,10 @@
 """What several commands share: options, and what becomes of them."""
 
 import argparse
+import json
 import os
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
@@ -128,6 +130,62 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="of the weights: float32, or int8, which is faster on a CPU",
     )
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add what the network runs in."""
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "onnx"),
+        help="what the network runs in: torch, or onnx for a folder of asr export "
+        "--onnx, in onnxruntime (default: what the model is for)",
+    )
+
+
+def runs_in_onnx(args: argparse.Namespace) -> bool:
+    """Return whether the model is for onnxruntime, and torch is not needed.
+
+    Raises:
+        ConfigError: the model is not for the backend that was asked for, or torch,
+            which it needs, is not installed.
+    """
+    from asr.onnx import is_onnx
+
+    exported, backend = is_onnx(args.model), args.backend
+    if exported and backend == "torch":
+        raise ConfigError(f"{args.model}: is for --backend onnx only")
+    if not exported and backend == "onnx":
+        raise ConfigError(
+            f"{args.model or 'the bundled model'}: is no ONNX export (asr export "
+            f"{args.model or 'bundled'} FOLDER --onnx makes one)"
+        )
+    if not exported and find_spec("torch") is None:
+        raise ConfigError(
+            "torch is not installed, so that only models for onnxruntime run (asr "
+            "export RUN FOLDER --onnx makes one where torch is; --model FOLDER)"
+        )
+    if exported:
+        _check_for_onnx(args)
+    return exported
+
+
+def _check_for_onnx(args: argparse.Namespace) -> None:
+    """Refuse options that need torch.
+
+    Raises:
+        ConfigError: one was given.
+    """
+    given = {
+        "--device": args.device == "cuda",
+        "--engine": args.engine != "processes",
+        "--processes": (args.processes or 1) != 1,
+        "--precision": args.precision != "float32",
+    }
+    for option in (name for name, is_given in given.items() if is_given):
+        raise ConfigError(
+            f"{option}: is for --backend torch (a model for onnxruntime runs in one "
+            "process on a CPU, in the precision it was exported with)"
+        )
 
 
 def add_subtitles(parser: argparse.ArgumentParser) -> None:
@@ -283,9 +341,11 @@ def shard_of(args: argparse.Namespace) -> "Shard | None":
     Raises:
         ConfigError: there is no such part.
     """
+    if args.shard is None:
+        return None
     from asr.inference.shards import Shard
 
-    return None if args.shard is None else Shard.parse(args.shard)
+    return Shard.parse(args.shard)
 
 
 def number(default: int | None, about: str) -> dict[str, Any]:
@@ -333,11 +393,25 @@ def decoding_of(args: argparse.Namespace) -> dict[str, Any]:
     if args.hotwords is not None:
         given["hotwords"] = read_hotwords(args.hotwords)
     if args.settings:
-        from asr.config import parse_settings
-
-        given |= parse_settings("decoding", args.settings)
+        given |= _parsed(args.settings)
     replaced(DecodingConfig(), given)  # before a model is loaded
     return given
+
+
+def _parsed(settings: Sequence[str]) -> dict[str, Any]:
+    """Read decoding.key=value; where there is no torch, values as JSON has them."""
+    if find_spec("torch") is not None:
+        from asr.config import parse_settings
+
+        return parse_settings("decoding", settings)
+    found = dict[str, Any]()
+    for setting in settings:
+        name, _, value = setting.removeprefix(_SECTION).partition("=")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value.strip("[]")
+    return found
 
 
 def checked(kind: "Callable[..., Settings]", **given: Any) -> "Settings":

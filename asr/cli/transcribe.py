@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from asr.cli.labels import ManifestOutput
 from asr.cli.live import add_pause
 from asr.cli.options import (
+    add_backend,
     add_command,
     add_device,
     add_machines,
@@ -31,6 +32,7 @@ from asr.cli.options import (
     number,
     one_line,
     own_process,
+    runs_in_onnx,
     shard_of,
 )
 from asr.cli.scripts import is_full
@@ -117,6 +119,7 @@ def add(commands: Any) -> None:
     add_pause(follow)
     add_subtitles(parser)
     add_search(parser)
+    add_backend(parser)
     add_device(parser)
     add_machines(parser, "recordings")
     defaults = {name: parser.get_default(name) for name in _NOT_FOLLOWED}
@@ -125,6 +128,9 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Transcribe what the command line asks for; return the exit status."""
+    args.onnx = runs_in_onnx(args)
+    if args.onnx:  # as with torch, one core; read where numpy is imported
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with lasting():
         from asr.audio import STANDARD_INPUT, spooled
         from asr.cli.inputs import Source, find_sources
@@ -222,13 +228,14 @@ def _transcribe_all(
 ) -> int:
     """Transcribe what was found, and write or print it."""
     with lasting():
-        from asr.audio import STANDARD_INPUT
+        from asr.audio import STANDARD_INPUT, read_arrays, read_blocks
         from asr.inference.long_audio import Recording
     from asr.progress import progress_bar
 
     manifest = ManifestOutput(args)
     output = _Output(args)
     clip = clip_of(args.clip)
+    read = read_arrays if args.onnx else read_blocks
     names, recordings, seconds = list[str](), list[Recording](), 0.0
     num_wanted = num_unfound
     for path, name in sources:
@@ -241,7 +248,7 @@ def _transcribe_all(
                 print(one_line(f"asr: {called or path}: is done"), file=sys.stderr)
                 continue
             names.append(full)
-            recordings.append(Recording.of_file(path, channel, clip, called))
+            recordings.append(Recording.of_file(path, channel, clip, called, read))
             seconds += _seconds(path, clip)
     output.expect(len(recordings))
     num_failed = num_unfound
@@ -381,6 +388,8 @@ def _transcripts(
     args: argparse.Namespace,
 ) -> "Iterator[Transcript | AsrError]":
     """Have recordings transcribed, here or elsewhere."""
+    if args.onnx:
+        return _transcripts_by_onnx(recordings, progress, args)
     with lasting():
         from asr.inference.parallel import transcribe_files
 
@@ -398,6 +407,21 @@ def _transcripts(
         seconds=seconds,
         progress=progress,
     )
+
+
+def _transcripts_by_onnx(
+    recordings: "list[Recording]",
+    progress: "Callable[[float], object]",
+    args: argparse.Namespace,
+) -> "Iterator[Transcript | AsrError]":
+    from asr.memory import keep_freed_memory
+    from asr.onnx.recognizer import OnnxRecognizer
+
+    keep_freed_memory()
+    recognizer = OnnxRecognizer.load(
+        args.model, decoding=decoding_of(args), language_model=args.language_model
+    )
+    return recognizer.transcribe_recordings(recordings, progress=progress)
 
 
 def _seconds(path: Path, clip: tuple[float, float | None]) -> float:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from asr.decoding.search import SearchConfig
+from asr.decoding.hypothesis import SearchConfig
 from asr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_CHARACTERS = 25
 """A second: more than anybody says. The search stops there."""
@@ -143,7 +144,7 @@ def _converted(name: str, value: Any) -> Any:
     return value if kind is int else float(value)
 
 
-def length_limits(seconds: Tensor) -> Tensor:
+def length_limits(seconds: "Tensor") -> "Tensor":
     """(B,) seconds of speech -> (B,) the most tokens that a search may write.
 
     >>> import torch

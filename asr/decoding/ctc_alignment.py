@@ -16,16 +16,16 @@ Source: Graves et al. (2006), ICML, section 4 (the paths); word times from them:
 Kürzinger et al. (2020), arXiv:2007.09127.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchaudio.functional import forced_align
 
-EARLY = 0.05
-"""Seconds by which spikes come before their sound, as `asr evaluate long-recordings`
-measured it."""
+from asr.decoding.word_times import EARLY as EARLY
+from asr.decoding.word_times import Span as Span
+from asr.decoding.word_times import word_places as word_places
+from asr.decoding.word_times import word_spans as word_spans
 
 
 class CTCAlignment(NamedTuple):
@@ -37,13 +37,6 @@ class CTCAlignment(NamedTuple):
     """(I,) step behind the last."""
     log_probs: Tensor
     """(I,) log P of the token at its best step; -inf where there is no path."""
-
-
-class Span(NamedTuple):
-    """A stretch of time, in seconds."""
-
-    start: float
-    end: float
 
 
 def align(log_probs: Tensor, tokens: Tensor, blank: int) -> CTCAlignment:
@@ -128,57 +121,3 @@ def _evenly(num_tokens: int, num_steps: int) -> CTCAlignment:
     begins = torch.linspace(0, num_steps - 1, num_tokens)
     ends = torch.cat((begins, torch.tensor([float(num_steps)])))[1:]
     return CTCAlignment(begins, ends, torch.full((num_tokens,), -torch.inf))
-
-
-def word_places(pieces: Sequence[str]) -> list[slice]:
-    """Return where the words of a text are, in tokens.
-
-    Args:
-        pieces: what each token writes: a character of the text, or several of a word,
-            with the space before them.
-
-    >>> word_places("GO  ON")
-    [slice(0, 2, None), slice(4, 6, None)]
-    >>> word_places([" GO", "ES", " ", "ON"])
-    [slice(0, 2, None), slice(3, 4, None)]
-    """
-    token_of = [token for token, piece in enumerate(pieces) for _ in piece]
-    text = "".join(pieces)
-    places, start = list[slice](), 0
-    for word in text.split():
-        start = text.index(word, start)
-        end = start + len(word)
-        places.append(slice(token_of[start], token_of[end - 1] + 1))
-        start = end
-    return places
-
-
-def word_spans(
-    found: CTCAlignment,
-    places: Sequence[slice],
-    seconds_per_step: float,
-    duration: float,
-) -> list[Span]:
-    """Return when the words of a text were said.
-
-    Args:
-        found: where all of its tokens are.
-        places: of the words among the tokens.
-        seconds_per_step: of the CTC head.
-        duration: of the recording, in seconds.
-
-    Returns:
-        One span a word: in order, inside the recording, and without overlap.
-
-    >>> begins = torch.tensor([5.0, 9, 10, 20])
-    >>> found = CTCAlignment(begins, begins + 1, torch.zeros(4))
-    >>> [(round(s.start, 2), round(s.end, 2))
-    ...  for s in word_spans(found, [slice(0, 2), slice(3, 4)], 0.04, 1.0)]
-    [(0.25, 0.45), (0.85, 0.89)]
-    """
-    spans = list[Span]()
-    for place in places:
-        start = float(found.begins[place.start]) * seconds_per_step + EARLY
-        end = float(found.ends[place.stop - 1]) * seconds_per_step + EARLY
-        spans.append(Span(min(start, duration), min(end, duration)))
-    return spans

@@ -32,15 +32,17 @@ import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from asr.errors import ConfigError
 from asr.text import ALPHABET, Tokenizer, normalize
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _SPACE = " "
 _FILES = (".txt", ".text", ".tsv", ".csv", ".json", ".jsonl", ".gz", ".xz")
@@ -131,6 +133,38 @@ def _pieces(tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.pieces([token])[0] for token in range(tokenizer.size)]
 
 
+class TokenTables(NamedTuple):
+    """Hot words as two tables, by the M states and the V tokens."""
+
+    next_states: npt.NDArray[np.int32]
+    """(M, V)."""
+    scores: npt.NDArray[np.float32]
+    """(M, V)."""
+
+
+def token_tables(phrases: Sequence[str], tokenizer: Tokenizer) -> TokenTables:
+    """Bring hot words, in the characters of a tokenizer, into tables.
+
+    Raises:
+        ValueError: there is no phrase, or an empty one.
+    """
+    if not phrases or not all(phrase.split() for phrase in phrases):
+        raise ValueError("there is no hot word, or an empty one")
+    pieces = _pieces(tokenizer)
+    tables = _tables(_Trie(phrases), {c for piece in pieces for c in piece})
+    shape = len(tables.ending), len(pieces)
+    next_states = np.empty(shape, dtype=np.int32)
+    scores = np.zeros(shape, dtype=np.float32)
+    for token, piece in enumerate(pieces):
+        states = np.arange(shape[0])
+        for character in piece:
+            scores[:, token] += tables.points[character][states]
+            states = tables.after[character][states]
+        next_states[:, token] = states
+    scores[:, tokenizer.eos] = tables.ending
+    return TokenTables(next_states, scores)
+
+
 class HotWords:
     """Hot words, ready for a search.
 
@@ -147,24 +181,13 @@ class HotWords:
         self,
         phrases: Sequence[str],
         tokenizer: Tokenizer,
-        device: torch.device | str = "cpu",
+        device: "torch.device | str" = "cpu",
     ) -> None:
-        if not phrases or not all(phrase.split() for phrase in phrases):
-            raise ValueError("there is no hot word, or an empty one")
-        pieces = _pieces(tokenizer)
-        tables = _tables(_Trie(phrases), {c for piece in pieces for c in piece})
-        shape = len(tables.ending), len(pieces)
-        next_states = np.empty(shape, dtype=np.int32)
-        scores = np.zeros(shape, dtype=np.float32)
-        for token, piece in enumerate(pieces):
-            states = np.arange(shape[0])
-            for character in piece:
-                scores[:, token] += tables.points[character][states]
-                states = tables.after[character][states]
-            next_states[:, token] = states
-        scores[:, tokenizer.eos] = tables.ending
-        self.next_states = torch.from_numpy(next_states).to(device)
-        self.scores = torch.from_numpy(scores).to(device)
+        import torch
+
+        tables = token_tables(phrases, tokenizer)
+        self.next_states = torch.from_numpy(tables.next_states).to(device)
+        self.scores = torch.from_numpy(tables.scores).to(device)
 
     def steps(self, num_utterances: int) -> "HotWordPrefix":
         """Return a step model of so many utterances."""
@@ -182,16 +205,16 @@ class HotWordPrefix:
     def __init__(self, model: HotWords, num_utterances: int) -> None:
         self.model, self.num_utterances = model, num_utterances
 
-    def start(self) -> Tensor:
+    def start(self) -> "Tensor":
         """Return one row per utterance, at the start of a word."""
         return self.model.next_states.new_zeros(self.num_utterances)
 
-    def step(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, tokens: "Tensor", state: "Tensor") -> "tuple[Tensor, Tensor]":
         """Read one more token of every hypothesis; see `StepModel.step`."""
         state = self.model.next_states[state, tokens]
         return self.model.scores.index_select(0, state), state
 
-    def select(self, state: Tensor, rows: Tensor) -> Tensor:
+    def select(self, state: "Tensor", rows: "Tensor") -> "Tensor":
         """Repeat, reorder and drop hypotheses; see `StepModel.select`."""
         return state.index_select(0, rows.flatten())
 

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from asr.data.manifest import Utterance, read_manifest
 from asr.data.recordings import read_utterance
@@ -46,9 +46,9 @@ class Judged(NamedTuple):
     """The words of an utterance."""
 
     speaker: str
-    features: Tensor
+    features: npt.NDArray[np.floating]
     """(W, D)."""
-    right: Tensor
+    right: npt.NDArray[np.bool_]
     """(W,) bool."""
     clear: float
     """Share of its characters that the CTC head finds, too."""
@@ -84,8 +84,8 @@ def calibrate(
         Recognizer.load, folder, language_model=language_model, attention=attention
     )
     judged = _judge(utterances, load, number_of_processes(processes))
-    features = torch.cat([one.features for one in judged])
-    right = torch.cat([one.right for one in judged])
+    features = np.concatenate([one.features for one in judged])
+    right = np.concatenate([one.right for one in judged])
     if len(right) < MIN_WORDS:
         raise ManifestError(
             f"{manifest}: only {len(right)} words were found in its recordings (at "
@@ -97,19 +97,19 @@ def calibrate(
             f"{manifest}: words were found in one recording only (at least two are "
             "needed)"
         )
-    predicted = torch.empty(len(right))
+    predicted = np.empty(len(right))
     for half in (first, ~first):
         found = fit(features[~half], right[~half])
-        predicted[half] = torch.tensor(confidence(features[half], found))
-    clear = torch.tensor([one.clear for one in judged])
-    speech = round(float(clear.quantile(NOISE)), 3)
+        predicted[half] = confidence(features[half], found)
+    clear = [one.clear for one in judged]
+    speech = round(float(np.quantile(clear, NOISE)), 3)
     text = json.dumps(fit(features, right, speech).to_dict(), indent=2) + "\n"
     add_further(folder, CALIBRATION, text.encode())
-    raw = torch.tensor(confidence(features, None))
-    return _table(predicted.tolist(), raw.tolist(), right.tolist())
+    raw = confidence(features, None)
+    return _table(predicted.tolist(), raw, right.tolist())
 
 
-def _of_first_half(judged: Sequence[Judged]) -> Tensor:
+def _of_first_half(judged: Sequence[Judged]) -> npt.NDArray[np.bool_]:
     """(W,) whether a word is of the first half of the speakers, or utterances."""
     with_words = [one for one in judged if len(one.right)]
     speakers = sorted({one.speaker for one in with_words})
@@ -117,9 +117,9 @@ def _of_first_half(judged: Sequence[Judged]) -> Tensor:
         chosen = [one.speaker in speakers[::2] for one in with_words]
     else:
         chosen = [place % 2 == 0 for place in range(len(with_words))]
-    return torch.cat(
+    return np.concatenate(
         [
-            torch.full((len(one.right),), is_first)
+            np.full(len(one.right), is_first)
             for one, is_first in zip(with_words, chosen, strict=True)
         ]
     )
@@ -148,7 +148,7 @@ def _judge_batch(
         Judged(
             utterance.speaker,
             result.features,
-            torch.tensor(_right(utterance.text, result.texts[0]), dtype=torch.bool),
+            np.array(_right(utterance.text, result.texts[0]), dtype=bool),
             result.clear,
         )
         for utterance, result in zip(utterances, found, strict=True)

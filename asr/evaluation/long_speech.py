@@ -40,7 +40,8 @@ class Measured(NamedTuple):
 class Length(NamedTuple):
     """Recordings of so many utterances each."""
 
-    count: int
+    num_utterances: int
+    """In each."""
     num_recordings: int
     seconds: float
     """Mean length of a recording."""
@@ -128,7 +129,7 @@ def table(lengths: Sequence[Length]) -> str:
         "| cut: WER | CPU s / s | MiB |"
     )
     rows = [
-        f"| {one.count} | {one.seconds:.1f} | {one.num_recordings} | "
+        f"| {one.num_utterances} | {one.seconds:.1f} | {one.num_recordings} | "
         + " | ".join(
             f"{100 * way.errors.rate:.1f} % | {way.seconds:.3f} | {way.memory:.0f}"
             for way in (one.whole, one.cut)

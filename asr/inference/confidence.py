@@ -29,12 +29,11 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from asr.errors import CheckpointError
 from asr.foreign import number_in, parse_table
-from asr.model.storage import CALIBRATION, read_further
 
 FEATURES = (
     *("ctc", "ctc_worst", "speller", "speller_worst"),
@@ -45,6 +44,8 @@ _SUPPORT = FEATURES.index("support")
 _FLOOR = -10.0  # least log P: what is impossible is not worse than very unlikely
 _RIDGE = 1e-3
 _LARGEST = 1e6  # of a weight; those of the bundled model are below 10
+
+Floats = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class Calibration:
         if len(self.weights) != len(FEATURES) or not all(map(math.isfinite, numbers)):
             raise ValueError(f"{len(FEATURES)} weights and two numbers were needed")
 
-    def __call__(self, features: Tensor) -> Tensor:
+    def __call__(self, features: npt.ArrayLike) -> Floats:
         """(W, D) -> (W,) confidence."""
-        return torch.sigmoid(features @ torch.tensor(self.weights) + self.bias)
+        return _sigmoid(np.asarray(features) @ np.array(self.weights) + self.bias)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` reads, ready for JSON."""
@@ -89,27 +90,28 @@ class Calibration:
             raise ValueError(f"is no calibration ({error!r})") from error
 
 
-def load_calibration(folder: Path) -> Calibration | None:
-    """Read the calibration of a model folder, if it has one.
+def read_calibration(content: bytes, place: Path) -> Calibration:
+    """Read a calibration as a model folder holds it.
+
+    Args:
+        content: of the file.
+        place: the file, for errors.
 
     Raises:
         CheckpointError: it is damaged, or of other features.
     """
-    content = read_further(folder, CALIBRATION)
-    if content is None:
-        return None
     try:
         return Calibration.from_dict(parse_table(content))
     except ValueError as error:
-        raise CheckpointError(f"{folder / CALIBRATION}: {error}") from error
+        raise CheckpointError(f"{place}: {error}") from error
 
 
 def word_features(
     places: Sequence[slice],
-    ctc: Tensor,
-    speller: Tensor,
+    ctc: npt.ArrayLike,
+    speller: npt.ArrayLike,
     support: Sequence[float],
-) -> Tensor:
+) -> Floats:
     """Gather what is known of the words of a text.
 
     Args:
@@ -121,20 +123,22 @@ def word_features(
     Returns:
         (W, D).
     """
+    by_ctc, by_speller = (np.asarray(one, np.float64) for one in (ctc, speller))
     rows = [
         [
-            *(float(reduce(ctc[place])) for reduce in (torch.mean, torch.amin)),
-            *(float(reduce(speller[place])) for reduce in (torch.mean, torch.amin)),
+            *(by_ctc[place].mean(), by_ctc[place].min()),
+            *(by_speller[place].mean(), by_speller[place].min()),
             *(share, share**2, math.log(place.stop - place.start)),
         ]
         for place, share in zip(places, support, strict=True)
     ]
-    return torch.tensor(rows).view(-1, len(FEATURES)).clamp_min(_FLOOR)
+    return np.maximum(np.array(rows).reshape(-1, len(FEATURES)), _FLOOR)
 
 
-def confidence(features: Tensor, calibration: Calibration | None) -> list[float]:
+def confidence(features: npt.ArrayLike, calibration: Calibration | None) -> list[float]:
     """Return how likely each word is right: (W, D) -> (W,)."""
-    found = calibration(features) if calibration else features[:, _SUPPORT]
+    known = np.asarray(features)
+    found = calibration(known) if calibration else known[:, _SUPPORT]
     return [float(value) for value in found]
 
 
@@ -149,7 +153,8 @@ def support(texts: Sequence[str], log_probs: Sequence[float]) -> list[float]:
     [1.0, 0.5]
     """
     best = texts[0].split()
-    shares = torch.tensor(log_probs, dtype=torch.float64).softmax(dim=0).tolist()
+    below = np.array(log_probs, dtype=np.float64) - max(log_probs)
+    shares = (np.exp(below) / np.exp(below).sum()).tolist()
     found = [0.0] * len(best)
     for text, share in zip(texts, shares, strict=True):
         matcher = SequenceMatcher(None, best, text.split(), autojunk=False)
@@ -159,7 +164,9 @@ def support(texts: Sequence[str], log_probs: Sequence[float]) -> list[float]:
     return [min(1.0, share) for share in found]
 
 
-def fit(features: Tensor, right: Tensor, speech: float = 0.0) -> Calibration:
+def fit(
+    features: npt.ArrayLike, right: npt.ArrayLike, speech: float = 0.0
+) -> Calibration:
     """Fit a calibration to words of which is known whether they are right.
 
     Args:
@@ -167,19 +174,24 @@ def fit(features: Tensor, right: Tensor, speech: float = 0.0) -> Calibration:
         right: (W,) bool.
         speech: see `Calibration`.
     """
-    x, y = features.double(), right.double()
-    mean, std = x.mean(dim=0), x.std(dim=0).clamp_min(1e-6)
-    x = torch.cat(((x - mean) / std, torch.ones(len(x), 1)), dim=1)
-    weights = torch.zeros(x.size(1), dtype=torch.float64)
-    ridge = _RIDGE * len(x) * torch.eye(x.size(1), dtype=torch.float64)
+    x, y = np.asarray(features, np.float64), np.asarray(right, np.float64)
+    mean, std = x.mean(axis=0), np.maximum(x.std(axis=0, ddof=1), 1e-6)
+    x = np.concatenate(((x - mean) / std, np.ones((len(x), 1))), axis=1)
+    weights = np.zeros(x.shape[1])
+    ridge = _RIDGE * len(x) * np.eye(x.shape[1])
     for _ in range(50):  # Newton's method; it converges in less than ten steps
-        p = torch.sigmoid(x @ weights)
-        gradient = x.t() @ (y - p) - ridge @ weights
-        hessian = (x * (p * (1 - p))[:, None]).t() @ x + ridge
-        weights += torch.linalg.solve(hessian, gradient)
+        p = _sigmoid(x @ weights)
+        gradient = x.T @ (y - p) - ridge @ weights
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + ridge
+        weights += np.linalg.solve(hessian, gradient)
     scaled = weights[:-1] / std
     bias = float(weights[-1] - scaled @ mean)
     return Calibration(tuple(scaled.tolist()), bias, speech)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    found: Floats = 0.5 * np.tanh(0.5 * x) + 0.5
+    return found
 
 
 class Bin(NamedTuple):
@@ -200,8 +212,8 @@ def reliability(
     >>> [tuple(one) for one in reliability([0.1, 0.9, 0.8], [False, True, False], 2)]
     [(0.1, 0.0, 1), (0.85, 0.5, 2)]
     """
-    x, y = torch.tensor(confidences), torch.tensor(right, dtype=torch.float32)
-    place = (x * num_bins).long().clamp(max=num_bins - 1)
+    x, y = np.array(confidences, np.float32), np.array(right, np.float32)
+    place = np.minimum((x * num_bins).astype(np.int64), num_bins - 1)
     return [
         Bin(
             round(float(x[place == k].mean()), 4),
@@ -209,7 +221,7 @@ def reliability(
             int((place == k).sum()),
         )
         for k in range(num_bins)
-        if bool((place == k).any())
+        if (place == k).any()
     ]
 
 
@@ -230,9 +242,9 @@ def area_under_curve(confidences: Sequence[float], right: Sequence[bool]) -> flo
     >>> area_under_curve([0.9, 0.4, 0.6], [True, False, False])
     1.0
     """
-    x, y = torch.tensor(confidences), torch.tensor(right)
-    good, bad = x[y], x[~y].sort().values
-    below = torch.searchsorted(bad, good).double()
-    ties = torch.searchsorted(bad, good, right=True).double() - below
+    x, y = np.array(confidences, np.float32), np.array(right, dtype=bool)
+    good, bad = x[y], np.sort(x[~y])
+    below = np.searchsorted(bad, good)
+    ties = np.searchsorted(bad, good, side="right") - below
     pairs = max(1, len(good) * len(bad))
     return float((below + ties / 2).sum() / pairs)

@@ -5,24 +5,30 @@ only while it is read: most formats are read from more than one place.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from inspect import iscoroutinefunction
 from io import BytesIO, TextIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from asr.audio import Channel, read_blocks
 from asr.audio.spooling import spooled
 from asr.errors import AudioError
 from asr.inference.long_audio import Clip, Recording
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Upload = bytes | bytearray | memoryview | BinaryIO
 """The content of an audio file, or such a file opened for reading bytes."""
-Audio = str | Path | Upload | npt.NDArray[Any] | Tensor
+if TYPE_CHECKING:
+    Audio: TypeAlias = str | Path | Upload | npt.NDArray[Any] | Tensor
+else:  # where there is no torch, there are no tensors
+    Audio = str | Path | Upload | npt.NDArray[Any]
 
 _UPLOAD = "the audio given"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -40,20 +46,34 @@ def is_one(audio: Audio | Sequence[Audio]) -> bool:
     """
     if isinstance(audio, str | Path | bytes | bytearray | memoryview):
         return True
-    if isinstance(audio, np.ndarray | Tensor) or hasattr(audio, "read"):
+    if is_samples(audio) or hasattr(audio, "read"):
         return True
     if not isinstance(audio, Sequence | Iterator):
         raise TypeError(f"{_WANTED}, not {_kind(audio)}")
     return False
 
 
-def recording_of(audio: object, channel: Channel, clip: Clip) -> Recording:
+def is_samples(audio: object) -> bool:
+    """Return whether something is an array, or a tensor of torch."""
+    torch = sys.modules.get("torch")  # without it there are no tensors
+    return isinstance(audio, np.ndarray) or bool(
+        torch and isinstance(audio, torch.Tensor)
+    )
+
+
+def recording_of(
+    audio: object,
+    channel: Channel,
+    clip: Clip,
+    read: Callable[..., Iterable[Any]] = read_blocks,
+) -> Recording:
     """Return the recording that a path or an upload stands for.
 
     Args:
         audio: a path or an `Upload`.
         channel: of it.
         clip: from which second to which.
+        read: `read_blocks`, or `read_arrays` where there is no torch.
 
     Raises:
         AudioError: it is an address on the web.
@@ -62,18 +82,16 @@ def recording_of(audio: object, channel: Channel, clip: Clip) -> Recording:
     if isinstance(audio, str | Path):
         if _ADDRESS.match(str(audio)) and not Path(audio).exists():
             raise AudioError(f"{audio}: is an address, not a file (download it first)")
-        return Recording.of_file(audio, channel, clip)
+        return Recording.of_file(audio, channel, clip, read=read)
     if isinstance(audio, bytes | bytearray | memoryview):
         stream, name = cast(BinaryIO, BytesIO(audio)), _UPLOAD
     else:
         stream, name = _stream(audio)
     start, end = clip
 
-    def blocks() -> Iterator[Tensor]:
+    def blocks() -> Iterator[Any]:
         with spooled(stream, name) as path:
-            yield from read_blocks(
-                path, channel=channel, start=start, end=end, name=name
-            )
+            yield from read(path, channel=channel, start=start, end=end, name=name)
 
     return Recording(blocks, name, channel, start)
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import ManifestError
+from asr.folders import write_bytes
 from asr.output import trn_line
-from asr.tensor_files import write_bytes
 from asr.wording import counted
 
 HYPOTHESES = "hypotheses.jsonl"

@@ -339,7 +339,7 @@ class LiveTranscriber:
         self._pause = last[0].seconds if at_end else 0.0
         if self._pause < pause:
             return []
-        self._speech = loudest(loudness(self._window), self._speech)
+        self._speech = loudest(loudness(self._window.numpy()), self._speech)
         margin = round(MARGIN * SAMPLE_RATE)
         end = max(min(last[0].start + margin, last[0].end), self._overlap)
         self._push(end, is_silent=last[0].start == 0)
@@ -353,7 +353,7 @@ class LiveTranscriber:
         Args:
             least_depth: dB below the loudest that a pause has at least, in noise, too.
         """
-        levels = loudness(self._window)
+        levels = loudness(self._window.numpy())
         self._noise = max(min(self._noise + _NOISE_RISES, float(levels.min())), FLOOR)
         loud = loudest(levels, self._speech)
         noise = min(self._noise + self.config.rise, loud - least_depth)
@@ -379,7 +379,7 @@ class LiveTranscriber:
     def _cut(self) -> None:
         """End a piece as a recording is cut, and the turn goes on."""
         window = self._window[: _LONGEST + 1]
-        cut, self._speech = next_cut(window, self._speech)
+        cut, self._speech = next_cut(window.numpy(), self._speech)
         self._push(cut.end, cut.overlap, cut.silent)
 
     def _push(self, end: int, repeated: int = 0, is_silent: bool = False) -> None:

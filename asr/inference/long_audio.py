@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from asr.audio import SAMPLE_RATE, Channel, check_channel, read_blocks
 from asr.errors import AsrError
 from asr.files import errors_of
 from asr.inference.segmentation import LONGEST, Piece, merge_segments, pieces
 from asr.transcript import Segment, Transcript, moved, silence
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BATCH = 8
 """Most pieces or utterances that are recognised together on a CPU."""
@@ -34,7 +35,7 @@ Clip = tuple[float, float | None]
 """From which second to which; None for the end."""
 Progress = Callable[[float], object]
 """Is called with the seconds that were done since the last call."""
-Recognize = Callable[[Iterator[list[Tensor]]], Iterable[list[Segment]]]
+Recognize: TypeAlias = "Callable[[Iterator[list[Tensor]]], Iterable[list[Segment]]]"
 """Takes batches of waveforms (N,), perhaps some of them ahead, and gives the segments
 of each batch, in the order of the batches."""
 
@@ -43,7 +44,7 @@ of each batch, in the order of the batches."""
 class Recording:
     """What is to be transcribed."""
 
-    blocks: Callable[[], Iterable[Tensor]]
+    blocks: "Callable[[], Iterable[Tensor]]"
     """Gives (N,) float32 at 16 kHz each, one after the other."""
     name: str = ""
     """Its path, if it has one."""
@@ -58,6 +59,7 @@ class Recording:
         channel: Channel = "mix",
         clip: Clip = (0.0, None),
         name: str | None = None,
+        read: Callable[..., Iterable[Any]] = read_blocks,
     ) -> "Recording":
         """Take a file, one channel or the mean of all, whole or a clip of it.
 
@@ -66,15 +68,14 @@ class Recording:
             channel: mix for the mean of all, left, right, or a number from 1 on.
             clip: from which second to which.
             name: what it is called, where that is not its path.
+            read: `read_blocks`, or `read_arrays` where there is no torch.
 
         Raises:
             ValueError: the channel is none.
         """
         check_channel(channel)
         start, end = clip
-        blocks = partial(
-            read_blocks, path, channel=channel, start=start, end=end, name=name
-        )
+        blocks = partial(read, path, channel=channel, start=start, end=end, name=name)
         return cls(blocks, name or str(path), channel, start)
 
 
@@ -133,7 +134,7 @@ def transcripts(
 
 def _batches(
     recordings: Iterable[Recording], size: int, waiting: deque[list[_Read]]
-) -> Iterator[list[Tensor]]:
+) -> "Iterator[list[Tensor]]":
     """Read pieces into batches, and note whose they are."""
     batch = list[_Read]()
     for recording in recordings:
@@ -162,7 +163,7 @@ def _read(recording: Recording) -> Iterator[_Read]:
         yield _Read(recording, None, end / SAMPLE_RATE)
 
 
-def _waveforms(batch: list[_Read]) -> list[Tensor]:
+def _waveforms(batch: list[_Read]) -> "list[Tensor]":
     return [read.piece.waveform for read in batch if read.piece and read.is_loud]
 
 

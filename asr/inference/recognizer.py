@@ -16,7 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
-import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,8 +26,8 @@ from asr.decoding.hotwords import spell_hotwords
 from asr.decoding.search import Hypothesis
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.inference.aligning import align_recording
-from asr.inference.confidence import Calibration, load_calibration
-from asr.inference.given_audio import Audio, is_one, recording_of
+from asr.inference.confidence import Calibration
+from asr.inference.given_audio import Audio, is_one, is_samples, recording_of
 from asr.inference.long_audio import (
     BATCH,
     GPU_PIECES,
@@ -47,6 +47,7 @@ from asr.inference.search_settings import (
 )
 from asr.inference.silence import may_be_speech
 from asr.inference.speech_search import SpeechSearch
+from asr.inference.stored_calibration import load_calibration
 from asr.lm.ngram import WordNGram, find_language_model, load_language_model
 from asr.model.attention import Attention, note_plain_path
 from asr.model.quantized import PRECISIONS
@@ -426,12 +427,13 @@ def _check_precision(precision: str, device: torch.device) -> None:
 def _recording(
     audio: Audio, sample_rate: int | None, channel: Channel, clip: Clip
 ) -> Recording:
-    if not isinstance(audio, np.ndarray | Tensor):
+    if not is_samples(audio):
         return recording_of(audio, channel, clip)
     if sample_rate is None:
         raise TypeError(
             "samples need their rate: transcribe(samples, sample_rate=16000)"
         )
     start, end = clip
-    waveform = from_samples(audio, sample_rate, channel=channel, start=start, end=end)
+    samples = cast(npt.NDArray[Any] | Tensor, audio)
+    waveform = from_samples(samples, sample_rate, channel=channel, start=start, end=end)
     return Recording(lambda: [waveform], channel=channel, start=start)

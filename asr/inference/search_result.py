@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-from asr.decoding.ctc_alignment import CTCAlignment, word_places, word_spans
-from asr.decoding.search import Hypothesis
+from asr.decoding.hypothesis import Hypothesis
+from asr.decoding.word_times import Found, word_places, word_spans
 from asr.inference.confidence import Calibration, confidence, support, word_features
 from asr.inference.repetition import repeats_itself
 from asr.transcript import (
@@ -29,8 +30,19 @@ from asr.transcript import (
     mean_confidence,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 END = "\u220e"
 """Stands for the end of a text in an alignment."""
+
+
+class TokenTimes(Found, Protocol):
+    """Where the CTC head finds the tokens of a text, and how sure it is of each."""
+
+    @property
+    def log_probs(self) -> Any:
+        """(I,) log P of each token at its best step."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +55,11 @@ class SearchResult:
     """What they spell."""
     pieces: Sequence[str]
     """What each token of the best text writes; joined, the words of that text."""
-    alignment: CTCAlignment
+    alignment: TokenTimes
     """Where the CTC head finds the tokens of the best text."""
-    log_probs: Tensor
+    log_probs: npt.ArrayLike
     """(I,) log P of each token of the best text by the speller."""
-    weights: Tensor
+    weights: "Tensor"
     """(I, J) alpha, where the speller looked when it read that text."""
     seconds_per_ctc_step: float
     seconds_per_step: float
@@ -56,20 +68,20 @@ class SearchResult:
     """Seconds of the waveform."""
 
     @property
-    def features(self) -> Tensor:
+    def features(self) -> npt.NDArray[np.floating]:
         """(W, D) what is known of each word of the best text; see `confidence`."""
         return word_features(
             word_places(self.pieces),
             self.alignment.log_probs,
-            self.log_probs[:-1],
+            np.asarray(self.log_probs)[:-1],
             support(self.texts, [one.log_prob for one in self.hypotheses]),
         )
 
     @property
     def clear(self) -> float:
         """Share of the best text's tokens that the CTC head is sure of; 1 for none."""
-        sure = self.alignment.log_probs > log(0.5)
-        return float(sure.float().mean()) if len(sure) else 1.0
+        sure = np.asarray(self.alignment.log_probs) > log(0.5)
+        return float(sure.mean()) if len(sure) else 1.0
 
     def segment(self, calibration: Calibration | None) -> Segment:
         """Return the segment that starts at 0, with its alignment.
@@ -114,7 +126,7 @@ class SearchResult:
         tokens = (*self.pieces, END)
         return Alignment(
             tuple(token for place in kept for token in tokens[place]),
-            torch.cat([self.weights[place] for place in kept]),
+            self.weights[[row for place in kept for row in _rows(place)]],
             self.seconds_per_step,
         )
 
@@ -125,6 +137,10 @@ class SearchResult:
         if repeats_itself(self.texts[0]):
             flags.append(Flag.LOOP)
         return tuple(flags)
+
+
+def _rows(place: slice) -> range:
+    return range(place.start, place.stop)
 
 
 def _spelled(pieces: Sequence[str]) -> str:

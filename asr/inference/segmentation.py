@@ -13,14 +13,19 @@ Shapes: N samples.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+import numpy.typing as npt
 
 from asr.audio import SAMPLE_RATE
-from asr.decoding.ctc_alignment import word_places
+from asr.decoding.word_times import word_places
 from asr.transcript import Segment, mean_confidence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Floats = npt.NDArray[np.float32]
 
 LONGEST = 15.0
 """Seconds of the longest piece."""
@@ -54,8 +59,8 @@ class Piece(NamedTuple):
 
     start: int
     """Samples from the beginning of the recording."""
-    waveform: Tensor
-    """(N,) at 16 kHz."""
+    waveform: "Tensor"
+    """(N,) at 16 kHz; an array of numpy where the blocks were such."""
     overlap: int = 0
     """Samples at its beginning that the piece before it has too."""
     silent: bool = False
@@ -92,34 +97,48 @@ class Pause(NamedTuple):
         return (self.end - self.start) / SAMPLE_RATE
 
 
-def pieces(blocks: Iterable[Tensor]) -> Iterator[Piece]:
+def pieces(blocks: "Iterable[Tensor]") -> Iterator[Piece]:
     """Cut a recording at 16 kHz into pieces of at most 15 s, without gaps.
 
     Args:
-        blocks: (N,) each, of any length, one after the other.
+        blocks: (N,) each, of any length, one after the other; all tensors on the CPU,
+            or all arrays of numpy, and then so are the pieces.
 
+    >>> import torch
     >>> noise = torch.ones(20 * 16_000)
     >>> noise[160_000:164_000] = 0.0  # a pause at 10 s
     >>> [round(piece.end / 16_000, 1) for piece in pieces([noise])]
     [10.1, 20.0]
     """
     start, overlap, speech = 0, 0, FLOOR
-    ahead, ended, blocks = torch.zeros(0), False, iter(blocks)
+    ahead, ended, blocks = np.zeros(0, dtype=np.float32), False, iter(blocks)
+    kind: type | None = None
     while not ended or len(ahead):
         while not ended and len(ahead) <= _LONGEST:
             block = next(blocks, None)
             ended = block is None
-            ahead = ahead if block is None else torch.cat((ahead, block))
+            kind = kind or type(block)
+            if block is not None:
+                ahead = np.concatenate((ahead, np.asarray(block)))
         if not len(ahead):
             return
         window = ahead[: _LONGEST + 1]  # one sample more: is this the end?
         cut, speech = next_cut(window, speech)
-        yield Piece(start, ahead[: cut.end].clone(), overlap, cut.silent)
+        yield Piece(start, _like(kind, ahead[: cut.end].copy()), overlap, cut.silent)
         start, overlap = start + cut.end - cut.overlap, cut.overlap
         ahead = ahead[cut.end - cut.overlap :]
 
 
-def next_cut(window: Tensor, speech: float) -> tuple[Cut, float]:
+def _like(kind: type | None, waveform: Floats) -> Any:
+    """Return a waveform as what its blocks were."""
+    if kind is np.ndarray:
+        return waveform
+    import torch
+
+    return torch.from_numpy(waveform)
+
+
+def next_cut(window: Floats, speech: float) -> tuple[Cut, float]:
     """Find where the piece that begins a window ends.
 
     Args:
@@ -153,29 +172,31 @@ def _cut(num_samples: int, pauses: Sequence[Pause]) -> Cut:
     return Cut(_LONGEST, overlap=_OVERLAP)
 
 
-def loudness(window: Tensor) -> Tensor:
+def loudness(window: Floats) -> Floats:
     """Measure how loud (N,) samples are: dB of 0.2 s around each hundredth second."""
     padding = -len(window) % _HOP
-    hops = nn.functional.pad(window, (0, padding)).view(-1, _HOP)
-    smooth = nn.functional.avg_pool1d(
-        hops.square().mean(dim=1)[None, None],
-        _SMOOTH + 1,
-        stride=1,
-        padding=_SMOOTH // 2,
-        count_include_pad=False,
-    )[0, 0]
-    return 10 * smooth.clamp_min(1e-12).log10()
+    hops = np.pad(window, (0, padding)).reshape(-1, _HOP)
+    sums = np.cumsum(np.square(hops).mean(axis=1, dtype=np.float64))
+    sums = np.concatenate(([0.0], sums))
+    places, half = np.arange(len(hops)), _SMOOTH // 2
+    first, behind = (
+        np.maximum(places - half, 0),
+        np.minimum(places + half + 1, len(hops)),
+    )
+    smooth = (sums[behind] - sums[first]) / (behind - first)
+    levels: Floats = (10 * np.log10(np.maximum(smooth, 1e-12))).astype(np.float32)
+    return levels
 
 
-def loudest(levels: Tensor, speech: float) -> float:
+def loudest(levels: Floats, speech: float) -> float:
     """Return how loud speech is, in dB: that of a window, or a little below earlier."""
-    return max(float(levels.quantile(0.97)), speech - FADE)
+    return max(float(np.quantile(levels, np.float32(0.97))), speech - FADE)
 
 
-def find_pauses(levels: Tensor, threshold: float, num_samples: int) -> list[Pause]:
+def find_pauses(levels: Floats, threshold: float, num_samples: int) -> list[Pause]:
     """Find the stretches that are less loud than a threshold, in dB."""
     quiet = levels < max(threshold, FLOOR)
-    edges = torch.diff(nn.functional.pad(quiet.int(), (1, 1))).nonzero()[:, 0].tolist()
+    edges = np.diff(np.pad(quiet.astype(np.int8), 1)).nonzero()[0].tolist()
     return [
         Pause(start * _HOP, min(end * _HOP, num_samples))
         for start, end in zip(edges[::2], edges[1::2], strict=True)

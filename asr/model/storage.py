@@ -81,6 +81,8 @@ WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "model.json", "MODEL_CARD.md"
 DECODING, CALIBRATION = SETTINGS = "decoding.json", "confidence.json"
 """Settings of the search, and the calibration of confidences: files that people may
 change or copy from another model."""
+ONNX = "onnx.json"
+"""What an export for onnxruntime has in place of model.json; see `asr.onnx`."""
 PARTS = Parts(DESCRIPTION, CARD)
 """What is fetched from the Hugging Face Hub with the files that model.json lists."""
 WeightType = Literal["float32", "float16", "int8"]
@@ -138,6 +140,11 @@ def find_model(folder: str | Path | None) -> Path:
         return assets / BUNDLED
     if not os.path.exists(folder) and str(folder) in bundled:
         return assets / folder
+    if os.path.exists(folder / ONNX):
+        raise CheckpointError(
+            f"{folder}: is an ONNX export, which asr transcribe runs (give the model "
+            "that it was made of)"
+        )
     raise CheckpointError(
         f"{folder}: holds no model (a folder with {DESCRIPTION}, a run that was "
         f"validated at least once, or a bundled model was expected: "

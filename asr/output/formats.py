@@ -14,11 +14,11 @@ from math import isfinite
 from pathlib import Path
 
 from asr.errors import CheckpointError
+from asr.folders import write_bytes
 from asr.output import ctm, json_file, srt, text_grid, trn, tsv, txt, vtt
 from asr.output.document import Document
 from asr.output.speech import spoken
 from asr.output.subtitles import SubtitleConfig
-from asr.tensor_files import write_bytes
 from asr.transcript import Segment, Transcript, Word
 
 FORMATS: dict[str, Callable[[Document], str]] = {

@@ -34,7 +34,7 @@ def test_the_same_utterances_are_measured_at_each_length(
 
     found = by_length(recognizer, neighbours, seconds=100, counts=(1, 2, 4))
 
-    assert [one.count for one in found] == [1, 2, 4]
+    assert [one.num_utterances for one in found] == [1, 2, 4]
     assert [one.num_recordings for one in found] == [4, 2, 1]
     for one in found:
         assert one.seconds * one.num_recordings == pytest.approx(1.0 + 1.1 + 1.2 + 1.3)

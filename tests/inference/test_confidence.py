@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,7 +30,7 @@ def test_the_features_of_a_word_are_those_of_its_characters() -> None:
         [-2.0, -3.0, -3.0, -4.0, 0.5, 0.25, math.log(2)],
         [-0.5, -0.5, -1.0, -1.0, 1.0, 1.0, 0.0],
     ]
-    torch.testing.assert_close(features, torch.tensor(expected))
+    assert features.tolist() == [pytest.approx(row) for row in expected]
 
 
 def test_what_is_impossible_is_still_a_number() -> None:
@@ -37,7 +38,7 @@ def test_what_is_impossible_is_still_a_number() -> None:
 
     features = word_features([slice(0, 1)], nothing, nothing, [1.0])
 
-    assert bool(features.isfinite().all())
+    assert bool(np.isfinite(features).all())
 
 
 def test_no_words_have_no_features() -> None:
@@ -76,7 +77,7 @@ def test_a_fit_finds_the_weights_that_made_the_words() -> None:
     torch.manual_seed(0)
     true = Calibration((0.5, 0.0, 1.0, 0.0, 2.0, 0.0, -1.0), -0.5, 0.0)
     features = torch.randn(20_000, len(FEATURES))
-    right = torch.rand(20_000) < true(features)
+    right = torch.rand(20_000) < torch.from_numpy(true(features))
 
     found = fit(features, right)
 

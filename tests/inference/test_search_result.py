@@ -1,6 +1,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -81,7 +82,8 @@ def test_words_of_subwords_have_the_times_and_confidence_of_their_tokens() -> No
     pieces = [" ", " GO", "ES", " ", "ON", " ", "", " ", "IT"]
     result = found("GOES ON  IT", "GOES IN IT", pieces=pieces)
     log_probs = torch.tensor([0.0, -0.1, -0.4, 0.0, -0.2, 0.0, 0.0, 0.0, -0.3])
-    result = replace(result, alignment=result.alignment._replace(log_probs=log_probs))
+    times: Any = result.alignment
+    result = replace(result, alignment=times._replace(log_probs=log_probs))
 
     segment = result.segment(None)
 
@@ -133,7 +135,8 @@ def test_some_of_the_characters_make_it_speech(num_clear: int, expected: str) ->
     result = found("ABCDEFGHIJ")
     log_probs = torch.where(torch.arange(10) < num_clear, -0.1, -3.0)
 
-    altered = result.alignment._replace(log_probs=log_probs)
+    times: Any = result.alignment
+    altered = times._replace(log_probs=log_probs)
 
     assert replace(result, alignment=altered).segment(STRICT).text == expected
 

@@ -1,0 +1,167 @@
+"""A model exported as ONNX: a folder that holds all that `asr.onnx` needs.
+
+listener.onnx        see `asr.model.onnx_graphs`
+speller_step.onnx
+onnx.json            format, precision, tokenizer, where the model is from, and the
+                     sizes and checksums of the other files
+decoding.json        settings of the search, if the model has its own; may be changed
+confidence.json      the calibration of confidences, likewise
+subwords.model       the vocabulary, where the model writes subwords
+MODEL_CARD.md        for people
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from asr.decoding.config import DecodingConfig, replaced
+from asr.errors import CheckpointError, ConfigError
+from asr.file_sets import check_files, read_whole
+from asr.folders import inside
+from asr.foreign import parse_table, read_file
+from asr.inference.confidence import Calibration, read_calibration
+from asr.inference.situations import Situation, parse_decoding
+from asr.onnx import DESCRIPTION as DESCRIPTION
+from asr.text import Tokenizer
+from asr.tokenizers import read_tokenizer
+
+LISTENER, STEP = "listener.onnx", "speller_step.onnx"
+DECODING, CALIBRATION = SETTINGS = "decoding.json", "confidence.json"
+"""Files that people may change."""
+FORMAT = 1
+_MOST_HEADS, _MOST_REDUCTION = 128, 64
+
+
+class Numbers(NamedTuple):
+    """What a search must know of the network."""
+
+    heads: int
+    """Of the attention."""
+    reduction: int
+    """Frames that one step of the listener stands for."""
+    ctc_reduction: int
+    """Frames that one step of the CTC head stands for."""
+
+
+class OnnxModel(NamedTuple):
+    """What such a folder holds, but for the graphs."""
+
+    folder: Path
+    listener: Path
+    step: Path
+    precision: str
+    tokenizer: Tokenizer
+    numbers: Numbers
+    metadata: dict[str, Any]
+    settings: Mapping[str, Any]
+    """Of the search, by situations; not checked yet."""
+    calibration: Calibration | None
+
+    def decoding(self, situation: Situation) -> DecodingConfig:
+        """Return the settings for a situation; the defaults where there are none.
+
+        Raises:
+            CheckpointError: they are damaged.
+        """
+        try:
+            return replaced(DecodingConfig(), self.settings.get(situation, {}))
+        except ConfigError as error:
+            raise CheckpointError(
+                f"{self.folder / DECODING}: {situation}: {error}"
+            ) from error
+
+
+def read_folder(folder: Path) -> OnnxModel:
+    """Read such a folder.
+
+    Raises:
+        CheckpointError: a part is missing, damaged, exchanged, or of another format.
+    """
+    return read_whole(folder, [DESCRIPTION], lambda: _read(folder))
+
+
+def _read(folder: Path) -> OnnxModel:
+    place = folder / DESCRIPTION
+    try:
+        description = parse_table(read_file(place))
+        number = description["format"]
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: holds no model for onnxruntime ({DESCRIPTION} cannot be read: "
+            f"{error.strerror}; asr export RUN FOLDER --onnx makes one)"
+        ) from error
+    except (KeyError, ValueError) as error:
+        raise _wrong(place, error) from error
+    if number != FORMAT:
+        raise CheckpointError(
+            f"{place}: is of format {number!r:.40}, this version reads format {FORMAT} "
+            "(update asr, or export the model again)"
+        )
+    inside(folder, DESCRIPTION, place)
+    paths = check_files(folder, description.get("files"), place, SETTINGS)
+
+    def read(name: str, most: int) -> bytes:
+        if name not in paths:
+            raise CheckpointError(f"has no checksum of {name} (export it again)")
+        return read_file(paths[name], most)
+
+    try:
+        numbers = description["network"]
+        found = Numbers(*(_whole(numbers[name]) for name in Numbers._fields))
+        tokenizer = read_tokenizer(description["tokenizer"], read)
+        metadata = description["metadata"]
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata is no table")
+        listener, step = paths[LISTENER], paths[STEP]
+        precision = str(description["precision"])
+    except (KeyError, TypeError, ValueError, OSError, CheckpointError) as error:
+        raise _wrong(place, error) from error
+    settings, calibration = dict[str, Any](), None
+    if (folder / DECODING).exists():
+        settings = parse_decoding(_content(folder, DECODING), folder / DECODING)
+    if (folder / CALIBRATION).exists():
+        content = _content(folder, CALIBRATION)
+        calibration = read_calibration(content, folder / CALIBRATION)
+    return OnnxModel(
+        *(folder, listener, step, precision, tokenizer, found, metadata),
+        *(settings, calibration),
+    )
+
+
+def _content(folder: Path, name: str) -> bytes:
+    path = inside(folder, name, folder / DESCRIPTION)
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or not 1 <= value <= max(_MOST_HEADS, _MOST_REDUCTION):
+        raise ValueError(f"{value!r:.40} is no number of this kind")
+    return value
+
+
+def _wrong(place: Path, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())
+    return CheckpointError(f"{place}: does not describe a model ({reason})")
+
+
+def description_of(
+    precision: str,
+    tokenizer: Tokenizer,
+    numbers: Numbers,
+    metadata: Mapping[str, Any],
+    files: Mapping[str, Any],
+) -> bytes:
+    """Return the content of onnx.json."""
+    tree = {
+        "format": FORMAT,
+        "precision": precision,
+        "network": numbers._asdict(),
+        "tokenizer": tokenizer.to_dict(),
+        "metadata": dict(metadata),
+        "files": dict(files),
+    }
+    return (json.dumps(tree, indent=2) + "\n").encode()

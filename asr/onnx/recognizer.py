@@ -1,0 +1,251 @@
+"""From a recording to a transcript without torch: the Python API over ONNX.
+
+>>> from asr.onnx.recognizer import OnnxRecognizer
+>>> recognizer = OnnxRecognizer.load("las_mini_onnx")               # doctest: +SKIP
+>>> recognizer.transcribe("talk.flac").text                         # doctest: +SKIP
+'GO DO YOU HEAR'
+
+It does what `asr.inference.recognizer.Recognizer` does with the network that was
+exported, and finds the same.
+
+Shapes: N samples.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.audio import SAMPLE_RATE, Channel, read_arrays, waveform_of
+from asr.decoding.config import DecodingConfig
+from asr.decoding.hotwords import spell_hotwords
+from asr.errors import AsrError, CheckpointError
+from asr.inference.given_audio import Audio, is_one, is_samples, recording_of
+from asr.inference.long_audio import Clip, Progress, Recording, transcripts
+from asr.inference.retry import RETRY_CTC_WEIGHT, better, is_lost
+from asr.inference.search_result import SearchResult
+from asr.inference.silence import may_be_speech
+from asr.inference.situations import (
+    Decoding,
+    Situation,
+    settled,
+    wants_language_model,
+)
+from asr.onnx.folder import OnnxModel, read_folder
+from asr.onnx.ngram import FILE, WordNGram, load_ngram
+from asr.onnx.speech_search import SpeechSearch
+from asr.text import CharTokenizer, Tokenizer
+from asr.transcript import Segment, Transcript, silence
+
+BATCH = 8
+"""Most pieces that are recognised together."""
+
+Floats = npt.NDArray[np.float32]
+
+
+class OnnxRecognizer:
+    """An exported model, ready to transcribe.
+
+    It keeps no state between calls and may be used from several threads.
+
+    Args:
+        model: what its folder holds.
+        decoding: settings of the search.
+        language_model: of words, for the search; None for none.
+
+    Raises:
+        CheckpointError: the graphs cannot be run.
+        ConfigError: a hot word has no letter that the model writes.
+    """
+
+    def __init__(
+        self,
+        model: OnnxModel,
+        decoding: DecodingConfig | None = None,
+        language_model: WordNGram | None = None,
+    ) -> None:
+        decoding = decoding or DecodingConfig()
+        hotwords = spell_hotwords(decoding.hotwords, model.tokenizer)
+        self.decoding = replace(decoding, hotwords=hotwords)
+        self.tokenizer, self.metadata = model.tokenizer, model.metadata
+        self.precision, self.calibration = model.precision, model.calibration
+        self.name, self.language_model = model.folder.name, language_model
+        self._search = SpeechSearch(model, language_model, hotwords)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        decoding: Decoding = None,
+        language_model: str | Path | None = None,
+    ) -> "OnnxRecognizer":
+        """Load an exported model.
+
+        Args:
+            folder: that `asr export --onnx` made.
+            decoding: settings of the search; see `Recognizer.load`.
+            language_model: folder of a word n-gram, an LSTM beside it or not; None for
+                the bundled one, which is left out, with a notice, beside a model that
+                writes other characters, or subwords.
+
+        Raises:
+            CheckpointError: there is no such model, or it is damaged.
+            ConfigError: a setting is unknown or impossible.
+        """
+        model, words = read_folder(Path(folder)), None
+        if wants_language_model(decoding):
+            words = _load_words(language_model, model.tokenizer)
+        situation = Situation.of(language_model, words is not None)
+        settings = settled(model.decoding(situation), situation, decoding)
+        return cls(model, settings, words)
+
+    def transcribe(
+        self,
+        audio: Audio | Sequence[Audio],
+        sample_rate: int | None = None,
+        *,
+        channel: Channel = "mix",
+        clip: Clip = (0.0, None),
+        return_alignment: bool = False,
+        progress: Progress | None = None,
+    ) -> Any:
+        """Transcribe a recording of any length, or several.
+
+        Args and errors are those of `Recognizer.transcribe`, but that samples are
+        arrays of numpy.
+
+        Returns:
+            A `Transcript`, or a list of them for several recordings.
+        """
+        several = not is_one(audio)
+        recordings = [
+            _recording(one, sample_rate, channel, clip)
+            for one in cast(Sequence[Audio], audio if several else [audio])
+        ]
+        found = list[Transcript]()
+        for one in self.transcribe_recordings(recordings, return_alignment, progress):
+            if isinstance(one, AsrError):
+                raise one
+            found.append(one)
+        return found if several else found[0]
+
+    def transcribe_recordings(
+        self,
+        recordings: Iterable[Recording],
+        return_alignment: bool = False,
+        progress: Progress | None = None,
+        batch_size: int = BATCH,
+    ) -> Iterator[Transcript | AsrError]:
+        """Transcribe recordings, whose blocks are arrays, one after the other.
+
+        Yields:
+            For each its transcript, or what is wrong with it.
+        """
+
+        def recognize(batches: Iterator[list[Any]]) -> Iterator[list[Segment]]:
+            return (
+                self.recognize(batch, return_alignment=return_alignment)
+                for batch in batches
+            )
+
+        for one in transcripts(
+            recordings, recognize, batch_size=batch_size, progress=progress
+        ):
+            if isinstance(one, AsrError):
+                yield one
+            else:
+                yield replace(one, model=self.name, settings=self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of the search, and the precision of the weights."""
+        return {
+            **self.decoding.to_dict(),
+            "precision": self.precision,
+            "language_model": bool(self.language_model and self.decoding.lm_weight),
+        }
+
+    def recognize(
+        self, waveforms: Sequence[Floats], *, return_alignment: bool = False
+    ) -> list[Segment]:
+        """Recognise short waveforms together, each as one segment that starts at 0.
+
+        Args:
+            waveforms: (N,) float32 at 16 kHz each, of at most about 16 s.
+            return_alignment: keep where the model looked for each token.
+        """
+        segments = [silence(len(waveform) / SAMPLE_RATE) for waveform in waveforms]
+        loud = [i for i, waveform in enumerate(waveforms) if may_be_speech(waveform)]
+        results = self.search([waveforms[i] for i in loud])
+        for i, result in zip(loud, results, strict=True):
+            segments[i] = result.segment(self.calibration)
+        lost = [i for i in loud if is_lost(segments[i])]
+        results = self.search([waveforms[i] for i in lost], RETRY_CTC_WEIGHT)
+        for i, result in zip(lost, results, strict=True):
+            segments[i] = better(segments[i], result.segment(self.calibration))
+        if not return_alignment:
+            segments = [replace(segment, alignment=None) for segment in segments]
+        return segments
+
+    def search(
+        self, waveforms: Sequence[Floats], least_ctc_weight: float = 0.0
+    ) -> list[SearchResult]:
+        """Search for the texts of short waveforms, with the evidence for each.
+
+        Args:
+            waveforms: (N,) float32 at 16 kHz each, not silent.
+            least_ctc_weight: of the CTC head, even where the settings have less.
+        """
+        weight = max(self.decoding.ctc_weight, least_ctc_weight)
+        return self._search.search(waveforms, replace(self.decoding, ctc_weight=weight))
+
+
+def _load_words(folder: str | Path | None, tokenizer: Tokenizer) -> WordNGram | None:
+    """Load the language model for a search that writes with a tokenizer.
+
+    The bundled one is left out with a notice where the tokenizer writes anything but
+    its characters.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged or has other letters.
+    """
+    place = Path(folder or str(files("asr") / "assets" / "words"))
+    if not (place / FILE).exists():
+        raise CheckpointError(
+            f"{place}: holds no language model (asr lm build makes one of texts)"
+        )
+    if folder is None and tokenizer != CharTokenizer():
+        logging.getLogger(__name__).warning(
+            "asr: the word language model is left out: it has another alphabet than "
+            "this model"
+        )
+        return None
+    if not isinstance(tokenizer, CharTokenizer):
+        raise CheckpointError(
+            f"{place}: the word language model is for characters only, which this "
+            "model does not write"
+        )
+    return load_ngram(place, tokenizer)
+
+
+def _recording(
+    audio: Audio, sample_rate: int | None, channel: Channel, clip: Clip
+) -> Recording:
+    if not is_samples(audio):
+        return recording_of(audio, channel, clip, read_arrays)
+    if sample_rate is None:
+        raise TypeError(
+            "samples need their rate: transcribe(samples, sample_rate=16000)"
+        )
+    start, end = clip
+    samples = np.asarray(cast(Any, audio))
+    waveform: Any = waveform_of(
+        samples, sample_rate, channel=channel, start=start, end=end
+    )
+    return Recording(lambda: [waveform], channel=channel, start=start)

@@ -1,0 +1,207 @@
+"""The page that recognises in a browser: its folder, and what its scripts work out."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from asr.cli import main
+from asr.doctor import ASSETS
+from asr.errors import CheckpointError, ConfigError
+from asr.onnx.ctc import CTCPrefix
+from asr.onnx.export import export_onnx
+from asr.onnx.features import log_mel, mel_filters
+from asr.onnx.recognizer import OnnxRecognizer
+from asr.onnx.web import export_web
+
+WEB = ASSETS / "web"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+needs_node = pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+
+
+def node(script: str, given: Any) -> Any:
+    """Run a module's functions on what is given; return what it returns."""
+    program = (
+        "import { readFileSync } from 'node:fs';\n"
+        f"const features = await import('file://{WEB}/features.js');\n"
+        f"const search = await import('file://{WEB}/search.js');\n"
+        "const given = JSON.parse(readFileSync(0, 'utf8'));\n"
+        "const finite = (k, v) => v === -Infinity ? -1e300 : v;\n"
+        f"const found = await (async () => {{ {script} }})();\n"
+        "process.stdout.write(JSON.stringify(found, finite));"
+    )
+    done = subprocess.run(
+        ["node", "--no-warnings", "--input-type=module", "-e", program],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_page_is_one_folder_that_names_no_other_server(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "web"
+
+    export_web(model_folder, folder, "float32")
+    export_web(model_folder, folder)  # again, over the first
+
+    names = {path.name for path in folder.iterdir()}
+    assert {"index.html", "worker.js", "listener.onnx", "mel.f32"} <= names
+    about = json.loads((folder / "model.json").read_text())
+    assert about["precision"] == "int8"
+    assert about["pieces"][:5] == ["", "", "", " ", "'"]
+    assert about["search"]["beam_size"] == 16
+    for path in folder.glob("*.[jh][st]*"):
+        assert "http" not in path.read_text().replace("package", ""), path
+
+
+def test_other_folders_and_precisions_are_refused(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
+
+    with pytest.raises(CheckpointError, match="holds other things than a page"):
+        export_web(model_folder, tmp_path / "other")
+    with pytest.raises(ConfigError, match="precision int4: is not known"):
+        export_web(model_folder, tmp_path / "web", "int4")
+    with pytest.raises(CheckpointError, match="is on the Hub"):
+        export_web(model_folder, Path("hf:me/page"))
+
+
+def test_the_command_prints_what_is_left_to_do(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "web"
+
+    assert main(["export", str(model_folder), str(folder), "--web"]) == 0
+
+    printed = capsys.readouterr().err
+    assert f"(cd {folder} && npm install) fetches onnxruntime-web" in printed
+
+
+@needs_node
+def test_features_in_the_page_are_those_of_the_training() -> None:
+    waveform = (0.1 * torch.randn(4321)).numpy()
+    script = (
+        "return [...features.logMel(Float32Array.from(given.samples), "
+        "Float32Array.from(given.filters))];"
+    )
+    given = {"samples": waveform.tolist(), "filters": mel_filters().ravel().tolist()}
+
+    found = np.array(node(script, given)).reshape(-1, 80)
+
+    np.testing.assert_allclose(found, log_mel(waveform), atol=1e-4)
+
+
+@needs_node
+def test_a_tone_stays_as_it_is_from_48_to_16_khz() -> None:
+    seconds = np.arange(4800) / 48_000
+    tone = np.sin(2 * np.pi * 3000 * seconds)
+    high = np.sin(2 * np.pi * 12_000 * seconds)
+    script = "return [...features.decimated(Float32Array.from(given))];"
+
+    found, silent = (np.array(node(script, one.tolist())) for one in (tone, high))
+
+    inside = slice(100, -100)
+    np.testing.assert_allclose(found[inside], tone[::3][inside], atol=1e-3)
+    assert np.abs(silent[inside]).max() < 1e-3
+
+
+@needs_node
+@pytest.mark.parametrize("text", [[], [5], [5, 5, 6], [7, 3, 7, 7]])
+def test_prefix_scores_in_the_page_are_those_of_the_search(text: list[int]) -> None:
+    log_probs = (3 * torch.randn(1, 12, 9)).log_softmax(dim=-1).numpy()
+    prefix = CTCPrefix(log_probs, np.array([12]), blank=0, eos=2, sos=1)
+    state, expected = prefix.start(), list[Any]()
+    for token in (1, *text):
+        scores, state = prefix.step(np.array([token]), state)
+        expected.append(np.maximum(scores[0], -1e30))
+    script = """
+        const prefix = new search.CTCPrefix(
+          Float32Array.from(given.probs), 12, {pad: 0, sos: 1, eos: 2});
+        let state = prefix.start();
+        return given.tokens.map((token) => {
+          let scores;
+          [scores, state] = prefix.step(token, state);
+          return [...scores];
+        });"""
+
+    given = {"probs": log_probs.ravel().tolist(), "tokens": [1, *text]}
+    found = np.maximum(node(script, given), -1e30)
+
+    np.testing.assert_allclose(found, np.array(expected), atol=1e-4)
+
+
+@pytest.mark.slow
+@needs_node
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+@pytest.mark.skipif(not find_spec("playwright"), reason="needs playwright")
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_the_browser_finds_the_text_of_the_command_line(
+    precision: str, tmp_path: Path
+) -> None:
+    from playwright.sync_api import sync_playwright
+
+    page_folder, folder = tmp_path / "web", tmp_path / "onnx"
+    export_web("bundled", page_folder, precision)
+    export_onnx("bundled", folder, precision)
+    subprocess.run(
+        ["npm", "install", "--no-audit", "--no-fund"], cwd=page_folder, check=True
+    )
+    settings = json.loads((page_folder / "model.json").read_text())["search"]
+    recognizer = OnnxRecognizer.load(folder, decoding={**settings, "lm_weight": 0})
+    expected = recognizer.transcribe(ASSETS / "sample.opus").text
+
+    with served(page_folder) as address, sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page()
+        asked = list[str]()
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("body[data-state=ready]", timeout=300_000)
+        page.set_input_files("#file", ASSETS / "sample.opus")
+        page.wait_for_selector("body[data-state=done]", timeout=300_000)
+        found = page.inner_text("#text")
+        pictures = page.locator("canvas").count()
+        browser.close()
+
+    assert found == expected
+    assert pictures == 1
+    assert all(url.startswith((address, "blob:", "data:")) for url in asked)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder as `python -m http.server` does."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *given: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
