@@ -6,14 +6,15 @@ G.711 is a byte a sample: the sign, three bits of exponent, four of mantissa, in
 Shapes: N samples.
 """
 
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from asr.audio.waveforms import RATES, SAMPLE_RATE, Samples, StreamResampler, scaled
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Encoding = Literal["s16le", "mulaw", "alaw"]
 """16-bit little-endian samples, or a byte a sample."""
@@ -74,8 +75,10 @@ class PCMStream:
         """Whether the stream ended within a sample."""
         self._resampler = StreamResampler(rate, SAMPLE_RATE)
 
-    def feed(self, content: bytes) -> Tensor:
+    def feed(self, content: bytes) -> "Tensor":
         """Return (N,) float32 at 16 kHz of the bytes, and of those before them."""
+        import torch  # only who reads a stream needs it
+
         content = self._rest + content
         whole = len(content) - len(content) % _BYTES[self._encoding]
         content, self._rest = content[:whole], content[whole:]
@@ -85,11 +88,13 @@ class PCMStream:
             samples = _TABLES[self._encoding][np.frombuffer(content, np.uint8)]
         return torch.from_numpy(self._resampler.feed(samples))
 
-    def end(self) -> Tensor:
+    def end(self) -> "Tensor":
         """Return what was waiting for further samples, (N,), and begin anew.
 
         A sample that was cut off is dropped.
         """
+        import torch
+
         rest = torch.from_numpy(self._resampler.end())
         self._resampler = StreamResampler(self._rate, SAMPLE_RATE)
         self.was_cut_off, self._rest = bool(self._rest), b""
