@@ -24,7 +24,7 @@ import numpy.typing as npt
 from asr.audio import SAMPLE_RATE, Channel, read_arrays, waveform_of
 from asr.decoding.config import DecodingConfig
 from asr.decoding.hotwords import spell_hotwords
-from asr.errors import AsrError, CheckpointError
+from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.inference.given_audio import Audio, is_one, is_samples, recording_of
 from asr.inference.long_audio import Clip, Progress, Recording, transcripts
 from asr.inference.retry import RETRY_CTC_WEIGHT, better, is_lost
@@ -60,7 +60,8 @@ class OnnxRecognizer:
 
     Raises:
         CheckpointError: the graphs cannot be run.
-        ConfigError: a hot word has no letter that the model writes.
+        ConfigError: a hot word has no letter that the model writes, or the attention
+            has a window.
     """
 
     def __init__(
@@ -70,6 +71,10 @@ class OnnxRecognizer:
         language_model: WordNGram | None = None,
     ) -> None:
         decoding = decoding or DecodingConfig()
+        if decoding.attention_window is not None:
+            raise ConfigError(
+                "decoding.attention_window: is for models in torch (--backend torch)"
+            )
         hotwords = spell_hotwords(decoding.hotwords, model.tokenizer)
         self.decoding = replace(decoding, hotwords=hotwords)
         self.tokenizer, self.metadata = model.tokenizer, model.metadata

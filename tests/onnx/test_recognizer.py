@@ -242,3 +242,14 @@ def test_an_export_replaces_an_export_and_nothing_else(
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be replaced"):
         export_onnx(model_folder, tmp_path / "file")
+
+
+def test_a_window_of_the_attention_is_for_torch(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    export_onnx(model_folder, tmp_path / "onnx")
+
+    with pytest.raises(ConfigError, match=r"attention_window: is for models in torch"):
+        OnnxRecognizer.load(
+            tmp_path / "onnx", decoding={**NOTHING, "attention_window": 2}
+        )
