@@ -131,6 +131,15 @@ def compare(steps: SpellerSteps, expected: Any, size: int) -> None:
         tokens = torch.randint(3, VOCABULARY, (rows.numel(),))
 
 
+@pytest.mark.parametrize("at_once", [1, 1000, 2000])
+def test_a_step_is_cut_into_runs_of_any_size(
+    at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.onnx.speller._AT_ONCE", at_once)
+
+    test_step_by_step_the_speller_gives_the_same_scores("location", 1, tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["location", "heads"])
 def test_the_internal_language_model_is_that_of_the_speller(
     kind: str, tmp_path: Path
