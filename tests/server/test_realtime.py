@@ -45,6 +45,7 @@ class BeepEngine:
 
     def __init__(self) -> None:
         self.hotwords: Sequence[str] = ()
+        self.beams: set[int | None] = set()
         self.errors: list[Exception] = []
         self.num_cancelled = 0
         self.is_stuck = False
@@ -59,8 +60,10 @@ class BeepEngine:
         *,
         hotwords: Sequence[str] = (),
         return_alignment: bool = False,
+        beam_size: int | None = None,
     ) -> Segment:
         self.hotwords = hotwords
+        self.beams.add(beam_size)
         try:
             await asyncio.sleep(3600 if self.is_stuck else 0.001)
         except asyncio.CancelledError:
