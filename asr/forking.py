@@ -129,8 +129,10 @@ class Starter:
         """End all processes at once, also those that are only being started."""
         with self._lock:
             self._is_killed = True
-        for one in (*self._firsts, *self._spawned):
-            one.kill()
+        for first in self._firsts:
+            first.kill()
+        for worker in self._spawned:
+            worker.kill()
 
     def close(self) -> None:
         """End what is left, once the workers have ended."""

@@ -419,7 +419,7 @@ class Engine:
         aligned = any(piece.return_alignment for piece in pieces)
         batch = Batch([piece.waveform for piece in pieces], *kind, aligned)
         seconds = sum(waiting.seconds for _, waiting in taken)
-        limit = self._time_limit(seconds, kind.beam_size)
+        limit = self.time_limit(seconds, kind.beam_size)
         began = time.perf_counter()
         try:
             async with asyncio.timeout(limit) as timeout:
@@ -442,8 +442,13 @@ class Engine:
                 segment = replace(segment, alignment=None)
             _set(piece.future, segment)
 
-    def _time_limit(self, seconds: float, beam_size: int | None) -> float:
-        """Return the seconds after which a worker hangs that has so much audio."""
+    def time_limit(self, seconds: float, beam_size: int | None) -> float:
+        """Return the seconds that a worker may take for a batch.
+
+        Args:
+            seconds: of its audio.
+            beam_size: None for the server's own.
+        """
         share = max(_LEAST_SHARE, (beam_size or self._beam_size) / _USUAL_BEAM)
         return self._limits.work_timeout + self._limits.work_factor * share * seconds
 

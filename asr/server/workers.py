@@ -102,9 +102,7 @@ def recognize(state: _State, batch: Batch) -> bytes:
     """
     waveforms = [torch.from_numpy(waveform) for waveform in batch.waveforms]
     recognizer = state.variant(batch.hotwords, batch.beam_size)
-    segments = recognizer.recognize(
-        waveforms, return_alignment=batch.return_alignment
-    )
+    segments = recognizer.recognize(waveforms, return_alignment=batch.return_alignment)
     return pickle.dumps(segments)
 
 

@@ -17,8 +17,8 @@ import pytest
 from torch import Tensor
 
 from asr.audio import PCMStream, microphone, read_waveform
-from asr.cli import main
 from asr.cli import live as live_command
+from asr.cli import main
 from asr.cli import transcribe as transcribe_command
 from asr.cli.listening import Blocks, Screen, listen, pipe
 from asr.errors import AudioError
