@@ -147,15 +147,17 @@ class _Spawned:
         self._process = get_context("spawn").Process(
             target=_begin_alone, args=(begin, theirs), daemon=True
         )
+        self._lock = threading.Lock()  # one thread alone learns of the end
         self._process.start()
 
     def status(self) -> int | None:
-        self._process.join()
-        return self._process.exitcode
+        with self._lock:
+            self._process.join()
+            return self._process.exitcode
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.join()
+        self.status()
 
 
 class _First:

@@ -89,22 +89,23 @@ def test_damaged_uploads_are_refused_or_transcribed(own: Server) -> None:
 
 def test_a_killed_worker_is_replaced_and_its_request_answered(own: Server) -> None:
     with ThreadPoolExecutor() as pool:
-        found = pool.submit(post, own, long_recording(120))
+        found = pool.submit(post, own, long_recording(900))
         wait_until(lambda: metric(own, "asr_pieces_total") > 0)
         _, workers = recognizing(own)
         assert len(workers) == 2
-        os.kill(workers[0], signal.SIGKILL)
+        for pid in workers:  # one of them may have nothing to do
+            os.kill(pid, signal.SIGKILL)
         assert found.result().status_code == 200
     own.wait_for(r"was killed .*: its work is tried once more")
     assert post(own).status_code == 200
-    assert metric(own, "asr_workers_replaced_total") == 1
+    assert metric(own, "asr_workers_replaced_total") in (1, 2)
 
 
 def test_workers_are_replaced_though_what_they_share_was_killed_too(
     own: Server,
 ) -> None:
     with ThreadPoolExecutor() as pool:
-        found = pool.submit(post, own, long_recording(120))
+        found = pool.submit(post, own, long_recording(900))
         wait_until(lambda: metric(own, "asr_pieces_total") > 0)
         firsts, workers = recognizing(own)
         for pid in (*firsts, *workers):
