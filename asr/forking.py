@@ -82,9 +82,12 @@ class Child(Protocol):
     def status(self) -> int | None:
         """Wait for its end; return its status, a signal as a negative number."""
 
+    def kill(self) -> None:
+        """End it at once, also one that is only being started; wait for its end."""
+
 
 class Starter:
-    """Starts workers.
+    """Starts workers. Several threads may use it.
 
     Args:
         begin: pickled; makes what each of them keeps.
@@ -95,12 +98,20 @@ class Starter:
         self._begin, self._shared = begin, shared
         self._firsts = list[_First]()  # all but the last have been killed
         self._spawned = list[_Spawned]()
+        self._lock, self._is_killed = threading.Lock(), False
 
     def start(self) -> tuple["Connection[Any, Any]", Child]:
-        """Start a worker; return the connection to it, and its process."""
-        ours, theirs = Pipe()
-        with theirs:
-            child: Child = self._fork(theirs) if FORKS else self._spawn(theirs)
+        """Start a worker; return the connection to it, and its process.
+
+        Raises:
+            OSError: all were killed, and none is to follow.
+        """
+        with self._lock:
+            if self._is_killed:
+                raise ConnectionResetError("the workers were killed")
+            ours, theirs = Pipe()
+            with theirs:
+                child: Child = self._fork(theirs) if FORKS else self._spawn(theirs)
         return ours, child
 
     def _fork(self, theirs: "Connection[Any, Any]") -> "_Forked":
@@ -116,6 +127,8 @@ class Starter:
 
     def kill(self) -> None:
         """End all processes at once, also those that are only being started."""
+        with self._lock:
+            self._is_killed = True
         for first in self._firsts:
             first.kill()
         for worker in self._spawned:
@@ -134,18 +147,21 @@ class _Spawned:
         self._process = get_context("spawn").Process(
             target=_begin_alone, args=(begin, theirs), daemon=True
         )
+        self._lock = threading.Lock()  # one thread alone learns of the end
         self._process.start()
 
     def status(self) -> int | None:
-        self._process.join()
-        return self._process.exitcode
+        with self._lock:
+            self._process.join()
+            return self._process.exitcode
 
     def kill(self) -> None:
         self._process.kill()
+        self.status()
 
 
 class _First:
-    """The process that begins, and forks workers."""
+    """The process that begins, and forks workers. It answers one order at a time."""
 
     def __init__(self, begin: bytes, shared: bool) -> None:
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -156,6 +172,7 @@ class _First:
             self._process.start()
         self._answers, self._num_orders = list[int](), 0
         self._forked = list[_Forked]()
+        self._lock = threading.RLock()
 
     def fork(self, theirs: "Connection[Any, Any]") -> "_Forked":
         """Order a worker.
@@ -163,10 +180,12 @@ class _First:
         Raises:
             OSError: the process has ended.
         """
-        socket.send_fds(self._orders, [_ORDER.pack(0)], [theirs.fileno()])
-        self._forked.append(_Forked(self, self._num_orders))
-        self._num_orders += 1
-        return self._forked[-1]
+        with self._lock:
+            socket.send_fds(self._orders, [_ORDER.pack(0)], [theirs.fileno()])
+            forked = _Forked(self, self._num_orders)
+            self._forked.append(forked)
+            self._num_orders += 1
+        return forked
 
     def wait(self, pid: int) -> int:
         """Wait for the end of a worker; return its status.
@@ -174,9 +193,10 @@ class _First:
         Raises:
             OSError: the process has ended.
         """
-        self._orders.send(_ORDER.pack(pid))
-        self._num_orders += 1
-        return self.answer(self._num_orders - 1)
+        with self._lock:
+            self._orders.send(_ORDER.pack(pid))
+            self._num_orders += 1
+            return self.answer(self._num_orders - 1)
 
     def answer(self, number: int) -> int:
         """Return the answer to an order.
@@ -184,12 +204,13 @@ class _First:
         Raises:
             OSError: there is none: the process has ended.
         """
-        while len(self._answers) <= number:
-            content = self._orders.recv(_ORDER.size)
-            if not content:
-                raise ConnectionResetError("the process has ended")
-            self._answers.append(_ORDER.unpack(content)[0])
-        return self._answers[number]
+        with self._lock:
+            while len(self._answers) <= number:
+                content = self._orders.recv(_ORDER.size)
+                if not content:
+                    raise ConnectionResetError("the process has ended")
+                self._answers.append(_ORDER.unpack(content)[0])
+            return self._answers[number]
 
     def kill(self) -> None:
         """End it, and then the workers that it has forked by now."""
@@ -220,10 +241,8 @@ class _Forked:
             return None
 
     def kill(self) -> None:
-        """End it, and wait until it has ended."""
         if self._has_ended:
             return
-        self._has_ended = True
         with suppress(OSError):  # it was never forked, or has ended
             pid = self._first.answer(self._number)
             descriptor = os.pidfd_open(pid)

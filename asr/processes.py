@@ -17,6 +17,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -47,6 +48,130 @@ def end_with_starter() -> None:
         _libc.prctl(set_parent_death_signal, signal.SIGTERM)
 
 
+class WorkerEndedError(Exception):
+    """The process of a worker has ended over what it worked on; the text is how."""
+
+
+_serials = itertools.count()
+
+
+class _Process:
+    """A process, or none: it is started when it is sent something."""
+
+    def __init__(self, starter: Starter) -> None:
+        self._starter = starter
+        self._child: Child | None = None
+        self.connection: Connection[Any, Any] | None = None
+
+    def send(self, message: bytes) -> int | None:
+        """Send work: a function and an item, pickled.
+
+        Returns:
+            The serial number of its result: there may also be one of work that nobody
+            asks for any more. None where the process has ended.
+        """
+        serial = next(_serials)
+        try:
+            if self.connection is None:
+                with uninterrupted():
+                    self.connection, self._child = self._starter.start()
+            self.connection.send_bytes(pickle.dumps((serial, message)))
+        except OSError:
+            return None
+        return serial
+
+    def receive(self) -> tuple[int, Any, BaseException | None]:
+        """Wait for a result: its serial number, what was returned, what was raised.
+
+        Raises:
+            WorkerEndedError: there is none.
+        """
+        assert self.connection is not None
+        try:
+            serial, found, error = pickle.loads(self.connection.recv_bytes())
+        except (EOFError, OSError):
+            raise WorkerEndedError(self.close()) from None
+        if error is not None:
+            error.__cause__ = RuntimeError(f"in a worker process:\n{found}")
+        return serial, found, error
+
+    def kill(self) -> None:
+        """End it at once."""
+        child = self._child
+        if child is not None:
+            child.kill()
+
+    def close(self) -> str:
+        """Wait until it has ended; return how."""
+        status = None
+        if self.connection is not None and self._child is not None:
+            self.connection.close()
+            status = self._child.status()
+        self.connection = self._child = None
+        return _end(status)
+
+
+def _end(status: int | None) -> str:
+    """Describe how a process has ended."""
+    if status is None:  # which process there is to ask has ended, too
+        return "has ended"
+    if status == -signal.SIGKILL:
+        return "was killed (memory?)"
+    if status >= 0:
+        return f"ended with status {status}"
+    return f"was ended by signal {-status}"
+
+
+class Worker(Generic[State]):
+    """One process that is given one item after the other; who waits has a future.
+
+    It is started with the first item. Where it has ended, another takes its place with
+    the next one.
+
+    Args:
+        starter: of this worker, and of others that share memory with it.
+    """
+
+    def __init__(self, starter: Starter) -> None:
+        self._process = _Process(starter)
+        self._thread = ThreadPoolExecutor(1, "worker")
+
+    def submit(
+        self, function: Callable[[State, Item], Result], item: Item
+    ) -> Future[Result]:
+        """Have a function called with what the process keeps, and an item.
+
+        Args:
+            function: that the process can import by its name.
+            item: can be pickled.
+
+        Returns:
+            What comes of it: the function's result or exception, or that of the
+            beginning, or a `WorkerEndedError`.
+        """
+        return self._thread.submit(self._call, function, item)
+
+    def _call(self, function: Callable[[State, Item], Result], item: Item) -> Result:
+        message = pickle.dumps((function, item))
+        if self._process.send(message) is None:  # it has ended while it waited
+            how = self._process.close()
+            if self._process.send(message) is None:
+                raise WorkerEndedError(how)
+        _, found, error = self._process.receive()
+        if error is not None:
+            raise error
+        return cast(Result, found)
+
+    def kill(self) -> None:
+        """End the process at once, and wait for that."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """Wait until the process has ended: it does what it was given already."""
+        self._thread.submit(self._process.close)
+        self._thread.shutdown()
+
+
 @dataclass
 class _Task:
     """An item under way."""
@@ -55,45 +180,34 @@ class _Task:
     """Of the item, counted by who asked for it."""
     message: bytes
     """The function and the item, pickled."""
-    serial: int = 0
-    """Counts what is sent: of what nobody asks for any more a result may come."""
+    serial: int | None = None
+    """Of what was sent."""
     was_tried: bool = False
     """Whether a worker has ended over it."""
 
 
-_serials = itertools.count()
-
-
-class _Worker:
+class _Queue:
     """One process, and the items that it has."""
 
     def __init__(self, starter: Starter) -> None:
-        self._starter = starter
-        self._child: Child | None = None
-        self.connection: Connection[Any, Any] | None = None
+        self._process = _Process(starter)
         self.tasks = deque[_Task]()
+
+    @property
+    def connection(self) -> "Connection[Any, Any] | None":
+        """Where results come from."""
+        return self._process.connection
 
     def give(
         self, number: int, function: Callable[[State, Item], Result], item: Item
     ) -> None:
         """Have a function called with what the process keeps, and an item."""
         task = _Task(number, pickle.dumps((function, item)))
-        if not self._send(task) and not self.tasks:  # it has ended while it waited
-            self.close()
-            self._send(task)
+        task.serial = self._process.send(task.message)
+        if task.serial is None and not self.tasks:  # it has ended while it waited
+            self._process.close()
+            task.serial = self._process.send(task.message)
         self.tasks.append(task)
-
-    def _send(self, task: _Task) -> bool:
-        """Send an item to the process; return whether it was there to take it."""
-        if self.connection is None:
-            with uninterrupted():
-                self.connection, self._child = self._starter.start()
-        task.serial = next(_serials)
-        try:
-            self.connection.send_bytes(pickle.dumps((task.serial, task.message)))
-        except OSError:
-            return False
-        return True
 
     def finished(self) -> Iterator[tuple[int, Any]]:
         """Wait for a result; yield the number of its item and what came of it.
@@ -102,20 +216,19 @@ class _Worker:
             ConfigError: the process ended twice over the same item.
             BaseException: what the function raised.
         """
-        assert self.connection is not None
         try:
-            serial, found, error = pickle.loads(self.connection.recv_bytes())
-        except (EOFError, OSError):
-            self._try_again()
+            serial, found, error = self._process.receive()
+        except WorkerEndedError as ended:
+            self._try_again(str(ended))
             return
         if serial != self.tasks[0].serial:
             return  # nobody asks for it any more
         task = self.tasks.popleft()
         if error is not None:
-            raise error from RuntimeError(f"in a worker process:\n{found}")
+            raise error
         yield task.number, found
 
-    def _try_again(self) -> None:
+    def _try_again(self, how: str) -> None:
         """Give what an ended process had to a new one."""
         first = self.tasks[0]
         if first.was_tried:
@@ -125,36 +238,22 @@ class _Worker:
             )
         first.was_tried = True
         print(
-            f"asr: a worker {_end(self.close())}: its work is tried once more",
+            f"asr: a worker {how}: its work is tried once more",
             file=sys.stderr,
             flush=True,
         )
         for task in self.tasks:
-            self._send(task)
+            task.serial = self._process.send(task.message)
 
-    def close(self) -> int | None:
-        """Wait until the process has ended; return its status, if it is known."""
-        if self.connection is None or self._child is None:
-            return None
-        self.connection.close()
-        status = self._child.status()
-        self.connection = self._child = None
-        return status
-
-
-def _end(status: int | None) -> str:
-    """Describe how a process has ended."""
-    if status == -signal.SIGKILL:
-        return "was killed (memory?)"
-    if status is None or status >= 0:
-        return f"ended with status {status}"
-    return f"was ended by signal {-status}"
+    def close(self) -> None:
+        """Wait until the process has ended."""
+        self._process.close()
 
 
 class Workers(Generic[State]):
     """Processes that each keep something, and work on items with it."""
 
-    def __init__(self, workers: list[_Worker]) -> None:
+    def __init__(self, workers: list[_Queue]) -> None:
         self._workers = workers
 
     def completed(
@@ -231,7 +330,7 @@ def worker_pool(
         shared: whether it may be made once for all of them, who are then forked.
     """
     starter = Starter(pickle.dumps(begin), shared)
-    workers = [_Worker(starter) for _ in range(processes)]
+    workers = [_Queue(starter) for _ in range(processes)]
     try:
         yield Workers(workers)
     except BaseException:  # whatever stops this process stops them, too
@@ -251,7 +350,8 @@ def uninterrupted() -> Iterator[None]:
     asks this one to end waits until they are started: half of one would complain.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        with _blocked_interrupt():
+            yield
         return
     came = list[int]()
     before = {number: signal.getsignal(number) for number in _LATER}
@@ -267,3 +367,13 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(number, before[number])
         for late in dict.fromkeys(came):
             os.kill(os.getpid(), late)
+
+
+@contextmanager
+def _blocked_interrupt() -> Iterator[None]:
+    """Start processes that no Ctrl-C reaches, in a thread that may not ignore it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,18 +1,22 @@
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from select import select
+from typing import Any
 
 import pytest
 
 from asr.errors import AudioError, ConfigError
-from asr.forking import FORKS
-from asr.processes import worker_pool
+from asr.forking import FORKS, Starter
+from asr.processes import Worker, WorkerEndedError, worker_pool
 from tests.faults.kills import is_alive, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -253,6 +257,123 @@ def test_an_error_ends_the_workers_at_once() -> None:
         interrupt()
 
     assert not any(map(is_alive, ids))
+
+
+@contextmanager
+def two_workers(begin: Callable[[], object]) -> Iterator[list[Worker[Any]]]:
+    starter = Starter(pickle.dumps(begin), shared=True)
+    workers = [Worker[Any](starter) for _ in range(2)]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            worker.close()
+        starter.close()
+
+
+def test_a_worker_answers_by_futures_and_ends_when_it_is_closed() -> None:
+    with two_workers(begin) as (one, other):
+        found = [one.submit(joined, n) for n in range(3)]
+        pids = [worker.submit(own_id, 0).result() for worker in (one, other, one)]
+        assert [future.result() for future in found] == ["kept 0", "kept 1", "kept 2"]
+        with pytest.raises(AudioError, match=r"^7: is empty$"):
+            one.submit(fail, 7).result()
+
+    assert pids[0] == pids[2] != pids[1]
+    assert not any(map(is_alive, pids))
+
+
+def test_what_the_beginning_of_one_worker_raises_is_raised() -> None:
+    with (
+        two_workers(refuse) as workers,
+        pytest.raises(ConfigError, match=r"^no such model$"),
+    ):
+        workers[0].submit(joined, 1).result()
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_a_worker_that_was_killed_is_replaced_for_the_next_item(
+    forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.forking.FORKS", forks and FORKS)
+    with two_workers(begin) as (worker, _):
+        first = worker.submit(own_id, 0).result()
+        kill_whole(first)
+        assert worker.submit(own_id, 0).result() != first
+        for how, line in (("SIGKILL", r"was killed \(memory"), ("status", "status 3")):
+            with pytest.raises(WorkerEndedError, match=line):
+                worker.submit(end, how).result()
+        assert worker.submit(joined, 1).result() == "kept 1"
+
+
+@pytest.mark.skipif(not FORKS, reason="each worker begins by itself here")
+def test_workers_outlast_the_process_that_they_were_forked_from() -> None:
+    with two_workers(os.getpid) as (one, other):
+        (first, own), (_, beside) = (x.submit(ids, 0).result() for x in (one, other))
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: not is_alive(first))
+        with pytest.raises(WorkerEndedError, match=r"^has ended$"):
+            one.submit(end, "SIGKILL").result()
+        again, new = one.submit(ids, 0).result()
+        assert again != first
+        assert new != own
+        assert other.submit(ids, 0).result() == (first, beside)
+        with pytest.raises(WorkerEndedError):
+            other.submit(end, "SIGKILL").result()
+        assert other.submit(ids, 0).result()[0] == again  # which they share
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_a_worker_that_hangs_can_be_killed(
+    forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.forking.FORKS", forks and FORKS)
+    with two_workers(begin) as (worker, _):
+        hanging = worker.submit(own_id, 0).result()
+        future = worker.submit(after, 600.0)
+        worker.kill()
+        assert not is_alive(hanging)
+        with pytest.raises(WorkerEndedError, match=r"^was killed"):
+            future.result()
+        assert worker.submit(own_id, 0).result() != hanging
+
+
+def test_no_worker_is_started_once_all_were_killed() -> None:
+    starter = Starter(pickle.dumps(begin), shared=True)
+    worker = Worker[str](starter)
+    future = worker.submit(after, 600.0)
+    starter.kill()
+    with pytest.raises(WorkerEndedError):
+        future.result()
+    with pytest.raises(WorkerEndedError):
+        worker.submit(joined, 1).result()
+    with pytest.raises(OSError, match="were killed"):
+        starter.start()
+    worker.close()
+    starter.close()
+
+
+def kill_whole(pid: int) -> None:
+    """Kill a process, and wait for the end of all its threads."""
+    descriptor = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    select([descriptor], [], [])
+    os.close(descriptor)
+
+
+def ignores_interrupt(kept: str, item: int) -> bool:
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    return ignored or signal.SIGINT in blocked
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_no_ctrl_c_reaches_what_a_thread_has_started(
+    forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.forking.FORKS", forks and FORKS)
+    with two_workers(begin) as (worker, _):
+        assert worker.submit(ignores_interrupt, 0).result()
 
 
 PROGRAM = """

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from asr.inference.recognizer import Recognizer
     from asr.transcript import Segment
 
-DRAFT_BEAM = 8
-"""Size of the beam for provisional words: half the time of a beam of 64."""
 _BLOCK, _AHEAD = 2**15, 32
 """Bytes that are read from a pipe at once, and blocks that wait: half a minute."""
 _LOOK = 0.05
@@ -86,7 +84,7 @@ def listen(
     Returns:
         How many seconds there were.
     """
-    from asr.inference.live import LiveTranscriber
+    from asr.inference.live import DRAFT_BEAM, LiveTranscriber
 
     live = LiveTranscriber(config)
     size = min(DRAFT_BEAM, recognizer.decoding.beam_size)

@@ -47,6 +47,8 @@ from asr.inference.segmentation import (
 )
 from asr.transcript import Segment, Word, moved, silence
 
+DRAFT_BEAM = 8
+"""Size of the beam for provisional words: half the time of a beam of 64."""
 _TICK = SAMPLE_RATE // 10
 """Samples after which it is looked whether somebody speaks: whole blocks of the
 session's clock, whatever the blocks that are fed."""

@@ -5,9 +5,9 @@ recognised. Whenever a worker process has nothing to do, it gets a batch of what
 one piece of each request in turn (`turns`), so that an hour of audio and a short
 request go on side by side.
 
-Where the system kills a worker, another takes its place, and each piece that it had is
-tried once more, by itself: if one of them is what kills workers, only its request
-fails.
+Where the system kills a worker, or one takes far too long and is killed for it, another
+takes its place, and each piece that it had is tried once more, by itself: if one of
+them is what kills workers, only its request fails.
 
 All runs in one thread of asyncio.
 """
@@ -24,13 +24,12 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,18 +40,18 @@ from asr.inference.long_audio import BATCH, GPU_PIECES, GPU_SECONDS
 from asr.inference.processes import number_of_processes
 from asr.inference.recognizer_settings import RecognizerSettings
 from asr.inference.segmentation import LONGEST, merge_segments
+from asr.processes import Worker, WorkerEndedError
 from asr.server.errors import OverloadError, WorkerError
 from asr.server.reading import ReadLimits, ReadPiece, reading, start_forking
 from asr.server.settings import ServerSettings
 from asr.server.turns import Turns, Waiting
-from asr.server.worker import Worker
 from asr.server.workers import (
     Batch,
     Description,
     describe,
-    new_worker,
     recognize,
     segments_of,
+    starter_of_workers,
 )
 from asr.transcript import Segment, Transcript, moved, silence
 
@@ -64,6 +63,11 @@ CPU_SECONDS = 60.0
 """Audio in a batch of several requests on a CPU, padding counted: each of them, and who
 comes while it is recognised, waits for all of it. Two such batches take a third more
 CPU time than one of twice the size (beam size 8)."""
+
+
+_USUAL_BEAM, _LEAST_SHARE = 64, 0.25
+"""The time that a batch may take is for this beam. It grows with the beam, down to a
+share of that for what no beam changes."""
 
 
 @dataclass
@@ -95,6 +99,14 @@ class _Piece:
     future: asyncio.Future[Segment]
 
 
+class _Kind(NamedTuple):
+    """What pieces must have in common to be recognised together."""
+
+    hotwords: tuple[str, ...] = ()
+    beam_size: int | None = None
+    """None for the server's own."""
+
+
 _Taken = list[tuple[_Request, Waiting[_Piece]]]
 
 
@@ -119,7 +131,8 @@ class Engine:
         processes: int | None = None,
     ) -> None:
         number = number_of_processes(processes, recognizer.device)
-        self._workers = [new_worker(recognizer) for _ in range(number)]
+        self._starter = starter_of_workers(recognizer)
+        self._workers = [Worker[Any](self._starter) for _ in range(number)]
         on_cpu = recognizer.device == "cpu"
         self._most = BATCH if on_cpu else GPU_PIECES
         self._batch_seconds = CPU_SECONDS if on_cpu else GPU_SECONDS
@@ -157,11 +170,6 @@ class Engine:
         return len(self._workers)
 
     @property
-    def worker_pids(self) -> list[int]:
-        """Their numbers."""
-        return [pid for worker in self._workers for pid in worker.pids]
-
-    @property
     def is_ready(self) -> bool:
         """Whether workers are there to recognise."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
@@ -184,7 +192,7 @@ class Engine:
                 for worker in self._workers
             ]
             self._description = (await asyncio.gather(*found))[0]
-        except BrokenProcessPool as error:
+        except WorkerEndedError as error:
             self._end_workers()
             raise ConfigError(
                 "processes: a worker was killed while it loaded the model (where "
@@ -209,10 +217,10 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _end_workers(self) -> None:
-        for worker in self._workers:
-            worker.kill()
+        self._starter.kill()
         for worker in self._workers:
             worker.close()
+        self._starter.close()
 
     async def recognize(
         self,
@@ -220,6 +228,7 @@ class Engine:
         *,
         hotwords: Sequence[str] = (),
         return_alignment: bool = False,
+        beam_size: int | None = None,
     ) -> Segment:
         """Recognise one piece. Where the caller is cancelled, it is taken back.
 
@@ -227,16 +236,24 @@ class Engine:
             waveform: (N,) at 16 kHz, of at most 15 s.
             hotwords: to favour, beside those of the server.
             return_alignment: keep where the model looked for each token.
+            beam_size: at most; None for the server's own.
 
         Raises:
             OverloadError: too much waits already.
-            ConfigError: a hot word has no letter that the model writes.
+            ConfigError: a hot word has no letter that the model writes, or the beam
+                is impossible.
             WorkerError: worker processes end over it.
         """
         if error := self.overload():
             raise error
-        words = tuple(hotwords)
-        return await self._recognize(_Request(), waveform, words, return_alignment)
+        if beam_size is not None and beam_size >= self._beam_size:
+            beam_size = None
+        kind = _Kind(tuple(hotwords), beam_size)
+        return await self._recognize(_Request(), waveform, kind, return_alignment)
+
+    @property
+    def _beam_size(self) -> int:
+        return int(self.settings["beam_size"])
 
     async def transcribe(
         self,
@@ -275,8 +292,8 @@ class Engine:
         )
         try:
             async with reading(path, name, limits) as pieces:
-                words = tuple(hotwords)
-                found = self._segments(pieces, words, return_alignment)
+                kind = _Kind(tuple(hotwords))
+                found = self._segments(pieces, kind, return_alignment)
                 async with aclosing(found):
                     async for piece, segment in found:
                         duration = (piece.start + piece.num_samples) / SAMPLE_RATE
@@ -300,14 +317,14 @@ class Engine:
     async def _segments(
         self,
         pieces: AsyncIterator[ReadPiece],
-        hotwords: tuple[str, ...],
+        kind: _Kind,
         return_alignment: bool,
     ) -> AsyncGenerator[tuple[ReadPiece, Segment], None]:
         """Have pieces recognised, some of them ahead; yield them in their order."""
         request = _Request()
         async with _ahead() as ahead:
             async for piece in pieces:
-                task = self._begin(request, piece, hotwords, return_alignment)
+                task = self._begin(request, piece, kind, return_alignment)
                 ahead.append((piece, task))
                 while ahead and (ahead[0][1].done() or len(ahead) > self._num_ahead):
                     yield await _first(ahead)
@@ -324,26 +341,26 @@ class Engine:
         self,
         request: _Request,
         piece: ReadPiece,
-        hotwords: tuple[str, ...],
+        kind: _Kind,
         return_alignment: bool,
     ) -> asyncio.Task[Segment]:
         if piece.waveform is None:
             return asyncio.create_task(_silence(piece.num_samples / SAMPLE_RATE))
         return asyncio.create_task(
-            self._recognize(request, piece.waveform, hotwords, return_alignment)
+            self._recognize(request, piece.waveform, kind, return_alignment)
         )
 
     async def _recognize(
         self,
         request: _Request,
         waveform: npt.NDArray[np.float32],
-        hotwords: tuple[str, ...],
+        kind: _Kind,
         return_alignment: bool,
     ) -> Segment:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Segment] = loop.create_future()
         piece = _Piece(waveform, return_alignment, future)
-        waiting = Waiting(piece, len(waveform) / SAMPLE_RATE, hotwords)
+        waiting = Waiting(piece, len(waveform) / SAMPLE_RATE, kind)
         await self._put(request, waiting)
         try:
             return await future
@@ -397,28 +414,47 @@ class Engine:
 
     async def _recognize_batch(self, worker: Worker[Any], taken: _Taken) -> None:
         pieces = [waiting.work for _, waiting in taken]
-        hotwords = taken[0][1].kind
-        assert isinstance(hotwords, tuple)
+        kind = taken[0][1].kind
+        assert isinstance(kind, _Kind)
         aligned = any(piece.return_alignment for piece in pieces)
-        batch = Batch([piece.waveform for piece in pieces], hotwords, aligned)
+        batch = Batch([piece.waveform for piece in pieces], *kind, aligned)
+        seconds = sum(waiting.seconds for _, waiting in taken)
+        limit = self.time_limit(seconds, kind.beam_size)
         began = time.perf_counter()
         try:
-            content = await asyncio.wrap_future(worker.submit(recognize, batch))
-        except BrokenProcessPool:
-            await self._try_again(worker, taken)
+            async with asyncio.timeout(limit) as timeout:
+                content = await asyncio.wrap_future(worker.submit(recognize, batch))
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            await asyncio.to_thread(worker.kill)
+            await self._try_again(taken, f"took more than {limit:.0f} s")
+            return
+        except WorkerEndedError as ended:
+            await self._try_again(taken, str(ended))
             return
         self.counts.busy_seconds += time.perf_counter() - began
         self.counts.batches += 1
         self.counts.pieces += len(pieces)
-        self.counts.audio_seconds += sum(waiting.seconds for _, waiting in taken)
+        self.counts.audio_seconds += seconds
         for piece, segment in zip(pieces, segments_of(content), strict=True):
             if not piece.return_alignment:
                 segment = replace(segment, alignment=None)
             _set(piece.future, segment)
 
-    async def _try_again(self, worker: Worker[Any], taken: _Taken) -> None:
-        """Replace a worker, and put back what it had, each piece by itself."""
-        LOGGER.warning("a worker %s: its work is tried once more", worker.replace())
+    def time_limit(self, seconds: float, beam_size: int | None) -> float:
+        """Return the seconds that a worker may take for a batch.
+
+        Args:
+            seconds: of its audio.
+            beam_size: None for the server's own.
+        """
+        share = max(_LEAST_SHARE, (beam_size or self._beam_size) / _USUAL_BEAM)
+        return self._limits.work_timeout + self._limits.work_factor * share * seconds
+
+    async def _try_again(self, taken: _Taken, how: str) -> None:
+        """Put back what a worker had that has ended, each piece by itself."""
+        LOGGER.warning("a worker %s: its work is tried once more", how)
         self.counts.workers_replaced += 1
         for request, waiting in reversed(taken):
             if waiting.alone:

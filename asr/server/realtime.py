@@ -22,6 +22,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from asr.errors import AsrError
 from asr.inference.live import (
+    DRAFT_BEAM,
     Event,
     Final,
     LiveTranscriber,
@@ -317,7 +318,11 @@ class _Session:
         prompted = names_in(self._settings.prompt, self._engine.words)
         hotwords = tuple(dict.fromkeys((*self._settings.keywords, *prompted)))
         waveform = reading.waveform.numpy()
-        for _ in range(_TRIES - 1 if reading.is_final else 0):
+        if not reading.is_final:
+            return await self._engine.recognize(
+                waveform, hotwords=hotwords, beam_size=DRAFT_BEAM
+            )
+        for _ in range(_TRIES - 1):
             try:
                 return await self._engine.recognize(waveform, hotwords=hotwords)
             except OverloadError as error:

@@ -43,6 +43,11 @@ class ServerSettings:
     """Seconds within which a reader process must have its next piece."""
     read_memory: int = 1024 * MIB
     """Bytes that a reader process may have, beside what it starts with."""
+    work_timeout: float = 60.0
+    """Seconds that a worker process may take for a batch, and more for its audio: one
+    that takes longer hangs, and is replaced."""
+    work_factor: float = 30.0
+    """How many seconds more for each second of audio, with a beam of 64."""
     drain_timeout: float = 120.0
     """Seconds that running requests are given after SIGTERM."""
 
@@ -58,7 +63,8 @@ class ServerSettings:
         for name in (
             *("max_upload", "max_seconds", "max_requests", "max_pieces"),
             *("max_connections", "header_timeout", "idle_timeout", "upload_timeout"),
-            *("read_timeout", "read_memory", "drain_timeout"),
+            *("read_timeout", "read_memory", "work_timeout"),
+            *("work_factor", "drain_timeout"),
         ):
             if not getattr(self, name) > 0:
                 shown = name.replace("_", "-")

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from asr.forking import Starter
 from asr.inference.processes import begin
 from asr.inference.recognizer import Recognizer
 from asr.inference.recognizer_settings import RecognizerSettings
-from asr.server.worker import Worker
 from asr.transcript import Segment
 
 _KEPT = 8
@@ -31,6 +31,8 @@ class Batch(NamedTuple):
     """(N,) at 16 kHz each."""
     hotwords: tuple[str, ...]
     """Those of the requests, beside the server's own."""
+    beam_size: int | None
+    """None for the server's own."""
     return_alignment: bool
 
 
@@ -50,9 +52,11 @@ class _State:
         self.recognizer = recognizer
         self._variants = OrderedDict[tuple[str, ...], Recognizer]()
 
-    def variant(self, hotwords: tuple[str, ...]) -> Recognizer:
-        if not hotwords:
-            return self.recognizer
+    def variant(self, hotwords: tuple[str, ...], beam_size: int | None) -> Recognizer:
+        found = self._with_hotwords(hotwords) if hotwords else self.recognizer
+        return found if beam_size is None else found.with_beam_size(beam_size)
+
+    def _with_hotwords(self, hotwords: tuple[str, ...]) -> Recognizer:
         if hotwords not in self._variants:
             self._variants[hotwords] = self.recognizer.with_hotwords(hotwords)
             if len(self._variants) > _KEPT:
@@ -61,13 +65,15 @@ class _State:
         return self._variants[hotwords]
 
 
-def new_worker(settings: RecognizerSettings) -> Worker[_State]:
-    """Return a worker process that loads a recognizer; it starts with its first task.
+def starter_of_workers(settings: RecognizerSettings) -> Starter:
+    """Return what starts processes that each have a recognizer.
 
     Args:
-        settings: of the recognizer.
+        settings: of the recognizer: on a CPU it is loaded once, in memory that all of
+            them share.
     """
-    return Worker(partial(_begin, settings))
+    begin = pickle.dumps(partial(_begin, settings))
+    return Starter(begin, shared=settings.device == "cpu")
 
 
 def _begin(settings: RecognizerSettings) -> _State:
@@ -95,9 +101,8 @@ def recognize(state: _State, batch: Batch) -> bytes:
         shared memory and open files.
     """
     waveforms = [torch.from_numpy(waveform) for waveform in batch.waveforms]
-    segments = state.variant(batch.hotwords).recognize(
-        waveforms, return_alignment=batch.return_alignment
-    )
+    recognizer = state.variant(batch.hotwords, batch.beam_size)
+    segments = recognizer.recognize(waveforms, return_alignment=batch.return_alignment)
     return pickle.dumps(segments)
 
 

@@ -17,12 +17,19 @@ import pytest
 from torch import Tensor
 
 from asr.audio import PCMStream, microphone, read_waveform
-from asr.cli import listening, main
 from asr.cli import live as live_command
+from asr.cli import main
 from asr.cli import transcribe as transcribe_command
 from asr.cli.listening import Blocks, Screen, listen, pipe
 from asr.errors import AudioError
-from asr.inference.live import Event, Final, LiveConfig, Provisional, SpeechStarted
+from asr.inference.live import (
+    DRAFT_BEAM,
+    Event,
+    Final,
+    LiveConfig,
+    Provisional,
+    SpeechStarted,
+)
 from asr.transcript import Segment, Word
 from tests.beeps import beeps, read_beeps
 
@@ -249,7 +256,7 @@ def test_provisional_readings_have_a_smaller_beam() -> None:
 
     listen(Slowly(), PCMStream(), recognizer, LiveConfig(), events.extend)
 
-    assert set(recognizer.beams) == {listening.DRAFT_BEAM, 64}
+    assert set(recognizer.beams) == {DRAFT_BEAM, 64}
     assert recognizer.beams.count(64) == 1
     assert any(isinstance(event, Provisional) for event in events)
     assert isinstance(events[0], SpeechStarted)

@@ -26,6 +26,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from asr.audio import resample
 from asr.errors import ConfigError
+from asr.inference.live import DRAFT_BEAM
 from asr.server import realtime
 from asr.server.errors import OverloadError
 from asr.server.settings import ServerSettings
@@ -45,6 +46,7 @@ class BeepEngine:
 
     def __init__(self) -> None:
         self.hotwords: Sequence[str] = ()
+        self.beams: set[int | None] = set()
         self.errors: list[Exception] = []
         self.num_cancelled = 0
         self.is_stuck = False
@@ -59,8 +61,10 @@ class BeepEngine:
         *,
         hotwords: Sequence[str] = (),
         return_alignment: bool = False,
+        beam_size: int | None = None,
     ) -> Segment:
         self.hotwords = hotwords
+        self.beams.add(beam_size)
         try:
             await asyncio.sleep(3600 if self.is_stuck else 0.001)
         except asyncio.CancelledError:
@@ -259,7 +263,9 @@ def test_provisional_words_come_while_somebody_speaks(server: Server) -> None:
             await client.until(f"{PREFIX}.completed")
             return client
 
+    server.engine.beams.clear()
     assert run(work()).transcripts == [TEN_WORDS]
+    assert server.engine.beams == {DRAFT_BEAM, None}  # None: of the final text
 
 
 def test_a_whole_recording_in_one_message(server: Server) -> None:
