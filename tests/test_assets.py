@@ -74,7 +74,7 @@ def test_nothing_else_is_bundled() -> None:
     names = {path.name for folder in folders for path in folder.iterdir()}
 
     assert names == {
-        *("las_mini", "sample.opus", "sample.json", "words", "formats", "pages"),
+        *("las_mini", "sample.opus", "sample.json", "words", "formats", "pages", "web"),
         *("model.safetensors", "model.json", "confidence.json", "decoding.json"),
         "MODEL_CARD.md",
         *("ngram.safetensors", "ngram.json", "lstm.safetensors", "lstm.json"),
