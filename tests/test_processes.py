@@ -323,14 +323,20 @@ def test_workers_outlast_the_process_that_they_were_forked_from() -> None:
         assert other.submit(ids, 0).result()[0] == again  # which they share
 
 
+def hang(kept: str, begun: Path) -> None:
+    begun.touch()
+    time.sleep(600)
+
+
 @pytest.mark.parametrize("forks", [True, False])
 def test_a_worker_that_hangs_can_be_killed(
-    forks: bool, monkeypatch: pytest.MonkeyPatch
+    forks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asr.forking.FORKS", forks and FORKS)
     with two_workers(begin) as (worker, _):
         hanging = worker.submit(own_id, 0).result()
-        future = worker.submit(after, 600.0)
+        future = worker.submit(hang, tmp_path / "begun")
+        wait_until((tmp_path / "begun").exists)
         worker.kill()
         assert not is_alive(hanging)
         with pytest.raises(WorkerEndedError, match=r"^was killed"):
