@@ -257,7 +257,11 @@ def test_what_is_damaged_is_an_error_and_not_read_again(folder: Path) -> None:
     assert len(calls) == 1
 
 
-def test_a_set_that_changes_at_each_reading_is_given_up(folder: Path) -> None:
+def test_a_set_that_changes_at_each_reading_is_given_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.file_sets._PATIENCE", 0.3)
+
     def changes() -> None:
         write(folder, NEW)
         raise CheckpointError("read too late")

@@ -67,6 +67,8 @@ def save_decoding(folder: Path, situation: Situation, decoding: DecodingConfig) 
     """
     settings = decoding.to_dict()
     settings = {k: v for k, v in settings.items() if k not in _OF_A_RECORDING}
+    if decoding.attention_window is None:
+        del settings["attention_window"]  # which versions before this cannot read
     if situation is Situation.WITHOUT:
         settings = {k: v for k, v in settings.items() if k not in _OF_LANGUAGE_MODEL}
     tree = {"version": VERSION, **_read(folder), situation: settings}

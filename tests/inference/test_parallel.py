@@ -284,7 +284,8 @@ def test_more_processes_are_started_where_there_is_much_to_do(
             return (work(self.kept, item) for item in items)
 
     @contextmanager
-    def pool(begin: Callable[[], Any], processes: int) -> Iterator[Here]:
+    def pool(begin: Callable[[], Any], processes: int, shared: bool) -> Iterator[Here]:
+        assert shared
         asked.append(processes)
         yield Here(begin)
 
