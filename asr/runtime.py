@@ -8,9 +8,6 @@ import torch
 from torch import Tensor
 
 from asr.errors import ConfigError
-from asr.memory import end_process as end_process
-from asr.memory import keep_freed_memory as keep_freed_memory
-from asr.memory import return_freed_memory as return_freed_memory
 
 
 def pick_device(name: str) -> torch.device:

@@ -21,13 +21,9 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from asr.errors import CheckpointError
-from asr.folders import MOST_FILES as MOST_FILES
-from asr.folders import again as again
-from asr.folders import cached_repository as cached_repository
-from asr.folders import inside as inside
-from asr.folders import is_plain as is_plain
-from asr.folders import write_bytes as write_bytes
-from asr.folders import write_files as write_files
+from asr.folders import (
+    write_bytes,
+)
 from asr.foreign import check_file, parse_json
 
 LARGEST_WEIGHT = 65504.0

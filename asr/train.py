@@ -27,20 +27,16 @@ from asr.data.digest import CorpusDigest, digest
 from asr.data.manifest import Utterance, read_manifest, spread
 from asr.data.shards import read_corpus
 from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
+from asr.folders import write_files
 from asr.forking import end_with_parent
 from asr.locks import locked
+from asr.memory import end_process, keep_freed_memory
 from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
 from asr.model.storage import find_model, load_model, load_tokenizer
 from asr.reports.attention_plot import draw_attention
-from asr.runtime import (
-    end_process,
-    keep_freed_memory,
-    pick_device,
-    pick_precision,
-    use_one_thread,
-)
-from asr.tensor_files import read_metadata, write_files
+from asr.runtime import pick_device, pick_precision, use_one_thread
+from asr.tensor_files import read_metadata
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import SUBWORDS, Subwords
 from asr.training.checkpoint import read_place

@@ -8,7 +8,7 @@ import pytest
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.errors import AudioError, CheckpointError
 from asr.files import errors_of, temporary_path
-from asr.tensor_files import write_bytes, write_files
+from asr.folders import write_bytes, write_files
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,13 +6,8 @@ import pytest
 import torch
 
 from asr.errors import ConfigError
-from asr.runtime import (
-    allow_tf32,
-    full_float32,
-    keep_freed_memory,
-    pick_device,
-    pick_precision,
-)
+from asr.memory import keep_freed_memory
+from asr.runtime import allow_tf32, full_float32, pick_device, pick_precision
 
 CPU = torch.device("cpu")
 
@@ -78,7 +73,7 @@ def test_freed_memory_is_taken_again() -> None:
     """Without it each large array costs a page fault for every 4 KiB, each time."""
     script = f"""
 import resource, numpy
-from asr.runtime import keep_freed_memory
+from asr.memory import keep_freed_memory
 if {{keep}}:
     {keep_freed_memory.__name__}()
 for _ in range(3):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from asr.errors import CheckpointError
+from asr.folders import write_bytes
 from asr.tensor_files import (
     Undrawn,
     dequantize_rows,
     quantize_rows,
     read_tensors,
-    write_bytes,
     write_tensors,
 )
 

@@ -205,7 +205,8 @@ def measure_train(
     """One step on the speller's cross entropy, as in the peers' scripts."""
     import torch
 
-    from asr.runtime import allow_tf32, keep_freed_memory
+    from asr.memory import keep_freed_memory
+    from asr.runtime import allow_tf32
 
     keep_freed_memory()
     allow_tf32(precision != "float32")
@@ -352,7 +353,8 @@ def measure_search(
     """The listener, and the search with a beam of 8 through the real classes."""
     import torch
 
-    from asr.decoding.search import SearchConfig, beam_search
+    from asr.decoding.hypothesis import SearchConfig
+    from asr.decoding.search import beam_search
     from asr.model.listener import quantize_int8
     from asr.model.speller_search import StepWeights
 

@@ -29,7 +29,8 @@ from asr.inference.live import (
     Reading,
 )
 from asr.inference.recognizer import Recognizer
-from asr.runtime import keep_freed_memory, use_one_thread
+from asr.memory import keep_freed_memory
+from asr.runtime import use_one_thread
 from asr.scoring import word_error_rate
 from asr.transcript import Segment
 

@@ -38,6 +38,7 @@ from asr.data.dataset import Dataset
 from asr.data.manifest import Utterance, read_manifest, spread, write_manifest
 from asr.decoding.config import DecodingConfig, replaced
 from asr.errors import CheckpointError, ConfigError
+from asr.folders import write_bytes
 from asr.inference.hypotheses import HYPOTHESES
 from asr.inference.parallel import decode
 from asr.model.export import RUN_SETTINGS, export
@@ -55,7 +56,6 @@ from asr.model.storage import (
 )
 from asr.runtime import pick_device
 from asr.scoring import difference_interval, word_error_rate
-from asr.tensor_files import write_bytes
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import alphabet_written
 from asr.train import is_finished, train

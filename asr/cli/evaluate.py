@@ -116,7 +116,7 @@ def _long_recordings(args: argparse.Namespace) -> None:
     from asr.audio import encode
     from asr.data.manifest import read_manifest
     from asr.evaluation.long_recordings import join_utterances, report
-    from asr.tensor_files import write_bytes
+    from asr.folders import write_bytes
 
     if not args.minutes > 0:
         raise ConfigError(f"--minutes must be above 0, not {args.minutes:g}")

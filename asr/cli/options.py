@@ -355,7 +355,8 @@ def number(default: int | None, about: str) -> dict[str, Any]:
 
 def own_process() -> None:
     """Set threads and memory of this process, which belongs to the command alone."""
-    from asr.runtime import keep_freed_memory, use_one_thread
+    from asr.memory import keep_freed_memory
+    from asr.runtime import use_one_thread
 
     use_one_thread()
     keep_freed_memory()

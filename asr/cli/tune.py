@@ -133,7 +133,7 @@ def _choices(settings: list[str]) -> dict[str, list[Any]]:
 
 
 def _write_table(args: argparse.Namespace, plan: "Plan", tried: "list[Trial]") -> None:
-    from asr.tensor_files import write_bytes
+    from asr.folders import write_bytes
 
     about = {
         "manifest": str(args.manifest),

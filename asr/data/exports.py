@@ -17,7 +17,7 @@ from asr.audio.archives import location
 from asr.data.corpora.hugging_face import save
 from asr.data.manifest import Utterance, read_manifest
 from asr.errors import ConfigError, CorpusError, ManifestError
-from asr.tensor_files import write_files
+from asr.folders import write_files
 
 Written = dict[str, bytes]
 """Contents of files by their names."""

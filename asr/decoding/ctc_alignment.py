@@ -22,11 +22,6 @@ import torch
 from torch import Tensor
 from torchaudio.functional import forced_align
 
-from asr.decoding.word_times import EARLY as EARLY
-from asr.decoding.word_times import Span as Span
-from asr.decoding.word_times import word_places as word_places
-from asr.decoding.word_times import word_spans as word_spans
-
 
 class CTCAlignment(NamedTuple):
     """Where the CTC head finds each token of a text."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from asr.decoding.search import Hypothesis, StepModel
+from asr.decoding.hypothesis import Hypothesis
+from asr.decoding.search import StepModel
 from asr.padding import pad_rows
 
 

@@ -26,9 +26,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from asr.decoding.hypothesis import Hypothesis as Hypothesis
-from asr.decoding.hypothesis import SearchConfig as SearchConfig
-from asr.decoding.hypothesis import normalized
+from asr.decoding.hypothesis import Hypothesis, SearchConfig, normalized
 
 State = TypeVar("State")
 

@@ -24,7 +24,7 @@ from asr.audio import SAMPLE_RATE
 from asr.data.joining import neighbours
 from asr.data.manifest import Utterance
 from asr.data.recordings import read_utterance
-from asr.decoding.ctc_alignment import word_places
+from asr.decoding.word_times import word_places
 from asr.inference.long_audio import BATCH
 from asr.inference.recognizer import Recognizer
 from asr.scoring import word_error_rate

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from asr.data.manifest import Utterance
 from asr.data.recordings import read_utterance
-from asr.decoding.search import Hypothesis
+from asr.decoding.hypothesis import Hypothesis
 from asr.inference.long_audio import BATCH
 from asr.inference.recognizer import Recognizer
 from asr.progress import progress_bar

@@ -24,7 +24,7 @@ from asr.inference.processes import (
     recognizer_map,
 )
 from asr.inference.recognizer import Recognizer
-from asr.inference.search_settings import Situation
+from asr.inference.situations import Situation
 from asr.model.attention import Attention
 from asr.model.storage import find_model
 from asr.scoring import ErrorRate, word_error_rate

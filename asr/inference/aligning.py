@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 
 from asr.audio import SAMPLE_RATE
-from asr.decoding.ctc_alignment import EARLY
 from asr.decoding.long_alignment import (
     FLOOR,
     Evidence,
@@ -36,6 +35,7 @@ from asr.decoding.long_alignment import (
     TextPath,
     align_words,
 )
+from asr.decoding.word_times import EARLY
 from asr.errors import ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.inference.long_audio import BATCH, Progress, Recording

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from asr.errors import ConfigError
 from asr.inference.recognizer import Recognizer
-from asr.runtime import keep_freed_memory, use_one_thread
+from asr.memory import keep_freed_memory
+from asr.runtime import use_one_thread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

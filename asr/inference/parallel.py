@@ -43,15 +43,16 @@ from asr.inference.processes import (
 )
 from asr.inference.recognizer import Recognizer
 from asr.inference.recognizer_settings import RecognizerSettings
-from asr.inference.search_settings import Decoding
 from asr.inference.segmentation import LONGEST, WHOLE
 from asr.inference.shards import Shard, finish, settings_of, shard_file
+from asr.inference.situations import Decoding
 from asr.locks import locked
+from asr.memory import return_freed_memory
 from asr.model.attention import Attention
 from asr.model.storage import pinned_model
 from asr.processes import Workers
 from asr.progress import progress_bar
-from asr.runtime import one_thread, return_freed_memory
+from asr.runtime import one_thread
 from asr.transcript import Segment, Transcript
 
 Item = TypeVar("Item")

@@ -19,8 +19,9 @@ from asr.errors import ConfigError
 from asr.inference.long_audio import BATCH, GPU_SECONDS
 from asr.inference.recognizer import Recognizer
 from asr.inference.segmentation import WHOLE
+from asr.memory import keep_freed_memory
 from asr.processes import Workers, worker_pool
-from asr.runtime import keep_freed_memory, use_one_thread
+from asr.runtime import use_one_thread
 
 GPU_BATCH = 256
 """Most utterances in a batch on a GPU, however short they are."""

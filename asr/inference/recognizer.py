@@ -23,7 +23,7 @@ from torch import Tensor
 from asr.audio import SAMPLE_RATE, Channel, from_samples
 from asr.decoding.config import DecodingConfig, replaced
 from asr.decoding.hotwords import spell_hotwords
-from asr.decoding.search import Hypothesis
+from asr.decoding.hypothesis import Hypothesis
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.inference.aligning import align_recording
 from asr.inference.confidence import Calibration
@@ -39,13 +39,9 @@ from asr.inference.long_audio import (
 from asr.inference.retry import RETRY_CTC_WEIGHT, better, is_lost
 from asr.inference.script import read_script
 from asr.inference.search_result import SearchResult
-from asr.inference.search_settings import (
-    Decoding,
-    Situation,
-    search_settings,
-    wants_language_model,
-)
+from asr.inference.search_settings import search_settings
 from asr.inference.silence import may_be_speech
+from asr.inference.situations import Decoding, Situation, wants_language_model
 from asr.inference.speech_search import SpeechSearch
 from asr.inference.stored_calibration import load_calibration
 from asr.lm.ngram import WordNGram, find_language_model, load_language_model

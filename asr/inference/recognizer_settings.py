@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr.inference.recognizer import Recognizer
-from asr.inference.search_settings import Decoding, wants_language_model
+from asr.inference.situations import Decoding, wants_language_model
 from asr.lm import ngram, word_lstm
 from asr.lm.ngram import find_language_model
 from asr.model.attention import Attention

@@ -16,10 +16,13 @@ from typing import Any
 
 from asr.decoding.config import DecodingConfig, replaced
 from asr.errors import CheckpointError, ConfigError
-from asr.inference.situations import VERSION, parse_decoding, settled
-from asr.inference.situations import Decoding as Decoding
-from asr.inference.situations import Situation as Situation
-from asr.inference.situations import wants_language_model as wants_language_model
+from asr.inference.situations import (
+    VERSION,
+    Decoding,
+    Situation,
+    parse_decoding,
+    settled,
+)
 from asr.model.storage import DECODING, add_further, read_further
 
 _OF_LANGUAGE_MODEL = ("lm_weight", "word_bonus", "ilm_weight")

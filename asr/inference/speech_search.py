@@ -20,7 +20,8 @@ from asr.decoding.ctc_alignment import align
 from asr.decoding.fusion import Fusion
 from asr.decoding.given import score_given
 from asr.decoding.hotwords import HotWords
-from asr.decoding.search import Hypothesis, StepModel, beam_search
+from asr.decoding.hypothesis import Hypothesis
+from asr.decoding.search import StepModel, beam_search
 from asr.errors import ConfigError
 from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.inference.search_result import SearchResult

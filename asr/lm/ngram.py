@@ -50,12 +50,13 @@ from torch import Tensor
 
 from asr.errors import CheckpointError
 from asr.file_sets import checked, read_whole, write_checked
+from asr.folders import inside
 from asr.foreign import number_in
 from asr.lm.context_cache import ContextCache, ContextWeights
 from asr.lm.look_ahead import Floats, Ints, LookAhead
 from asr.lm.word_lstm import DESCRIPTION as LSTM
 from asr.lm.word_lstm import Contexts, WordLSTM
-from asr.tensor_files import as_bytes, inside, read_tensors
+from asr.tensor_files import as_bytes, read_tensors
 from asr.text import ALPHABET, CharTokenizer, Tokenizer
 
 Halves = npt.NDArray[np.float16]

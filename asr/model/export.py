@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from asr.errors import CheckpointError
 from asr.file_sets import changing, is_rest, read_whole, replace_set
 from asr.files import sync_folder
+from asr.folders import inside, write_bytes
 from asr.foreign import parse_table, read_file, read_text
 from asr.model.hub import is_on_hub
 from asr.model.storage import (
@@ -33,7 +34,6 @@ from asr.model.storage import (
     read_model,
     write_model,
 )
-from asr.tensor_files import inside, write_bytes
 from asr.version import DISTRIBUTION, version
 
 RUN_SETTINGS = "config.yaml"

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr.errors import CheckpointError
+from asr.folders import MOST_FILES, is_plain
 from asr.foreign import MOST_BYTES, parse_table, read_file
-from asr.tensor_files import MOST_FILES, is_plain
 from asr.version import DISTRIBUTION, version
 
 SCHEME = "hf:"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asr.errors import CheckpointError
+from asr.folders import inside
 from asr.foreign import as_text, read_file, read_text
 from asr.model.export import TO_FILL_IN, check_model
 from asr.model.hub import push
@@ -28,7 +29,6 @@ from asr.model.storage import (
     find_model,
     further_files,
 )
-from asr.tensor_files import inside
 from asr.version import DISTRIBUTION, version
 
 README = "README.md"

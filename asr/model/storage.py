@@ -40,6 +40,7 @@ from asr.file_sets import (
     read_whole,
     replace_set,
 )
+from asr.folders import cached_repository, inside
 from asr.foreign import parse_table, read_file, settings_of
 from asr.model.attention import (
     BUILT_IN,
@@ -54,10 +55,8 @@ from asr.model.speller import SpellerConfig
 from asr.tensor_files import (
     Undrawn,
     as_bytes,
-    cached_repository,
     check_weights,
     dequantize_rows,
-    inside,
     quantize_rows,
     read_tensors,
     scale_name,

@@ -12,8 +12,8 @@ from asr.model.hub import is_on_hub
 from asr.model.onnx_graphs import listener_graph, step_graph
 from asr.model.quantized import PRECISIONS
 from asr.model.storage import CARD, find_model, load_model, read_further
+from asr.onnx import DESCRIPTION
 from asr.onnx.folder import (
-    DESCRIPTION,
     LISTENER,
     SETTINGS,
     STEP,

@@ -22,7 +22,7 @@ from asr.folders import inside
 from asr.foreign import parse_table, read_file
 from asr.inference.confidence import Calibration, read_calibration
 from asr.inference.situations import Situation, parse_decoding
-from asr.onnx import DESCRIPTION as DESCRIPTION
+from asr.onnx import DESCRIPTION
 from asr.text import Tokenizer
 from asr.tokenizers import read_tokenizer
 

@@ -16,7 +16,8 @@ from typing import Any
 from asr.errors import CheckpointError, ConfigError
 from asr.files import errors_of
 from asr.folders import write_files
-from asr.inference.search_settings import Situation, load_decoding
+from asr.inference.search_settings import load_decoding
+from asr.inference.situations import Situation
 from asr.model.hub import is_on_hub
 from asr.model.onnx_graphs import listener_graph, step_graph
 from asr.model.quantized import PRECISIONS

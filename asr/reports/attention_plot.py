@@ -18,8 +18,8 @@ from torch import Tensor
 
 from asr.acoustics import draw_spectrogram
 from asr.audio import SAMPLE_RATE
+from asr.folders import write_bytes
 from asr.reports.letters import joined_letters
-from asr.tensor_files import write_bytes
 
 _SPACE, _END = "\u00b7", "\u220e"
 _DPI = 130

@@ -11,10 +11,10 @@ from pathlib import Path
 from asr.alphabet import shown
 from asr.data.info import CorpusInfo, histogram, sounding
 from asr.data.manifest import Utterance
+from asr.folders import write_bytes
 from asr.reports.charts import Bar, Column, bars, columns, whole
 from asr.reports.players import Players
 from asr.reports.templates import Markup, render
-from asr.tensor_files import write_bytes
 
 NUM_DRAWN = 10
 """Utterances to listen to."""

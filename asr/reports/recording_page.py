@@ -27,9 +27,9 @@ from torch import Tensor, nn, uint8
 
 from asr.audio import SAMPLE_RATE, encode, read_waveform
 from asr.features import FRAMES_PER_SECOND, mel_spectrogram
+from asr.folders import write_bytes
 from asr.reports.letters import with_whole_letters
 from asr.reports.templates import render
-from asr.tensor_files import write_bytes
 from asr.transcript import Alignment, Alternative, Flag, Segment, Transcript, Word
 
 ABOUT = {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.data.manifest import Utterance, read_paired
+from asr.folders import write_bytes
 from asr.foreign import parse_table, read_file
 from asr.inference.repetition import longest_repetition
 from asr.reports.attention_failures import is_early_stop, is_loop
@@ -26,7 +27,6 @@ from asr.scoring import (
     confusions,
     word_error_rate,
 )
-from asr.tensor_files import write_bytes
 
 _PARTS = ("substituted", "missed", "invented")
 _MOST_BARS = 60

@@ -189,7 +189,7 @@ def join_team(rank: int, size: int, meeting_point: str) -> Team:
 def leave_team(team: Team) -> None:
     """Part in order: none leaves before the leading process has done its last work.
 
-    The process should then end by `asr.runtime.end_process`.
+    The process should then end by `asr.memory.end_process`.
     """
     team.share(None)
     torch.distributed.destroy_process_group()

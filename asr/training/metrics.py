@@ -10,8 +10,8 @@ from typing import NamedTuple
 from torch.utils.tensorboard import SummaryWriter
 
 from asr.errors import CheckpointError
+from asr.folders import write_bytes
 from asr.foreign import parse_json
-from asr.tensor_files import write_bytes
 
 METRICS = "metrics.jsonl"
 

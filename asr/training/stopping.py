@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from asr.runtime import end_process
+from asr.memory import end_process
 
 _noted = 0  # the signal that this process was asked to stop by
 _NOTE = b"\nasr: stops after this update, with a checkpoint (once more: at once)\n"

@@ -22,7 +22,8 @@ from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.decoding.config import DecodingConfig
 from asr.errors import AsrError, ConfigError
 from asr.features import AugmentConfig
-from asr.inference.search_settings import Situation, save_decoding
+from asr.inference.search_settings import save_decoding
+from asr.inference.situations import Situation
 from asr.model.attention import AttentionConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig

@@ -17,7 +17,8 @@ from asr.cli import PARTIAL, main
 from asr.cli.completion import SHELLS
 from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.config import DecodingConfig
-from asr.inference.search_settings import Situation, save_decoding
+from asr.inference.search_settings import save_decoding
+from asr.inference.situations import Situation
 from asr.output import FORMATS
 from asr.transcript import Transcript
 

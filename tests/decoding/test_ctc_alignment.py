@@ -7,14 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr.decoding.ctc_alignment import (
-    EARLY,
-    CTCAlignment,
-    align,
-    align_batch,
-    word_places,
-    word_spans,
-)
+from asr.decoding.ctc_alignment import CTCAlignment, align, align_batch
+from asr.decoding.word_times import EARLY, word_places, word_spans
 
 BLANK, A, B = 0, 3, 4
 

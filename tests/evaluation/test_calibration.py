@@ -6,7 +6,7 @@ import torch
 
 from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.ctc_alignment import CTCAlignment
-from asr.decoding.search import Hypothesis
+from asr.decoding.hypothesis import Hypothesis
 from asr.errors import CheckpointError, ManifestError
 from asr.evaluation import calibration
 from asr.evaluation.calibration import calibrate

@@ -18,7 +18,8 @@ from asr.evaluation.tuning import (
     trials,
 )
 from asr.inference.recognizer import Recognizer
-from asr.inference.search_settings import Situation, save_decoding
+from asr.inference.search_settings import save_decoding
+from asr.inference.situations import Situation
 from asr.scoring import ErrorRate
 from asr.transcript import Segment, silence
 

@@ -27,11 +27,8 @@ from asr.inference.confidence import (
     FEATURES,
     Calibration,
 )
-from asr.inference.search_settings import (
-    Situation,
-    load_decoding,
-    save_decoding,
-)
+from asr.inference.search_settings import load_decoding, save_decoding
+from asr.inference.situations import Situation
 from asr.inference.stored_calibration import load_calibration
 from asr.lm.estimate import NGramConfig, estimate
 from asr.lm.ngram import WordNGram

@@ -15,7 +15,7 @@ from torch import Tensor
 import asr.lm.ngram
 from asr.decoding.config import DecodingConfig
 from asr.decoding.ctc_alignment import CTCAlignment
-from asr.decoding.search import Hypothesis
+from asr.decoding.hypothesis import Hypothesis
 from asr.errors import AudioError, CheckpointError, ConfigError
 from asr.inference.confidence import FEATURES, Calibration
 from asr.inference.recognizer import Recognizer

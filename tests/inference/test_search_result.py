@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from asr.decoding.ctc_alignment import EARLY, CTCAlignment
-from asr.decoding.search import Hypothesis
+from asr.decoding.ctc_alignment import CTCAlignment
+from asr.decoding.hypothesis import Hypothesis
+from asr.decoding.word_times import EARLY
 from asr.inference.confidence import FEATURES, Calibration
 from asr.inference.search_result import END, SearchResult
 from asr.transcript import Alternative, Flag

@@ -9,11 +9,8 @@ from asr.decoding.config import DecodingConfig, replaced
 from asr.errors import AsrWarning, CheckpointError, ConfigError
 from asr.inference.parallel import decode
 from asr.inference.recognizer import Recognizer
-from asr.inference.search_settings import (
-    Situation,
-    load_decoding,
-    save_decoding,
-)
+from asr.inference.search_settings import load_decoding, save_decoding
+from asr.inference.situations import Situation
 from asr.model.storage import (
     DECODING,
     Model,

@@ -23,7 +23,8 @@ from asr.cli import main
 from asr.config import Config, DataConfig
 from asr.data.manifest import Utterance, write_manifest
 from asr.decoding.config import DecodingConfig
-from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
+from asr.decoding.hypothesis import Hypothesis, SearchConfig
+from asr.decoding.search import StepModel, beam_search
 from asr.errors import CheckpointError, ConfigError, ManifestError
 from asr.evaluation.calibration import calibrate
 from asr.evaluation.tuning import plan_trials, trials

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 import torch
 
-from asr.decoding.search import Hypothesis, SearchConfig, StepModel, beam_search
+from asr.decoding.hypothesis import Hypothesis, SearchConfig
+from asr.decoding.search import StepModel, beam_search
 from asr.model.attention import ACTIVATIONS, KINDS, AttentionConfig, AttentionMemory
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig

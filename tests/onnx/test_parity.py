@@ -13,7 +13,8 @@ from asr.decoding.config import DecodingConfig
 from asr.decoding.ctc import CTCPrefix
 from asr.decoding.ctc_alignment import align
 from asr.decoding.hotwords import HotWords, token_tables
-from asr.decoding.search import SearchConfig, beam_search
+from asr.decoding.hypothesis import SearchConfig
+from asr.decoding.search import beam_search
 from asr.doctor import ASSETS
 from asr.features import log_mel, mel_filters
 from asr.lm.estimate import NGramConfig, estimate

@@ -13,7 +13,7 @@ import torch
 
 from asr.config import Config, to_yaml
 from asr.errors import AudioError, CheckpointError, ConfigError, TrainingError
-from asr.runtime import end_process
+from asr.memory import end_process
 from asr.train import train
 from asr.training import distributed
 from asr.training.distributed import (
