@@ -284,10 +284,10 @@ class _Session:
         self._stream.end()
         turn = self._live.turn
         events = self._live.clear()
+        self._put("input_audio_buffer.cleared")
+        self._report(events)  # may complete the turn, with the text that it has
         if turn is not None and not self._live.has_turn(turn):
             self._items.pop(turn, None)
-        self._put("input_audio_buffer.cleared")
-        self._report(events)
 
     # What is recognised
 

@@ -328,6 +328,25 @@ def test_what_was_cleared_is_not_transcribed(server: Server) -> None:
     assert run(work()).transcripts == ["CHARLIE"]
 
 
+def test_a_turn_that_is_cleared_keeps_the_text_that_was_final(server: Server) -> None:
+    text = " , ".join([TEN_WORDS] * 5)  # 22 s: more than one piece
+
+    async def work() -> Client:
+        async with session(server) as client:
+            await update(client, turn_detection=None)
+            await client.say(text, block=5)
+            await client.until(f"{PREFIX}.delta")
+            await client.connection.input_audio_buffer.clear()
+            await client.until(f"{PREFIX}.completed")
+            return client
+
+    client = run(work())
+
+    (delta,) = client.of(f"{PREFIX}.delta")
+    assert delta["delta"].startswith(TEN_WORDS)
+    assert client.transcripts == [delta["delta"]]
+
+
 def test_an_empty_buffer_is_not_committed(server: Server) -> None:
     async def work() -> Client:
         async with session(server) as client:
