@@ -140,6 +140,7 @@ class _Session:
         self._is_beta = is_beta
         names = (engine.model, ALIAS)
         self._settings = SessionSettings(engine.model, limits.language, names)
+        self._hotwords: tuple[str, ...] = ()
         self._stream = self._settings.stream()
         self._live = LiveTranscriber(self._settings.live)
         self._items = dict[int, _Item]()
@@ -238,6 +239,8 @@ class _Session:
                 self._end_turn()
             self._report(self._live.configure(after.live))
         self._settings = after
+        prompted = names_in(after.prompt, self._engine.words)
+        self._hotwords = tuple(dict.fromkeys((*after.keywords, *prompted)))
         kind = "transcription_session" if flat else "session"
         self._put(f"{kind}.updated", session=self._session(flat))
 
@@ -315,9 +318,7 @@ class _Session:
 
     async def _segment(self, reading: Reading) -> Segment:
         """Recognise; a final reading is tried again where the server is busy."""
-        prompted = names_in(self._settings.prompt, self._engine.words)
-        hotwords = tuple(dict.fromkeys((*self._settings.keywords, *prompted)))
-        waveform = reading.waveform.numpy()
+        hotwords, waveform = self._hotwords, reading.waveform.numpy()
         if not reading.is_final:
             return await self._engine.recognize(
                 waveform, hotwords=hotwords, beam_size=DRAFT_BEAM

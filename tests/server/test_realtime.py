@@ -30,6 +30,7 @@ from asr.inference.live import DRAFT_BEAM
 from asr.server import realtime
 from asr.server.errors import OverloadError
 from asr.server.settings import ServerSettings
+from asr.server.transcriptions import names_in
 from asr.transcript import Segment
 from tests.beeps import beeps, read_beeps
 
@@ -398,6 +399,48 @@ def test_names_in_prompt_and_keywords_become_hot_words(server: Server) -> None:
     assert list(server.engine.hotwords) == ["TANGO", "Zulu"]
 
 
+def test_names_are_looked_for_once_an_update(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = list[str]()
+
+    def counted(prompt: str, known: frozenset[str]) -> tuple[str, ...]:
+        prompts.append(prompt)
+        return names_in(prompt, known)
+
+    monkeypatch.setattr(realtime, "names_in", counted)
+
+    async def work() -> None:
+        async with session(server) as client:
+            await update(client, transcription={"prompt": "Zulu"})
+            await client.say(f", {TEN_WORDS} , ,")
+            await client.until(f"{PREFIX}.completed")
+
+    run(work())
+
+    assert prompts == ["Zulu"]
+    assert list(server.engine.hotwords) == ["Zulu"]
+
+
+def test_what_an_update_does_not_name_stays(server: Server) -> None:
+    async def work() -> list[dict[str, Any]]:
+        found = list[dict[str, Any]]()
+        async with session(server) as client:
+            for given in (
+                {"prompt": "Zulu", "keywords": ["TANGO"]},
+                {"language": "en"},
+                {"prompt": None, "keywords": None},
+            ):
+                found.append(await update(client, transcription=given))
+        return [one["transcription"] for one in found]
+
+    first, second, third = run(work())
+
+    assert first == second
+    assert (first["prompt"], first["keywords"]) == ("Zulu", ["TANGO"])
+    assert third == {"model": "las_beeps", "language": "en", "prompt": ""}
+
+
 def test_a_longer_pause_can_be_asked_for(server: Server) -> None:
     async def work() -> Client:
         async with session(server) as client:
@@ -526,6 +569,26 @@ IMPOSSIBLE = [
         settings(transcription={"keywords": ["A"] * 501}),
         "session.audio.input.transcription.keywords",
         "500 at most",
+    ),
+    (
+        settings(transcription={"keywords": ["A", 3]}),
+        "session.audio.input.transcription.keywords",
+        "must be a list of texts",
+    ),
+    (
+        settings(transcription={"keywords": ["A" * 101]}),
+        "session.audio.input.transcription.keywords",
+        "100 letters each, at most",
+    ),
+    (
+        settings(transcription={"keywords": ["A" * 99] * 102}),
+        "session.audio.input.transcription.keywords",
+        "10000 letters together, at most",
+    ),
+    (
+        settings(transcription={"prompt": "A" * (2**16 + 1)}),
+        "session.audio.input.transcription.prompt",
+        "65536 letters at most",
     ),
     ({"type": "transcription", "audio": 3}, "session.audio", "must be an object"),
     (3, "session", "must be an object"),
