@@ -54,6 +54,10 @@ MAX_AUDIO = 15 * 2**20
 """Bytes of audio in a message, as in OpenAI's API."""
 MAX_EVENTS = 1_000
 """That wait for a client that reads slowly."""
+MAX_MESSAGE = MAX_AUDIO * 4 // 3 + 2**16
+"""Bytes of a message: audio in base64, and what is around it."""
+_RETRY_SECONDS = 10
+"""Until a client may try again where there are too many sessions."""
 _TRIES = 3
 """For a final reading, where the server is busy."""
 _PREFIX = "conversation.item.input_audio_transcription"
@@ -69,19 +73,21 @@ async def realtime(websocket: WebSocket) -> None:
     limits: ServerSettings = state.settings
     try:
         _check(websocket, engine, limits)
-        if error := engine.overload(len(state.open_requests)):
+        if error := engine.overload():
             raise error
+        if len(state.open_sessions) >= limits.max_sessions:
+            raise OverloadError(_RETRY_SECONDS)
     except (ApiError, OverloadError) as error:
         await websocket.send_denial_response(error_response(error))
         return
-    offered = websocket.scope.get("subprotocols", [])
-    await websocket.accept("realtime" if "realtime" in offered else None)
-    state.open_requests.add(websocket)
+    state.open_sessions.add(websocket)
     try:
+        offered = websocket.scope.get("subprotocols", [])
+        await websocket.accept("realtime" if "realtime" in offered else None)
         is_beta = "realtime=v1" in websocket.headers.get("openai-beta", "")
         await _Session(websocket, engine, limits, is_beta).run()
     finally:
-        state.open_requests.discard(websocket)
+        state.open_sessions.discard(websocket)
 
 
 def _check(websocket: WebSocket, engine: Engine, limits: ServerSettings) -> None:

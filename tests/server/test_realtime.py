@@ -8,7 +8,14 @@ import base64
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    MutableMapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -76,16 +83,21 @@ class BeepEngine:
         return read_beeps(torch.from_numpy(waveform))
 
 
+def application(engine: BeepEngine, settings: ServerSettings) -> FastAPI:
+    app = FastAPI()
+    app.state.engine, app.state.settings = engine, settings
+    app.state.open_sessions = set[Any]()
+    app.include_router(realtime.router)
+    return app
+
+
 class Server:
     """A server in a thread of this process."""
 
     def __init__(self, settings: ServerSettings | None = None) -> None:
         self.engine = BeepEngine()
-        app = FastAPI()
-        app.state.engine = self.engine
-        app.state.settings = settings or ServerSettings(idle_timeout=2.0)
-        app.state.open_requests = self.open = set[Any]()
-        app.include_router(realtime.router)
+        app = application(self.engine, settings or ServerSettings(idle_timeout=2.0))
+        self.open = app.state.open_sessions
         config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
@@ -710,6 +722,69 @@ def test_a_busy_server_refuses_sessions(server: Server) -> None:
         server.engine.is_full = False
 
     assert (status, error["code"]) == (429, "server_busy")
+
+
+def test_further_sessions_than_may_be_open_are_refused() -> None:
+    with Server(ServerSettings(max_requests=1, max_sessions=2)) as server:
+
+        async def work() -> InvalidStatus:
+            async with session(server), session(server):
+                wait_for(lambda: len(server.open) == 2)
+                with pytest.raises(InvalidStatus) as refused:
+                    async with connect(f"{server.url}/realtime"):
+                        pass
+            return refused.value
+
+        response = run(work()).response
+        assert response.status_code == 429
+        assert response.headers["Retry-After"] == "10"
+        wait_for(lambda: not server.open)
+        with_room = run(opened(server))
+
+    assert with_room == "session.created"
+
+
+async def opened(server: Server) -> str:
+    async with session(server) as client:
+        return str((await client.until("session.created"))["type"])
+
+
+def test_a_session_has_its_place_before_it_is_accepted() -> None:
+    app = application(BeepEngine(), ServerSettings(max_sessions=1))
+    statuses = list[int]()
+
+    async def ask(accept: Callable[[], Awaitable[Any]]) -> None:
+        async def send(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "websocket.accept":
+                await accept()
+            elif message["type"] == "websocket.http.response.start":
+                statuses.append(message["status"])
+
+        kinds = iter(("websocket.connect", "websocket.disconnect"))
+
+        async def receive() -> dict[str, Any]:
+            return {"type": next(kinds), "code": 1001}
+
+        scope = {
+            "type": "websocket",
+            "path": "/v1/realtime",
+            "query_string": b"",
+            "headers": [],
+            "subprotocols": [],
+            "extensions": {"websocket.http.response": {}},
+        }
+        await app(scope, receive, send)
+
+    async def work() -> None:
+        async def meanwhile() -> None:
+            await ask(asyncio.Event().wait)
+
+        await ask(meanwhile)
+
+    run(work())
+
+    assert statuses == [429]
+    assert not app.state.open_sessions
 
 
 def test_a_key_is_needed_where_the_server_has_one() -> None:
