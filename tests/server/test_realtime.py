@@ -99,6 +99,7 @@ class Server:
         app = application(self.engine, settings or ServerSettings(idle_timeout=2.0))
         self.open = app.state.open_sessions
         config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
+        config.ws_max_size = realtime.MAX_MESSAGE
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
 
@@ -683,6 +684,20 @@ def test_too_much_audio_in_one_message_is_refused(
             return client
 
     assert run(work()).of("error")[0]["error"]["code"] == "message_too_large"
+
+
+def test_a_message_may_have_as_much_audio_as_the_protocol_allows(
+    server: Server,
+) -> None:
+    audio = "%" * (realtime.MAX_AUDIO * 4 // 3)  # as long as it may be, and no base64
+
+    async def work() -> Client:
+        async with session(server) as client:
+            await client.connection.input_audio_buffer.append(audio=audio)
+            await client.until("error")
+            return client
+
+    assert run(work()).of("error")[0]["error"]["message"] == "audio must be in base64"
 
 
 # Who may connect
