@@ -102,6 +102,8 @@ def listen(
             show(live.feed(stream.feed(b"".join(arrived))))
             while not is_stopped() and (reading := live.next_reading()):
                 show(live.done(read(reading)))
+        if not ended:  # what came during the last reading
+            show(live.feed(stream.feed(b"".join(_arrived(blocks)))))
         show(live.feed(stream.end()))
         show(live.commit())
         while reading := live.next_reading():
@@ -110,16 +112,13 @@ def listen(
 
 
 def _arrived(blocks: Blocks) -> list[bytes]:
-    """Return what has come since; wait a moment if that is nothing."""
+    """Return all that has come since; wait a moment if that is nothing."""
     try:
         arrived = [blocks.get(timeout=_LOOK)]
     except Empty:
         return []
-    while len(arrived) < _AHEAD and arrived[-1]:
-        try:
-            arrived.append(blocks.get_nowait())
-        except Empty:
-            break
+    for _ in range(blocks.qsize()):  # and not what comes meanwhile: a pipe is fast
+        arrived.append(blocks.get_nowait())
     return arrived
 
 

@@ -1,4 +1,4 @@
-"""`asr live`: what the microphone hears, as text, while it is said."""
+"""`asr live`: text of what is said into a microphone, while it is said."""
 
 import argparse
 import shutil

@@ -76,6 +76,10 @@ def add(commands: Any) -> None:
         "--max-requests",
         **number(None, "received or transcribed at the same time (default: 32)"),
     )
+    limits.add_argument(
+        "--max-sessions",
+        **number(None, "of live transcription at the same time (default: 32)"),
+    )
     parser.add_argument(
         "--language",
         default="en",
@@ -130,6 +134,7 @@ def _settings(args: argparse.Namespace) -> "ServerSettings":
         "max_upload": args.max_upload and round(args.max_upload * MIB),
         "max_seconds": args.max_seconds,
         "max_requests": args.max_requests,
+        "max_sessions": args.max_sessions,
     }
     return ServerSettings(
         host=args.host,

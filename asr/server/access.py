@@ -6,6 +6,7 @@ here. So a request that a page of another host has made is refused before it cos
 anything.
 """
 
+import base64
 import hmac
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -19,6 +20,9 @@ from asr.server.errors import ApiError, error_response
 
 SUBPROTOCOL = "openai-insecure-api-key."
 """Begins the WebSocket subprotocol that has the key: browsers cannot set headers."""
+ENCODED_SUBPROTOCOL = "asr-api-key-base64url."
+"""Begins one that has the key in base64url, without padding: a subprotocol must be a
+token (RFC 6455, section 4.1), and a key may have letters that no token has."""
 
 
 def authorized(headers: Mapping[str, str], key: str | None) -> bool:
@@ -33,12 +37,24 @@ def authorized(headers: Mapping[str, str], key: str | None) -> bool:
     scheme, _, given = headers.get("authorization", "").partition(" ")
     offered = [given.strip()] if scheme.lower() == "bearer" else []
     for protocol in headers.get("sec-websocket-protocol", "").split(","):
-        if protocol.strip().startswith(SUBPROTOCOL):
-            offered.append(protocol.strip().removeprefix(SUBPROTOCOL))
+        name = protocol.strip()
+        if name.startswith(SUBPROTOCOL):
+            offered.append(name.removeprefix(SUBPROTOCOL))
+        elif name.startswith(ENCODED_SUBPROTOCOL):
+            offered.append(_decoded(name.removeprefix(ENCODED_SUBPROTOCOL)))
     found = False
     for one in offered:  # all of them, and each in the same time
         found |= hmac.compare_digest(one.encode(), key.encode())
     return found
+
+
+def _decoded(text: str) -> str:
+    """Return the key in base64url; nothing where there is none."""
+    try:
+        padded = text + "=" * (-len(text) % 4)
+        return base64.urlsafe_b64decode(padded).decode("ascii")
+    except ValueError:
+        return ""
 
 
 async def require_key(request: Request) -> None:

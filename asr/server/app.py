@@ -1,6 +1,6 @@
 """The application: an engine behind HTTP."""
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 
 from asr.server import health, page, realtime, transcriptions
 from asr.server.access import OwnPagesOnly
@@ -27,6 +27,7 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     )
     app.state.engine, app.state.settings = engine, settings
     app.state.open_requests = set[Request]()
+    app.state.open_sessions = set[WebSocket]()
     app.state.draining = False
     add_error_handlers(app)
     app.add_middleware(OwnPagesOnly, hosts=settings.trusted_hosts)

@@ -54,6 +54,10 @@ MAX_AUDIO = 15 * 2**20
 """Bytes of audio in a message, as in OpenAI's API."""
 MAX_EVENTS = 1_000
 """That wait for a client that reads slowly."""
+MAX_MESSAGE = MAX_AUDIO * 4 // 3 + 2**16
+"""Bytes of a message: audio in base64, and what is around it."""
+_RETRY_SECONDS = 10
+"""Until a client may try again where there are too many sessions."""
 _TRIES = 3
 """For a final reading, where the server is busy."""
 _PREFIX = "conversation.item.input_audio_transcription"
@@ -69,19 +73,21 @@ async def realtime(websocket: WebSocket) -> None:
     limits: ServerSettings = state.settings
     try:
         _check(websocket, engine, limits)
-        if error := engine.overload(len(state.open_requests)):
+        if error := engine.overload():
             raise error
+        if len(state.open_sessions) >= limits.max_sessions:
+            raise OverloadError(_RETRY_SECONDS)
     except (ApiError, OverloadError) as error:
         await websocket.send_denial_response(error_response(error))
         return
-    offered = websocket.scope.get("subprotocols", [])
-    await websocket.accept("realtime" if "realtime" in offered else None)
-    state.open_requests.add(websocket)
+    state.open_sessions.add(websocket)
     try:
+        offered = websocket.scope.get("subprotocols", [])
+        await websocket.accept("realtime" if "realtime" in offered else None)
         is_beta = "realtime=v1" in websocket.headers.get("openai-beta", "")
         await _Session(websocket, engine, limits, is_beta).run()
     finally:
-        state.open_requests.discard(websocket)
+        state.open_sessions.discard(websocket)
 
 
 def _check(websocket: WebSocket, engine: Engine, limits: ServerSettings) -> None:
@@ -140,6 +146,7 @@ class _Session:
         self._is_beta = is_beta
         names = (engine.model, ALIAS)
         self._settings = SessionSettings(engine.model, limits.language, names)
+        self._hotwords: tuple[str, ...] = ()
         self._stream = self._settings.stream()
         self._live = LiveTranscriber(self._settings.live)
         self._items = dict[int, _Item]()
@@ -238,6 +245,8 @@ class _Session:
                 self._end_turn()
             self._report(self._live.configure(after.live))
         self._settings = after
+        prompted = names_in(after.prompt, self._engine.words)
+        self._hotwords = tuple(dict.fromkeys((*after.keywords, *prompted)))
         kind = "transcription_session" if flat else "session"
         self._put(f"{kind}.updated", session=self._session(flat))
 
@@ -284,10 +293,10 @@ class _Session:
         self._stream.end()
         turn = self._live.turn
         events = self._live.clear()
+        self._put("input_audio_buffer.cleared")
+        self._report(events)  # may complete the turn, with the text that it has
         if turn is not None and not self._live.has_turn(turn):
             self._items.pop(turn, None)
-        self._put("input_audio_buffer.cleared")
-        self._report(events)
 
     # What is recognised
 
@@ -315,9 +324,7 @@ class _Session:
 
     async def _segment(self, reading: Reading) -> Segment:
         """Recognise; a final reading is tried again where the server is busy."""
-        prompted = names_in(self._settings.prompt, self._engine.words)
-        hotwords = tuple(dict.fromkeys((*self._settings.keywords, *prompted)))
-        waveform = reading.waveform.numpy()
+        hotwords, waveform = self._hotwords, reading.waveform.numpy()
         if not reading.is_final:
             return await self._engine.recognize(
                 waveform, hotwords=hotwords, beam_size=DRAFT_BEAM

@@ -25,7 +25,10 @@ _FLAT = {"pcm16": "audio/pcm", "g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pc
 _RISE = 12.0
 """dB above the noise of a room at a threshold of 1."""
 _READ_ONLY = {"id", "object", "expires_at"}
-_MOST_KEYWORDS = 500
+_LONGEST_PROMPT = 2**16
+"""Letters, as many as the field of a form may have."""
+_MOST_KEYWORDS, _LONGEST_KEYWORD, _MOST_LETTERS = 500, 100, 10_000
+"""Keywords; letters of one, and of all."""
 _NO_RESPONSES = {"create_response", "interrupt_response", "idle_timeout_ms"}
 
 
@@ -132,16 +135,12 @@ class SessionSettings:
             )
         if given.get("delay") is not None:
             raise _refused(f"{place}.delay", "cannot be chosen here")
-        prompt, keywords = given.get("prompt") or "", given.get("keywords") or []
-        if not isinstance(prompt, str):
-            raise _refused(f"{place}.prompt", "must be a text")
-        if not isinstance(keywords, list) or not all(
-            isinstance(one, str) for one in keywords[: _MOST_KEYWORDS + 1]
-        ):
-            raise _refused(f"{place}.keywords", "must be a list of texts")
-        if len(keywords) > _MOST_KEYWORDS:
-            raise _refused(f"{place}.keywords", f"are {_MOST_KEYWORDS} at most")
-        return replace(self, model=model, prompt=prompt, keywords=tuple(keywords))
+        changes: dict[str, Any] = {"model": model}
+        if "prompt" in given:
+            changes["prompt"] = _prompt(given["prompt"], f"{place}.prompt")
+        if "keywords" in given:
+            changes["keywords"] = _keywords(given["keywords"], f"{place}.keywords")
+        return replace(self, **changes)
 
     def to_dict(self, id: str, expires_at: int) -> dict[str, Any]:
         """Return the session as clients read it."""
@@ -204,6 +203,29 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         inner["format"] = {"type": _FLAT.get(name, name)}
     rest = {name: value for name, value in given.items() if name not in names}
     return {**rest, "audio": {"input": inner}}
+
+
+def _prompt(given: Any, place: str) -> str:
+    if not isinstance(given, str | None):
+        raise _refused(place, "must be a text")
+    if len(given or "") > _LONGEST_PROMPT:
+        raise _refused(place, f"has {_LONGEST_PROMPT} letters at most")
+    return given or ""
+
+
+def _keywords(given: Any, place: str) -> tuple[str, ...]:
+    if not isinstance(given, list | None):
+        raise _refused(place, "must be a list of texts")
+    keywords = tuple(given or ())
+    if len(keywords) > _MOST_KEYWORDS:
+        raise _refused(place, f"are {_MOST_KEYWORDS} at most")
+    if not all(isinstance(one, str) for one in keywords):
+        raise _refused(place, "must be a list of texts")
+    if max(map(len, keywords), default=0) > _LONGEST_KEYWORD:
+        raise _refused(place, f"have {_LONGEST_KEYWORD} letters each, at most")
+    if sum(map(len, keywords)) > _MOST_LETTERS:
+        raise _refused(place, f"have {_MOST_LETTERS} letters together, at most")
+    return keywords
 
 
 def _format(given: Any, place: str) -> str:

@@ -29,6 +29,8 @@ class ServerSettings:
     """Of a recording, at most."""
     max_requests: int = 32
     """Recordings that are received or transcribed at the same time."""
+    max_sessions: int = 32
+    """Live sessions at the same time."""
     max_pieces: int = 256
     """Pieces, of up to 15 s, that wait to be recognised."""
     max_connections: int = 512
@@ -62,7 +64,13 @@ class ServerSettings:
             )
         for name in (
             *("max_upload", "max_seconds", "max_requests", "max_pieces"),
-            *("max_connections", "header_timeout", "idle_timeout", "upload_timeout"),
+            *(
+                "max_sessions",
+                "max_connections",
+                "header_timeout",
+                "idle_timeout",
+                "upload_timeout",
+            ),
             *("read_timeout", "read_memory", "work_timeout"),
             *("work_factor", "drain_timeout"),
         ):

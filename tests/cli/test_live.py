@@ -1,6 +1,7 @@
 """`asr live` and `asr transcribe --follow`; the recognizer understands beeps."""
 
 import io
+import itertools
 import json
 import os
 import signal
@@ -284,6 +285,50 @@ def test_ctrl_c_ends_the_session_with_everything_that_was_said() -> None:
     assert found == ["ALPHA BRAVO"]
     assert seconds == pytest.approx(1.7)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_comes_during_the_last_reading_is_not_lost_at_ctrl_c() -> None:
+    blocks = blocks_of(pcm(", ALPHA BRAVO CHARLIE"))
+    found = list[str]()
+
+    class Interrupted(BeepRecognizer):
+        def recognize(self, waveforms: Sequence[Tensor]) -> list[Segment]:
+            if not self.beams:
+                blocks.put(pcm("DELTA"))
+                blocks.put(pcm("ECHO"))
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().recognize(waveforms)
+
+    def show(events: Any) -> None:
+        found.extend(e.segment.text for e in events if isinstance(e, Final))
+
+    recognizer: Any = Interrupted()
+    recognizer.with_beam_size = lambda size: recognizer
+    seconds = listen(blocks, PCMStream(), recognizer, LiveConfig(), show)
+
+    assert found == ["ALPHA BRAVO CHARLIE DELTA ECHO"]
+    assert seconds == pytest.approx(1.0 + 5 * 0.35)
+
+
+def test_audio_does_not_wait_for_provisional_readings_that_are_slow() -> None:
+    content = pcm(", " + 10 * "ALPHA BRAVO CHARLIE DELTA ")
+    parts = [content[start : start + 1_600] for start in range(0, len(content), 1_600)]
+    blocks, waiting = blocks_of(*parts[:40]), list[int]()
+    more = iter([*parts[40:], b""])
+
+    class Slow(BeepRecognizer):
+        def recognize(self, waveforms: Sequence[Tensor]) -> list[Segment]:
+            waiting.append(blocks.qsize())
+            for part in itertools.islice(more, 64):  # 3.2 s pass by
+                blocks.put(part)
+            return super().recognize(waveforms)
+
+    recognizer: Any = Slow()
+    recognizer.with_beam_size = lambda size: recognizer
+    listen(blocks, PCMStream(), recognizer, LiveConfig(), lambda events: None)
+
+    assert len(waiting) > 3
+    assert set(waiting) == {0}
 
 
 # The screen

@@ -32,11 +32,13 @@ def test_by_default_this_machine_alone_may_ask(
 
 def test_limits_are_those_that_were_given(served: list[ServerSettings]) -> None:
     main(["serve", "--max-upload=0.5", "--max-seconds=60", "--max-requests=3"])
+    main(["serve", "--max-sessions=4"])
     main(["serve", "--language=DE", "--allow-host=a.example", "--allow-host=b.example"])
     assert served[0].max_upload == MIB // 2
     assert (served[0].max_seconds, served[0].max_requests) == (60, 3)
-    assert served[1].language == "de"
-    assert served[1].allowed_hosts == ("a.example", "b.example")
+    assert (served[1].max_sessions, served[1].max_requests) == (4, 32)
+    assert served[2].language == "de"
+    assert served[2].allowed_hosts == ("a.example", "b.example")
 
 
 def test_a_key_comes_from_an_option_a_file_or_the_environment(

@@ -45,7 +45,11 @@ class FakeEngine:
         return OverloadError(3) if self.is_busy else None
 
     async def recognize(
-        self, waveform: npt.NDArray[np.float32], *, hotwords: Sequence[str] = ()
+        self,
+        waveform: npt.NDArray[np.float32],
+        *,
+        hotwords: Sequence[str] = (),
+        beam_size: int | None = None,
     ) -> Segment:
         seconds = len(waveform) / SAMPLE_RATE
         said = COUNTED[: round(2 * seconds)]

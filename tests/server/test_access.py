@@ -1,10 +1,12 @@
 """Who may ask."""
 
+import base64
+
 import pytest
 from starlette.datastructures import Headers
 
 from asr.errors import ConfigError
-from asr.server.access import SUBPROTOCOL, authorized
+from asr.server.access import ENCODED_SUBPROTOCOL, SUBPROTOCOL, authorized
 from asr.server.settings import ServerSettings
 
 
@@ -25,6 +27,26 @@ from asr.server.settings import ServerSettings
 def test_the_key_is_compared(name: str, value: str, expected: bool) -> None:
     assert authorized(Headers({name: value}), "sesame") is expected
     assert authorized(Headers({name: value}), None)
+
+
+def subprotocol(key: str) -> str:
+    encoded = base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+    return f"realtime, {ENCODED_SUBPROTOCOL}{encoded}"
+
+
+@pytest.mark.parametrize("key", ["sesame", "a/b=", "a,b", "~~~???>>>", "k"])
+def test_a_key_that_is_no_token_comes_in_base64(key: str) -> None:
+    offered = subprotocol(key)
+
+    assert authorized(Headers({"Sec-WebSocket-Protocol": offered}), key)
+    assert not authorized(Headers({"Sec-WebSocket-Protocol": offered}), key + "x")
+
+
+@pytest.mark.parametrize("encoded", ["", "a", "\xe9", "____", "%%%%", "=="])
+def test_what_is_no_base64_is_no_key(encoded: str) -> None:
+    headers = Headers({"Sec-WebSocket-Protocol": ENCODED_SUBPROTOCOL + encoded})
+
+    assert not authorized(headers, "sesame")
 
 
 def test_a_server_of_this_machine_without_a_key_goes_by_few_names() -> None:

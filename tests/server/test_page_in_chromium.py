@@ -27,7 +27,8 @@ expect = playwright.expect
 
 CHROMIUM = shutil.which("chromium")
 SAMPLE = Path("asr/assets/sample.opus")
-KEY = "sesame"
+KEY = "open/sesame,=1+"
+"""With letters that no subprotocol of a WebSocket may have."""
 PATIENCE = 15_000
 """Milliseconds: machines may be busy."""
 
@@ -230,6 +231,41 @@ def test_without_a_microphone_the_page_says_why(
     expect(page.get_by_role("alert")).to_contain_text(line)
     expect(page.get_by_role("button", name="Record", exact=True)).to_be_enabled()
     expect(page.locator("#again")).to_be_hidden()
+
+
+def test_a_microphone_that_cannot_be_read_is_switched_off(open_page: Open) -> None:
+    page = open_page(
+        script="""const ask = navigator.mediaDevices.getUserMedia;
+        navigator.mediaDevices.getUserMedia = async function (...given) {
+            return (window.given = await ask.apply(this, given));
+        };
+        AudioWorklet.prototype.addModule = async () => {
+            throw new Error('No worklet.');
+        };"""
+    )
+
+    page.get_by_role("button", name="Record", exact=True).click()
+
+    expect(page.get_by_role("alert")).to_have_text("No worklet.")
+    states = "window.given.getTracks().map((track) => track.readyState)"
+    assert page.evaluate(states) == ["ended"]
+
+
+def test_a_recording_goes_on_where_there_can_be_no_live_text(open_page: Open) -> None:
+    page = open_page(
+        script="""window.WebSocket = class extends WebSocket {
+            constructor() { throw new DOMException('Not here.'); }
+        };"""
+    )
+
+    page.get_by_role("button", name="Record", exact=True).click()
+    expect(page.locator("#status")).to_have_text(
+        "There is no live text: Not here. The recording goes on."
+    )
+    expect(page.locator("#elapsed")).to_have_text("0:01", timeout=PATIENCE)
+    page.get_by_role("button", name="Stop recording").click()
+
+    shown(page)
 
 
 def test_a_recording_ends_where_the_server_takes_no_more(

@@ -8,7 +8,14 @@ import base64
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    MutableMapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,6 +37,7 @@ from asr.inference.live import DRAFT_BEAM
 from asr.server import realtime
 from asr.server.errors import OverloadError
 from asr.server.settings import ServerSettings
+from asr.server.transcriptions import names_in
 from asr.transcript import Segment
 from tests.beeps import beeps, read_beeps
 
@@ -75,17 +83,23 @@ class BeepEngine:
         return read_beeps(torch.from_numpy(waveform))
 
 
+def application(engine: BeepEngine, settings: ServerSettings) -> FastAPI:
+    app = FastAPI()
+    app.state.engine, app.state.settings = engine, settings
+    app.state.open_sessions = set[Any]()
+    app.include_router(realtime.router)
+    return app
+
+
 class Server:
     """A server in a thread of this process."""
 
     def __init__(self, settings: ServerSettings | None = None) -> None:
         self.engine = BeepEngine()
-        app = FastAPI()
-        app.state.engine = self.engine
-        app.state.settings = settings or ServerSettings(idle_timeout=2.0)
-        app.state.open_requests = self.open = set[Any]()
-        app.include_router(realtime.router)
+        app = application(self.engine, settings or ServerSettings(idle_timeout=2.0))
+        self.open = app.state.open_sessions
         config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
+        config.ws_max_size = realtime.MAX_MESSAGE
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
 
@@ -328,6 +342,25 @@ def test_what_was_cleared_is_not_transcribed(server: Server) -> None:
     assert run(work()).transcripts == ["CHARLIE"]
 
 
+def test_a_turn_that_is_cleared_keeps_the_text_that_was_final(server: Server) -> None:
+    text = " , ".join([TEN_WORDS] * 5)  # 22 s: more than one piece
+
+    async def work() -> Client:
+        async with session(server) as client:
+            await update(client, turn_detection=None)
+            await client.say(text, block=5)
+            await client.until(f"{PREFIX}.delta")
+            await client.connection.input_audio_buffer.clear()
+            await client.until(f"{PREFIX}.completed")
+            return client
+
+    client = run(work())
+
+    (delta,) = client.of(f"{PREFIX}.delta")
+    assert delta["delta"].startswith(TEN_WORDS)
+    assert client.transcripts == [delta["delta"]]
+
+
 def test_an_empty_buffer_is_not_committed(server: Server) -> None:
     async def work() -> Client:
         async with session(server) as client:
@@ -377,6 +410,48 @@ def test_names_in_prompt_and_keywords_become_hot_words(server: Server) -> None:
     run(work())
 
     assert list(server.engine.hotwords) == ["TANGO", "Zulu"]
+
+
+def test_names_are_looked_for_once_an_update(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = list[str]()
+
+    def counted(prompt: str, known: frozenset[str]) -> tuple[str, ...]:
+        prompts.append(prompt)
+        return names_in(prompt, known)
+
+    monkeypatch.setattr(realtime, "names_in", counted)
+
+    async def work() -> None:
+        async with session(server) as client:
+            await update(client, transcription={"prompt": "Zulu"})
+            await client.say(f", {TEN_WORDS} , ,")
+            await client.until(f"{PREFIX}.completed")
+
+    run(work())
+
+    assert prompts == ["Zulu"]
+    assert list(server.engine.hotwords) == ["Zulu"]
+
+
+def test_what_an_update_does_not_name_stays(server: Server) -> None:
+    async def work() -> list[dict[str, Any]]:
+        found = list[dict[str, Any]]()
+        async with session(server) as client:
+            for given in (
+                {"prompt": "Zulu", "keywords": ["TANGO"]},
+                {"language": "en"},
+                {"prompt": None, "keywords": None},
+            ):
+                found.append(await update(client, transcription=given))
+        return [one["transcription"] for one in found]
+
+    first, second, third = run(work())
+
+    assert first == second
+    assert (first["prompt"], first["keywords"]) == ("Zulu", ["TANGO"])
+    assert third == {"model": "las_beeps", "language": "en", "prompt": ""}
 
 
 def test_a_longer_pause_can_be_asked_for(server: Server) -> None:
@@ -508,6 +583,26 @@ IMPOSSIBLE = [
         "session.audio.input.transcription.keywords",
         "500 at most",
     ),
+    (
+        settings(transcription={"keywords": ["A", 3]}),
+        "session.audio.input.transcription.keywords",
+        "must be a list of texts",
+    ),
+    (
+        settings(transcription={"keywords": ["A" * 101]}),
+        "session.audio.input.transcription.keywords",
+        "100 letters each, at most",
+    ),
+    (
+        settings(transcription={"keywords": ["A" * 99] * 102}),
+        "session.audio.input.transcription.keywords",
+        "10000 letters together, at most",
+    ),
+    (
+        settings(transcription={"prompt": "A" * (2**16 + 1)}),
+        "session.audio.input.transcription.prompt",
+        "65536 letters at most",
+    ),
     ({"type": "transcription", "audio": 3}, "session.audio", "must be an object"),
     (3, "session", "must be an object"),
     ({"input_audio_format": "mp3"}, "session.audio.input.format.type", "not known"),
@@ -591,6 +686,20 @@ def test_too_much_audio_in_one_message_is_refused(
     assert run(work()).of("error")[0]["error"]["code"] == "message_too_large"
 
 
+def test_a_message_may_have_as_much_audio_as_the_protocol_allows(
+    server: Server,
+) -> None:
+    audio = "%" * (realtime.MAX_AUDIO * 4 // 3)  # as long as it may be, and no base64
+
+    async def work() -> Client:
+        async with session(server) as client:
+            await client.connection.input_audio_buffer.append(audio=audio)
+            await client.until("error")
+            return client
+
+    assert run(work()).of("error")[0]["error"]["message"] == "audio must be in base64"
+
+
 # Who may connect
 
 
@@ -628,6 +737,69 @@ def test_a_busy_server_refuses_sessions(server: Server) -> None:
         server.engine.is_full = False
 
     assert (status, error["code"]) == (429, "server_busy")
+
+
+def test_further_sessions_than_may_be_open_are_refused() -> None:
+    with Server(ServerSettings(max_requests=1, max_sessions=2)) as server:
+
+        async def work() -> InvalidStatus:
+            async with session(server), session(server):
+                wait_for(lambda: len(server.open) == 2)
+                with pytest.raises(InvalidStatus) as refused:
+                    async with connect(f"{server.url}/realtime"):
+                        pass
+            return refused.value
+
+        response = run(work()).response
+        assert response.status_code == 429
+        assert response.headers["Retry-After"] == "10"
+        wait_for(lambda: not server.open)
+        with_room = run(opened(server))
+
+    assert with_room == "session.created"
+
+
+async def opened(server: Server) -> str:
+    async with session(server) as client:
+        return str((await client.until("session.created"))["type"])
+
+
+def test_a_session_has_its_place_before_it_is_accepted() -> None:
+    app = application(BeepEngine(), ServerSettings(max_sessions=1))
+    statuses = list[int]()
+
+    async def ask(accept: Callable[[], Awaitable[Any]]) -> None:
+        async def send(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "websocket.accept":
+                await accept()
+            elif message["type"] == "websocket.http.response.start":
+                statuses.append(message["status"])
+
+        kinds = iter(("websocket.connect", "websocket.disconnect"))
+
+        async def receive() -> dict[str, Any]:
+            return {"type": next(kinds), "code": 1001}
+
+        scope = {
+            "type": "websocket",
+            "path": "/v1/realtime",
+            "query_string": b"",
+            "headers": [],
+            "subprotocols": [],
+            "extensions": {"websocket.http.response": {}},
+        }
+        await app(scope, receive, send)
+
+    async def work() -> None:
+        async def meanwhile() -> None:
+            await ask(asyncio.Event().wait)
+
+        await ask(meanwhile)
+
+    run(work())
+
+    assert statuses == [429]
+    assert not app.state.open_sessions
 
 
 def test_a_key_is_needed_where_the_server_has_one() -> None:

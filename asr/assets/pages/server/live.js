@@ -18,7 +18,7 @@ export class Live {
   start() {
     const address = new URL("v1/realtime?intent=transcription", document.baseURI);
     address.protocol = address.protocol.replace("http", "ws");
-    const protocols = key() ? ["realtime", `openai-insecure-api-key.${key()}`] : ["realtime"];
+    const protocols = key() ? ["realtime", `asr-api-key-base64url.${base64url(key())}`] : ["realtime"];
     this.#socket = new WebSocket(address, protocols);
     this.#socket.onopen = () => {
       this.#send({
@@ -63,4 +63,9 @@ export class Live {
     const all = (name) => [...this.#items.values()].map((one) => one[name].trim()).filter(Boolean).join(" ");
     this.changed(all("final"), all("provisional"));
   }
+}
+
+/** A subprotocol is a token: = / and , may be in a key, but not in that. */
+function base64url(text) {
+  return btoa(text).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }

@@ -12,9 +12,9 @@ export class Microphone {
   blocks = [];
   length = 0; // samples
 
-  /** @param {(block: Int16Array) => void} heard called with each block, ten times a second */
-  constructor(heard) {
-    this.heard = heard;
+  /** @param {(block: Int16Array) => void} onBlock called with each block, ten times a second */
+  constructor(onBlock) {
+    this.onBlock = onBlock;
   }
 
   /** Begin; the browser asks for permission, where it has not been given. */
@@ -27,9 +27,10 @@ export class Microphone {
       throw new Error(refusals[error.name] ?? `The microphone cannot be used: ${error.message}`);
     }
     try {
-      await this.#listen({ sampleRate: RATE });
-    } catch {
-      await this.#listen({}); // a browser that does not resample: the worklet does
+      await this.#listen({ sampleRate: RATE }).catch(() => this.#listen({})); // without resampling: the worklet does it
+    } catch (error) {
+      await this.#switchOff();
+      throw error;
     }
   }
 
@@ -45,7 +46,7 @@ export class Microphone {
         if (!data.length) return;
         this.blocks.push(data);
         this.length += data.length;
-        this.heard(data);
+        this.onBlock(data);
       };
     });
   }
@@ -54,6 +55,10 @@ export class Microphone {
   async stop() {
     this.#node?.port.postMessage(null);
     await this.#ended;
+    await this.#switchOff();
+  }
+
+  async #switchOff() {
     for (const track of this.#stream?.getTracks() ?? []) track.stop();
     await this.#context?.close();
   }

@@ -44,7 +44,7 @@ document.documentElement.dataset.ready = "";
 async function record() {
   if (!(await allowed())) return;
   clean();
-  const recorded = new Microphone(hear);
+  const recorded = new Microphone(takeBlock);
   mark("busy", "Waiting for the microphone …");
   try {
     await recorded.start();
@@ -53,16 +53,23 @@ async function record() {
     return report(error);
   }
   microphone = recorded;
-  live = new Live(showLive, (message) => {
-    mark("recording", message);
-    at("live").hidden = !at("live").textContent;
-  });
-  live.start();
+  live = new Live(showLive, endLive);
   at("live").hidden = false;
   mark("recording", "Recording. Words that are grey may still change.");
+  try {
+    live.start();
+  } catch (error) {
+    endLive(`There is no live text: ${error.message} The recording goes on.`);
+  }
 }
 
-function hear(block) {
+/** Show why there is no more live text; the recording goes on. */
+function endLive(message) {
+  mark("recording", message);
+  at("live").hidden = !at("live").textContent;
+}
+
+function takeBlock(block) {
   live?.push(block);
   if (!microphone) return;
   at("record").style.setProperty("--level", loudness(block).toFixed(2));
