@@ -59,8 +59,8 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a name that clients may call the server by, where a proxy of this "
-        "machine passes requests on and there is no key",
+        help="a name that clients may call the server by, beside localhost and "
+        "addresses, where there is no key",
     )
     limits = parser.add_argument_group("how much they may ask")
     limits.add_argument(
