@@ -338,9 +338,13 @@ class Engine:
 
     @property
     def _num_ahead(self) -> int:
-        """Pieces of a request that wait or are recognised: enough for all workers."""
-        share = 2 * self._most * len(self._workers) / max(1, self.counts.requests)
-        return max(2, math.ceil(share))
+        """Pieces of a request that wait or are recognised: enough for all workers.
+
+        All requests together leave room for others among the pieces that may wait.
+        """
+        requests = max(1, self.counts.requests)
+        share = math.ceil(2 * self._most * len(self._workers) / requests)
+        return max(2, min(share, self._limits.max_pieces // (2 * requests)))
 
     def _begin(
         self,

@@ -183,3 +183,16 @@ def test_a_model_that_cannot_be_loaded_at_first_is_an_error(tmp_path: Path) -> N
     (tmp_path / "gone").touch()
     with pytest.raises(ConfigError, match=r"^/secret/model: is gone$"):
         used(tmp_path, lambda engine: texts(engine, {}))
+
+
+@pytest.mark.parametrize(
+    ("workers", "requests", "expected"),
+    [(1, 1, 16), (32, 1, 128), (32, 8, 16), (32, 32, 4), (1, 32, 2), (32, 500, 2)],
+)
+def test_the_pieces_of_recordings_leave_room_for_others(
+    workers: int, requests: int, expected: int, tmp_path: Path
+) -> None:
+    recognizer = cast(RecognizerSettings, FakeSettings(tmp_path))
+    engine = Engine(recognizer, ServerSettings(max_pieces=256), workers)
+    engine.counts.requests = requests
+    assert engine._num_ahead == expected
