@@ -247,7 +247,7 @@ class _Forked:
             pid = self._first.answer(self._number)
             descriptor = os.pidfd_open(pid)
             try:
-                os.kill(pid, signal.SIGKILL)
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 select([descriptor], [], [])
             finally:
                 os.close(descriptor)

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 API_KEY = "ASR_API_KEY"
 """The variable of the environment that has the API key."""
-_NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+_NEEDED = (
+    *("fastapi", "uvicorn", "multipart", "prometheus_client", "jinja2", "websockets"),
+)
+_DESCRIPTORS = Path("/proc/self/fd")
+"""Where processes open what others have open: uploads, here."""
 
 
 def add(commands: Any) -> None:
@@ -59,8 +63,8 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a name that clients may call the server by, where a proxy of this "
-        "machine passes requests on and there is no key",
+        help="a name that clients may call the server by, beside localhost and "
+        "addresses, where there is no key",
     )
     limits = parser.add_argument_group("how much they may ask")
     limits.add_argument(
@@ -100,6 +104,11 @@ def _serve(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"asr serve needs {', '.join(missing)} (pip install "
             '"listen-attend-spell[serve]")'
+        )
+    if not _DESCRIPTORS.is_dir():
+        raise ConfigError(
+            f"asr serve needs {_DESCRIPTORS}, which this system lacks (use Linux, or "
+            "the Docker image)"
         )
     settings = _settings(args)
     if not settings.is_local and settings.api_key is None:

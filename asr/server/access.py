@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from asr.server.errors import ApiError, error_response
+from asr.server.settings import is_address
 
 SUBPROTOCOL = "openai-insecure-api-key."
 """Begins the WebSocket subprotocol that has the key: browsers cannot set headers."""
@@ -77,7 +78,8 @@ class OwnPagesOnly:
 
     Args:
         app: what is behind it.
-        hosts: names that the server may be called by; None for any.
+        hosts: names, beside addresses, that the server may be called by; None for
+            any.
     """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str] | None) -> None:
@@ -98,7 +100,7 @@ class OwnPagesOnly:
 
     def _refusal(self, headers: Headers) -> str | None:
         host = _host(f"//{headers.get('host', '')}")
-        if self._hosts is not None and host not in self._hosts:
+        if self._hosts is not None and not _is_trusted(host, self._hosts):
             return (
                 f"this server is not called {host or 'nothing'!r:.80} (start it with "
                 "--allow-host NAME, or with an API key)"
@@ -107,6 +109,11 @@ class OwnPagesOnly:
         if origin is not None and _host(origin) != host:
             return f"pages of {origin!r:.80} may not use this server"
         return None
+
+
+def _is_trusted(host: str | None, names: frozenset[str]) -> bool:
+    """Return whether a server may be called so: an address is nobody else's name."""
+    return host is not None and (host in names or is_address(host))
 
 
 def _host(address: str) -> str | None:

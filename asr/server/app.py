@@ -1,5 +1,7 @@
 """The application: an engine behind HTTP."""
 
+import asyncio
+
 from fastapi import FastAPI, Request, WebSocket
 
 from asr.server import health, page, realtime, transcriptions
@@ -28,6 +30,7 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     app.state.engine, app.state.settings = engine, settings
     app.state.open_requests = set[Request]()
     app.state.open_sessions = set[WebSocket]()
+    app.state.sounds = asyncio.Semaphore(page.MOST_SOUNDS)
     app.state.draining = False
     add_error_handlers(app)
     app.add_middleware(OwnPagesOnly, hosts=settings.trusted_hosts)

@@ -19,6 +19,10 @@ _KNOWN = {
 _SPEAKERS = {"known_speaker_names", "known_speaker_references"}
 _MOST_WORDS = 500
 """Hot words of a request."""
+LONGEST_WORD = 100
+"""Letters of a hot word, or a phrase."""
+_MOST_LETTERS = 10_000
+"""Of all hot words of a request."""
 _NAMES = {"en": "english", "de": "german", "fr": "french", "es": "spanish"}
 """Names of languages, as OpenAI writes them, by their two letters."""
 
@@ -190,6 +194,10 @@ def _hotwords(lists: dict[str, list[str]]) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
     if len(found) > _MOST_WORDS:
         raise _refused("hotwords", f"at most {_MOST_WORDS} are possible")
+    if any(len(word) > LONGEST_WORD for word in found):
+        raise _refused("hotwords", f"may have {LONGEST_WORD} letters each, no more")
+    if sum(map(len, found)) > _MOST_LETTERS:
+        raise _refused("hotwords", f"may have {_MOST_LETTERS} letters in all, no more")
     return found
 
 

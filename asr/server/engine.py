@@ -48,6 +48,7 @@ from asr.server.turns import Turns, Waiting
 from asr.server.workers import (
     Batch,
     Description,
+    LoadError,
     describe,
     recognize,
     segments_of,
@@ -140,6 +141,8 @@ class Engine:
         self._turns = Turns[_Request, _Piece]()
         self._changed = asyncio.Condition()
         self._idle = 0
+        self._without_model = set[Worker[Any]]()
+        """Those that could not load it when they were last started."""
         self._tasks = list[asyncio.Task[None]]()
         self._description: Description | None = None
         self.counts = EngineCounts()
@@ -171,8 +174,10 @@ class Engine:
 
     @property
     def is_ready(self) -> bool:
-        """Whether workers are there to recognise."""
-        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+        """Whether all workers are there to recognise, and have the model."""
+        if self._without_model or not self._tasks:
+            return False
+        return not any(task.done() for task in self._tasks)
 
     @property
     def num_waiting(self) -> int:
@@ -242,7 +247,7 @@ class Engine:
             OverloadError: too much waits already.
             ConfigError: a hot word has no letter that the model writes, or the beam
                 is impossible.
-            WorkerError: worker processes end over it.
+            WorkerError: worker processes end over it, or cannot load the model.
         """
         if error := self.overload():
             raise error
@@ -278,7 +283,7 @@ class Engine:
             OverloadError: too much is under way already.
             AudioError: the file cannot be read, or is longer than the server takes.
             ConfigError: a hot word has no letter that the model writes.
-            WorkerError: worker processes end over it.
+            WorkerError: worker processes end over it, or cannot load the model.
         """
         if error := self.overload(self.counts.requests):
             raise error
@@ -333,9 +338,13 @@ class Engine:
 
     @property
     def _num_ahead(self) -> int:
-        """Pieces of a request that wait or are recognised: enough for all workers."""
-        share = 2 * self._most * len(self._workers) / max(1, self.counts.requests)
-        return max(2, math.ceil(share))
+        """Pieces of a request that wait or are recognised: enough for all workers.
+
+        All requests together leave room for others among the pieces that may wait.
+        """
+        requests = max(1, self.counts.requests)
+        share = math.ceil(2 * self._most * len(self._workers) / requests)
+        return max(2, min(share, self._limits.max_pieces // (2 * requests)))
 
     def _begin(
         self,
@@ -433,6 +442,15 @@ class Engine:
         except WorkerEndedError as ended:
             await self._try_again(taken, str(ended))
             return
+        except LoadError as error:
+            LOGGER.error("a worker could not load the model: %s", error)
+            self._without_model.add(worker)
+            await asyncio.to_thread(worker.kill)  # another may be able to
+            raise WorkerError(
+                "a worker process could not load the model again (the server's log "
+                "says why)"
+            ) from error
+        self._without_model.discard(worker)
         self.counts.busy_seconds += time.perf_counter() - began
         self.counts.batches += 1
         self.counts.pieces += len(pieces)

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from torch import Tensor
 
+from asr.errors import AudioError
 from asr.output import FORMATS
 from asr.output import render as written
 from asr.reports.recording_page import sound_data, transcript_data
@@ -32,6 +33,10 @@ from asr.transcript import Transcript
 MOST_SECONDS = 3600.0
 """Of a recording that the page shows: its sound, spectrogram and attention are held in
 memory, here and in the browser."""
+MOST_SOUNDS = 2
+"""Whole recordings that are in memory at the same time: `app.state.sounds`."""
+_READ_SECONDS = 120.0
+"""Within which a recording must have been read: others wait for its place."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -103,33 +108,42 @@ async def _recording(request: Request, form: Form) -> bytes:
     """
     state = request.app.state
     engine: Engine = state.engine
-    sound = await _sound(form, state.settings)
+    async with state.sounds:
+        sound = await _sound(form, state.settings)
     transcript = await engine.transcribe(
         form.path, name=form.name, return_alignment=True
     )
     return await asyncio.to_thread(_content, transcript, sound)
 
 
-_one_at_a_time = asyncio.Lock()
-"""Held while a whole recording is in memory."""
-
-
 async def _sound(form: Form, settings: ServerSettings) -> dict[str, Any]:
+    """Read a whole recording, for its sound and its spectrogram.
+
+    Raises:
+        AudioError: it cannot be read, is too long, or takes too much time.
+    """
     limits = ReadLimits(
         min(settings.max_seconds, MOST_SECONDS),
         settings.read_memory,
         settings.read_timeout,
     )
-    async with _one_at_a_time:
-        parts = list[Tensor]()
-        async with reading(form.path, form.name, limits) as pieces:
+    parts = list[Tensor]()
+    try:
+        async with (
+            asyncio.timeout(_READ_SECONDS),
+            reading(form.path, form.name, limits) as pieces,
+        ):
             async for piece in pieces:
                 if piece.waveform is None:
                     part = torch.zeros(piece.num_samples)
                 else:
                     part = torch.from_numpy(piece.waveform.copy())
                 parts.append(part[piece.overlap :])
-        return await asyncio.to_thread(sound_data, torch.cat(parts))
+    except TimeoutError as error:
+        raise AudioError(
+            f"{form.name}: reading takes too long (over {_READ_SECONDS:g} s)"
+        ) from error
+    return await asyncio.to_thread(sound_data, torch.cat(parts))
 
 
 def _content(transcript: Transcript, sound: dict[str, Any]) -> bytes:

@@ -5,7 +5,8 @@ What strangers send is decoded by libraries in C. Here that happens in a process
 own, which is forked in some milliseconds from one that has imported everything, and
 which the system ends where it takes too much. What comes back over a socket are bytes
 that are checked, never pickles: a reader that somebody else has taken over can send
-wrong samples, and nothing more.
+this process wrong samples and texts of errors. It is no sandbox: such a reader may do
+whatever the user of the server may do (docs/serving.md has how systemd limits that).
 
 The socket is what keeps a reader from running ahead: it waits until its pieces are
 taken. Closing it, or ending the process, is how a request is given up.
@@ -117,7 +118,8 @@ async def reading(
         yield _received(reader, process, name, limits)
     finally:
         writer.close()
-        process.kill()
+        if process.is_alive():  # or else its number may be another's by now
+            process.kill()
         await _ended(process)
         process.close()
 

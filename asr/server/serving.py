@@ -23,11 +23,17 @@ from asr.inference.recognizer_settings import RecognizerSettings
 from asr.server.app import create_app
 from asr.server.engine import Engine
 from asr.server.errors import ApiError
+from asr.server.realtime import MAX_AUDIO
 from asr.server.settings import ServerSettings
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _FILES = 512
 """Files that are open beside connections."""
+_MOST_MESSAGE = MAX_AUDIO * 4 // 3 + 2**16
+"""Bytes of a WebSocket's message: audio in base64, and what stands around it."""
+_WAITING = 2048
+"""Connections that wait to be accepted."""
+_RETRY_AFTER = {"Retry-After": "1"}
 
 
 def serve(
@@ -97,6 +103,9 @@ class _Server(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 server_header=False,
+                ws_max_size=_MOST_MESSAGE,
+                ws_per_message_deflate=False,  # little could become very much
+                backlog=_WAITING,
                 timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
             )
         )
@@ -134,20 +143,26 @@ class _Protocol(H11Protocol):
         """Take a connection, or refuse it where there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self.limits.max_connections:
-            self._refuse(ApiError(503, "too many connections", code="server_busy"))
+            error = ApiError(
+                *(503, "too many connections (try again in 1 s)"),
+                code="server_busy",
+                headers=_RETRY_AFTER,
+            )
+            self._refuse(error)
             return
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
         super().data_received(data)
-        if self._head_timer is None and self._has_no_request:
+        if not self._has_no_request:
+            self._forget_timer()
+        elif self._head_timer is None:
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        if self._head_timer:
-            self._head_timer.cancel()
+        self._forget_timer()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -163,6 +178,11 @@ class _Protocol(H11Protocol):
         timeout = self.limits.header_timeout
         self._head_timer = self.loop.call_later(timeout, self._end_without_head)
 
+    def _forget_timer(self) -> None:
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
+
     def _end_without_head(self) -> None:
         self._head_timer = None
         has_changed = self.transport.get_protocol() is not self  # it is a WebSocket
@@ -173,16 +193,19 @@ class _Protocol(H11Protocol):
         """Answer without an application, and close."""
         content = json.dumps({"error": error.to_dict()}).encode()
         phrase = {400: "Bad Request", 503: "Service Unavailable"}[error.status]
+        more = "".join(f"{name}: {value}\r\n" for name, value in error.headers.items())
         head = (
             f"HTTP/1.1 {error.status} {phrase}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+            f"{more}Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + content)
         self.transport.close()
 
 
 def _bound(settings: ServerSettings) -> socket.socket:
-    """Return a socket with the address of the server, which does not listen yet.
+    """Return a socket that listens; who connects waits until the server has begun.
+
+    Two sockets may be bound to an address, but only one can listen on it.
 
     Raises:
         ConfigError: the address is not to be had.
@@ -196,6 +219,7 @@ def _bound(settings: ServerSettings) -> socket.socket:
         try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
+            found.listen(_WAITING)
         except OSError:
             found.close()
             raise

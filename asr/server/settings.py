@@ -1,6 +1,8 @@
 """What a server may be asked for, and how much of it."""
 
+import math
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from asr.errors import ConfigError
 
@@ -19,8 +21,8 @@ class ServerSettings:
     api_key: str | None = None
     """What clients must send; None for no key."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names that clients may call a server by that listens on this machine only and
-    has no key, beside localhost and its addresses."""
+    """Names that clients may call a server by that has no key, beside localhost, the
+    host that it listens on, and addresses."""
     language: str = "en"
     """Of the model, in two letters (ISO 639-1): the one that clients may ask for."""
     max_upload: int = 25 * MIB
@@ -62,6 +64,9 @@ class ServerSettings:
                 "API key: must be printable ASCII without spaces, at least one "
                 "character (what stands in the header of a request)"
             )
+        self._check_limits()
+
+    def _check_limits(self) -> None:
         for name in (
             *("max_upload", "max_seconds", "max_requests", "max_pieces"),
             *(
@@ -74,27 +79,40 @@ class ServerSettings:
             *("read_timeout", "read_memory", "work_timeout"),
             *("work_factor", "drain_timeout"),
         ):
-            if not getattr(self, name) > 0:
-                shown = name.replace("_", "-")
-                raise ConfigError(
-                    f"{shown} must be above 0, not {getattr(self, name):g}"
-                )
+            value, shown = getattr(self, name), name.replace("_", "-")
+            if not value > 0:
+                raise ConfigError(f"{shown} must be above 0, not {value:g}")
+            if not math.isfinite(value):
+                raise ConfigError(f"{shown} must be a finite number, not {value}")
 
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
-        return self.host in _LOCAL
+        host = self.host.lower()
+        return host == "localhost" or (
+            is_address(host) and ip_address(host).is_loopback
+        )
 
     @property
     def trusted_hosts(self) -> frozenset[str] | None:
-        """Names that clients may call the server by; None for any.
+        """Names, beside addresses, that clients may call the server by; None for any.
 
-        Without a key, a web page could otherwise use a server of this machine under a
-        name of its own (DNS rebinding).
+        Without a key, a web page could otherwise use the server under a name of its
+        own (DNS rebinding).
         """
-        if self.api_key is not None or not self.is_local:
+        if self.api_key is not None:
             return None
-        return frozenset({*_LOCAL, *(host.lower() for host in self.allowed_hosts)})
+        named = (self.host, *self.allowed_hosts)
+        return frozenset({*_LOCAL, *(host.lower() for host in named)})
+
+
+def is_address(host: str) -> bool:
+    """Return whether a host is an IP address, and no name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_key(key: str) -> bool:

@@ -1,6 +1,7 @@
 """`POST /v1/audio/transcriptions` and `GET /v1/models`, as OpenAI has them."""
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -13,10 +14,10 @@ from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from asr.errors import ConfigError
+from asr.errors import AsrError, ConfigError
 from asr.server.access import require_key
 from asr.server.answers import END, answer, event, usage
-from asr.server.asked import FORMATS, Asked, asked, check_model
+from asr.server.asked import FORMATS, LONGEST_WORD, Asked, asked, check_model
 from asr.server.engine import Engine
 from asr.server.errors import ApiError, api_error
 from asr.server.settings import ServerSettings
@@ -31,6 +32,8 @@ _CLIENT_GONE = 499
 _WORD = re.compile(r"[^\W\d_][\w'-]*")
 _MOST_NAMES = 100
 """Hot words that a prompt can give."""
+
+LOGGER = logging.getLogger("asr.server")
 
 Result = TypeVar("Result")
 
@@ -192,7 +195,8 @@ def names_in(prompt: str, known: frozenset[str]) -> tuple[str, ...]:
         for word in _WORD.findall(
             prompt.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
         )
-        if known.isdisjoint((word, word.upper(), word.lower()))
+        if len(word) <= LONGEST_WORD
+        and known.isdisjoint((word, word.upper(), word.lower()))
         and letters & {*word, *word.upper(), *word.lower()}
     ]
     return tuple(dict.fromkeys(found))[:_MOST_NAMES]
@@ -283,6 +287,8 @@ class _Events:
         try:
             transcript = await self._task
         except Exception as error:
+            if not isinstance(error, (ApiError, AsrError)):
+                LOGGER.exception("a transcription failed")
             yield event({"error": api_error(error).to_dict()})
             return
         yield event(

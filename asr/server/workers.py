@@ -65,6 +65,17 @@ class _State:
         return self._variants[hotwords]
 
 
+class LoadError(Exception):
+    """A worker that was started anew could not load the model."""
+
+
+class _Failed:
+    """In place of a state: why there is none."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
 def starter_of_workers(settings: RecognizerSettings) -> Starter:
     """Return what starts processes that each have a recognizer.
 
@@ -76,14 +87,23 @@ def starter_of_workers(settings: RecognizerSettings) -> Starter:
     return Starter(begin, shared=settings.device == "cpu")
 
 
-def _begin(settings: RecognizerSettings) -> _State:
+def _begin(settings: RecognizerSettings) -> _State | _Failed:
     # Who stops a whole group of processes has the server finish its requests first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return _State(begin(settings.load))
+    try:
+        return _State(begin(settings.load))
+    except Exception as error:
+        return _Failed(error)
 
 
-def describe(state: _State, _: None) -> Description:
-    """Return what recognises."""
+def describe(state: _State | _Failed, _: None) -> Description:
+    """Return what recognises.
+
+    Raises:
+        AsrError: the model cannot be loaded.
+    """
+    if isinstance(state, _Failed):
+        raise state.error
     recognizer = state.recognizer
     language_model = recognizer.language_model
     words = frozenset(language_model.words if language_model else ())
@@ -93,13 +113,18 @@ def describe(state: _State, _: None) -> Description:
     return Description(name, recognizer.settings, words)
 
 
-def recognize(state: _State, batch: Batch) -> bytes:
+def recognize(state: _State | _Failed, batch: Batch) -> bytes:
     """Recognise a batch.
 
     Returns:
         A pickled list of segments: pickled by torch's way, tensors would go through
         shared memory and open files.
+
+    Raises:
+        LoadError: the model cannot be loaded.
     """
+    if isinstance(state, _Failed):
+        raise LoadError(str(state.error)) from state.error
     waveforms = [torch.from_numpy(waveform) for waveform in batch.waveforms]
     recognizer = state.variant(batch.hotwords, batch.beam_size)
     segments = recognizer.recognize(waveforms, return_alignment=batch.return_alignment)

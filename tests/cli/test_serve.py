@@ -105,3 +105,22 @@ def test_without_the_extra_its_name_is_shown(
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
     assert main(["serve"]) == 1
     assert 'pip install "listen-attend-spell[serve]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["fastapi", "jinja2", "websockets"])
+def test_a_library_that_is_missing_is_named(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "find_spec", lambda one: None if one == name else one)
+    assert main(["serve"]) == 1
+    assert f"asr serve needs {name} (pip install" in capsys.readouterr().err
+
+
+def test_a_system_without_proc_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "_DESCRIPTORS", tmp_path / "fd")
+    assert main(["serve"]) == 1
+    error = capsys.readouterr().err
+    assert f"asr serve needs {tmp_path / 'fd'}, which this system lacks" in error
+    assert error.count("\n") == 1

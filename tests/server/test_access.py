@@ -8,6 +8,7 @@ from starlette.datastructures import Headers
 from asr.errors import ConfigError
 from asr.server.access import ENCODED_SUBPROTOCOL, SUBPROTOCOL, authorized
 from asr.server.settings import ServerSettings
+from tests.server.fake_engine import client
 
 
 @pytest.mark.parametrize(
@@ -53,8 +54,33 @@ def test_a_server_of_this_machine_without_a_key_goes_by_few_names() -> None:
     settings = ServerSettings(allowed_hosts=("Asr.Example",))
     names = frozenset({"127.0.0.1", "::1", "localhost", "asr.example"})
     assert settings.trusted_hosts == names
-    assert ServerSettings(host="0.0.0.0").trusted_hosts is None
     assert ServerSettings(api_key="sesame").trusted_hosts is None
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        *(("127.0.0.2", True), ("LocalHost", True), ("::1", True)),
+        *(("0.0.0.0", False), ("192.168.0.2", False), ("asr.example", False)),
+    ],
+)
+def test_loopback_is_this_machine(host: str, expected: bool) -> None:
+    assert ServerSettings(host=host).is_local is expected
+
+
+@pytest.mark.parametrize(
+    ("called", "expected"),
+    [
+        *(("192.168.0.2:8000", 200), ("[fe80::1]:8000", 200), ("localhost", 200)),
+        *(("asr.example", 200), ("evil.example", 403), ("", 403)),
+    ],
+)
+def test_without_a_key_no_server_goes_by_a_name_of_others(
+    called: str, expected: int
+) -> None:
+    asked = client(host="0.0.0.0", allowed_hosts=("asr.example",))
+    response = asked.get("/health", headers={"Host": called})
+    assert response.status_code == expected
 
 
 @pytest.mark.parametrize("key", ["", "two words", "schlüssel", "a\nb"])
@@ -69,6 +95,7 @@ def test_a_key_that_no_header_can_hold_is_refused(key: str) -> None:
         ("port", 70_000, "port must be 0 to 65535, not 70000"),
         ("max_upload", 0, "max-upload must be above 0, not 0"),
         ("max_seconds", float("nan"), "max-seconds must be above 0, not nan"),
+        ("max_seconds", float("inf"), "max-seconds must be a finite number, not inf"),
         ("max_requests", -1, "max-requests must be above 0, not -1"),
     ],
 )

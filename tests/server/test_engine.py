@@ -19,6 +19,7 @@ from asr.server.engine import Engine
 from asr.server.errors import WorkerError
 from asr.server.settings import ServerSettings
 from asr.transcript import Segment, silence
+from tests.server.conftest import children_of
 
 FINE, BLOCKS_ONCE, BLOCKS, KILLS = 0.1, 0.2, 0.3, 0.4
 """The first sample of a waveform, and what recognising it does."""
@@ -68,6 +69,8 @@ class FakeSettings:
     device: str = "cpu"
 
     def load(self) -> FakeRecognizer:
+        if (self.folder / "gone").exists():
+            raise ConfigError("/secret/model: is gone")
         return FakeRecognizer(self.folder, 64)
 
 
@@ -154,3 +157,42 @@ def test_more_audio_and_a_wider_beam_may_take_longer(tmp_path: Path) -> None:
         return [engine.time_limit(*case) for case in cases]
 
     assert used(tmp_path, use, settings) == [360.0, 660.0, 210.0, 135.0, 135.0]
+
+
+def test_a_model_that_cannot_be_loaded_again_is_the_servers_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use(engine: Engine) -> tuple[bool, bool]:
+        was_ready = engine.is_ready
+        (tmp_path / "gone").touch()
+        for pid in children_of(os.getpid()):
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerError, match=r"^a worker process could not load") as e:
+            await texts(engine, {})
+        assert "/secret" not in str(e.value)
+        return was_ready, engine.is_ready
+
+    assert used(tmp_path, use, ServerSettings()) == (True, False)
+    assert (
+        "a worker could not load the model: /secret/model: is gone" in caplog.messages
+    )
+
+
+def test_a_model_that_cannot_be_loaded_at_first_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "gone").touch()
+    with pytest.raises(ConfigError, match=r"^/secret/model: is gone$"):
+        used(tmp_path, lambda engine: texts(engine, {}))
+
+
+@pytest.mark.parametrize(
+    ("workers", "requests", "expected"),
+    [(1, 1, 16), (32, 1, 128), (32, 8, 16), (32, 32, 4), (1, 32, 2), (32, 500, 2)],
+)
+def test_the_pieces_of_recordings_leave_room_for_others(
+    workers: int, requests: int, expected: int, tmp_path: Path
+) -> None:
+    recognizer = cast(RecognizerSettings, FakeSettings(tmp_path))
+    engine = Engine(recognizer, ServerSettings(max_pieces=256), workers)
+    engine.counts.requests = requests
+    assert engine._num_ahead == expected

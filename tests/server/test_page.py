@@ -1,14 +1,21 @@
 """The page at `/`, asked by a client; `test_page_in_chromium` uses it."""
 
+import asyncio
 import base64
 import json
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from asr.output import FORMATS
-from asr.server.reading import start_forking
-from tests.server.fake_engine import FakeEngine, client, wav
+from asr.server import page
+from asr.server.reading import ReadPiece, start_forking
+from tests.server.fake_engine import FakeEngine, app, client, wav
 
 KEY = "sesame"
 
@@ -126,3 +133,44 @@ def test_a_recording_is_no_longer_than_the_server_takes() -> None:
     )
     assert response.status_code == 400
     assert "longer than the 1 s" in response.json()["error"]["message"]
+
+
+@pytest.mark.usefixtures("forking")
+def test_a_recording_whose_reading_takes_too_long_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(page, "_READ_SECONDS", 0.0)
+    response = client().post("/page/recording", files={"file": ("a.wav", wav())})
+    assert response.status_code == 400
+    message = "a.wav: reading takes too long (over 0 s)"
+    assert response.json()["error"]["message"] == message
+
+
+@pytest.mark.usefixtures("forking")
+def test_one_upload_that_is_read_does_not_keep_another_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = asyncio.Barrier(2)
+
+    async def pieces() -> AsyncIterator[ReadPiece]:
+        yield ReadPiece(0, 16_000, 0, None)
+
+    @asynccontextmanager
+    async def reading(*_: Any) -> AsyncIterator[AsyncIterator[ReadPiece]]:
+        async with asyncio.timeout(10), both:
+            yield pieces()
+
+    monkeypatch.setattr(page, "reading", reading)
+
+    async def ask(made: FastAPI) -> list[int]:
+        transport = httpx.ASGITransport(made)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost"
+        ) as asked:
+            posts = [
+                asked.post("/page/recording", files={"file": ("a.wav", wav())})
+                for _ in range(2)
+            ]
+            return [found.status_code for found in await asyncio.gather(*posts)]
+
+    assert asyncio.run(ask(app(FakeEngine()))) == [200, 200]

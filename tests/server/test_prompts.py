@@ -16,3 +16,8 @@ def test_what_the_model_cannot_write_is_left_out_of_a_prompt() -> None:
 
 def test_without_a_language_model_a_prompt_names_nothing() -> None:
     assert names_in("ZyntriQix", frozenset()) == ()
+
+
+def test_a_word_that_is_too_long_is_no_name() -> None:
+    assert names_in(f"{'Z' * 101} {'Y' * 100}", KNOWN) == ()
+    assert names_in(f"{'T' * 101} {'T' * 100}", KNOWN) == ("T" * 100,)

@@ -3,6 +3,9 @@
 import asyncio
 import os
 import signal
+from multiprocessing import active_children
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +106,20 @@ def test_a_reader_ends_where_nobody_wants_its_pieces(tmp_path: Path) -> None:
 
     asyncio.run(run())
     assert children_of(os.getpid()) <= before
+
+
+def test_a_reader_that_has_ended_is_sent_no_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = noise(tmp_path / "a", 60)
+    before, readers, killed = active_children(), list[BaseProcess](), list[int]()
+
+    async def run() -> None:
+        async with reading(path, "talk", LIMITS) as pieces:
+            async for _ in pieces:
+                readers[:] = readers or set(active_children()) - set(before)
+            wait([readers[0].sentinel], 120)
+            monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
+
+    asyncio.run(run())
+    assert killed == []

@@ -1,0 +1,122 @@
+"""Connections of a server that runs in this process."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import websockets
+
+from asr.errors import ConfigError
+from asr.server import serving
+from asr.server.realtime import MAX_AUDIO
+from asr.server.settings import ServerSettings
+from tests.server.fake_engine import FakeEngine, app
+
+HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+
+
+class CountedEngine(FakeEngine):
+    """What a server prints of its engine."""
+
+    num_workers = 1
+
+
+def used(use: Callable[[int], Awaitable[Any]], **settings: Any) -> Any:
+    """Serve, call `use` with the port, and stop."""
+
+    async def work() -> Any:
+        limits = ServerSettings(port=0, **settings)
+        server = serving._Server(app(CountedEngine(), **settings), limits)
+        with serving._bound(limits) as listening:
+            running = asyncio.create_task(server.serve(sockets=[listening]))
+            try:
+                async with asyncio.timeout(60):
+                    return await use(listening.getsockname()[1])
+            finally:
+                server.should_exit = True
+                await running
+
+    return asyncio.run(work())
+
+
+async def answer(reader: asyncio.StreamReader) -> bytes:
+    """Read an answer without its body; nothing where the connection is closed."""
+    head = b""
+    while line := await reader.readline():
+        head += line
+        if line == b"\r\n":
+            length = head.lower().partition(b"content-length: ")[2].split()[0]
+            await reader.readexactly(int(length))
+            break
+    return head
+
+
+def test_a_connection_in_use_stays_open() -> None:
+    async def use(port: int) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        end, number = asyncio.get_running_loop().time() + 0.8, 0
+        while asyncio.get_running_loop().time() < end:
+            writer.write(HEAD + b"\r\n")
+            assert await answer(reader), f"closed after {number} requests"
+            number += 1
+            await asyncio.sleep(0.05)
+        writer.close()
+        return number
+
+    assert used(use, header_timeout=0.4) > 1
+
+
+def test_a_later_head_has_a_time_limit_too() -> None:
+    async def use(port: int) -> tuple[bytes, float]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"\r\n")
+        await answer(reader)
+        await asyncio.sleep(0.3)
+        began = asyncio.get_running_loop().time()
+        writer.write(HEAD)
+        rest = await reader.read()
+        writer.close()
+        return rest, asyncio.get_running_loop().time() - began
+
+    rest, seconds = used(use, header_timeout=0.4)
+    assert rest == b""
+    assert seconds > 0.35  # of its own: not what the first has left
+
+
+def test_the_longest_message_of_a_session_is_taken_and_none_is_unpacked() -> None:
+    event = {"type": "other", "audio": "A" * (MAX_AUDIO * 4 // 3)}
+
+    async def use(port: int) -> tuple[str, str]:
+        address = f"ws://127.0.0.1:{port}/v1/realtime?intent=transcription"
+        async with websockets.connect(address) as session:
+            assert session.response is not None
+            extensions = session.response.headers.get("Sec-WebSocket-Extensions", "")
+            await session.send(json.dumps(event))
+            while (found := json.loads(await session.recv())["type"]) != "error":
+                pass
+            return extensions, found
+
+    assert used(use) == ("", "error")
+
+
+def test_a_port_is_taken_before_the_model_is_loaded() -> None:
+    with serving._bound(ServerSettings(port=0)) as one:
+        port = one.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: cannot be listened"):
+            serving._bound(ServerSettings(port=port))
+
+
+def test_too_many_connections_are_asked_to_come_again() -> None:
+    async def use(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            head = await answer(reader)
+            writer.close()
+            return head
+
+    head = used(use, max_connections=1)
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: 1\r\n" in head
