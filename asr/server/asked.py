@@ -17,11 +17,11 @@ _KNOWN = {
     *("chunking_strategy", *_LISTS),
 }
 _SPEAKERS = {"known_speaker_names", "known_speaker_references"}
-_MOST_WORDS = 500
+MOST_WORDS = 500
 """Hot words of a request."""
 LONGEST_WORD = 100
 """Letters of a hot word, or a phrase."""
-_MOST_LETTERS = 10_000
+MOST_LETTERS = 10_000
 """Of all hot words of a request."""
 _NAMES = {"en": "english", "de": "german", "fr": "french", "es": "spanish"}
 """Names of languages, as OpenAI writes them, by their two letters."""
@@ -192,12 +192,12 @@ def _hotwords(lists: dict[str, list[str]]) -> tuple[str, ...]:
     given = [*lists["hotwords"], *lists["keywords"]]
     parts = re.split(r"[,\n]", ",".join(given))
     found = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-    if len(found) > _MOST_WORDS:
-        raise _refused("hotwords", f"at most {_MOST_WORDS} are possible")
+    if len(found) > MOST_WORDS:
+        raise _refused("hotwords", f"at most {MOST_WORDS} are possible")
     if any(len(word) > LONGEST_WORD for word in found):
         raise _refused("hotwords", f"may have {LONGEST_WORD} letters each, no more")
-    if sum(map(len, found)) > _MOST_LETTERS:
-        raise _refused("hotwords", f"may have {_MOST_LETTERS} letters in all, no more")
+    if sum(map(len, found)) > MOST_LETTERS:
+        raise _refused("hotwords", f"may have {MOST_LETTERS} letters in all, no more")
     return found
 
 

@@ -12,7 +12,13 @@ from typing import Any
 from asr.audio import PCMStream
 from asr.audio.pcm import Encoding
 from asr.inference.live import LiveConfig
-from asr.server.asked import check_model, language_name
+from asr.server.asked import (
+    LONGEST_WORD,
+    MOST_LETTERS,
+    MOST_WORDS,
+    check_model,
+    language_name,
+)
 from asr.server.errors import ApiError
 
 _FORMATS: dict[str, tuple[int, Encoding]] = {
@@ -27,8 +33,6 @@ _RISE = 12.0
 _READ_ONLY = {"id", "object", "expires_at"}
 _LONGEST_PROMPT = 2**16
 """Letters, as many as the field of a form may have."""
-_MOST_KEYWORDS, _LONGEST_KEYWORD, _MOST_LETTERS = 500, 100, 10_000
-"""Keywords; letters of one, and of all."""
 _NO_RESPONSES = {"create_response", "interrupt_response", "idle_timeout_ms"}
 
 
@@ -217,14 +221,14 @@ def _keywords(given: Any, place: str) -> tuple[str, ...]:
     if not isinstance(given, list | None):
         raise _refused(place, "must be a list of texts")
     keywords = tuple(given or ())
-    if len(keywords) > _MOST_KEYWORDS:
-        raise _refused(place, f"are {_MOST_KEYWORDS} at most")
+    if len(keywords) > MOST_WORDS:
+        raise _refused(place, f"are {MOST_WORDS} at most")
     if not all(isinstance(one, str) for one in keywords):
         raise _refused(place, "must be a list of texts")
-    if max(map(len, keywords), default=0) > _LONGEST_KEYWORD:
-        raise _refused(place, f"have {_LONGEST_KEYWORD} letters each, at most")
-    if sum(map(len, keywords)) > _MOST_LETTERS:
-        raise _refused(place, f"have {_MOST_LETTERS} letters together, at most")
+    if max(map(len, keywords), default=0) > LONGEST_WORD:
+        raise _refused(place, f"have {LONGEST_WORD} letters each, at most")
+    if sum(map(len, keywords)) > MOST_LETTERS:
+        raise _refused(place, f"have {MOST_LETTERS} letters together, at most")
     return keywords
 
 

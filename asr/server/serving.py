@@ -23,14 +23,12 @@ from asr.inference.recognizer_settings import RecognizerSettings
 from asr.server.app import create_app
 from asr.server.engine import Engine
 from asr.server.errors import ApiError
-from asr.server.realtime import MAX_AUDIO
+from asr.server.realtime import MAX_MESSAGE
 from asr.server.settings import ServerSettings
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _FILES = 512
 """Files that are open beside connections."""
-_MOST_MESSAGE = MAX_AUDIO * 4 // 3 + 2**16
-"""Bytes of a WebSocket's message: audio in base64, and what stands around it."""
 _WAITING = 2048
 """Connections that wait to be accepted."""
 _RETRY_AFTER = {"Retry-After": "1"}
@@ -103,7 +101,7 @@ class _Server(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 server_header=False,
-                ws_max_size=_MOST_MESSAGE,
+                ws_max_size=MAX_MESSAGE,
                 ws_per_message_deflate=False,  # little could become very much
                 backlog=_WAITING,
                 timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
