@@ -83,13 +83,20 @@ class ReadPiece(NamedTuple):
 def start_forking() -> None:
     """Start the process that readers are forked from, and have it import all it needs.
 
-    It ends with this process, and no signal for a terminal reaches it.
+    It ends with this process. No signal for a terminal reaches it, and SIGTERM, which
+    may be sent to all processes of a server, neither it nor a reader that has just been
+    forked: what is being read is finished first.
     """
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
+    resource_tracker.ensure_running()  # or it would unblock SIGTERM below
     _context.set_forkserver_preload([__name__])
-    with uninterrupted():
-        forkserver.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # is inherited
+    try:
+        with uninterrupted():
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @asynccontextmanager
@@ -194,7 +201,6 @@ def _reason(process: BaseProcess) -> str:
 def _read(there: socket.socket, path: str, name: str, limits: ReadLimits) -> None:
     """Read a file, and send its pieces."""
     end_with_parent()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # its request is finished first
     use_one_thread()
     _limit(limits)
     with there, suppress(BrokenPipeError, ConnectionResetError):

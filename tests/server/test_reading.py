@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from multiprocessing import active_children
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -13,7 +14,13 @@ import pytest
 
 from asr.audio import SAMPLE_RATE
 from asr.errors import AudioError
-from asr.server.reading import ReadLimits, ReadPiece, reading, start_forking
+from asr.server.reading import (
+    ReadLimits,
+    ReadPiece,
+    _context,
+    reading,
+    start_forking,
+)
 from tests.server.conftest import children_of
 from tests.sounds import encoded
 
@@ -123,3 +130,17 @@ def test_a_reader_that_has_ended_is_sent_no_signal(
 
     asyncio.run(run())
     assert killed == []
+
+
+def test_a_reader_that_was_just_forked_takes_no_notice_of_sigterm() -> None:
+    start_forking()
+    waiting = _context.Process(target=time.sleep, args=(30,), daemon=True)
+    waiting.start()
+    assert waiting.pid is not None
+
+    os.kill(waiting.pid, signal.SIGTERM)
+
+    waiting.join(1)
+    assert waiting.is_alive()
+    waiting.kill()
+    waiting.join()
