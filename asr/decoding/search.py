@@ -18,7 +18,6 @@ Source: Chan et al. (2015), arXiv:1508.01211, section 3.3 (beam, length); Hannun
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import count
 from math import inf
 from typing import NamedTuple, Protocol, TypeVar
@@ -26,7 +25,8 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from asr.decoding.hypothesis import Hypothesis, SearchConfig, normalized
+from asr.decoding.endings import Followed, check_score, hypotheses
+from asr.decoding.hypothesis import Hypothesis, SearchConfig
 
 State = TypeVar("State")
 
@@ -104,7 +104,7 @@ def greedy_search(
             zip(best.tolist(), tokens.tolist(), strict=True)
         ):
             utterance = live[row]
-            _check(score)
+            check_score(score)
             finished[utterance] = token == eos and score > -inf
             if finished[utterance]:
                 log_probs[utterance] += score
@@ -153,7 +153,7 @@ def beam_search(
     Raises:
         ValueError: the model gives NaN, or not one row per hypothesis.
     """
-    utterances = [_Utterance(limit) for limit in _limits(max_lengths)]
+    utterances = [Followed(limit) for limit in _limits(max_lengths)]
     links = list[_Links]()
     live = utterances
     state = model.start()
@@ -166,7 +166,7 @@ def beam_search(
         kept = [
             group
             for group, row in enumerate(found.summary.tolist())
-            if live[group].goes_on(row, len(links), group * width, config)
+            if live[group].goes_on(row[:-1], row[-1], len(links), group * width, config)
         ]
         if len(kept) < len(live):
             live = [live[group] for group in kept]
@@ -175,7 +175,9 @@ def beam_search(
             state = model.select(state, found.rows)
             log_probs, tokens = found.log_probs, found.tokens.flatten()
             links.append(_Links(found.rows.flatten(), tokens))
-    return _hypotheses(utterances, links, config)
+    rows = _to_lists([link.rows for link in links])
+    spelled = _to_lists([link.tokens for link in links])
+    return hypotheses(utterances, rows, spelled, config)
 
 
 class _Extensions(NamedTuple):
@@ -204,80 +206,6 @@ class _Links(NamedTuple):
     """(R,) the row that each extends."""
     tokens: Tensor
     """(R,) the token that each adds."""
-
-
-class _Ending(NamedTuple):
-    """A hypothesis that is not followed further; its tokens are still in the links."""
-
-    log_prob: float
-    num_tokens: int
-    row: int
-    """Its row once it had `num_tokens`."""
-    finished: bool
-
-
-@dataclass
-class _Utterance:
-    """What the host keeps of one utterance during a beam search."""
-
-    limit: int
-    """The most tokens it may have."""
-    log_probs: list[float] = field(default_factory=lambda: [0.0])
-    """(K,) of the live hypotheses, best first."""
-    endings: list[_Ending] = field(default_factory=list)
-    falls: bool = True
-    """Whether no score was above zero so far, so that log P only falls."""
-
-    def goes_on(
-        self,
-        summary: list[float],
-        num_tokens: int,
-        first_row: int,
-        config: SearchConfig,
-    ) -> bool:
-        """Take notice of one step; return whether another is needed.
-
-        Args:
-            summary: this utterance's row of `_Extensions.summary`.
-            num_tokens: how many tokens the live hypotheses had before the step.
-            first_row: where they stood.
-            config: settings.
-        """
-        *log_probs, highest = summary
-        extended = log_probs[: -len(self.log_probs)]
-        endings = log_probs[-len(self.log_probs) :]
-        _check(highest)
-        self.falls = self.falls and highest <= 0
-        self._end(endings, extended[-1], num_tokens, first_row, finished=True)
-        if num_tokens >= self.limit or extended[0] == -inf:
-            if not self.endings:
-                self._end(self.log_probs, -inf, num_tokens, first_row, finished=False)
-            return False
-        self.log_probs = extended
-        return len(self.endings) < config.beam_size and self._can_improve(config)
-
-    def _end(
-        self,
-        log_probs: list[float],
-        above: float,
-        num_tokens: int,
-        first_row: int,
-        finished: bool,
-    ) -> None:
-        self.endings += [
-            _Ending(log_prob, num_tokens, row, finished)
-            for row, log_prob in enumerate(log_probs, first_row)
-            if log_prob > above
-        ]
-
-    def _can_improve(self, config: SearchConfig) -> bool:
-        if not self.endings or not self.falls:
-            return True
-        bound = normalized(self.log_probs[0], self.limit, config.length_norm)
-        norm = config.length_norm
-        return bound > min(
-            normalized(e.log_prob, e.num_tokens, norm) for e in self.endings
-        )
 
 
 def _extend(
@@ -314,37 +242,6 @@ def _extend(
     )
 
 
-def _hypotheses(
-    utterances: Sequence[_Utterance], links: Sequence[_Links], config: SearchConfig
-) -> list[list[Hypothesis]]:
-    """Follow the links of the best endings back to the first token."""
-    rows = _to_lists([link.rows for link in links])
-    tokens = _to_lists([link.tokens for link in links])
-
-    def spell(ending: _Ending) -> Hypothesis:
-        row, spelled = ending.row, list[int]()
-        for step in reversed(range(ending.num_tokens)):
-            spelled.append(tokens[step][row])
-            row = rows[step][row]
-        return Hypothesis(
-            tuple(reversed(spelled)),
-            ending.log_prob,
-            config.length_norm,
-            ending.finished,
-        )
-
-    def score(ending: _Ending) -> float:
-        return normalized(ending.log_prob, ending.num_tokens, config.length_norm)
-
-    return [
-        [
-            spell(ending)
-            for ending in sorted(u.endings, key=score, reverse=True)[: config.beam_size]
-        ]
-        for u in utterances
-    ]
-
-
 def _to_lists(tensors: Sequence[Tensor]) -> list[list[int]]:
     """Fetch many small tensors from the device in one piece."""
     if not tensors:
@@ -363,11 +260,6 @@ def _step(
             f"got scores of {scores.size(0)}"
         )
     return scores, state
-
-
-def _check(score: float) -> None:
-    if not score < inf:
-        raise ValueError(f"scores must be log-probabilities, got {score}")
 
 
 def _limits(max_lengths: Tensor) -> list[int]:

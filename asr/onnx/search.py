@@ -8,14 +8,14 @@ Shapes: B utterances still being searched, K live hypotheses of each, R = B * K 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import inf
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from asr.decoding.hypothesis import Hypothesis, SearchConfig, normalized
+from asr.decoding.endings import Followed, hypotheses
+from asr.decoding.hypothesis import Hypothesis, SearchConfig
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
@@ -65,69 +65,6 @@ class Fusion:
         )
 
 
-class _Ending(NamedTuple):
-    """A hypothesis that is not followed further; its tokens are still in the links."""
-
-    log_prob: float
-    num_tokens: int
-    row: int
-    finished: bool
-
-
-@dataclass
-class _Utterance:
-    """What is kept of one utterance during a search."""
-
-    limit: int
-    log_probs: list[float] = field(default_factory=lambda: [0.0])
-    endings: list[_Ending] = field(default_factory=list)
-    falls: bool = True
-    """Whether no score was above zero so far, so that log P only falls."""
-
-    def goes_on(
-        self,
-        extended: list[float],
-        ending: list[float],
-        highest: float,
-        num_tokens: int,
-        first_row: int,
-        config: SearchConfig,
-    ) -> bool:
-        """Take notice of one step; return whether another is needed."""
-        if not highest < inf:
-            raise ValueError(f"scores must be log-probabilities, got {highest}")
-        self.falls = self.falls and highest <= 0
-        self._end(ending, extended[-1], num_tokens, first_row, True)
-        if num_tokens >= self.limit or extended[0] == -inf:
-            if not self.endings:
-                self._end(self.log_probs, -inf, num_tokens, first_row, False)
-            return False
-        self.log_probs = extended
-        return len(self.endings) < config.beam_size and self._can_improve(config)
-
-    def _end(
-        self,
-        log_probs: Sequence[float],
-        above: float,
-        num_tokens: int,
-        first_row: int,
-        finished: bool,
-    ) -> None:
-        self.endings += [
-            _Ending(log_prob, num_tokens, row, finished)
-            for row, log_prob in enumerate(log_probs, first_row)
-            if log_prob > above
-        ]
-
-    def _can_improve(self, config: SearchConfig) -> bool:
-        if not self.endings or not self.falls:
-            return True
-        norm = config.length_norm
-        bound = normalized(self.log_probs[0], self.limit, norm)
-        worst = min(normalized(e.log_prob, e.num_tokens, norm) for e in self.endings)
-        return bound > worst
-
-
 def beam_search(
     model: StepModel,
     config: SearchConfig,
@@ -151,8 +88,8 @@ def beam_search(
     Raises:
         ValueError: the model gives NaN.
     """
-    utterances = [_Utterance(limit) for limit in max_lengths]
-    links = list[tuple[list[int], list[int]]]()
+    utterances = [Followed(limit) for limit in max_lengths]
+    links, spelled = list[list[int]](), list[list[int]]()
     live, state = utterances, model.start()
     tokens: Ints = np.full(len(live), sos, dtype=np.int64)
     log_probs: Floats = np.zeros((len(live), 1), dtype=np.float32)
@@ -164,8 +101,8 @@ def beam_search(
             group
             for group, utterance in enumerate(live)
             if utterance.goes_on(
-                *(best[group].tolist(), ending[group].tolist(), float(highest[group])),
-                *(len(links), group * width, config),
+                [*best[group].tolist(), *ending[group].tolist()],
+                *(float(highest[group]), len(links), group * width, config),
             )
         ]
         if len(kept) < len(live):
@@ -174,8 +111,9 @@ def beam_search(
         if live:
             state = model.select(state, rows)
             log_probs, tokens = best, nexts.flatten()
-            links.append((rows.flatten().tolist(), tokens.tolist()))
-    return [_hypotheses(one, links, config) for one in utterances]
+            links.append(rows.flatten().tolist())
+            spelled.append(tokens.tolist())
+    return hypotheses(utterances, links, spelled, config)
 
 
 def _extend(
@@ -213,27 +151,3 @@ def _extend(
         log_probs + ending,
         highest,
     )
-
-
-def _hypotheses(
-    utterance: _Utterance,
-    links: Sequence[tuple[list[int], list[int]]],
-    config: SearchConfig,
-) -> list[Hypothesis]:
-    """Follow the links of the best endings back to the first token."""
-    norm = config.length_norm
-    ranked = sorted(
-        utterance.endings,
-        key=lambda ending: normalized(ending.log_prob, ending.num_tokens, norm),
-        reverse=True,
-    )
-    found = list[Hypothesis]()
-    for ending in ranked[: config.beam_size]:
-        row, spelled = ending.row, list[int]()
-        for rows, tokens in reversed(links[: ending.num_tokens]):
-            spelled.append(tokens[row])
-            row = rows[row]
-        found.append(
-            Hypothesis(tuple(reversed(spelled)), ending.log_prob, norm, ending.finished)
-        )
-    return found
