@@ -376,7 +376,8 @@ def _model() -> Iterator[Check]:
 
 
 def _language_model() -> Iterator[Check]:
-    from asr.lm.ngram import BUNDLED_WORDS, WordNGram, find_language_model
+    from asr.lm.ngram import WordNGram
+    from asr.lm.word_files import BUNDLED_WORDS, find_language_model
 
     words = WordNGram.load(find_language_model(None))
     line = f"{BUNDLED_WORDS}, {len(words.words):,} words, order {len(words.levels)}"

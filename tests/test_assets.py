@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from asr.inference.recognizer import Recognizer
-from asr.lm.ngram import find_language_model
+from asr.lm.word_files import find_language_model
 from asr.model.storage import find_model
 from asr.scoring import word_error_rate
 from asr.training.validation import attention_habits

@@ -224,7 +224,7 @@ def _add_weights(parser: argparse.ArgumentParser, verb: str) -> None:
 def _build(args: argparse.Namespace) -> None:
     from asr.data.manifest import read_manifest
     from asr.lm.estimate import NGramConfig, build, measure
-    from asr.lm.ngram import FILE
+    from asr.lm.word_files import FILE
     from asr.text import ALPHABET
 
     config = checked(
@@ -304,7 +304,8 @@ def _sizes(model: "WordNGram") -> str:
 def _load(path: Path, args: argparse.Namespace) -> "WordNGram":
     """Read an n-gram from a folder or a file in ARPA's format."""
     from asr.lm.arpa import is_arpa, read_arpa
-    from asr.lm.ngram import BUNDLED_WORDS, WordNGram, find_language_model
+    from asr.lm.ngram import WordNGram
+    from asr.lm.word_files import BUNDLED_WORDS, find_language_model
 
     if is_arpa(path):
         arpa = read_arpa(path, _normalizer(args))
@@ -320,7 +321,8 @@ def _convert(args: argparse.Namespace) -> None:
     from asr.errors import ConfigError
     from asr.lm.arpa import is_arpa, write_arpa
     from asr.lm.estimate import check_lstm
-    from asr.lm.ngram import FILE, make_folder
+    from asr.lm.ngram import make_folder
+    from asr.lm.word_files import FILE
     from asr.locks import locked
 
     if is_arpa(args.source) == is_arpa(args.target):

@@ -44,7 +44,8 @@ from asr.inference.silence import may_be_speech
 from asr.inference.situations import Decoding, Situation, wants_language_model
 from asr.inference.speech_search import SpeechSearch
 from asr.inference.stored_calibration import load_calibration
-from asr.lm.ngram import WordNGram, find_language_model, load_language_model
+from asr.lm.ngram import WordNGram, load_language_model
+from asr.lm.word_files import find_language_model
 from asr.model.attention import Attention, note_plain_path
 from asr.model.quantized import PRECISIONS
 from asr.model.storage import Model, find_model, load_model, pinned_model

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from asr.inference.recognizer import Recognizer
 from asr.inference.situations import Decoding, wants_language_model
-from asr.lm import ngram, word_lstm
-from asr.lm.ngram import find_language_model
+from asr.lm import word_files, word_lstm
+from asr.lm.word_files import find_language_model
 from asr.model.attention import Attention
 from asr.model.storage import DESCRIPTION, WEIGHTS, find_model
 
@@ -64,5 +64,5 @@ class RecognizerSettings(NamedTuple):
         files = [model / name for name in (DESCRIPTION, WEIGHTS)]
         if wants_language_model(self.decoding):
             words = find_language_model(self.language_model)
-            files += (words / name for name in (ngram.FILE, word_lstm.FILE))
+            files += (words / name for name in (word_files.FILE, word_lstm.FILE))
         return files

@@ -31,7 +31,9 @@ import numpy as np
 
 from asr.errors import CheckpointError
 from asr.lm.look_ahead import Ints
-from asr.lm.ngram import LONGEST_WORD, Level, WordNGram, find, look_up, spelling_of
+from asr.lm.ngram import WordNGram
+from asr.lm.word_files import spelling_of
+from asr.lm.word_tables import LONGEST_WORD, Level, find, look_up
 from asr.text import ALPHABET, normalize
 
 START, END, UNKNOWN_WORD = "<s>", "</s>", "<unk>"

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.lm.ngram import UNKNOWN, WordNGram
+from asr.lm.ngram import WordNGram
 from asr.lm.word_lstm import Contexts
+from asr.lm.word_tables import UNKNOWN
 from asr.text import CharTokenizer
 
 

@@ -34,17 +34,10 @@ import torch
 
 from asr.errors import CheckpointError, ConfigError, CorpusError
 from asr.lm.look_ahead import Floats, Ints
-from asr.lm.ngram import (
-    LONGEST_WORD,
-    Level,
-    WordNGram,
-    find,
-    look_up,
-    make_folder,
-    mix,
-    spelling_of,
-)
+from asr.lm.ngram import WordNGram, make_folder
+from asr.lm.word_files import spelling_of
 from asr.lm.word_lstm import WordLSTM
+from asr.lm.word_tables import LONGEST_WORD, Level, find, look_up, mix
 from asr.locks import locked
 from asr.text import ALPHABET, normalize
 

@@ -19,10 +19,10 @@ from asr.data.manifest import read_manifest
 from asr.errors import CheckpointError, ConfigError
 from asr.lm.estimate import Normalize, check_weights, measure, read_text
 from asr.lm.look_ahead import Ints
-from asr.lm.ngram import FILE as NGRAM
 from asr.lm.ngram import WordNGram
 from asr.lm.sentences import prepare
 from asr.lm.trainer import CHECKPOINT, LSTMTrainer, LSTMTrainingConfig
+from asr.lm.word_files import FILE as NGRAM
 from asr.lm.word_lstm import FILE, WordLSTM
 from asr.locks import locked
 from asr.runtime import pick_device

@@ -34,9 +34,10 @@ from torch import Tensor, nn
 from asr.errors import TrainingError
 from asr.lm.estimate import scores
 from asr.lm.look_ahead import Ints
-from asr.lm.ngram import WordNGram, mix
+from asr.lm.ngram import WordNGram
 from asr.lm.sentences import batches, pad
 from asr.lm.word_lstm import WordLSTM
+from asr.lm.word_tables import mix
 from asr.progress import PERCENT, progress_bar
 from asr.runtime import pick_device
 from asr.tensor_files import read_metadata

@@ -11,10 +11,8 @@ exported, and finds the same.
 Shapes: N samples.
 """
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +22,7 @@ import numpy.typing as npt
 from asr.audio import SAMPLE_RATE, Channel, read_arrays, waveform_of
 from asr.decoding.config import DecodingConfig
 from asr.decoding.hotwords import spell_hotwords
-from asr.errors import AsrError, CheckpointError, ConfigError
+from asr.errors import AsrError, ConfigError
 from asr.inference.given_audio import Audio, is_one, is_samples, recording_of
 from asr.inference.long_audio import Clip, Progress, Recording, transcripts
 from asr.inference.retry import RETRY_CTC_WEIGHT, better, is_lost
@@ -36,10 +34,10 @@ from asr.inference.situations import (
     settled,
     wants_language_model,
 )
+from asr.lm.word_files import load_for
 from asr.onnx.folder import OnnxModel, read_folder
-from asr.onnx.ngram import FILE, WordNGram, load_ngram
+from asr.onnx.ngram import WordNGram, load_ngram
 from asr.onnx.speech_search import SpeechSearch
-from asr.text import CharTokenizer, Tokenizer
 from asr.transcript import Segment, Transcript, silence
 
 BATCH = 8
@@ -105,7 +103,7 @@ class OnnxRecognizer:
         """
         model, words = read_folder(Path(folder)), None
         if wants_language_model(decoding):
-            words = _load_words(language_model, model.tokenizer)
+            words = load_for(language_model, model.tokenizer, load_ngram)
         situation = Situation.of(language_model, words is not None)
         settings = settled(model.decoding(situation), situation, decoding)
         return cls(model, settings, words)
@@ -209,34 +207,6 @@ class OnnxRecognizer:
         """
         weight = max(self.decoding.ctc_weight, least_ctc_weight)
         return self._search.search(waveforms, replace(self.decoding, ctc_weight=weight))
-
-
-def _load_words(folder: str | Path | None, tokenizer: Tokenizer) -> WordNGram | None:
-    """Load the language model for a search that writes with a tokenizer.
-
-    The bundled one is left out with a notice where the tokenizer writes anything but
-    its characters.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged or has other letters.
-    """
-    place = Path(folder or str(files("asr") / "assets" / "words"))
-    if not (place / FILE).exists():
-        raise CheckpointError(
-            f"{place}: holds no language model (asr lm build makes one of texts)"
-        )
-    if folder is None and tokenizer != CharTokenizer():
-        logging.getLogger(__name__).warning(
-            "asr: the word language model is left out: it has another alphabet than "
-            "this model"
-        )
-        return None
-    if not isinstance(tokenizer, CharTokenizer):
-        raise CheckpointError(
-            f"{place}: the word language model is for characters only, which this "
-            "model does not write"
-        )
-    return load_ngram(place, tokenizer)
 
 
 def _recording(

@@ -18,7 +18,7 @@ from asr.decoding.endings import Followed, hypotheses
 from asr.decoding.hypothesis import Hypothesis, SearchConfig
 
 Floats = npt.NDArray[np.floating]
-Ints = npt.NDArray[np.integer]
+Ints = npt.NDArray[np.int64]
 
 
 class StepModel(Protocol):

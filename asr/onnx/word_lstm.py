@@ -18,12 +18,13 @@ import numpy.typing as npt
 
 from asr.errors import CheckpointError
 from asr.file_sets import checked
+from asr.lm.look_ahead import Floats as Wide
+from asr.lm.look_ahead import Ints
 from asr.onnx.tensors import read_arrays
 
 FILE, DESCRIPTION, KIND = "lstm.safetensors", "lstm.json", "word LSTM"
 
-Floats = npt.NDArray[np.floating]
-Ints = npt.NDArray[np.integer]
+Floats = npt.NDArray[np.float32]
 
 
 class Contexts:
@@ -45,7 +46,7 @@ class Contexts:
         share: float,
     ) -> None:
         self.share, self.edges = share, list(cutoffs)
-        self.ranks: Ints = arrays["ranks"]
+        self.ranks: Ints = arrays["ranks"].astype(np.int64)
         self._embedding = arrays["embedding.weight"]
         self._scale = arrays.get("embedding.weight.scale")
         self._input = _floats(arrays, "lstm.weight_ih_l0").T
@@ -134,38 +135,56 @@ class ContextTable:
     """The contexts of one search, each worked out once: hypotheses share them.
 
     Texts that differ in an unknown word only have the same words, and the same context.
+    It is a `WordContexts` of `asr.lm.word_tables`, which describes its methods.
 
     Args:
         network: of the LSTM.
+        goes_on: log P that a sentence is not empty.
     """
 
-    def __init__(self, network: Contexts) -> None:
+    def __init__(self, network: Contexts, goes_on: float) -> None:
         self._network = network
         self._table = network.start()
-        self._count = 1  # the first is that of the start
+        self._goes_on = [goes_on]  # the first is that of the start
         self._known = dict[tuple[int, int], int]()
 
     @property
     def rows(self) -> Floats:
         """All contexts, by their numbers."""
-        return self._table[: self._count]
+        return self._table[: len(self._goes_on)]
 
-    def read(self, words: Ints, contexts: Ints) -> Ints:
-        """Read one more word in each context, all by their numbers."""
-        pairs = list(zip(contexts.tolist(), words.tolist(), strict=True))
+    def read(self, words: Ints, at: Ints, goes_on: Wide) -> Ints:
+        """Read one more word in each of some contexts."""
+        pairs = list(zip(at.tolist(), words.tolist(), strict=True))
+        log_probs = dict(zip(pairs, goes_on.tolist(), strict=True))
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
         if new:
             before, said = np.array(new).T
             found = self._network.read(said, self._table[before])
-            end = self._count + len(new)
+            count = len(self._goes_on)
+            end = count + len(new)
             if end > len(self._table):
                 wider = np.empty((2 * end, found.shape[1]), dtype=np.float32)
-                wider[: self._count] = self.rows
+                wider[:count] = self.rows
                 self._table = wider
-            self._table[self._count : end] = found
-            self._known |= dict(zip(new, range(self._count, end), strict=True))
-            self._count = end
+            self._table[count:end] = found
+            self._known |= dict(zip(new, range(count, end), strict=True))
+            self._goes_on += [log_probs[pair] for pair in new]
         return np.array([self._known[pair] for pair in pairs])
+
+    def ahead(self) -> tuple[Floats, Floats]:
+        """Return what the contexts hold for looking ahead."""
+        return self._network.ahead(self.rows)
+
+    def log_prob(self, words: Ints, at: Ints) -> Wide:
+        """Return (R,) log P of words in contexts; that a sentence may end counts."""
+        found = self._network.log_prob(words, self.rows, at)
+        log_probs: Wide = np.array(self._goes_on)[at] + found
+        return log_probs
+
+    def keep(self, at: Ints) -> tuple["ContextTable", Ints]:
+        """Drop nothing."""
+        return self, at
 
 
 def load_contexts(folder: Path, words: Sequence[str]) -> Contexts | None:

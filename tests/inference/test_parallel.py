@@ -16,7 +16,7 @@ from asr.decoding.config import DecodingConfig
 from asr.errors import AudioError, CheckpointError, ConfigError, ManifestError
 from asr.inference.long_audio import Recording
 from asr.inference.parallel import _read_ahead, decode, transcribe_files
-from asr.lm.ngram import find_language_model
+from asr.lm.word_files import find_language_model
 from asr.model.storage import Model, save_model
 from asr.transcript import Transcript
 

@@ -22,7 +22,9 @@ from asr.inference.recognizer import Recognizer
 from asr.inference.retry import RETRY_CTC_WEIGHT
 from asr.inference.search_result import END, SearchResult
 from asr.lm.device_ngram import DeviceNGram
-from asr.lm.ngram import Level, WordNGram, find_language_model
+from asr.lm.ngram import WordNGram
+from asr.lm.word_files import find_language_model
+from asr.lm.word_tables import Level
 from asr.model.storage import CALIBRATION, Model, add_further, find_model, save_model
 from asr.text import ALPHABET, CharTokenizer
 from asr.transcript import Flag, Transcript
@@ -266,7 +268,7 @@ def test_further_hot_words_make_another_recognizer_of_the_same_network(
 
 @pytest.fixture
 def _first_notice() -> None:
-    asr.lm.ngram._leave_out.cache_clear()
+    asr.lm.word_files._leave_out.cache_clear()
 
 
 @pytest.mark.usefixtures("_first_notice")

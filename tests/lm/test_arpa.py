@@ -17,7 +17,8 @@ from asr.lm.estimate import (
     keep_letters,
     perplexity,
 )
-from asr.lm.ngram import WordNGram, find_language_model
+from asr.lm.ngram import WordNGram
+from asr.lm.word_files import find_language_model
 from asr.text import ALPHABET, CharTokenizer
 
 Capture = pytest.CaptureFixture[str]

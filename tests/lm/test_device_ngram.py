@@ -9,8 +9,9 @@ import torch
 from asr.decoding import Hypothesis, SearchConfig, beam_search
 from asr.lm.device_ngram import DeviceNGram
 from asr.lm.estimate import NGramConfig, estimate
-from asr.lm.ngram import Level, WordNGram
+from asr.lm.ngram import WordNGram
 from asr.lm.word_lstm import WordLSTM
+from asr.lm.word_tables import Level
 from asr.text import CharTokenizer
 
 TOKENIZER = CharTokenizer()

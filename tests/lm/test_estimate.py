@@ -17,7 +17,8 @@ from asr.lm.estimate import (
     measure,
     read_text,
 )
-from asr.lm.ngram import WordNGram, find_language_model
+from asr.lm.ngram import WordNGram
+from asr.lm.word_files import find_language_model
 
 TEXT = ["A B", "A B", "A C", "B A B", "D A"]
 

@@ -12,14 +12,9 @@ from torch import Tensor
 
 from asr.decoding import SearchConfig, beam_search
 from asr.errors import CheckpointError
-from asr.lm.ngram import (
-    DESCRIPTION,
-    FILE,
-    UNKNOWN,
-    Level,
-    NGramPrefix,
-    WordNGram,
-)
+from asr.lm.ngram import NGramPrefix, WordNGram
+from asr.lm.word_files import DESCRIPTION, FILE
+from asr.lm.word_tables import UNKNOWN, Level
 from asr.tensor_files import read_tensors, write_tensors
 from asr.text import CharTokenizer
 
@@ -375,7 +370,7 @@ def test_an_order_that_cannot_be_is_refused(order: object, tmp_path: Path) -> No
 def test_many_words_and_a_long_one_are_refused_before_memory_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("asr.lm.ngram.MOST_LETTERS", 2**10)
+    monkeypatch.setattr("asr.lm.word_tables.MOST_LETTERS", 2**10)
     words = sorted(f"A{'B' * (n + 1)}" for n in range(50))
     first = Level(np.arange(52), np.full(52, -4.0), np.zeros(52))
     with pytest.raises(ValueError, match="50 words of up to 51 letters are too many"):

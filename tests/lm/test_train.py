@@ -19,11 +19,11 @@ from asr.cli import main
 from asr.errors import TrainingError
 from asr.lm.estimate import NGramConfig, estimate, measure
 from asr.lm.look_ahead import Ints
-from asr.lm.ngram import FILE as NGRAM
 from asr.lm.ngram import WordNGram
 from asr.lm.sentences import batches, pad, prepare
 from asr.lm.train import train
 from asr.lm.trainer import CHECKPOINT, LSTMTrainer, LSTMTrainingConfig
+from asr.lm.word_files import FILE as NGRAM
 from asr.lm.word_lstm import FILE, WordLSTM
 from asr.locks import locked
 from asr.tensor_files import read_metadata, read_tensors, write_tensors

@@ -15,8 +15,9 @@ from asr.file_sets import checksums
 from asr.lm.context_cache import ContextCache
 from asr.lm.estimate import NGramConfig, estimate, measure, scores
 from asr.lm.look_ahead import Ints
-from asr.lm.ngram import UNKNOWN, WordNGram
+from asr.lm.ngram import WordNGram
 from asr.lm.word_lstm import DESCRIPTION, FILE, Contexts, WordLSTM
+from asr.lm.word_tables import UNKNOWN
 from asr.tensor_files import dequantize_rows, read_tensors, write_tensors
 from asr.text import CharTokenizer
 
