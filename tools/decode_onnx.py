@@ -16,7 +16,8 @@ import numpy as np
 
 from asr.audio import read_arrays
 from asr.data.manifest import read_manifest, write_manifest
-from asr.onnx.recognizer import BATCH, OnnxRecognizer
+from asr.inference.long_audio import BATCH
+from asr.onnx.recognizer import OnnxRecognizer
 
 
 def main(model: str, manifest: str, output: str) -> None:

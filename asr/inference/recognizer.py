@@ -10,7 +10,7 @@ Shapes: N samples, T frames, F mel bands, I tokens, J listener steps.
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from asr.audio import SAMPLE_RATE, Channel, from_samples
+from asr.audio import Channel, from_samples
 from asr.decoding.config import DecodingConfig, replaced
 from asr.decoding.hotwords import spell_hotwords
 from asr.decoding.hypothesis import Hypothesis
-from asr.errors import AsrError, CheckpointError, ConfigError
+from asr.errors import CheckpointError, ConfigError
 from asr.inference.aligning import align_recording
 from asr.inference.confidence import Calibration
 from asr.inference.given_audio import Audio, is_one, is_samples, recording_of
@@ -34,13 +34,10 @@ from asr.inference.long_audio import (
     Clip,
     Progress,
     Recording,
-    transcripts,
 )
-from asr.inference.retry import RETRY_CTC_WEIGHT, better, is_lost
+from asr.inference.recognition import Recognition
 from asr.inference.script import read_script
-from asr.inference.search_result import SearchResult
 from asr.inference.search_settings import search_settings
-from asr.inference.silence import may_be_speech
 from asr.inference.situations import Decoding, Situation, wants_language_model
 from asr.inference.speech_search import SpeechSearch
 from asr.inference.stored_calibration import load_calibration
@@ -50,7 +47,7 @@ from asr.model.attention import Attention, note_plain_path
 from asr.model.quantized import PRECISIONS
 from asr.model.storage import Model, find_model, load_model, pinned_model
 from asr.runtime import pick_device
-from asr.transcript import Segment, Transcript, silence
+from asr.transcript import Segment, Transcript
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -76,7 +73,7 @@ def _renamed_arguments(**names: str) -> Callable[[_Function], _Function]:
     return decorate
 
 
-class Recognizer:
+class Recognizer(Recognition):
     """A trained model, ready to transcribe.
 
     It keeps no state between calls and may be used from several threads.
@@ -120,10 +117,10 @@ class Recognizer:
             raise CheckpointError(
                 "the language model has another alphabet than the model"
             )
-        self.language_model = language_model
+        self.language_model: WordNGram | None = language_model
         self.calibration, self.name = calibration, name
         note_plain_path(type(las.speller.attention))
-        self._search = SpeechSearch(
+        self._search: SpeechSearch = SpeechSearch(
             self.las, self.tokenizer, language_model, precision, hotwords
         )
 
@@ -236,41 +233,8 @@ class Recognizer:
             for one in cast(Sequence[Audio], audio if several else [audio])
         ]
 
-        found = list[Transcript]()
-        for one in self.transcribe_recordings(recordings, return_alignment, progress):
-            if isinstance(one, AsrError):
-                raise one
-            found.append(one)
+        found = self.transcribe_all(recordings, return_alignment, progress)
         return found if several else found[0]
-
-    def transcribe_recordings(
-        self,
-        recordings: Iterable[Recording],
-        return_alignment: bool = False,
-        progress: Progress | None = None,
-    ) -> Iterator[Transcript | AsrError]:
-        """Transcribe recordings one after the other.
-
-        Args:
-            recordings: what to transcribe.
-            return_alignment: keep where the model looked for each token.
-            progress: called now and then with the seconds that were done since.
-
-        Yields:
-            For each its transcript, or what is wrong with it.
-        """
-
-        def recognize(batches: Iterator[list[Tensor]]) -> Iterator[list[Segment]]:
-            return (
-                self.recognize(batch, return_alignment=return_alignment)
-                for batch in batches
-            )
-
-        size = BATCH if self.device.type == "cpu" else GPU_PIECES
-        for one in transcripts(
-            recordings, recognize, batch_size=size, progress=progress
-        ):
-            yield one if isinstance(one, AsrError) else self.labelled(one)
 
     def align(
         self,
@@ -327,28 +291,10 @@ class Recognizer:
         )
         return other
 
-    def labelled(self, transcript: Transcript) -> Transcript:
-        """Note in a transcript that it is this recognizer's."""
-        return replace(transcript, model=self.name, settings=self.settings)
-
-    def with_beam_size(self, beam_size: int) -> "Recognizer":
-        """Return a recognizer with the same network and another size of the beam.
-
-        Raises:
-            ConfigError: the size is impossible.
-        """
-        other = copy.copy(self)
-        other.decoding = replaced(self.decoding, {"beam_size": beam_size})
-        return other
-
     @property
-    def settings(self) -> dict[str, Any]:
-        """Those of the search, and the precision of the weights."""
-        return {
-            **self.decoding.to_dict(),
-            "precision": self.precision,
-            "language_model": bool(self.language_model and self.decoding.lm_weight),
-        }
+    def batch_size(self) -> int:
+        """Most pieces that are recognised together."""
+        return BATCH if self.device.type == "cpu" else GPU_PIECES
 
     @_renamed_arguments(alignment="return_alignment")
     def recognize(
@@ -362,30 +308,17 @@ class Recognizer:
             waveforms: (N,) float32 at 16 kHz each, of at most about 16 s.
             return_alignment: keep where the model looked for each token.
         """
-        segments = [silence(len(waveform) / SAMPLE_RATE) for waveform in waveforms]
-        loud = [i for i, waveform in enumerate(waveforms) if may_be_speech(waveform)]
-        results = self.search([waveforms[i] for i in loud])
-        for i, result in zip(loud, results, strict=True):
-            segments[i] = result.segment(self.calibration)
-        lost = [i for i in loud if is_lost(segments[i])]
-        results = self.search([waveforms[i] for i in lost], RETRY_CTC_WEIGHT)
-        for i, result in zip(lost, results, strict=True):
-            segments[i] = better(segments[i], result.segment(self.calibration))
-        if not return_alignment:
-            segments = [replace(segment, alignment=None) for segment in segments]
-        return segments
+        return super().recognize(waveforms, return_alignment=return_alignment)
 
-    def search(
-        self, waveforms: Sequence[Tensor], least_ctc_weight: float = 0.0
-    ) -> list[SearchResult]:
-        """Search for the texts of short waveforms, with the evidence for each.
+    def with_beam_size(self, beam_size: int) -> "Recognizer":
+        """Return a recognizer with the same network and another size of the beam.
 
-        Args:
-            waveforms: (N,) float32 at 16 kHz each, not silent.
-            least_ctc_weight: of the CTC head, even where the settings have less.
+        Raises:
+            ConfigError: the size is impossible.
         """
-        weight = max(self.decoding.ctc_weight, least_ctc_weight)
-        return self._search.search(waveforms, replace(self.decoding, ctc_weight=weight))
+        other = copy.copy(self)
+        other.decoding = replaced(self.decoding, {"beam_size": beam_size})
+        return other
 
     def score(
         self, waveforms: Sequence[Tensor], texts: Sequence[str]

@@ -11,7 +11,7 @@ exported, and finds the same.
 Shapes: N samples.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,15 +19,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from asr.audio import SAMPLE_RATE, Channel, read_arrays, waveform_of
+from asr.audio import Channel, read_arrays, waveform_of
 from asr.decoding.config import DecodingConfig
 from asr.decoding.hotwords import spell_hotwords
-from asr.errors import AsrError, ConfigError
+from asr.errors import ConfigError
 from asr.inference.given_audio import Audio, is_one, is_samples, recording_of
-from asr.inference.long_audio import Clip, Progress, Recording, transcripts
-from asr.inference.retry import RETRY_CTC_WEIGHT, better, is_lost
-from asr.inference.search_result import SearchResult
-from asr.inference.silence import may_be_speech
+from asr.inference.long_audio import Clip, Progress, Recording
+from asr.inference.recognition import Recognition
 from asr.inference.situations import (
     Decoding,
     Situation,
@@ -38,15 +36,11 @@ from asr.lm.word_files import load_for
 from asr.onnx.folder import OnnxModel, read_folder
 from asr.onnx.ngram import WordNGram, load_ngram
 from asr.onnx.speech_search import SpeechSearch
-from asr.transcript import Segment, Transcript, silence
-
-BATCH = 8
-"""Most pieces that are recognised together."""
 
 Floats = npt.NDArray[np.float32]
 
 
-class OnnxRecognizer:
+class OnnxRecognizer(Recognition):
     """An exported model, ready to transcribe.
 
     It keeps no state between calls and may be used from several threads.
@@ -131,82 +125,8 @@ class OnnxRecognizer:
             _recording(one, sample_rate, channel, clip)
             for one in cast(Sequence[Audio], audio if several else [audio])
         ]
-        found = list[Transcript]()
-        for one in self.transcribe_recordings(recordings, return_alignment, progress):
-            if isinstance(one, AsrError):
-                raise one
-            found.append(one)
+        found = self.transcribe_all(recordings, return_alignment, progress)
         return found if several else found[0]
-
-    def transcribe_recordings(
-        self,
-        recordings: Iterable[Recording],
-        return_alignment: bool = False,
-        progress: Progress | None = None,
-        batch_size: int = BATCH,
-    ) -> Iterator[Transcript | AsrError]:
-        """Transcribe recordings, whose blocks are arrays, one after the other.
-
-        Yields:
-            For each its transcript, or what is wrong with it.
-        """
-
-        def recognize(batches: Iterator[list[Any]]) -> Iterator[list[Segment]]:
-            return (
-                self.recognize(batch, return_alignment=return_alignment)
-                for batch in batches
-            )
-
-        for one in transcripts(
-            recordings, recognize, batch_size=batch_size, progress=progress
-        ):
-            if isinstance(one, AsrError):
-                yield one
-            else:
-                yield replace(one, model=self.name, settings=self.settings)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Those of the search, and the precision of the weights."""
-        return {
-            **self.decoding.to_dict(),
-            "precision": self.precision,
-            "language_model": bool(self.language_model and self.decoding.lm_weight),
-        }
-
-    def recognize(
-        self, waveforms: Sequence[Floats], *, return_alignment: bool = False
-    ) -> list[Segment]:
-        """Recognise short waveforms together, each as one segment that starts at 0.
-
-        Args:
-            waveforms: (N,) float32 at 16 kHz each, of at most about 16 s.
-            return_alignment: keep where the model looked for each token.
-        """
-        segments = [silence(len(waveform) / SAMPLE_RATE) for waveform in waveforms]
-        loud = [i for i, waveform in enumerate(waveforms) if may_be_speech(waveform)]
-        results = self.search([waveforms[i] for i in loud])
-        for i, result in zip(loud, results, strict=True):
-            segments[i] = result.segment(self.calibration)
-        lost = [i for i in loud if is_lost(segments[i])]
-        results = self.search([waveforms[i] for i in lost], RETRY_CTC_WEIGHT)
-        for i, result in zip(lost, results, strict=True):
-            segments[i] = better(segments[i], result.segment(self.calibration))
-        if not return_alignment:
-            segments = [replace(segment, alignment=None) for segment in segments]
-        return segments
-
-    def search(
-        self, waveforms: Sequence[Floats], least_ctc_weight: float = 0.0
-    ) -> list[SearchResult]:
-        """Search for the texts of short waveforms, with the evidence for each.
-
-        Args:
-            waveforms: (N,) float32 at 16 kHz each, not silent.
-            least_ctc_weight: of the CTC head, even where the settings have less.
-        """
-        weight = max(self.decoding.ctc_weight, least_ctc_weight)
-        return self._search.search(waveforms, replace(self.decoding, ctc_weight=weight))
 
 
 def _recording(
