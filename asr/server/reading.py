@@ -85,7 +85,8 @@ def start_forking() -> None:
 
     It ends with this process. No signal for a terminal reaches it, and SIGTERM, which
     may be sent to all processes of a server, neither it nor a reader that has just been
-    forked: what is being read is finished first.
+    forked: what is being read is finished first. (Where something else has started it
+    in this process, a reader ignores SIGTERM only from its first line on.)
     """
     from multiprocessing import forkserver, resource_tracker
 
@@ -113,6 +114,7 @@ async def reading(
     Raises:
         AudioError: it cannot be read, is too long, or reading takes too much.
     """
+    start_forking()  # once more, if it was killed
     here, there = socket.socketpair()
     with there:
         process = _context.Process(
@@ -201,6 +203,7 @@ def _reason(process: BaseProcess) -> str:
 def _read(there: socket.socket, path: str, name: str, limits: ReadLimits) -> None:
     """Read a file, and send its pieces."""
     end_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # its request is finished first
     use_one_thread()
     _limit(limits)
     with there, suppress(BrokenPipeError, ConnectionResetError):

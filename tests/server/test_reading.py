@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-import time
+import subprocess
+import sys
 from multiprocessing import active_children
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -17,7 +18,6 @@ from asr.errors import AudioError
 from asr.server.reading import (
     ReadLimits,
     ReadPiece,
-    _context,
     reading,
     start_forking,
 )
@@ -133,14 +133,21 @@ def test_a_reader_that_has_ended_is_sent_no_signal(
 
 
 def test_a_reader_that_was_just_forked_takes_no_notice_of_sigterm() -> None:
-    start_forking()
-    waiting = _context.Process(target=time.sleep, args=(30,), daemon=True)
-    waiting.start()
-    assert waiting.pid is not None
+    """In a process of its own: here another test may have started what forks it."""
+    script = """
+import os, signal, time
+from asr.server.reading import _context, start_forking
 
-    os.kill(waiting.pid, signal.SIGTERM)
+start_forking()
+waiting = _context.Process(target=time.sleep, args=(60,), daemon=True)
+waiting.start()
+os.kill(waiting.pid, signal.SIGTERM)
+waiting.join(1)
+print(waiting.is_alive())
+waiting.kill()
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
 
-    waiting.join(1)
-    assert waiting.is_alive()
-    waiting.kill()
-    waiting.join()
+    assert found.stdout == "True\n"
