@@ -48,13 +48,7 @@ def _add_long_recordings(commands: Any) -> None:
         "asr evaluate long-recordings data/dev.jsonl --model exp/run --minutes 10",
     )
     _add_inputs(parser)
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=60.0,
-        metavar="N",
-        help="length of the recording (default: 60)",
-    )
+    _add_minutes(parser, 60, "length of the recording")
     parser.add_argument(
         *("--output", "-o"),
         type=Path,
@@ -70,13 +64,7 @@ def _add_long_speech(commands: Any) -> None:
         "asr evaluate long-speech data/dev.jsonl --model exp/run --minutes 10",
     )
     _add_inputs(parser)
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=10.0,
-        metavar="N",
-        help="speech to use, about (default: 10)",
-    )
+    _add_minutes(parser, 10, "speech to use, about")
 
 
 def _add_errors(commands: Any) -> None:
@@ -89,6 +77,27 @@ def _add_errors(commands: Any) -> None:
     parser.add_argument(
         "--utterances", **number(100, "how many, spread evenly (default: 100)")
     )
+
+
+def _add_minutes(parser: argparse.ArgumentParser, default: int, about: str) -> None:
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=float(default),
+        metavar="N",
+        help=f"{about} (default: {default})",
+    )
+
+
+def _seconds(args: argparse.Namespace) -> float:
+    """Return --minutes in seconds.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if not args.minutes > 0:
+        raise ConfigError(f"--minutes must be above 0, not {args.minutes:g}")
+    return float(60 * args.minutes)
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -118,13 +127,12 @@ def _long_recordings(args: argparse.Namespace) -> None:
     from asr.evaluation.long_recordings import join_utterances, report
     from asr.folders import write_bytes
 
-    if not args.minutes > 0:
-        raise ConfigError(f"--minutes must be above 0, not {args.minutes:g}")
+    seconds = _seconds(args)
     utterances = read_manifest(args.manifest)
     if args.output:
         recordings = (Path(utterance.audio) for utterance in utterances)
         check_output(args.output, args.manifest, *recordings)
-    joined = join_utterances(utterances, 60 * args.minutes)
+    joined = join_utterances(utterances, seconds)
     recognizer = load_recognizer(args)
     with TemporaryDirectory(prefix="asr-", ignore_cleanup_errors=True) as folder:
         path = args.output or Path(folder, "long.flac")
@@ -136,10 +144,9 @@ def _long_speech(args: argparse.Namespace) -> None:
     from asr.data.manifest import read_manifest
     from asr.evaluation.long_speech import by_length, table
 
-    if not args.minutes > 0:
-        raise ConfigError(f"--minutes must be above 0, not {args.minutes:g}")
+    seconds = _seconds(args)
     utterances = read_manifest(args.manifest)
-    print(table(by_length(load_recognizer(args), utterances, 60 * args.minutes)))
+    print(table(by_length(load_recognizer(args), utterances, seconds)))
 
 
 def _errors(args: argparse.Namespace) -> None:

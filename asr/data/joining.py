@@ -86,7 +86,7 @@ def join(
         assert utterances is not None
         if utterances < 1:
             raise ConfigError(f"--utterances must be at least 1, not {utterances}")
-        parts = list(_by_number(groups, utterances))
+        parts = list(by_number(groups, utterances))
         if not parts:
             raise ConfigError(
                 f"--utterances {utterances}: {manifest} has no so many neighbours"
@@ -142,9 +142,10 @@ def _up_to(
         yield part
 
 
-def _by_number(
+def by_number(
     groups: Iterable[Sequence[Utterance]], number: int
 ) -> Iterator[list[Utterance]]:
+    """Cut groups into parts of so many utterances; what is left over is left out."""
     for group in groups:
         for start in range(0, len(group) - number + 1, number):
             yield list(group[start : start + number])

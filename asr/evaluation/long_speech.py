@@ -16,7 +16,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
-from asr.data.joining import joined_waveform, neighbours
+from asr.data.joining import by_number, joined_waveform, neighbours
 from asr.data.manifest import Utterance
 from asr.errors import ConfigError
 from asr.inference.recognizer import Recognizer
@@ -76,11 +76,7 @@ def _chosen(
     utterances: Sequence[Utterance], seconds: float, count: int
 ) -> list[list[Utterance]]:
     """Choose groups of so many neighbours, one of a chapter after the other."""
-    groups = [
-        group[start : start + count]
-        for group in neighbours(utterances)
-        for start in range(0, len(group) - count + 1, count)
-    ]
+    groups = list(by_number(neighbours(utterances), count))
     if not groups:
         raise ConfigError(
             f"the manifest has nowhere {count} neighbours (utterances whose ids differ "
@@ -98,11 +94,7 @@ def _chosen(
 def _measured(
     recognizer: Recognizer, groups: Sequence[Sequence[Utterance]], count: int
 ) -> Length:
-    parts = [
-        group[start : start + count]
-        for group in groups
-        for start in range(0, len(group), count)
-    ]
+    parts = list(by_number(groups, count))
     said = [" ".join(one.text for one in part) for part in parts]
     waveforms = [joined_waveform(part) for part in parts]
     total = sum(map(len, waveforms)) / SAMPLE_RATE

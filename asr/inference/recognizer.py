@@ -44,7 +44,7 @@ from asr.inference.stored_calibration import load_calibration
 from asr.lm.ngram import WordNGram, load_language_model
 from asr.lm.word_files import find_language_model
 from asr.model.attention import Attention, note_plain_path
-from asr.model.quantized import PRECISIONS
+from asr.model.quantized import check_precision
 from asr.model.storage import Model, find_model, load_model, pinned_model
 from asr.runtime import pick_device
 from asr.transcript import Segment, Transcript
@@ -346,10 +346,7 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _check_precision(precision: str, device: torch.device) -> None:
-    if precision not in PRECISIONS:
-        raise ConfigError(
-            f"precision {precision}: is not known (use {' or '.join(PRECISIONS)})"
-        )
+    check_precision(precision)
     if precision == "int8" and device.type != "cpu":
         raise ConfigError(f"precision int8: is for the CPU (not for {device.type})")
 

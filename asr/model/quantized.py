@@ -21,8 +21,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from asr.errors import ConfigError
+
 PRECISIONS = ("float32", "int8")
 """How the weights of a model can be kept for decoding."""
+
+
+def check_precision(precision: str) -> None:
+    """Raise a ConfigError where a precision of weights is not known."""
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"precision {precision}: is not known (use {' or '.join(PRECISIONS)})"
+        )
 
 
 class Float32Linear:

@@ -6,11 +6,11 @@ onnxruntime.
 
 from pathlib import Path
 
-from asr.errors import CheckpointError, ConfigError
+from asr.errors import CheckpointError
 from asr.file_sets import changing, checksums, is_rest, replace_set
 from asr.model.hub import is_on_hub
 from asr.model.onnx_graphs import listener_graph, step_graph
-from asr.model.quantized import PRECISIONS
+from asr.model.quantized import check_precision
 from asr.model.storage import CARD, find_model, load_model, read_further
 from asr.onnx import DESCRIPTION
 from asr.onnx.folder import (
@@ -38,10 +38,7 @@ def export_onnx(
             user's own; the folder holds something else; or it cannot be written.
         ConfigError: the precision is not known.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(
-            f"precision {precision}: is not known (use {' or '.join(PRECISIONS)})"
-        )
+    check_precision(precision)
     if is_on_hub(folder):
         raise CheckpointError(f"{folder}: is on the Hub (name a folder)")
     _check_replaceable(folder)

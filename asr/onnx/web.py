@@ -13,14 +13,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from asr.errors import CheckpointError, ConfigError
+from asr.errors import CheckpointError
 from asr.files import errors_of
 from asr.folders import write_files
 from asr.inference.search_settings import load_decoding
 from asr.inference.situations import Situation
 from asr.model.hub import is_on_hub
 from asr.model.onnx_graphs import listener_graph, step_graph
-from asr.model.quantized import PRECISIONS
+from asr.model.quantized import check_precision
 from asr.model.storage import Model, find_model, load_model
 from asr.onnx.features import mel_filters
 from asr.onnx.folder import LISTENER, STEP
@@ -45,10 +45,7 @@ def export_web(run: str | Path | None, folder: Path, precision: str = "int8") ->
             user's own; the folder holds something else; or it cannot be written.
         ConfigError: the precision is not known.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(
-            f"precision {precision}: is not known (use {' or '.join(PRECISIONS)})"
-        )
+    check_precision(precision)
     if is_on_hub(folder):
         raise CheckpointError(f"{folder}: is on the Hub (name a folder)")
     source = find_model(run)
