@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def test_workers_are_replaced_though_what_they_share_was_killed_too(
 
 
 def test_a_killed_reader_costs_its_request_only(own: Server) -> None:
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, frozen_workers(own):
         found = pool.submit(post, own, long_recording(900))
         wait_until(lambda: readers(own))
         os.kill(readers(own)[0], signal.SIGKILL)
@@ -132,23 +133,31 @@ def test_a_killed_reader_costs_its_request_only(own: Server) -> None:
 
 
 def test_a_client_that_goes_away_stops_its_work(own: Server) -> None:
-    with pytest.raises(httpx.TimeoutException):
-        httpx.post(
-            f"{own.url}/v1/audio/transcriptions",
-            files={"file": long_recording(300)},
-            timeout=httpx.Timeout(_PATIENCE, read=2.0),
-        )
-    wait_until(lambda: not readers(own))
-    wait_until(lambda: metric(own, "asr_pieces_waiting") == 0)
-    assert metric(own, "asr_recordings") == 0
+    recording = long_recording(900)
+    form = httpx.Request("POST", own.url, files={"file": recording})
+    with frozen_workers(own):
+        with socket.create_connection(("127.0.0.1", own.port), _PATIENCE) as client:
+            client.sendall(
+                b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\n"
+                + f"Content-Type: {form.headers['content-type']}\r\n"
+                f"Content-Length: {form.headers['content-length']}\r\n\r\n".encode()
+                + form.read()
+            )
+            wait_until(lambda: metric(own, "asr_pieces_waiting") > 8)
+            assert readers(own)
+        wait_until(lambda: not readers(own))
+        wait_until(lambda: metric(own, "asr_pieces_waiting") == 0)
+        assert metric(own, "asr_recordings") == 0
 
 
 def test_sigterm_finishes_what_is_running(own: Server) -> None:
     with ThreadPoolExecutor() as pool:
-        found = pool.submit(post, own, long_recording(60))
-        wait_until(lambda: metric(own, "asr_recordings") == 1)
-        children = own.children()
-        assert own.stop() == 0
+        with frozen_workers(own):
+            found = pool.submit(post, own, long_recording(60))
+            wait_until(lambda: metric(own, "asr_recordings") == 1)
+            children = own.children()
+            own.process.send_signal(signal.SIGTERM)
+        assert own.process.wait(_PATIENCE) == 0
         assert found.result().status_code == 200
     wait_until(lambda: not any(is_running(pid) for pid in children))
     with pytest.raises(httpx.ConnectError):
@@ -158,11 +167,12 @@ def test_sigterm_finishes_what_is_running(own: Server) -> None:
 def test_sigterm_for_all_processes_of_a_group_finishes_too(tmp_path: Path) -> None:
     server = start(tmp_path, "--processes=1")
     with ThreadPoolExecutor() as pool:
-        found = pool.submit(post, server, long_recording(60))
-        wait_until(lambda: metric(server, "asr_recordings") == 1)
-        for pid in server.children():
-            os.kill(pid, signal.SIGTERM)
-        assert server.stop() == 0
+        with frozen_workers(server):
+            found = pool.submit(post, server, long_recording(60))
+            wait_until(lambda: metric(server, "asr_recordings") == 1)
+            for pid in (*server.children(), server.process.pid):
+                os.kill(pid, signal.SIGTERM)
+        assert server.process.wait(_PATIENCE) == 0
         assert found.result().status_code == 200
 
 
@@ -170,10 +180,11 @@ def test_a_killed_server_leaves_no_process(own: Server) -> None:
     children = own.children()
     assert len(children) >= 3
     with ThreadPoolExecutor() as pool:
-        found = pool.submit(post, own, long_recording(200))
-        wait_until(lambda: metric(own, "asr_recordings") == 1)
-        children |= own.children()
-        own.process.kill()
+        with frozen_workers(own):
+            found = pool.submit(post, own, long_recording(200))
+            wait_until(lambda: metric(own, "asr_recordings") == 1)
+            children |= own.children()
+            own.process.kill()
         with pytest.raises(httpx.HTTPError):
             found.result()
     wait_until(lambda: not any(is_running(pid) for pid in children))
@@ -233,9 +244,11 @@ def test_more_requests_than_there_are_places_are_told_when_to_come_again(
     server = start(tmp_path, "--processes=1", "--max-requests=2")
     try:
         with ThreadPoolExecutor() as pool:
-            running = [pool.submit(post, server, long_recording(60)) for _ in range(2)]
-            wait_until(lambda: metric(server, "asr_recordings") == 2)
-            response = post(server)
+            long = long_recording(60)
+            with frozen_workers(server):
+                running = [pool.submit(post, server, long) for _ in range(2)]
+                wait_until(lambda: metric(server, "asr_recordings") == 2)
+                response = post(server)
             assert response.status_code == 429
             assert 1 <= int(response.headers["retry-after"]) <= 60
             assert response.json()["error"]["code"] == "server_busy"
@@ -247,9 +260,12 @@ def test_more_requests_than_there_are_places_are_told_when_to_come_again(
 
 def test_a_short_request_is_not_stuck_behind_a_long_one(own: Server) -> None:
     with ThreadPoolExecutor() as pool:
-        long = pool.submit(post, own, long_recording(900))
-        wait_until(lambda: metric(own, "asr_recordings") == 1)
-        assert post(own).status_code == 200
+        with frozen_workers(own):
+            long = pool.submit(post, own, long_recording(900))
+            wait_until(lambda: metric(own, "asr_pieces_waiting") > 8)
+            short = pool.submit(post, own)
+            wait_until(lambda: metric(own, "asr_recordings") == 2)
+        assert short.result().status_code == 200
         assert not long.done()
         assert long.result().status_code == 200
 
@@ -275,6 +291,23 @@ def test_many_clients_get_the_texts_of_the_command_line(tmp_path: Path) -> None:
     finally:
         server.stop()
     assert set(found) == {done.stdout.strip()}
+
+
+@contextmanager
+def frozen_workers(server: Server) -> Iterator[list[int]]:
+    """Have the workers stand still: nothing ends before a test has seen it run.
+
+    Once some pieces wait, each worker has got others.
+    """
+    _, workers = recognizing(server)
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield workers
+    finally:
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def command(pid: int) -> str:
