@@ -125,7 +125,7 @@ class SpeechSearch:
         output = self.las.listen(features.to(self.device), num_frames)
         log_probs = self.las.ctc_log_probs(output)
         return score_given(
-            self._step_model(output, log_probs, decoding),
+            self._step_model(output, log_probs, decoding, whole=True),
             spellings,
             sos=self.tokenizer.sos,
             eos=self.tokenizer.eos,
@@ -189,9 +189,20 @@ class SpeechSearch:
         return log_probs.cpu(), spelling.weights.float().cpu()
 
     def _step_model(
-        self, output: ListenerOutput, ctc_log_probs: Tensor, decoding: DecodingConfig
+        self,
+        output: ListenerOutput,
+        ctc_log_probs: Tensor,
+        decoding: DecodingConfig,
+        whole: bool = False,
     ) -> StepModel[Any]:
-        """Combine the speller, the CTC head, the language model and hot words."""
+        """Combine the speller, the CTC head, the language model and hot words.
+
+        Args:
+            output: of the listener.
+            ctc_log_probs: (B, J', V).
+            decoding: settings of the search.
+            whole: see `CTCPrefix`.
+        """
         num_utterances, share = output.h.size(0), decoding.ctc_weight
         window = self._steps_in(decoding.attention_window)
         las = self.las.steps(output, decoding.coverage, self._weights, window)
@@ -204,6 +215,7 @@ class SpeechSearch:
                 blank=self.tokenizer.pad,
                 eos=self.tokenizer.eos,
                 sos=self.tokenizer.sos,
+                whole=whole,
             )
             models, weights = [*models, ctc], [*weights, share]
         if self.language_model and decoding.lm_weight:

@@ -25,7 +25,7 @@ from asr.model.attention import Attention, AttentionConfig, AttentionMemory
 from asr.model.listener import Listener, ListenerConfig, ListenerOutput, quantize_int8
 from asr.model.plain_steps import PlainSteps, SpellerSteps
 from asr.model.speller import Speller, SpellerConfig, Spelling
-from asr.model.speller_search import LASSteps, StepWeights
+from asr.model.speller_search import InternalLMSteps, LASSteps, StepWeights
 from asr.model.windowed_search import WindowedSteps
 
 _MOST = {
@@ -215,10 +215,12 @@ class LAS(nn.Module):
 
         Source: Meng et al. (2020), arXiv:2011.01991, section 3.2.
         """
+        if weights := weights or self.step_weights():
+            return InternalLMSteps(weights, num_utterances)
         attention, device = self.speller.attention, self.ctc.weight.device
         silence = torch.zeros(num_utterances, 1, self.ctc.in_features, device=device)
         memory = attention.precompute(silence, torch.ones(num_utterances).long())
-        return self._steps(memory, 0.0, weights)
+        return PlainSteps(self.speller, memory, 0.0)
 
     def _steps(
         self,

@@ -8,6 +8,8 @@ change from step to step is worked out beforehand:
 - the context's shares: W c_i is a product with a sum, W sum_j alpha_ij h_j, and as well
   the sum sum_j alpha_ij (W h_j). All W h_j of an utterance are one product before the
   search; in a step there are then J columns to read in place of the H of W;
+- the filters of location-aware attention, as a matrix that gives some steps at a time:
+  it reads the previous weights four times, not once for each tap;
 - the other weights, in the order in which a search reads them, in float32 or as bytes.
 
 States, cells and the context's share of a hypothesis are one row of one tensor, so that
@@ -15,8 +17,8 @@ the search reorders them by one operation. The K hypotheses of an utterance look
 same memory, which is not copied, and as many look at a time as stay in the cache.
 
 Shapes: B utterances, K hypotheses of each, R = B * K rows, J listener steps, H listener
-        size, S speller size, A attention size, V vocabulary size,
-        W = (4 + 2 * layers) * S what is kept of a hypothesis, N heads of the attention.
+        size, S speller size, A attention size, V vocabulary size, N heads of the
+        attention, W = 2 * layers * S numbers of all states and cells of a hypothesis.
 """
 
 import math
@@ -32,7 +34,6 @@ from asr.model.attention import (
     LocationAwareAttention,
     attend_across,
     cut_blocks,
-    neighbours,
     split_heads,
 )
 from asr.model.lstm import gates_last, step_forward
@@ -42,6 +43,8 @@ from asr.model.speller import Speller
 
 _IN_CACHE = 2**18
 """Numbers in a buffer that a CPU core's own cache holds with room to spare: 1 MiB."""
+_TOGETHER = 8
+"""Steps whose location features come from one row of a product."""
 
 
 class StepWeights:
@@ -90,7 +93,7 @@ class StepWeights:
             if attention.block_size:
                 self.across = attention.across.weight[0].clone()
         if isinstance(attention, LocationAwareAttention):
-            self.filters = attention.filters.t().contiguous()  # (R, filters)
+            self.filters = _shifted(attention.filters, _TOGETHER)
             self.location = attention.location.weight.t().contiguous()
         hidden, from_context_too = speller.hidden.weight.tensor_split([size], dim=1)
         self.shares = product(torch.cat((from_context, from_context_too)), None)
@@ -100,23 +103,39 @@ class StepWeights:
     @property
     def width(self) -> int:
         """W."""
-        return (4 + 2 * self.layers) * self.size
+        return 2 * self.layers * self.size
 
-    def state(self, layer: int) -> slice:
-        """Return where a row has the state of a layer."""
-        start = (4 + layer) * self.size
-        return slice(start, start + self.size)
+    def read(self, gates: Tensor, old: Tensor, new: Tensor) -> Tensor:
+        """Read one more token.
 
-    def cell(self, layer: int) -> slice:
-        """Return where a row has the cell of a layer."""
-        return self.state(self.layers + layer)
+        Args:
+            gates: (R, 4 * S) what token and context add to those of the first layer;
+                is used up.
+            old: (R, W) states and cells, first all states.
+            new: (R, W) is filled with those after the token.
+
+        Returns:
+            (R, S) s_i, a part of `new`.
+        """
+        count = 2 * self.layers
+        old_parts, new_parts = old.chunk(count, dim=1), new.chunk(count, dim=1)
+        s = new_parts[0]
+        for layer, product in enumerate(self.recurrent):
+            below, cell = old_parts[layer], old_parts[self.layers + layer]
+            if layer > 0:
+                gates = self.biases[layer].repeat(len(old), 1)
+                below = torch.cat((s, below), dim=1)
+            product.add_to(gates, below)
+            s = new_parts[layer]
+            step_forward(gates, cell, new_parts[self.layers + layer], s)
+        return s
 
 
 class StepsState(NamedTuple):
     """State of `LASSteps`: of R hypotheses, and what of the memory they still need."""
 
     kept: Tensor
-    """(R, W) the context's share of the next gates, all states, all cells."""
+    """(R, 4 * S + W) the context's share of the next gates, all states, all cells."""
     weights: Tensor
     """(R, J) alpha_i."""
     attended: Tensor | None
@@ -154,7 +173,7 @@ class LASSteps:
         shares = weights.shares(_seen_by_heads(memory.h, weights.heads).flatten(0, 2))
         shares = shares.view(len(memory.h), -1, shares.size(1))
         self._start = StepsState(
-            kept=memory.h.new_zeros(len(start), weights.width),
+            kept=memory.h.new_zeros(len(start), 4 * weights.size + weights.width),
             weights=start,
             attended=torch.zeros_like(start) if coverage else None,
             memory=memory._replace(h=shares),
@@ -173,16 +192,7 @@ class LASSteps:
         share = 4 * model.size
         new = torch.empty_like(old)
         gates = model.table.index_select(0, tokens).add_(old[:, :share])
-        below = old[:, model.state(0)]
-        for layer, product in enumerate(model.recurrent):
-            hidden, cell = model.state(layer), model.cell(layer)
-            if layer > 0:
-                gates = model.biases[layer].repeat(len(old), 1)
-                below = new[:, model.state(layer - 1)]
-                below = torch.cat((below, old[:, hidden]), dim=1)
-            product.add_to(gates, below)
-            step_forward(gates, old[:, cell], new[:, cell], new[:, hidden])
-        s = new[:, model.state(model.layers - 1)]
+        s = model.read(gates, old[:, share:], new[:, share:])
         weights, shares = self._attend(s, state)
         new[:, :share] = shares[:, :share]
         hidden_layer = model.hidden(s).add_(shares[:, share:]).tanh_()
@@ -199,10 +209,6 @@ class LASSteps:
         """(R, S) s_i -> (R, J) alpha_i, and (R, 5 * S) the context's shares."""
         model, memory = self.weights, state.memory
         batch, steps = len(memory.h), state.weights.size(1)
-        if steps == 1:  # no choice, as in the internal language model
-            shares = memory.h.sum(dim=1)  # over the heads
-            shares = shares.repeat_interleave(len(s) // batch, dim=0)
-            return torch.ones_like(state.weights), shares
         query = model.query(s).view(batch, -1, model.query.size)
         previous = state.weights.view(batch, -1, steps)
         energies = self.energies(query, memory, previous)
@@ -231,6 +237,7 @@ class LASSteps:
         batch, hypotheses, _ = query.shape
         steps, size = memory.keys.size(1), len(model.v)
         inside, keys_inside = query[:, :, :size], memory.keys[:, :, :size]
+        seen = self._location_features(previous)
         most = batch * hypotheses  # rows at once
         if query.device.type == "cpu":
             most = min(most, max(1, _IN_CACHE // (steps * size)))
@@ -243,10 +250,10 @@ class LASSteps:
                 asked, out = inside[at], found[at]
                 compared = buffer[: out.numel() * size].view(*out.shape, size)
                 keys = keys_inside[at[0], None]
-                if model.filters is not None and model.location is not None:
-                    seen = neighbours(previous[at], len(model.filters)) @ model.filters
-                    torch.mm(seen, model.location, out=compared.view(-1, size))
-                    keys = compared.add_(keys)
+                if seen is not None and model.location is not None:
+                    keys = compared.copy_(keys)
+                    features = seen[at].reshape(-1, len(model.location))
+                    keys.view(-1, size).addmm_(features, model.location)
                 if model.activation == "tanh":
                     torch.add(keys, asked[:, :, None], out=compared)
                     torch.matmul(compared.tanh_(), model.v, out=out)
@@ -254,6 +261,18 @@ class LASSteps:
                     torch.maximum(keys, -asked[:, :, None], out=compared)
                     torch.matmul(compared, model.v, out=out)
         return found[:, :, None]
+
+    def _location_features(self, previous: Tensor) -> Tensor | None:
+        """(B, K, J) weights -> (B, K, J, filters) f_ij, if the attention has them."""
+        filters, steps = self.weights.filters, previous.size(2)
+        if filters is None:
+            return None
+        reach = (len(filters) - _TOGETHER) // 2
+        behind = -steps % _TOGETHER
+        padded = nn.functional.pad(previous, (reach, reach + behind))
+        rows = padded.unfold(2, len(filters), _TOGETHER).flatten(0, 2)
+        seen = (rows @ filters).view(*previous.shape[:2], steps + behind, -1)
+        return seen[:, :, :steps]
 
     def _cut_blocks(self, memory: AttentionMemory) -> Blocks | None:
         model = self.weights
@@ -296,6 +315,47 @@ class LASSteps:
             padding,
             blocks,
         )
+
+
+class InternalLMSteps:
+    """The language model inside the speller: its scores where all c_i are zero.
+
+    A `StepModel`, whose state is (R, W) all states and cells of the hypotheses.
+
+    Args:
+        weights: of the speller.
+        num_utterances: B.
+
+    Source: Meng et al. (2020), arXiv:2011.01991, section 3.2.
+    """
+
+    def __init__(self, weights: StepWeights, num_utterances: int) -> None:
+        self.weights = weights
+        self._start = weights.table.new_zeros(num_utterances, weights.width)
+
+    def start(self) -> Tensor:
+        """State of B rows that hold nothing but <sos>."""
+        return self._start
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """(R,) last tokens -> (R, V) log P of the next, and the new state."""
+        model, new = self.weights, torch.empty_like(state)
+        s = model.read(model.table.index_select(0, tokens), state, new)
+        return model.output(model.hidden(s).tanh_()).log_softmax(dim=-1), new
+
+    def select(self, state: Tensor, rows: Tensor) -> Tensor:
+        """Keep the rows (B', K')."""
+        return state.index_select(0, rows.flatten())
+
+
+def _shifted(filters: Tensor, together: int) -> Tensor:
+    """(filters, T) -> (T - 1 + together, together * filters), by one step each time."""
+    count, taps = filters.shape
+    shifted = filters.new_zeros(together, count, taps - 1 + together)
+    for step in range(together):
+        shifted[step, :, step : step + taps] = filters
+    return shifted.flatten(0, 1).t().contiguous()
 
 
 def _seen_by_heads(h: Tensor, heads: int) -> Tensor:

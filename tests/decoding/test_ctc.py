@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import ctc_loss
 
 from asr.decoding import CTCPrefix, SearchConfig, beam_search
+from asr.decoding.ctc import RANGE
 
 BLANK, EOS, A, B = range(4)
 V = 4
@@ -23,9 +24,11 @@ def random_log_probs(num_steps: int, seed: int, sharpness: float = 2.0) -> Tenso
     return logits.log_softmax(dim=-1)
 
 
-def prefix_of(log_probs: Tensor, num_steps: int | None = None) -> CTCPrefix:
+def prefix_of(
+    log_probs: Tensor, num_steps: int | None = None, *, whole: bool = False
+) -> CTCPrefix:
     lengths = torch.tensor([num_steps or len(log_probs)])
-    return CTCPrefix(log_probs[None], lengths, blank=BLANK, eos=EOS)
+    return CTCPrefix(log_probs[None], lengths, blank=BLANK, eos=EOS, whole=whole)
 
 
 def spell(prefix: CTCPrefix, spelling: Spelling) -> tuple[Tensor, float]:
@@ -154,8 +157,7 @@ def test_a_whole_spelling_has_the_log_prob_of_the_ctc_loss(
     tokens[0, -1] = tokens[0, -2:][0]  # a repeated letter
 
     scores, total = spell(
-        CTCPrefix(log_probs, torch.tensor([num_steps]), blank=BLANK, eos=EOS),
-        tuple(tokens[0].tolist()),
+        prefix_of(log_probs[0], whole=True), tuple(tokens[0].tolist())
     )
 
     loss = ctc_loss(
@@ -178,11 +180,68 @@ def test_agrees_with_the_recurrences_worked_step_by_step(
     log_probs = random_log_probs(40, seed=length, sharpness=sharpness).clamp(min=-80)
     spelling = tuple(torch.randint(A, V, (length,)).tolist())
 
-    scores, total = spell(prefix_of(log_probs), spelling)
+    scores, total = spell(prefix_of(log_probs, whole=True), spelling)
 
     before, expected = plain_scores(log_probs, spelling)
     assert total == pytest.approx(before, rel=1e-6, abs=1e-4)
     torch.testing.assert_close(scores[[EOS, A, B]], expected, rtol=1e-5, atol=1e-4)
+
+
+# The window of steps that a search on a CPU keeps
+
+
+def spoken(num_tokens: int, seed: int) -> tuple[Tensor, Spelling]:
+    """(J, V) of a recording of tokens, some with a pause behind them, and these."""
+    generator = torch.Generator().manual_seed(seed)
+    logits, spelling = list[Tensor](), list[int]()
+    for number in range(num_tokens):
+        token = int(torch.randint(A, V, (1,), generator=generator))
+        pause = 100 if number % 20 == 10 else 2
+        labels = torch.tensor([token] * 2 + [BLANK] * pause)
+        rows = 2 * torch.randn(len(labels), V, generator=generator)
+        rows[torch.arange(len(labels)), labels] += 10
+        logits.append(rows)
+        spelling.append(token)
+    return torch.cat(logits).log_softmax(dim=-1), tuple(spelling)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_window_holds_all_that_a_likely_spelling_needs(seed: int) -> None:
+    log_probs, spelling = spoken(60, seed)
+    narrow, whole = prefix_of(log_probs), prefix_of(log_probs, whole=True)
+    sos = torch.tensor([EOS, EOS])
+    found, state = narrow.step(sos[:1], narrow.start())
+    expected, all_steps = whole.step(sos[:1], whole.start())
+    widths = list[int]()
+    for place, token in enumerate(spelling):
+        least = -RANGE / 2  # <eos> after the first of them, say
+        torch.testing.assert_close(found.clamp(min=least), expected.clamp(min=least))
+        rows = torch.tensor([[0, 0]])
+        state, all_steps = narrow.select(state, rows), whole.select(all_steps, rows)
+        other = A + B - token if place % 10 == 0 else token  # a wrong one beside it
+        tokens = torch.tensor([token, other])
+        found, state = narrow.step(tokens, state)
+        expected, all_steps = whole.step(tokens, all_steps)
+        widths.append(state.either.size(1))
+    assert all_steps.either.size(1) == len(log_probs) + 1
+    assert max(widths) > 100  # over a pause
+    assert sum(widths) / len(widths) < len(log_probs) / 2
+    assert state.first + widths[-1] == len(log_probs) + 1
+
+
+def test_what_a_window_leaves_out_makes_a_spelling_less_likely() -> None:
+    torch.manual_seed(0)
+    log_probs = (20 * torch.randn(400, 31)).log_softmax(dim=-1)
+    spelling = tuple(torch.randint(A, 31, (100,)).tolist())
+    found, exact = (
+        float(scores[EOS]) + total
+        for scores, total in (
+            spell(prefix_of(log_probs, whole=whole), spelling)
+            for whole in (False, True)
+        )
+    )
+    assert -inf < found < exact - 1
+    assert exact < -RANGE
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -17,6 +17,7 @@ from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.onnx_graphs import listener_graph, step_graph
 from asr.model.speller import SpellerConfig
+from asr.model.speller_search import LASSteps
 from asr.onnx.sessions import Session
 from asr.onnx.speller import Memory, SpellerSteps, internal_lm
 
@@ -122,7 +123,8 @@ def compare(steps: SpellerSteps, expected: Any, size: int) -> None:
         scores, state = steps.step(tokens.numpy(), state)
         wanted, other = expected.step(tokens, other)
         close(scores, wanted)
-        close(state.weights, other.weights)
+        if isinstance(expected, LASSteps):  # it looks at speech
+            close(state.weights, other.weights)
         kept = range(1, size) if step == 3 and size > 1 else range(size)
         size, width = len(kept), len(tokens) // size
         rows = torch.stack([torch.randint(width, (3,)) + k * width for k in kept])
