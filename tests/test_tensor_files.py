@@ -61,7 +61,10 @@ def test_tensors_and_facts_come_back(path: Path) -> None:
         torch.randn(4, 3)[:, 1],
         torch.nn.Parameter(torch.randn(2)),
     ],
-    ids=str,
+    ids=[
+        *("half", "bfloat16", "double", "bool", "int", "empty", "nan"),
+        *("transposed", "column", "parameter"),
+    ],
 )
 def test_a_tensor_of_any_kind_comes_back(path: Path, tensor: Tensor) -> None:
     write_tensors(path, {"x": tensor}, {})

@@ -4,7 +4,8 @@ The formulas and their sources are those of `asr.decoding.ctc` and
 `asr.decoding.ctc_alignment`; tests hold both together.
 
 Shapes: B utterances, K hypotheses of each, R = B * K rows, J listener steps,
-        V vocabulary size, blank and <eos> counted, I tokens of a text.
+        V vocabulary size, blank and <eos> counted, D steps in the window, I tokens of
+        a text.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,10 @@ import numpy.typing as npt
 
 FLOOR = -80.0
 """Least log-probability of a label. Keeps every sum over steps within float64."""
+RANGE = 100.0
+"""How much less likely, in logarithms, a spelling ends at steps that are left out."""
+_FURTHER = 16
+"""Steps by which the window grows, and again by twice as many where it has to."""
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
@@ -31,10 +36,12 @@ class PrefixState(NamedTuple):
     """(B, J, V) p_j(c)."""
     offsets: Floats
     """(B, 1, J) 0 on steps, -inf on padding."""
+    first: int
+    """The first j of the window."""
     blank: Floats
-    """(R, J + 1) log b_j(g), from j = 0."""
+    """(R, D) log b_j(g), in the window."""
     either: Floats
-    """(R, J + 1) log (b_j(g) + n_j(g)), from j = 0."""
+    """(R, D) log (b_j(g) + n_j(g)), in the window."""
     last: Ints
     """(R,) the last token of g."""
     next: Floats
@@ -73,7 +80,7 @@ class CTCPrefix:
         rows, size = self.sums.shape[:2]
         last = np.full(rows, self.blank)
         return PrefixState(
-            *(0, self.sums, self.probs, self.offsets),
+            *(0, self.sums, self.probs, self.offsets, 0),
             *(blank, blank, last, np.zeros((rows, size))),
         )
 
@@ -84,15 +91,14 @@ class CTCPrefix:
         if state.num_tokens == 0:
             after = _extend(state)
         else:
-            sums = _rows_of(state.sums, tokens)
-            state = self._append(tokens, sums, state)
+            state = self._append(tokens, state)
             after = _extend(state)
-            after[places, tokens] = _repeat(sums, state)
+            after[places, tokens] = _repeat(state)
         impossible = before == -inf
         after = np.where(impossible, -inf, after + self.closed)
         with np.errstate(invalid="ignore"):
             scores = after - before
-            scores[:, self.eos] = state.either[:, -1] - before[:, 0]
+            scores[:, self.eos] = self._end(state) - before[:, 0]
         scores = np.minimum(np.where(impossible, -inf, scores), 0.0)
         state = state._replace(num_tokens=state.num_tokens + 1, next=after)
         return scores.astype(np.float32), state
@@ -115,32 +121,75 @@ class CTCPrefix:
             next=state.next[flat],
         )
 
-    def _append(self, tokens: Ints, sums: Floats, state: PrefixState) -> PrefixState:
+    def _append(self, tokens: Ints, state: PrefixState) -> PrefixState:
         """Work out n_j and b_j of the spelling with one more token."""
         repeated = (tokens == state.last)[:, None]
         phi = np.where(repeated, state.blank, state.either)
-        token = _solve(phi, sums)
-        blanks = _rows_of(state.sums, np.full_like(tokens, self.blank))
-        blank = _solve(token, blanks)
-        either = np.logaddexp(token, blank)
-        return state._replace(blank=blank, either=either, last=tokens)
+        further = _FURTHER
+        while True:
+            window = slice(state.first, state.first + phi.shape[1] + further)
+            sums = state.sums[:, :, window]
+            more = sums.shape[2] - phi.shape[1]
+            inflow = np.pad(phi, ((0, 0), (0, more)), constant_values=-inf)
+            token = _solve(inflow, _rows_of(sums, tokens))
+            blanks = _rows_of(sums, np.full_like(tokens, self.blank))
+            blank = _solve(token, blanks)
+            either = np.logaddexp(token, blank)
+            kept = _likely(either)
+            if window.stop >= state.sums.shape[2] or kept.stop < either.shape[1]:
+                return state._replace(
+                    first=state.first + kept.start,
+                    blank=blank[:, kept],
+                    either=either[:, kept],
+                    last=tokens,
+                )
+            further *= 2
+
+    def _end(self, state: PrefixState) -> Floats:
+        """Return (R,) log P(g): behind the window by the path of blanks alone."""
+        blanks = state.sums[:, self.blank]
+        last = state.first + state.either.shape[1] - 1
+        behind = (blanks[:, -1] - blanks[:, last])[:, None]
+        found: Floats = (state.either[:, -1].reshape(len(behind), -1) + behind).ravel()
+        return found
+
+
+def _likely(either: Floats) -> slice:
+    """Return where some (R, D) spelling is not far less likely to end than elsewhere.
+
+    That is everywhere, if all of them are impossible, and more than one step.
+    """
+    least = np.maximum(
+        either.max(axis=1, keepdims=True) - RANGE, np.finfo(np.float64).min
+    )
+    (places,) = (either >= least).any(axis=0).nonzero()
+    if not len(places):
+        return slice(0, either.shape[1])
+    return slice(min(int(places[0]), either.shape[1] - 2), int(places[-1]) + 1)
 
 
 def _extend(state: PrefixState) -> Floats:
     """Work out (R, V) log P(g c ...) for all c but the last token of g."""
-    groups, steps, size = state.probs.shape
-    phi = state.either[:, :-1].reshape(groups, -1, steps) + state.offsets
+    groups, _, size = state.probs.shape
+    window = slice(state.first, state.first + state.either.shape[1])
+    probs = state.probs[:, window]
+    steps = probs.shape[1]
+    phi = state.either[:, :steps].reshape(groups, -1, steps)
+    phi = phi + state.offsets[:, :, window]
     highest = np.maximum(phi.max(axis=2, keepdims=True), np.finfo(np.float64).min)
     with np.errstate(divide="ignore"):
-        after: Floats = np.log(np.exp(phi - highest) @ state.probs) + highest
+        after: Floats = np.log(np.exp(phi - highest) @ probs) + highest
     return after.reshape(-1, size)
 
 
-def _repeat(sums: Floats, state: PrefixState) -> Floats:
-    """Work out (R,) log P(g c ...) where c is the last token of g, and S_j its."""
-    begun = state.blank[:, :-1] + np.diff(sums, axis=1)
-    begun = begun.reshape(len(state.offsets), -1, begun.shape[1]) + state.offsets
-    found: Floats = np.logaddexp.reduce(begun, axis=2).flatten()
+def _repeat(state: PrefixState) -> Floats:
+    """Work out (R,) log P(g c ...) where c is the last token of g."""
+    window = slice(state.first, state.first + state.blank.shape[1] + 1)
+    labels = np.diff(_rows_of(state.sums[:, :, window], state.last), axis=1)
+    steps = labels.shape[1]
+    begun = (state.blank[:, :steps] + labels).reshape(len(state.sums), -1, steps)
+    offsets = state.offsets[:, :, window][:, :, :steps]
+    found: Floats = np.logaddexp.reduce(begun + offsets, axis=2).ravel()
     return found
 
 
@@ -151,7 +200,7 @@ def _solve(inflow: Floats, sums: Floats) -> Floats:
 
 
 def _rows_of(sums: Floats, tokens: Ints) -> Floats:
-    """(B, V, J + 1) sums of all tokens, (R,) one token each -> (R, J + 1) its sums."""
+    """(B, V, D) sums of all tokens, (R,) one token each -> (R, D) its sums."""
     groups = len(sums)
     of = np.repeat(np.arange(groups), len(tokens) // groups)
     return sums[of, tokens]

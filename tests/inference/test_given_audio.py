@@ -99,7 +99,7 @@ class Later:
         ({"path": SAMPLE}, "was expected, not dict"),
         ({SAMPLE}, "was expected, not set"),
     ],
-    ids=str,
+    ids=["text", "async", "floats", "lists", "None", "int", "dict", "set"],
 )
 def test_what_is_no_audio_gets_a_clear_answer(
     recognizer: Recognizer, audio: Any, message: str
