@@ -83,7 +83,8 @@ def log_probs(size: int, steps: int, spread: float = 3.0) -> torch.Tensor:
 @pytest.mark.parametrize("steps", [20, 200])
 def test_prefix_scores_are_the_same(spread: float, steps: int) -> None:
     given, num_steps = log_probs(3, steps, spread), torch.tensor([steps, 13, 1])
-    names = {"blank": TOKENIZER.pad, "eos": TOKENIZER.eos, "sos": TOKENIZER.sos}
+    names: Any = {name: getattr(TOKENIZER, name) for name in ("eos", "sos")}
+    names["blank"] = TOKENIZER.pad
 
     ours = ctc.CTCPrefix(given.numpy(), num_steps.numpy(), **names)
 
