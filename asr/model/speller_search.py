@@ -83,7 +83,7 @@ class StepWeights:
         if not isinstance(attention, AdditiveAttention):
             query = query / math.sqrt(len(query) / attention.heads)
         self.query, self.heads = product(query, None), attention.heads
-        self.v = self.filters = self.location = None
+        self.v = self.filters = None
         if isinstance(attention, AdditiveAttention):
             self.v = attention.energy.weight[0].clone()
             self.activation, self.block_size = (
@@ -237,7 +237,7 @@ class LASSteps:
         batch, hypotheses, _ = query.shape
         steps, size = memory.keys.size(1), len(model.v)
         inside, keys_inside = query[:, :, :size], memory.keys[:, :, :size]
-        seen = self._location_features(previous)
+        seen = self._seen(previous)
         most = batch * hypotheses  # rows at once
         if query.device.type == "cpu":
             most = min(most, max(1, _IN_CACHE // (steps * size)))
@@ -250,9 +250,11 @@ class LASSteps:
                 asked, out = inside[at], found[at]
                 compared = buffer[: out.numel() * size].view(*out.shape, size)
                 keys = keys_inside[at[0], None]
-                if seen is not None and model.location is not None:
+                if seen is not None and model.filters is not None:
+                    features = seen[at].flatten(0, 2) @ model.filters
+                    features = features.view(*out.shape[:2], -1, len(model.location))
+                    features = features[:, :, :steps].reshape(-1, len(model.location))
                     keys = compared.copy_(keys)
-                    features = seen[at].reshape(-1, len(model.location))
                     keys.view(-1, size).addmm_(features, model.location)
                 if model.activation == "tanh":
                     torch.add(keys, asked[:, :, None], out=compared)
@@ -262,17 +264,15 @@ class LASSteps:
                     torch.matmul(compared, model.v, out=out)
         return found[:, :, None]
 
-    def _location_features(self, previous: Tensor) -> Tensor | None:
-        """(B, K, J) weights -> (B, K, J, filters) f_ij, if the attention has them."""
-        filters, steps = self.weights.filters, previous.size(2)
-        if filters is None:
+    def _seen(self, previous: Tensor) -> Tensor | None:
+        """(B, K, J) weights -> (B, K, ceil(J / _TOGETHER), ...) what filters see."""
+        if self.weights.filters is None:
             return None
-        reach = (len(filters) - _TOGETHER) // 2
-        behind = -steps % _TOGETHER
+        width = len(self.weights.filters)
+        reach = (width - _TOGETHER) // 2
+        behind = -previous.size(2) % _TOGETHER
         padded = nn.functional.pad(previous, (reach, reach + behind))
-        rows = padded.unfold(2, len(filters), _TOGETHER).flatten(0, 2)
-        seen = (rows @ filters).view(*previous.shape[:2], steps + behind, -1)
-        return seen[:, :, :steps]
+        return padded.unfold(2, width, _TOGETHER)
 
     def _cut_blocks(self, memory: AttentionMemory) -> Blocks | None:
         model = self.weights
