@@ -106,7 +106,7 @@ function mapsOf({ attention }, unit) {
   const seconds = Number(across.seconds_per_column.toFixed(2));
   const named = (name, packed) => ({ name, caption: name, packed, block: across.seconds_per_column });
   return [
-    named(`Where the model looked: the product of the two below`, attention),
+    named("Where the model looked: the product of both", attention),
     named(`Inside: where it would look in each block of ${seconds} s`, inside),
     named("Across: which of the blocks it looked at", across),
   ];
