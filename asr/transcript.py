@@ -81,6 +81,9 @@ class Alignment:
     """Length of a listener step."""
     start: float = 0.0
     """Seconds: column j begins at start + j * seconds_per_step."""
+    block_size: int = 0
+    """G: steps of the blocks of a hierarchical attention, the first of which begins at
+    column 0; 0 without blocks. See `asr.reports.attention_blocks` for its two looks."""
 
     @property
     def characters(self) -> str | None:
@@ -210,17 +213,22 @@ def _segment_to_dict(segment: Segment) -> dict[str, Any]:
             for word in segment.words
         ],
         "nbest": [asdict(alternative) for alternative in segment.nbest],
-        "alignment": alignment
-        and {
-            "tokens": list(alignment.tokens),
-            "characters": alignment.characters,
-            "start": round(alignment.start, _DIGITS),
-            "seconds_per_step": alignment.seconds_per_step,
-            "weights": [
-                [round(weight, _DIGITS) for weight in row]
-                for row in alignment.weights.tolist()
-            ],
-        },
+        "alignment": alignment and _alignment_to_dict(alignment),
+    }
+
+
+def _alignment_to_dict(alignment: Alignment) -> dict[str, Any]:
+    blocks = {"block_size": alignment.block_size} if alignment.block_size else {}
+    return {
+        "tokens": list(alignment.tokens),
+        "characters": alignment.characters,
+        "start": round(alignment.start, _DIGITS),
+        "seconds_per_step": alignment.seconds_per_step,
+        **blocks,
+        "weights": [
+            [round(weight, _DIGITS) for weight in row]
+            for row in alignment.weights.tolist()
+        ],
     }
 
 
@@ -245,6 +253,7 @@ def _alignment_from_dict(tree: Mapping[str, Any]) -> Alignment:
         _weights(tree["weights"]),
         tree["seconds_per_step"],
         tree["start"],
+        tree.get("block_size", 0),
     )
 
 

@@ -72,6 +72,18 @@ def test_the_names_in_json_stay() -> None:  # programs of others rely on them
     ]
 
 
+def test_blocks_of_an_attention_come_back_from_json() -> None:
+    alignment = Alignment(("A", "\u220e"), torch.eye(2, 4), 0.04, block_size=25)
+    segment = replace(transcript().segments[0], alignment=alignment)
+
+    tree = json.loads(json.dumps(replace(transcript(), segments=(segment,)).to_dict()))
+
+    assert tree["segments"][0]["alignment"]["block_size"] == 25
+    back = Transcript.from_dict(tree).segments[0].alignment
+    assert back is not None
+    assert back.block_size == 25
+
+
 def test_times_are_whole_milliseconds() -> None:
     word = Word("GO", 1 / 3, 2 / 3, 0.123456)
     segment = replace(transcript().segments[0], words=(word,))

@@ -33,6 +33,7 @@ from asr.features import FRAMES_PER_SECOND, log_mel
 from asr.inference.recognizer import Recognizer
 from asr.model.attention import Attention, AttentionOutput, LocationAwareAttention
 from asr.model.storage import Model, find_model, load_model
+from asr.reports.attention_blocks import across_weights, inside_weights
 from asr.reports.attention_plot import paint_attention, row_names
 from asr.runtime import use_one_thread
 from asr.training.validation import attention_habits
@@ -114,27 +115,6 @@ def read(model: Model, waveform: Tensor, text: str) -> Reading:
         torch.cat(contexts),
         las.listener.reduction / FRAMES_PER_SECOND,
     )
-
-
-def block_weights(weights: Tensor, block_size: int) -> Tensor:
-    """(I, J) weights of steps -> (I, M) of blocks, beta.
-
-    >>> block_weights(torch.tensor([[0.1, 0.2, 0.3, 0.3, 0.1]]), 2)
-    tensor([[0.3000, 0.6000, 0.1000]])
-    """
-    behind = -weights.size(1) % block_size
-    padded = torch.nn.functional.pad(weights, (0, behind))
-    return padded.view(len(weights), -1, block_size).sum(dim=2)
-
-
-def inside_weights(weights: Tensor, block_size: int) -> Tensor:
-    """(I, J) weights of steps -> (I, J) the share of each within its block, alpha.
-
-    >>> inside_weights(torch.tensor([[0.1, 0.2, 0.3, 0.3, 0.1]]), 2)
-    tensor([[0.3333, 0.6667, 0.5000, 0.5000, 1.0000]])
-    """
-    blocks = block_weights(weights, block_size).repeat_interleave(block_size, dim=1)
-    return weights / blocks[:, : weights.size(1)].clamp_min(1e-30)
 
 
 def around(weights: Tensor, count: int) -> slice:
@@ -348,7 +328,7 @@ def draw_heads(path: Path, reading: Reading) -> None:
 
 def draw_blocks(path: Path, reading: Reading, block_size: int) -> None:
     """Draw the two looks of a hierarchical attention, and their product."""
-    beta = block_weights(reading.weights, block_size)
+    beta = across_weights(reading.weights, block_size)
     steps = beta.repeat_interleave(block_size, dim=1)[:, : reading.weights.size(1)]
     parts = (
         (r"inside: $\alpha_{ij}$", inside_weights(reading.weights, block_size)),

@@ -66,6 +66,8 @@ class SearchResult:
     """Of the listener."""
     duration: float
     """Seconds of the waveform."""
+    block_size: int = 0
+    """Steps of a block that attention looked inside of first; 0 without blocks."""
 
     @property
     def features(self) -> npt.NDArray[np.floating]:
@@ -128,6 +130,7 @@ class SearchResult:
             tuple(token for place in kept for token in tokens[place]),
             self.weights[[row for place in kept for row in _rows(place)]],
             self.seconds_per_step,
+            block_size=self.block_size,
         )
 
     def _flags(self) -> tuple[Flag, ...]:

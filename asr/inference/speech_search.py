@@ -29,6 +29,7 @@ from asr.lm.device_ngram import DeviceNGram
 from asr.lm.ngram import WordNGram
 from asr.model.las import LAS
 from asr.model.listener import ListenerOutput
+from asr.model.plain_steps import SpellerSteps
 from asr.padding import pad_rows
 from asr.text import Tokenizer
 
@@ -147,7 +148,8 @@ class SpeechSearch:
             max_lengths=most.to(self.device),
         )
         tokens = [torch.tensor(one[0].tokens, dtype=torch.int64) for one in found]
-        log_probs, weights = self._score_texts(output, tokens)
+        window = self._steps_in(decoding.attention_window)
+        log_probs, weights = self._score_texts(output, tokens, window)
         ctc_log_probs, blank = ctc_log_probs.cpu(), self.tokenizer.pad
         return [
             SearchResult(
@@ -162,6 +164,7 @@ class SpeechSearch:
                 ),
                 seconds_per_step=self.las.listener.reduction / FRAMES_PER_SECOND,
                 duration=len(waveforms[row]) / SAMPLE_RATE,
+                block_size=self.las.speller.attention.block_size,
             )
             for row, (hypotheses, num_steps, num_ctc_steps) in enumerate(
                 zip(
@@ -174,19 +177,26 @@ class SpeechSearch:
         ]
 
     def _score_texts(
-        self, output: ListenerOutput, texts: Sequence[Tensor]
+        self, output: ListenerOutput, texts: Sequence[Tensor], window: int | None
     ) -> tuple[Tensor, Tensor]:
-        """Feed (B,) texts to the speller: (B, I) log P, (B, I, J) alpha."""
+        """Feed (B,) texts to the speller: (B, I) log P, (B, I, J) alpha.
+
+        Through a window where the search had one, so that it costs and sees no more.
+        """
         sos, eos = (
             torch.tensor([token]) for token in (self.tokenizer.sos, self.tokenizer.eos)
         )
         inputs = pad_rows([torch.cat((sos, text)) for text in texts])[0]
         targets = pad_rows([torch.cat((text, eos)) for text in texts])[0]
-        memory = self.las.precompute(output)
-        spelling = self.las.speller.spell(memory, inputs.to(self.device))
-        log_probs = spelling.logits.float().log_softmax(dim=-1)
-        log_probs = log_probs.gather(2, targets.to(self.device)[:, :, None])[:, :, 0]
-        return log_probs.cpu(), spelling.weights.float().cpu()
+        inputs, targets = inputs.to(self.device), targets.to(self.device)
+        if window is None:
+            memory = self.las.precompute(output)
+            spelling = self.las.speller.spell(memory, inputs)
+            log_probs = spelling.logits.float().log_softmax(dim=-1)
+            log_probs = log_probs.gather(2, targets[:, :, None])[:, :, 0]
+            return log_probs.cpu(), spelling.weights.float().cpu()
+        steps = self.las.steps(output, weights=self._weights, window=window)
+        return _read(steps, inputs, targets)
 
     def _step_model(
         self,
@@ -235,3 +245,16 @@ class SpeechSearch:
         if seconds is None:
             return None
         return max(1, round(seconds * FRAMES_PER_SECOND / self.las.listener.reduction))
+
+
+def _read(
+    steps: SpellerSteps, inputs: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Feed (B, I) tokens to a search's speller: (B, I) log P, (B, I, J) alpha."""
+    state = steps.start()
+    log_probs, weights = list[Tensor](), list[Tensor]()
+    for tokens, wanted in zip(inputs.t(), targets.t(), strict=True):
+        scores, state = steps.step(tokens, state)
+        log_probs.append(scores.gather(1, wanted[:, None])[:, 0])
+        weights.append(state.weights)
+    return torch.stack(log_probs, dim=1).cpu(), torch.stack(weights, dim=1).cpu()

@@ -5,13 +5,15 @@ in `assets/pages/recording` show them:
 
     waveform      least and greatest sample of each 5 ms
     spectrogram   log-mel power over 60 dB, a byte a band and frame
-    attention     sqrt(alpha_ij), a byte each: the root shows faint glances too
+    attention     sqrt(alpha_ij), a byte each: the root shows faint glances too; with
+                  blocks, its two factors alike
     sound         what is played, as Ogg Vorbis
 
 All go into the page as base64, the first three of them deflated: a minute of speech
 makes a page of about 1 MB.
 
-Shapes: N samples, T frames, F mel bands, I tokens with the end, J listener steps.
+Shapes: N samples, T frames, F mel bands, I tokens with the end, J listener steps,
+        M blocks of G steps.
 """
 
 import base64
@@ -28,6 +30,7 @@ from torch import Tensor, nn, uint8
 from asr.audio import SAMPLE_RATE, encode, read_waveform
 from asr.features import FRAMES_PER_SECOND, mel_spectrogram
 from asr.folders import write_bytes
+from asr.reports.attention_blocks import across_weights, inside_weights
 from asr.reports.letters import with_whole_letters
 from asr.reports.templates import render
 from asr.transcript import Alignment, Alternative, Flag, Segment, Transcript, Word
@@ -230,11 +233,30 @@ def _word(
 
 
 def _attention(alignment: Alignment) -> dict[str, Any]:
-    weights = alignment.weights  # (I, J)
+    seconds, blocks = alignment.seconds_per_step, _blocks(alignment)
     return {
         "tokens": alignment.tokens,
         "start": alignment.start,
-        "seconds_per_column": alignment.seconds_per_step,
+        **_weights(alignment.weights, seconds),  # (I, J)
+        **({"blocks": blocks} if blocks else {}),
+    }
+
+
+def _blocks(alignment: Alignment) -> dict[str, Any] | None:
+    """Return where it was looked inside of blocks, and across them, if it has any."""
+    weights, size = alignment.weights, alignment.block_size
+    if not size:
+        return None
+    seconds = alignment.seconds_per_step
+    return {
+        "inside": _weights(inside_weights(weights, size), seconds),  # (I, J)
+        "across": _weights(across_weights(weights, size), size * seconds),  # (I, M)
+    }
+
+
+def _weights(weights: Tensor, seconds_per_column: float) -> dict[str, Any]:
+    return {
+        "seconds_per_column": seconds_per_column,
         **_bytes(weights.clamp(0, 1).sqrt() * 255),
     }
 

@@ -25,6 +25,10 @@ from asr.lm.device_ngram import DeviceNGram
 from asr.lm.ngram import WordNGram
 from asr.lm.word_files import find_language_model
 from asr.lm.word_tables import Level
+from asr.model.attention import AttentionConfig
+from asr.model.las import LAS, LASConfig
+from asr.model.listener import ListenerConfig
+from asr.model.speller import SpellerConfig
 from asr.model.storage import CALIBRATION, Model, add_further, find_model, save_model
 from asr.text import ALPHABET, CharTokenizer
 from asr.transcript import Flag, Transcript
@@ -33,6 +37,16 @@ from asr.transcript import Flag, Transcript
 @pytest.fixture
 def recognizer(model: Model) -> Recognizer:
     return Recognizer(model, DecodingConfig(beam_size=2))
+
+
+def with_attention(block_size: int) -> Model:
+    config = LASConfig(
+        ListenerConfig(size=8, reductions=[2, 2], dropout=0.0),
+        AttentionConfig(size=8, block_size=block_size),
+        SpellerConfig(size=8, embedding_size=4, dropout=0.0),
+    )
+    tokenizer = CharTokenizer()
+    return Model(LAS(config, tokenizer.size).eval(), tokenizer, {})
 
 
 def noise(seconds: float) -> Tensor:
@@ -143,6 +157,44 @@ def test_an_alignment_has_a_row_for_each_character_and_the_end(
     torch.testing.assert_close(
         segment.alignment.weights.sum(dim=1), torch.ones(rows), atol=1e-5, rtol=0
     )
+
+
+@pytest.mark.parametrize("block_size", [0, 5])
+def test_an_alignment_has_the_blocks_of_its_attention(block_size: int) -> None:
+    recognizer = Recognizer(with_attention(block_size), DecodingConfig(beam_size=2))
+
+    (segment,) = recognizer.recognize([noise(1.0)], return_alignment=True)
+
+    assert segment.alignment is not None
+    assert segment.alignment.block_size == block_size
+
+
+@pytest.mark.parametrize("block_size", [0, 5])
+def test_a_text_is_read_through_the_window_of_its_search(block_size: int) -> None:
+    model = with_attention(block_size)
+    waveforms = [noise(1.5), noise(0.9)]
+    narrow, wide, whole = (
+        Recognizer(model, DecodingConfig(beam_size=2, attention_window=window))
+        for window in (0.12, 9.0, None)  # seconds: 3 steps, and all of them
+    )
+
+    for found in narrow.search(waveforms):
+        place = 0
+        for row in torch.as_tensor(found.weights):
+            first, behind = place - 3, place + 4
+            if block_size:
+                first = first // block_size * block_size
+                behind = -(-behind // block_size) * block_size
+            seen = row.nonzero()[:, 0]
+            assert first <= seen.min()
+            assert seen.max() < behind
+            place = int(row.argmax())
+    for through, over in zip(
+        wide.search(waveforms), whole.search(waveforms), strict=True
+    ):
+        assert through.texts == over.texts
+        torch.testing.assert_close(through.weights, over.weights)
+        torch.testing.assert_close(through.log_probs, over.log_probs)
 
 
 def test_a_long_recording_is_cut_into_segments_in_order(recognizer: Recognizer) -> None:

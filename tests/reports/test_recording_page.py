@@ -46,6 +46,11 @@ def segment(text: str = "GO ON") -> Segment:
     )
 
 
+def with_blocks(one: Segment) -> Segment:
+    assert one.alignment is not None
+    return replace(one, alignment=replace(one.alignment, block_size=10))
+
+
 def transcript(*segments: Segment) -> Transcript:
     return Transcript(segments, 1.0, model="las_mini", settings={"beam_size": 8})
 
@@ -158,6 +163,33 @@ def test_the_attention_is_the_root_of_the_weights_in_bytes() -> None:
     assert attention["seconds_per_column"] == 0.04
     weights = (matrix(attention) / 255).square()
     torch.testing.assert_close(weights, one.alignment.weights, atol=0.003, rtol=0)
+
+
+def test_an_attention_without_blocks_has_one_map() -> None:
+    (given,) = page_data(tone(), "a.wav", transcript(segment()))["segments"]
+
+    assert "blocks" not in given["attention"]
+
+
+def test_an_attention_with_blocks_has_both_of_its_looks_too() -> None:
+    weights = torch.tensor([[0.1, 0.3, 0.6, 0.0, 0.0], [0.0, 0.0, 0.1, 0.4, 0.5]])
+    alignment = Alignment(("A", "\u220e"), weights, 0.04, block_size=2)
+
+    (given,) = page_data(
+        tone(), "a.wav", transcript(replace(segment(), alignment=alignment))
+    )["segments"]
+
+    attention = given["attention"]
+    inside, across = (attention["blocks"][name] for name in ("inside", "across"))
+    assert inside["seconds_per_column"] == 0.04
+    assert across["seconds_per_column"] == 0.08
+    for packed, expected in (
+        (attention, weights.tolist()),
+        (inside, [[0.25, 0.75, 1.0, 0.0, 0.0], [0.0, 0.0, 0.2, 0.8, 1.0]]),
+        (across, [[0.4, 0.6, 0.0], [0.0, 0.5, 0.5]]),
+    ):
+        shown = (matrix(packed) / 255).square()
+        torch.testing.assert_close(shown, torch.tensor(expected), atol=0.004, rtol=0)
 
 
 def test_a_word_of_subwords_has_the_rows_of_all_of_them() -> None:
@@ -352,8 +384,12 @@ def test_equal_words_have_rows_of_their_own() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
-@pytest.mark.parametrize("one", [segment(), SILENT], ids=["words", "silence"])
-def test_chromium_shows_the_page(one: Segment, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("one", "maps"),
+    [(segment(), 1), (with_blocks(segment()), 3), (SILENT, 0)],
+    ids=["words", "blocks", "silence"],
+)
+def test_chromium_shows_the_page(one: Segment, maps: int, tmp_path: Path) -> None:
     written(tmp_path, transcript(one))
     options = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
@@ -370,6 +406,8 @@ def test_chromium_shows_the_page(one: Segment, tmp_path: Path) -> None:
     ).stdout
 
     assert "data-ready" in shown  # the script came to its end
-    assert shown.count('<article class="strip"') == 1
+    assert len(re.findall('<article class="strip(?: blocks)?"', shown)) == 1
+    assert shown.count('<div class="rows"') == maps
+    assert ('<p class="about" id="blocks" hidden=' in shown) == (maps < 3)
     assert shown.count('<button class="word') == len(one.words)
     assert ABOUT[one.flags[0]].split(":")[0] in shown

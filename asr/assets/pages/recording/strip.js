@@ -4,7 +4,8 @@ const MOST_PIXELS = 16000; // of a canvas, across
 const LANE = 18; // pixels of a row of labels
 const WAVEFORM = 64;
 const SPECTROGRAM = 128;
-const ATTENTION = 620; // wished; more where the rows would be too thin
+const ATTENTION = 620; // wished of a map; more where the rows would be too thin
+const CAPTION = 24; // above each of several maps
 const [THINNEST, THICKEST] = [3, 13]; // rows of the attention
 const LEGIBLE = 11; // rows that have room for their token
 const END = "\u220e"; // the token of the row in which the text ends
@@ -96,6 +97,21 @@ export const level = (confidence) => (confidence < 0.5 ? "low" : confidence < 0.
 export const unit = ({ attention }) =>
   (attention?.tokens ?? []).every((token) => /^.\p{M}*$/su.test(token)) ? "character" : "subword";
 
+/** What is painted of an attention: its weights, and of one with blocks its two looks. */
+function mapsOf({ attention }, unit) {
+  if (!attention) return [];
+  const whole = { name: `Where the model looked for each ${unit}`, packed: attention };
+  if (!attention.blocks) return [whole];
+  const { inside, across } = attention.blocks;
+  const seconds = Number(across.seconds_per_column.toFixed(2));
+  const named = (name, packed) => ({ name, caption: name, packed, block: across.seconds_per_column });
+  return [
+    named("Where the model looked: the product of both", attention),
+    named(`Inside: where it would look in each block of ${seconds} s`, inside),
+    named("Across: which of the blocks it looked at", across),
+  ];
+}
+
 /** One segment on its time axis: words, waveform, spectrogram, attention. */
 export class Strip {
   #fresh = false;
@@ -104,8 +120,8 @@ export class Strip {
   constructor(segment, number, sound) {
     this.segment = segment;
     this.sound = sound; // {waveform, spectrogram}, unpacked
-    this.attention = null;
     this.labels = [];
+    this.rowNames = [];
     this.#build(number);
   }
 
@@ -124,15 +140,26 @@ export class Strip {
     this.waveform = this.#track("Waveform", WAVEFORM);
     this.spectrogram = this.#track("Spectrogram", SPECTROGRAM);
     this.axis = this.plot.appendChild(make("div", "track axis", "", { "aria-hidden": "true" }));
-    if (segment.attention) this.looks = this.#track(`Where the model looked for each ${unit(segment)}`, 0);
+    this.maps = mapsOf(segment, unit(segment));
+    for (const map of this.maps) this.#buildMap(map);
+    this.element.classList.toggle("blocks", this.maps.length > 1);
     this.span = this.plot.appendChild(make("div", "span"));
-    this.rows = this.looks?.parentElement.appendChild(make("div", "rows"));
     this.head = this.plot.appendChild(make("div", "head"));
-    for (const mark of [this.span, this.rows, this.head]) if (mark) mark.hidden = true;
+    for (const mark of [this.span, this.head, ...this.maps.map(({ rows }) => rows)]) mark.hidden = true;
     for (const word of segment.words) this.#label(word);
     if (segment.text && !segment.attention)
       this.element.append(make("p", "missing", "Where the model looked was not kept for this piece."));
     if (segment.nbest.length) this.element.append(this.#hypotheses());
+  }
+
+  #buildMap(map) {
+    if (map.caption) {
+      const caption = this.plot.appendChild(make("div", "track caption", "", { "aria-hidden": "true" }));
+      caption.style.height = `${CAPTION}px`;
+      caption.append(make("span", "", map.caption));
+    }
+    map.canvas = this.#track(map.name, 0);
+    map.rows = map.canvas.parentElement.appendChild(make("div", "rows"));
   }
 
   #track(name, height) {
@@ -186,7 +213,7 @@ export class Strip {
     if (attention) {
       const height = Math.floor(ATTENTION / attention.rows);
       this.rowHeight = Math.min(THICKEST, Math.max(THINNEST, height)) * zoom;
-      this.looks.parentElement.style.height = `${this.rowHeight * attention.rows}px`;
+      for (const { canvas } of this.maps) canvas.parentElement.style.height = `${this.rowHeight * attention.rows}px`;
     }
     this.#layLabels();
     this.#layAxis();
@@ -240,24 +267,31 @@ export class Strip {
     for (const hertz of [500, 1000, 2000, 4000])
       put(`${hertz / 1000} kHz`, top + WAVEFORM + SPECTROGRAM * (1 - mel(hertz) / mel(8000)));
     put("time", top + WAVEFORM + SPECTROGRAM + 10);
-    if (this.looks) this.#layRowNames(put, top + WAVEFORM + SPECTROGRAM + 20);
+    let y = top + WAVEFORM + SPECTROGRAM + 20;
+    this.rowNames = [];
+    for (const { caption, packed } of this.maps) {
+      if (caption) y += CAPTION;
+      this.rowNames.push(...this.#layRowNames(put, y));
+      y += this.rowHeight * packed.rows;
+    }
   }
 
   /** Name each row, or where rows are thin, those of each word together. */
   #layRowNames(put, top) {
-    this.rowNames = [];
+    const names = [];
     if (this.rowHeight >= LEGIBLE)
       this.segment.attention.tokens.forEach((token, row) => {
         const name = token === END ? "end" : token.replace(" ", "␣");
-        this.rowNames.push({ row, label: put(name, top + (row + 0.5) * this.rowHeight) });
+        names.push({ row, label: put(name, top + (row + 0.5) * this.rowHeight) });
       });
     else
       for (const { text, rows } of this.segment.words) {
         if (!rows) continue;
         const middle = top + ((rows[0] + rows[1]) / 2) * this.rowHeight;
-        if (middle < (this.rowNames.at(-1)?.middle ?? 0) + 11) continue; // no room
-        this.rowNames.push({ row: rows[0], middle, label: put(text, middle) });
+        if (middle < (names.at(-1)?.middle ?? 0) + 11) continue; // no room
+        names.push({ row: rows[0], middle, label: put(text, middle) });
       }
+    return names;
   }
 
   /** Paint again, now if it is in sight. */
@@ -276,12 +310,12 @@ export class Strip {
     const { segment, sound } = this;
     paintWaveform(this.waveform, sound.waveform, segment.start, segment.end, segment.words);
     this.#paintSpectrogram();
-    if (this.looks && !this.attention) await this.unpack();
-    if (this.attention) this.#paintAttention();
+    await this.unpack();
+    for (const map of this.maps) this.#paintMap(map);
   }
 
   async unpack() {
-    if (this.looks) this.attention ??= await unpacked(this.segment.attention);
+    for (const map of this.maps) map.matrix ??= await unpacked(map.packed);
   }
 
   #paintSpectrogram() {
@@ -301,19 +335,20 @@ export class Strip {
         context.fillRect(Math.round(((time - start) / this.#duration) * width), 0, 1, height);
   }
 
-  #paintAttention() {
-    const matrix = this.attention;
-    const { context, width, height } = sharp(this.looks);
+  #paintMap({ canvas, matrix, block }) {
+    const { start, tokens } = this.segment.attention;
+    const { context, width, height } = sharp(canvas);
     const colours = palette("look");
     const x = (time) => ((time - this.segment.start) / this.#duration) * width;
-    const end = matrix.start + matrix.columns * matrix.seconds_per_column;
+    const end = start + matrix.columns * matrix.seconds_per_column;
     context.fillStyle = colour("look-0");
     context.fillRect(0, 0, width, height);
     context.imageSmoothingEnabled = false;
-    context.drawImage(picture(matrix, colours), x(matrix.start), 0, x(end) - x(matrix.start), height);
+    context.drawImage(picture(matrix, colours), x(start), 0, x(end) - x(start), height);
     context.fillStyle = colour("soft");
     context.globalAlpha = 0.16;
-    matrix.tokens.forEach((token, row) => {
+    for (let edge = start + block; edge < end; edge += block) context.fillRect(Math.round(x(edge)), 0, 1, height);
+    tokens.forEach((token, row) => {
       if (!token.startsWith(" ")) return;
       const line = token === " " ? row + 0.5 : row; // a subword begins with its space
       context.fillRect(0, Math.round(line * this.rowHeight), width, 1);
@@ -325,15 +360,16 @@ export class Strip {
     this.labels.forEach((label, other) => label.classList.toggle("marked", other === index));
     const word = this.segment.words[index];
     this.span.hidden = !word;
-    if (this.rows) this.rows.hidden = !word?.rows;
-    for (const { row, label } of this.rowNames ?? [])
+    for (const { rows } of this.maps) rows.hidden = !word?.rows;
+    for (const { row, label } of this.rowNames)
       label.classList.toggle("marked", Boolean(word?.rows) && row >= word.rows[0] && row < word.rows[1]);
     if (!word) return;
     this.span.style.left = this.#left(word.start);
     this.span.style.width = `${(100 * (word.end - word.start)) / this.#duration}%`;
-    if (this.rows && word.rows) {
-      this.rows.style.top = `${word.rows[0] * this.rowHeight}px`;
-      this.rows.style.height = `${(word.rows[1] - word.rows[0]) * this.rowHeight}px`;
+    if (!word.rows) return;
+    for (const { rows } of this.maps) {
+      rows.style.top = `${word.rows[0] * this.rowHeight}px`;
+      rows.style.height = `${(word.rows[1] - word.rows[0]) * this.rowHeight}px`;
     }
   }
 
@@ -357,8 +393,8 @@ export class Strip {
   wordAt(event) {
     const label = event.target.closest(".label");
     if (label) return this.labels.indexOf(label);
-    if (event.target === this.looks) {
-      const row = (event.clientY - this.looks.getBoundingClientRect().top) / this.rowHeight;
+    if (this.maps.some(({ canvas }) => canvas === event.target)) {
+      const row = (event.clientY - event.target.getBoundingClientRect().top) / this.rowHeight;
       return this.segment.words.findIndex(({ rows }) => rows && row >= rows[0] && row < rows[1]);
     }
     const time = this.time(event);

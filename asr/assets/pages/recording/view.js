@@ -44,6 +44,7 @@ export class View {
     this.#writeText();
     at("strips").append(...this.#strips.map((strip) => strip.element));
     if (!this.#strips.length) at("where").parentElement.hidden = true;
+    at("blocks").hidden = !data.segments.some(({ attention }) => attention?.blocks);
     this.#buildOverview();
     for (const strip of this.#strips) strip.measure();
     this.#lay();
