@@ -38,3 +38,17 @@ def test_a_recording_may_be_shorter_than_a_block() -> None:
 
     assert across_weights(weights, 25).tolist() == [[1.0]]
     assert inside_weights(weights, 25).tolist() == weights.tolist()
+
+
+def test_looks_inside_and_across_multiply_to_the_weights() -> None:
+    weights = torch.rand(3, 11).softmax(dim=1)
+
+    inside, across = inside_weights(weights, 4), across_weights(weights, 4)
+
+    assert across.shape == (3, 3)
+    torch.testing.assert_close(across.sum(dim=1), torch.ones(3))
+    torch.testing.assert_close(inside[:, :4].sum(dim=1), torch.ones(3))
+    torch.testing.assert_close(inside[:, 8:].sum(dim=1), torch.ones(3))
+    torch.testing.assert_close(
+        inside * across.repeat_interleave(4, dim=1)[:, :11], weights
+    )

@@ -13,14 +13,12 @@ from asr.text import CharTokenizer
 from tools.attention_pictures import (
     Reading,
     around,
-    block_weights,
     draw_blocks,
     draw_context,
     draw_heads,
     draw_kinds,
     draw_location,
     draw_one_character,
-    inside_weights,
     read,
     swelling_noise,
 )
@@ -66,20 +64,6 @@ def test_a_context_is_the_weighted_sum_of_the_steps() -> None:
     reading = reading_of(AttentionConfig("additive", size=4))
 
     torch.testing.assert_close(reading.contexts, reading.weights @ reading.h)
-
-
-def test_looks_inside_and_across_multiply_to_the_weights() -> None:
-    weights = torch.rand(3, 11).softmax(dim=1)
-
-    inside, across = inside_weights(weights, 4), block_weights(weights, 4)
-
-    assert across.shape == (3, 3)
-    torch.testing.assert_close(across.sum(dim=1), torch.ones(3))
-    torch.testing.assert_close(inside[:, :4].sum(dim=1), torch.ones(3))
-    torch.testing.assert_close(inside[:, 8:].sum(dim=1), torch.ones(3))
-    torch.testing.assert_close(
-        inside * across.repeat_interleave(4, dim=1)[:, :11], weights
-    )
 
 
 def test_the_steps_with_most_weight_are_found() -> None:
