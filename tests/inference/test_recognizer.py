@@ -11,12 +11,15 @@ import pytest
 import soundfile
 import torch
 from torch import Tensor
+from torch.nn.functional import ctc_loss
 
 import asr.lm.ngram
 from asr.decoding.config import DecodingConfig
+from asr.decoding.ctc import FLOOR
 from asr.decoding.ctc_alignment import CTCAlignment
 from asr.decoding.hypothesis import Hypothesis
 from asr.errors import AudioError, CheckpointError, ConfigError
+from asr.features import log_mel
 from asr.inference.confidence import FEATURES, Calibration
 from asr.inference.recognizer import Recognizer
 from asr.inference.retry import RETRY_CTC_WEIGHT
@@ -195,6 +198,28 @@ def test_a_text_is_read_through_the_window_of_its_search(block_size: int) -> Non
         assert through.texts == over.texts
         torch.testing.assert_close(through.weights, over.weights)
         torch.testing.assert_close(through.log_probs, over.log_probs)
+
+
+def test_a_text_that_no_search_would_find_is_scored_over_all_steps() -> None:
+    model = with_attention(0)
+    with torch.no_grad():
+        model.las.ctc.weight.normal_(std=100.0)  # sure of itself at every step
+    recognizer = Recognizer(model, DecodingConfig(beam_size=2, ctc_weight=1.0))
+    waveform, text = noise(6.0), "THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG"
+    output = model.las.listen(log_mel(waveform)[None], torch.tensor([601]))
+    log_probs = model.las.ctc_log_probs(output).detach().double().clamp(min=FLOOR)
+
+    (found,) = recognizer.score([waveform], [text])
+
+    loss = ctc_loss(
+        log_probs.transpose(0, 1),
+        torch.tensor([model.tokenizer.encode(text)]),
+        output.num_ctc_steps,
+        torch.tensor([len(text)]),
+        blank=model.tokenizer.pad,
+        reduction="sum",
+    )
+    assert found.log_prob == pytest.approx(-float(loss), rel=1e-5)
 
 
 def test_a_long_recording_is_cut_into_segments_in_order(recognizer: Recognizer) -> None:
