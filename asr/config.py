@@ -80,8 +80,13 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        """Refuse parts of a network that do not fit together."""
+        """Refuse parts that do not fit together."""
         LASConfig(self.listener, self.attention, self.speller)
+        if self.loss.mwer_weight and self.training.fixed_shapes == "always":
+            raise ValueError(
+                "loss.mwer_weight is for batches as they come: a search has no fixed "
+                "shapes (training.fixed_shapes=auto takes none then)"
+            )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -183,6 +183,8 @@ def test_a_value_of_another_type_is_refused_by_name(
             "training.fixed_shapes is auto, always or never, not 'sometimes'",
         ),
         ("loss.ctc_weight=2", "loss.ctc_weight is a share from 0 to 1, not 2"),
+        ("loss.mwer_weight=-1", "loss.mwer_weight must be at least 0, not -1"),
+        ("loss.mwer_beam=1", "loss.mwer_beam must be at least 2, not 1"),
         ("schedule.final_rate=2", "schedule.final_rate is a share from 0 to 1, not 2"),
         ("schedule.decay=wave", "schedule.decay is linear or cosine, not 'wave'"),
         ("training.epochs=0", "training.epochs must be above 0, not 0"),
@@ -201,6 +203,11 @@ def test_a_value_of_another_type_is_refused_by_name(
 )
 def test_an_impossible_value_is_refused_by_name(override: str, message: str) -> None:
     assert message_of(TOY, override).startswith(f"{TOY}: {message}")
+
+
+def test_a_training_that_searches_has_no_fixed_shapes() -> None:
+    message = message_of(TOY, "loss.mwer_weight=1", "training.fixed_shapes=always")
+    assert "loss.mwer_weight is for batches as they come" in message
 
 
 def test_a_recipe_must_name_its_manifests(tmp_path: Path) -> None:

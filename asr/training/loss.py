@@ -1,13 +1,14 @@
 """What training makes small.
 
-    loss = (1 - w) CE(speller) + w CTC(head) + g guide
+    loss = (1 - w) CE(speller) + w CTC(head) + g guide + m WER
 
 CE      cross entropy of each character, with label smoothing
 CTC     -log P(all characters) by the CTC head
 guide   -log sum_j alpha_ij exp(-(j - t_i)^2 / (2 s^2))
         attention far from t_i, where the CTC head finds character i; only for a while
+WER     the word error rate expected of what a beam search finds, see `minimum_wer`
 
-All are sums over the characters of a batch, divided by their number.
+All but the last are sums over the characters of a batch, divided by their number.
 
 Shapes: B utterances, I tokens with <eos>, J listener steps, J' steps of the CTC head,
         V vocabulary size, s = 4 steps.
@@ -21,6 +22,7 @@ guide comes from what the listener has understood, so it is not to teach it: as 
 there is one, no gradient goes from the keys that attention compares to the listener.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,6 +35,7 @@ from asr.model.speller import Spelling
 from asr.padding import valid_mask
 from asr.text import Tokenizer
 from asr.training.alignment import character_steps
+from asr.training.minimum_wer import expected_wer
 
 GUIDE_WIDTH = 4.0
 """s, in listener steps: how far from CTC's step attention may look at little cost."""
@@ -52,6 +55,11 @@ class LossConfig:
     """Progress before which the CTC head knows too little to guide."""
     guide_until: float = 0.5
     """Progress from which there is no guide."""
+    mwer_weight: float = 0.0
+    """m: of the expected word error rate. For the end of a training, beside the rest:
+    20 is as much as cross entropy's weight of 0.01 in the paper."""
+    mwer_beam: int = 4
+    """K: hypotheses of each utterance that the expectation is over."""
 
     def __post_init__(self) -> None:
         """Refuse shares that are none."""
@@ -60,9 +68,15 @@ class LossConfig:
                 raise ValueError(
                     f"loss.{name} is a share from 0 to 1, not {getattr(self, name)}"
                 )
-        if self.guide_weight < 0:
+        for name in ("guide_weight", "mwer_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"loss.{name} must be at least 0, not {getattr(self, name)}"
+                )
+        if self.mwer_beam < 2:
             raise ValueError(
-                f"loss.guide_weight must be at least 0, not {self.guide_weight}"
+                f"loss.mwer_beam must be at least 2, not {self.mwer_beam} (of one "
+                "hypothesis alone nothing becomes more likely)"
             )
         if self.guide_until < self.guide_from:
             raise ValueError("loss.guide_until must not be before guide_from")
@@ -80,12 +94,15 @@ class LossConfig:
 
 
 class Losses(NamedTuple):
-    """The parts of the loss, per character, each a scalar."""
+    """The parts of the loss, each a scalar."""
 
     total: Tensor
     spelling: Tensor
+    """Per character, as the next two."""
     ctc: Tensor
     guide: Tensor
+    expected_wer: Tensor
+    """Word errors per word of the references; 0 where it has no weight."""
 
 
 def teacher_inputs(batch: Batch, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
@@ -141,7 +158,19 @@ def losses(
     spelled, ctc, astray = (x / batch.num_characters for x in (spelled, ctc, astray))
     weight = config.ctc_weight
     total = (1 - weight) * spelled + weight * ctc + guide * astray
-    return Losses(total, spelled, ctc, astray), spelling
+    wer = total.new_zeros(())
+    if config.mwer_weight and bool(total.isfinite()):  # or nothing can be searched
+        wer = expected_wer(
+            las,
+            listened._replace(h=listened.h.float()),
+            ctc_log_probs,
+            batch,
+            tokenizer,
+            beam_size=config.mwer_beam,
+            ctc_weight=weight,
+        )
+        total = total + config.mwer_weight * wer
+    return Losses(total, spelled, ctc, astray, wer), spelling
 
 
 def spelling_loss(

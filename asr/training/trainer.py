@@ -545,11 +545,11 @@ class Trainer:
         """
         rate = self._begin_update()
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(5, dtype=torch.float64)
+        sums = torch.zeros(6, dtype=torch.float64)
         for batch in group:
-            sums[:4] += self._backward(batch.to(self.device), group_size)
-            sums[4] += batch.seconds
-        total, spelling, ctc, guide, audio = self.team.sum(sums).tolist()
+            sums[:5] += self._backward(batch.to(self.device), group_size)
+            sums[5] += batch.seconds
+        total, spelling, ctc, guide, wer, audio = self.team.sum(sums).tolist()
         learning = [p for p in self.las.parameters() if p.requires_grad]
         self.team.sum_gradients(learning)
         norm = float(nn.utils.clip_grad_norm_(learning, self.config.clip_norm))
@@ -563,12 +563,13 @@ class Trainer:
             self._skip(group)
         return {
             **{"loss": total, "spelling_loss": spelling, "ctc_loss": ctc},
+            **({"expected_wer": wer} if self.loss_config.mwer_weight else {}),
             **{"guide": guide, "gradient_norm": norm, "learning_rate": rate},
             **{"epoch": self.place.epoch, "progress": self.progress, "audio": audio},
         }
 
     def _backward(self, batch: Batch, group_size: int) -> Tensor:
-        """Add a batch's gradients; return its four losses, as shares of the group."""
+        """Add a batch's gradients; return its five losses, as shares of the group."""
         with torch.autocast(
             self.device.type,
             torch.bfloat16,

@@ -2,7 +2,7 @@ import itertools
 import math
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -313,10 +313,11 @@ def test_sampling_changes_what_the_speller_is_fed(las: LAS) -> None:
         ({"guide_until": 2.0}, r"loss\.guide_until is a share from 0 to 1, not 2\.0"),
         ({"guide_from": 0.6}, r"loss\.guide_until must not be before guide_from"),
         ({"guide_weight": -1.0}, r"loss\.guide_weight must be at least 0, not -1\.0"),
+        ({"mwer_weight": -1.0}, r"loss\.mwer_weight must be at least 0, not -1\.0"),
+        ({"mwer_weight": math.inf}, r"loss\.mwer_weight must be at least 0, not inf"),
+        ({"mwer_beam": 1}, r"loss\.mwer_beam must be at least 2, not 1 \(of one"),
     ],
 )
-def test_an_impossible_loss_is_refused(
-    settings: dict[str, float], message: str
-) -> None:
+def test_an_impossible_loss_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LossConfig(**settings)

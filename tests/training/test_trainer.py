@@ -433,6 +433,42 @@ def test_the_metrics_show_what_each_step_did(corpus: Path, whole: Path) -> None:
     assert list(whole.glob("tensorboard/events*"))
 
 
+def test_the_expected_error_rate_is_part_of_the_loss_and_of_devs(
+    corpus: Path, tmp_path: Path
+) -> None:
+    config = replace(
+        settings(corpus, epochs=1),
+        loss=LossConfig(mwer_weight=4.0, guide_weight=0, ctc_weight=0.3),
+    )
+
+    train(config, tmp_path)
+
+    for line in metrics(tmp_path):
+        parts = 0.7 * line["spelling_loss"] + 0.3 * line["ctc_loss"]
+        wer = line["expected_wer"]
+        assert line["loss"] == pytest.approx(parts + 4 * wer, rel=1e-4)
+    assert max(line["expected_wer"] for line in metrics(tmp_path)) > 0
+    for line in metrics(tmp_path, "dev/loss"):
+        parts = 0.7 * line["dev/spelling_loss"] + 0.3 * line["dev/ctc_loss"]
+        assert line["dev/loss"] > parts
+
+
+def test_a_run_for_few_errors_goes_on_bit_for_bit(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(saving(corpus), loss=LossConfig(mwer_weight=4.0))
+    train(config, tmp_path / "whole")
+
+    cut_off(monkeypatch, "asr.training.trainer.losses", call=6)
+    with pytest.raises(PowerCut):
+        train(config, tmp_path / "cut")
+    monkeypatch.undo()
+    monkeypatch.setattr("asr.train.draw_attention", draw_nothing)
+    train(config, tmp_path / "cut")
+
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
 def test_dev_is_looked_at_evenly(whole: Path) -> None:
     assert [line["step"] for line in metrics(whole, "dev/cer")] == [6, 12]
     assert place(whole)["validations"] == 2
