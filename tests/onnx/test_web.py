@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from asr.audio import read_waveform
 from asr.cli import main
 from asr.doctor import ASSETS
 from asr.errors import CheckpointError, ConfigError
@@ -156,6 +158,7 @@ def test_prefix_scores_in_the_page_are_those_of_the_search(text: list[int]) -> N
 def test_the_browser_finds_the_text_of_the_command_line(
     precision: str, tmp_path: Path
 ) -> None:
+    """Of a file; and of a microphone, which plays it again and again, most words."""
     from playwright.sync_api import sync_playwright
 
     page_folder, folder = tmp_path / "web", tmp_path / "onnx"
@@ -167,10 +170,18 @@ def test_the_browser_finds_the_text_of_the_command_line(
     settings = json.loads((page_folder / "model.json").read_text())["search"]
     recognizer = OnnxRecognizer.load(folder, decoding={**settings, "lm_weight": 0})
     expected = recognizer.transcribe(ASSETS / "sample.opus").text
+    sound = tmp_path / "sample.wav"
+    waveform = read_waveform(ASSETS / "sample.opus", 48_000)
+    soundfile.write(sound, waveform.numpy(), 48_000)
+    microphone = (
+        "--use-fake-ui-for-media-stream --use-fake-device-for-media-stream "
+        f"--use-file-for-fake-audio-capture={sound}"
+    )
 
     with served(page_folder) as address, sync_playwright() as driver:
         browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", *microphone.split()],
         )
         page = browser.new_page()
         asked = list[str]()
@@ -181,10 +192,19 @@ def test_the_browser_finds_the_text_of_the_command_line(
         page.wait_for_selector("body[data-state=done]", timeout=300_000)
         found = page.inner_text("#text")
         pictures = page.locator("canvas").count()
+        page.click("#record")
+        page.wait_for_selector("#record:text-is('Stop')")
+        page.wait_for_timeout(1000 * len(waveform) / 48_000)
+        page.evaluate("document.body.dataset.state = 'recorded'")
+        page.click("#record")
+        page.wait_for_selector("body[data-state=done]", timeout=300_000)
+        recorded = page.inner_text("#text")
         browser.close()
 
     assert found == expected
     assert pictures == 1
+    words = set(expected.split())
+    assert len(words & set(recorded.split())) > len(words) / 2, recorded
     assert all(url.startswith((address, "blob:", "data:")) for url in asked)
 
 
