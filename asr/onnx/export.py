@@ -55,8 +55,12 @@ def export_onnx(
             files[name] = content
     if (source / CARD).is_file():
         files[CARD] = (source / CARD).read_bytes()
+    attention = las.speller.attention
     numbers = Numbers(
-        las.speller.attention.heads, las.listener.reduction, las.listener.ctc_reduction
+        attention.heads,
+        las.listener.reduction,
+        las.listener.ctc_reduction,
+        attention.block_size,
     )
     description = description_of(
         precision, model.tokenizer, numbers, model.metadata, checksums(files)

@@ -30,7 +30,9 @@ LISTENER, STEP = "listener.onnx", "speller_step.onnx"
 DECODING, CALIBRATION = SETTINGS = "decoding.json", "confidence.json"
 """Files that people may change."""
 FORMAT = 1
-_MOST_HEADS, _MOST_REDUCTION = 128, 64
+_MOST = {"heads": 128, "reduction": 64, "ctc_reduction": 64}
+_MOST_BLOCK = 10_000
+"""Steps."""
 
 
 class Numbers(NamedTuple):
@@ -42,6 +44,8 @@ class Numbers(NamedTuple):
     """Frames that one step of the listener stands for."""
     ctc_reduction: int
     """Frames that one step of the CTC head stands for."""
+    block_size: int = 0
+    """Steps of a block that attention looks inside of first; 0 without blocks."""
 
 
 class OnnxModel(NamedTuple):
@@ -108,7 +112,10 @@ def _read(folder: Path) -> OnnxModel:
 
     try:
         numbers = description["network"]
-        found = Numbers(*(_whole(numbers[name]) for name in Numbers._fields))
+        whole = {name: _whole(numbers[name], most) for name, most in _MOST.items()}
+        # Exports of before blocks were shown have no number of them.
+        blocks = _whole(numbers.get("block_size", 0), _MOST_BLOCK, least=0)
+        found = Numbers(**whole, block_size=blocks)
         tokenizer = read_tokenizer(description["tokenizer"], read)
         metadata = description["metadata"]
         if not isinstance(metadata, dict):
@@ -137,8 +144,8 @@ def _content(folder: Path, name: str) -> bytes:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _whole(value: object) -> int:
-    if type(value) is not int or not 1 <= value <= max(_MOST_HEADS, _MOST_REDUCTION):
+def _whole(value: object, most: int, least: int = 1) -> int:
+    if type(value) is not int or not least <= value <= most:
         raise ValueError(f"{value!r:.40} is no number of this kind")
     return value
 

@@ -140,6 +140,7 @@ class SpeechSearch:
             seconds_per_ctc_step=self.numbers.ctc_reduction / FRAMES_PER_SECOND,
             seconds_per_step=self.numbers.reduction / FRAMES_PER_SECOND,
             duration=duration,
+            block_size=self.numbers.block_size,
         )
 
 

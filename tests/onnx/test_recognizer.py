@@ -13,9 +13,14 @@ from asr.errors import AudioError, CheckpointError, ConfigError
 from asr.inference.confidence import FEATURES
 from asr.inference.recognizer import Recognizer
 from asr.lm.estimate import NGramConfig, estimate
+from asr.model.attention import AttentionConfig
+from asr.model.las import LAS, LASConfig
+from asr.model.listener import ListenerConfig
+from asr.model.speller import SpellerConfig
 from asr.model.storage import CALIBRATION, DECODING, Model, add_further, save_model
 from asr.onnx.export import export_onnx
 from asr.onnx.recognizer import OnnxRecognizer
+from asr.text import CharTokenizer
 from asr.transcript import Segment, Transcript
 
 RATE = 16_000
@@ -45,6 +50,7 @@ def check(found: Segment, expected: Segment) -> None:
     assert (found.alignment is None) == (expected.alignment is None)
     if found.alignment and expected.alignment:
         assert found.alignment.tokens == expected.alignment.tokens
+        assert found.alignment.block_size == expected.alignment.block_size
         weights = np.asarray(expected.alignment.weights)
         np.testing.assert_allclose(found.alignment.weights, weights, atol=1e-4)
 
@@ -165,6 +171,42 @@ def exported(model_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "onnx"
 
 
+def test_blocks_of_the_attention_are_shown_as_with_torch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = LASConfig(
+        ListenerConfig(size=4, reductions=[2, 2]),
+        AttentionConfig(kind="additive", size=4, block_size=5),
+        SpellerConfig(size=4, embedding_size=3),
+    )
+    tokenizer = CharTokenizer()
+    save_model(tmp_path / "model", LAS(config, tokenizer.size), tokenizer, {})
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    waveform = noise(1.1)
+
+    recognizer = OnnxRecognizer.load(tmp_path / "onnx", decoding=NOTHING)
+    found = recognizer.recognize([waveform], return_alignment=True)
+    expected = Recognizer.load(tmp_path / "model", decoding=NOTHING).recognize(
+        [torch.from_numpy(waveform)], return_alignment=True
+    )
+
+    check(found[0], expected[0])
+    assert found[0].alignment is not None
+    assert found[0].alignment.block_size == 5
+
+
+def test_an_export_of_before_blocks_were_shown_is_read(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    place = exported(model_folder, tmp_path) / "onnx.json"
+    tree = json.loads(place.read_text())
+    del tree["network"]["block_size"]
+    place.write_text(json.dumps(tree))
+
+    found = OnnxRecognizer.load(place.parent, decoding=NOTHING).recognize([noise(0.5)])
+
+    assert found[0].text
+
+
 def test_a_damaged_graph_is_noticed(model_folder: Path, tmp_path: Path) -> None:
     folder = exported(model_folder, tmp_path)
     graph = folder / "listener.onnx"
@@ -180,6 +222,11 @@ def test_a_damaged_graph_is_noticed(model_folder: Path, tmp_path: Path) -> None:
         ("format", 99, "is of format 99, this version reads format 1"),
         ("network", {}, "does not describe a model"),
         ("network", {"heads": 0, "reduction": 4, "ctc_reduction": 4}, "0 is no number"),
+        (
+            "network",
+            {"heads": 1, "reduction": 4, "ctc_reduction": 4, "block_size": -1},
+            "-1 is no number",
+        ),
         ("metadata", [], "its metadata is no table"),
         ("tokenizer", {"kind": "subwords"}, "does not describe a model"),
     ],
