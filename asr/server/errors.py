@@ -88,18 +88,18 @@ def error_response(error: Exception) -> JSONResponse:
 
 def add_error_handlers(app: FastAPI) -> None:
     """Have an application answer all errors in this form."""
-    app.add_exception_handler(ApiError, _answer)
-    app.add_exception_handler(AsrError, _answer)
-    app.add_exception_handler(HTTPException, _answer_http)
-    app.add_exception_handler(RequestValidationError, _answer_validation)
-    app.add_exception_handler(Exception, _answer)
+    app.add_exception_handler(ApiError, _respond)
+    app.add_exception_handler(AsrError, _respond)
+    app.add_exception_handler(HTTPException, _respond_http)
+    app.add_exception_handler(RequestValidationError, _respond_validation)
+    app.add_exception_handler(Exception, _respond)
 
 
-async def _answer(request: Request, error: Exception) -> JSONResponse:
+async def _respond(request: Request, error: Exception) -> JSONResponse:
     return error_response(error)
 
 
-async def _answer_http(request: Request, error: Exception) -> JSONResponse:
+async def _respond_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
     headers = dict(error.headers or {})
@@ -109,7 +109,7 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _answer_validation(request: Request, error: Exception) -> JSONResponse:
+async def _respond_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:]) or None

@@ -34,10 +34,10 @@ from asr.inference.live import (
     Unread,
 )
 from asr.server.access import authorized
-from asr.server.asked import check_model
 from asr.server.engine import Engine
 from asr.server.errors import ApiError, OverloadError, api_error, error_response
 from asr.server.realtime_settings import SessionSettings
+from asr.server.request_options import check_model
 from asr.server.settings import ServerSettings
 from asr.server.transcriptions import ALIAS, names_in
 from asr.transcript import Segment, Word

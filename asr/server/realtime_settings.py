@@ -12,14 +12,14 @@ from typing import Any
 from asr.audio import PCMStream
 from asr.audio.pcm import Encoding
 from asr.inference.live import LiveConfig
-from asr.server.asked import (
+from asr.server.errors import ApiError
+from asr.server.request_options import (
     LONGEST_WORD,
     MOST_LETTERS,
     MOST_WORDS,
     check_model,
     language_name,
 )
-from asr.server.errors import ApiError
 
 _FORMATS: dict[str, tuple[int, Encoding]] = {
     "audio/pcm": (24_000, "s16le"),

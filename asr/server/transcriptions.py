@@ -16,10 +16,16 @@ from starlette.types import Receive, Scope, Send
 
 from asr.errors import AsrError, ConfigError
 from asr.server.access import require_key
-from asr.server.answers import END, answer, event, usage
-from asr.server.asked import FORMATS, LONGEST_WORD, Asked, asked, check_model
 from asr.server.engine import Engine
 from asr.server.errors import ApiError, api_error
+from asr.server.request_options import (
+    FORMATS,
+    LONGEST_WORD,
+    RequestOptions,
+    check_model,
+    read_options,
+)
+from asr.server.responses import END, event, response, usage
 from asr.server.settings import ServerSettings
 from asr.server.uploads import Form, received
 from asr.transcript import Segment, Transcript
@@ -56,7 +62,7 @@ _FIELDS = {
     "hotwords": _list("words and phrases to favour; with commas, or several"),
     "keywords": _list("the same"),
     "temperature": {"type": "number", "description": "0"},
-    "response_format": _text("of the answer", enum=list(FORMATS)),
+    "response_format": _text("of the response", enum=list(FORMATS)),
     "timestamp_granularities[]": _list("word, segment or both, for verbose_json"),
     "stream": {"type": "boolean", "description": "send text as it is found"},
     "chunking_strategy": _text("auto"),
@@ -119,13 +125,13 @@ async def transcribe(request: Request) -> Response:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(place(request))
         form = await stack.enter_async_context(received_form(request, settings))
-        wanted = asked(form.fields, _names(engine), settings.language)
-        if wanted.stream:
-            events = _Events(engine, form, wanted)
+        options = read_options(form.fields, _names(engine), settings.language)
+        if options.stream:
+            events = _Events(engine, form, options)
             await until_gone(request, events.begin())
             return _Stream(events, stack.pop_all(), settings.idle_timeout)
-        transcript = await until_gone(request, _transcript(engine, form, wanted))
-        return answer(transcript, wanted, settings.language)
+        transcript = await until_gone(request, _transcript(engine, form, options))
+        return response(transcript, options, settings.language)
 
 
 @asynccontextmanager
@@ -163,9 +169,9 @@ async def received_form(
 
 
 async def _transcript(
-    engine: Engine, form: Form, wanted: Asked, on_segment: Any = None
+    engine: Engine, form: Form, options: RequestOptions, on_segment: Any = None
 ) -> Transcript:
-    hotwords = (*wanted.hotwords, *names_in(wanted.prompt, engine.words))
+    hotwords = (*options.hotwords, *names_in(options.prompt, engine.words))
     try:
         return await engine.transcribe(
             form.path,
@@ -243,8 +249,8 @@ def _gone() -> ApiError:
 class _Events:
     """What is sent of a transcription while it goes on."""
 
-    def __init__(self, engine: Engine, form: Form, wanted: Asked) -> None:
-        self._engine, self._form, self._wanted = engine, form, wanted
+    def __init__(self, engine: Engine, form: Form, options: RequestOptions) -> None:
+        self._engine, self._form, self._options = engine, form, options
         self._deltas = asyncio.Queue[str | None](1)
         self._first: str | None = None
         self._task: asyncio.Task[Transcript] | None = None
@@ -267,7 +273,9 @@ class _Events:
 
     async def _transcribe(self) -> Transcript:
         try:
-            return await _transcript(self._engine, self._form, self._wanted, self._take)
+            return await _transcript(
+                self._engine, self._form, self._options, self._take
+            )
         finally:
             if not asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 await self._deltas.put(None)

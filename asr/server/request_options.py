@@ -1,4 +1,4 @@
-"""What a client asks for with a recording: fields of OpenAI's API, read and checked.
+"""Options of a request for a transcription: fields of OpenAI's API, checked.
 
 What this server cannot do is refused with a reason; nothing is ignored silently.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from asr.server.errors import ApiError
 
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
-"""Those that an answer can have."""
+"""Those that a response can have."""
 _LISTS = {"timestamp_granularities", "include", "keywords", "hotwords", "languages"}
 _KNOWN = {
     *("model", "language", "prompt", "temperature", "response_format", "stream"),
@@ -28,8 +28,8 @@ _NAMES = {"en": "english", "de": "german", "fr": "french", "es": "spanish"}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a client wants."""
+class RequestOptions:
+    """What a client has set."""
 
     format: str
     """One of `FORMATS`."""
@@ -43,9 +43,9 @@ class Asked:
     """Text that may hold names."""
 
 
-def asked(
+def read_options(
     fields: Iterable[tuple[str, str]], models: Iterable[str], language: str
-) -> Asked:
+) -> RequestOptions:
     """Read the fields of a request.
 
     Args:
@@ -71,7 +71,7 @@ def asked(
     stream = _flag("stream", single.get("stream", ""))
     if stream and format not in ("json", "text"):
         raise _refused("stream", f"{format} is not streamed (use json or text)")
-    return Asked(
+    return RequestOptions(
         format,
         stream,
         _granularities(lists["timestamp_granularities"], format),

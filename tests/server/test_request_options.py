@@ -2,12 +2,12 @@
 
 import pytest
 
-from asr.server.asked import asked
 from asr.server.errors import ApiError
+from asr.server.request_options import read_options
 
 
 def hotwords(*words: str) -> tuple[str, ...]:
-    return asked([("hotwords", ",".join(words))], ["tiny"], "en").hotwords
+    return read_options([("hotwords", ",".join(words))], ["tiny"], "en").hotwords
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from asr.output import render
 from asr.output.speech import spoken
-from asr.server.asked import Asked, language_name
+from asr.server.request_options import RequestOptions, language_name
 from asr.transcript import Segment, Transcript, Word
 
 _DIGITS = 3
@@ -18,23 +18,25 @@ _HUNDREDTHS = 100
 """Of a second: the clock of `seek`, Whisper's frames."""
 
 
-def answer(transcript: Transcript, wanted: Asked, language: str) -> Response:
-    """Write a transcript in the format that was asked for.
+def response(
+    transcript: Transcript, options: RequestOptions, language: str
+) -> Response:
+    """Write a transcript in the format of a request.
 
     Args:
         transcript: what was said.
-        wanted: by the client.
+        options: of the request.
         language: of the model, in two letters.
     """
-    if wanted.format == "json":
+    if options.format == "json":
         content = {"text": transcript.text, "usage": usage(transcript)}
         return JSONResponse(content)
-    if wanted.format == "verbose_json":
-        return JSONResponse(verbose(transcript, wanted.granularities, language))
-    if wanted.format == "text":
+    if options.format == "verbose_json":
+        return JSONResponse(verbose(transcript, options.granularities, language))
+    if options.format == "text":
         return PlainTextResponse(f"{transcript.text}\n")
-    text = render(transcript, wanted.format)
-    return Response(text, media_type=f"{_MEDIA[wanted.format]}; charset=utf-8")
+    text = render(transcript, options.format)
+    return Response(text, media_type=f"{_MEDIA[options.format]}; charset=utf-8")
 
 
 def usage(transcript: Transcript) -> dict[str, Any]:
