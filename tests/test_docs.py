@@ -117,6 +117,7 @@ INLINE = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
     [

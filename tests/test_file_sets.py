@@ -115,6 +115,7 @@ def test_wherever_a_replacement_is_killed_a_whole_set_is_there(folder: Path) -> 
     assert read(folder) == NEW
 
 
+@pytest.mark.slow
 def test_a_replacement_that_is_killed_twice_leaves_a_whole_set(folder: Path) -> None:
     number = 0
     while killed_at(folder, number, lambda: write(folder, NEW)):

@@ -97,6 +97,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
+@slow
 def test_an_adaptation_ends_with_a_model_and_what_was_gained(
     model_folder: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -253,6 +254,7 @@ def test_a_manifest_and_what_is_held_out_may_be_named(
     assert [u.id for u in held] == [u.id for u in read_manifest(dev)]
 
 
+@slow
 def test_the_next_command_is_about_what_decided_nothing(
     model_folder: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -167,6 +167,7 @@ def test_a_recording_longer_than_its_manifest_says_is_refused(
         (_,) = corpus.load([(ClassBatch(LengthClass(48, 8, 1), [0]), 1.0)], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device_hours", [0.0, 1.0])
 def test_several_processes_read_the_same(
     utterances: list[Utterance], device_hours: float
@@ -225,6 +226,7 @@ def test_stripes_do_not_hang_on_the_duration_of_the_manifest(
     assert torch.equal(in_memory.features, read_ahead.features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_how_strong_the_augmentation_is_is_asked_late(
     utterances: list[Utterance], hours: float, processes: int
@@ -258,6 +260,7 @@ def die(*_: object, **__: object) -> None:
     os._exit(9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device_hours", [0.0, 1.0])
 def test_a_reading_process_that_dies_is_an_error(
     utterances: list[Utterance], device_hours: float, monkeypatch: pytest.MonkeyPatch

@@ -663,6 +663,7 @@ def test_a_stopped_preparation_goes_on(
     assert not journal.exists()
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_as_one(audio: Path, tmp_path: Path) -> None:
     as_folder(audio)
 

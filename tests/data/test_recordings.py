@@ -77,6 +77,7 @@ def test_training_learns_from_the_part(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_on_a_device_training_learns_from_the_part(
     processes: int, tmp_path: Path

@@ -349,6 +349,7 @@ def _first_ids(utterances: ShardedUtterances, answers: Any) -> None:
     answers.put([utterance.id for utterance in utterances[:3]])
 
 
+@pytest.mark.slow
 def test_another_process_can_read_the_utterances(sharded: Path) -> None:
     utterances = read_corpus([sharded])
     assert isinstance(utterances, ShardedUtterances)

@@ -102,6 +102,7 @@ def test_pauses_of_any_length_move_what_is_behind_them(
     assert second.end - moved == pytest.approx(once.segments[0].end, abs=0.1)
 
 
+@pytest.mark.slow
 def test_pieces_that_overlap_meet_in_the_middle(recognizer: Recognizer) -> None:
     rng = torch.Generator().manual_seed(0)
     noise = 0.1 * torch.randn(40 * 16_000, generator=rng)  # nobody pauses

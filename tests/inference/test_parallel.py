@@ -302,6 +302,7 @@ def test_more_processes_are_started_where_there_is_much_to_do(
     ]
 
 
+@pytest.mark.slow
 def test_two_transcriptions_at_a_time_keep_their_own_models_and_the_callers_threads(
     model: Model, model_folder: Path, manifest: Path, tmp_path: Path
 ) -> None:

@@ -432,6 +432,7 @@ def test_a_missing_language_model_is_reported_by_its_path(
         Recognizer.load(model_folder, language_model=tmp_path / "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_several_threads_get_the_same_answers(model: Model, precision: str) -> None:
     recognizer = Recognizer(
@@ -475,6 +476,7 @@ def test_the_bundled_language_model_has_its_say(model: Model, tmp_path: Path) ->
     assert with_words.recognize([waveform]) != without.recognize([waveform])
 
 
+@pytest.mark.slow
 def test_the_language_model_of_a_gpu_finds_the_same_text() -> None:
     recognizer = Recognizer.load()
     assert recognizer.language_model

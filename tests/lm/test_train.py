@@ -185,6 +185,7 @@ def killed_at(update: int, arguments: Sequence[str]) -> None:
     assert done.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minutes", ["0", "99"])
 def test_a_training_that_was_killed_goes_on_bit_for_bit(
     minutes: str, corpus: Corpus, capsys: Capture
@@ -203,6 +204,7 @@ def test_a_training_that_was_killed_goes_on_bit_for_bit(
     assert_same(whole, killed)
 
 
+@pytest.mark.slow
 def test_a_warm_start_that_was_killed_goes_on_bit_for_bit(corpus: Corpus) -> None:
     whole, killed = corpus.folder("whole"), corpus.folder("killed")
     options = ["--warm-start", "--updates", "40", "--batch-words", "100"]

@@ -162,6 +162,7 @@ def test_values_and_gradients_are_those_of_the_plain_loop(
     assert_fused_is_plain(Case(kind, activation, layers=layers, device=device), 1e-5)
 
 
+@pytest.mark.slow
 @each_device
 @pytest.mark.parametrize("kind", ["location", "additive", "dot", "dot 2"])
 def test_sizes_may_be_larger_than_all_tiles_and_no_multiple_of_them(
@@ -344,6 +345,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_where_triton_does_not_work_one_line_is_printed() -> None:
     done = python(
         "-c",
@@ -357,6 +359,7 @@ def test_where_triton_does_not_work_one_line_is_printed() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_triton_is_not_imported_before_it_is_used() -> None:
     done = python("-c", "import sys, asr.model.las; print('triton' in sys.modules)")
 

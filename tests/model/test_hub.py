@@ -381,6 +381,7 @@ def test_a_store_that_is_a_link_is_not_followed(
         load_model(folder)
 
 
+@pytest.mark.slow
 def test_the_environment_of_the_library_is_its_own(
     hub: Hub, repository: Repository, tmp_path: Path
 ) -> None:

@@ -162,6 +162,7 @@ def test_the_script_runs_anywhere(corpus: Path, tmp_path: Path) -> None:
     assert first.audio == str(corpus / "dev-clean" / "7" / "1" / "7-1-0000.ogg")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("configs", "is_cut"), [("las_mini", False), ("las_mini las_mini_stage4", True)]
 )

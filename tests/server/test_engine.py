@@ -101,6 +101,7 @@ def sound(what: float) -> Any:
     return np.full(16_000, what, np.float32)
 
 
+@pytest.mark.slow
 def test_pieces_of_equal_settings_are_recognised_together(tmp_path: Path) -> None:
     asked: list[dict[str, Any]] = [
         {},
@@ -121,6 +122,7 @@ def test_an_impossible_beam_is_an_error(tmp_path: Path) -> None:
         used(tmp_path, lambda engine: texts(engine, {"beam_size": 0}))
 
 
+@pytest.mark.slow
 def test_what_a_worker_hangs_over_is_tried_once_more(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,6 +139,7 @@ def test_what_a_worker_hangs_over_is_tried_once_more(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [BLOCKS, KILLS])
 def test_what_two_workers_hang_or_end_over_is_an_error_of_its_request(
     what: float, tmp_path: Path
@@ -159,6 +162,7 @@ def test_more_audio_and_a_wider_beam_may_take_longer(tmp_path: Path) -> None:
     assert used(tmp_path, use, settings) == [360.0, 660.0, 210.0, 135.0, 135.0]
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_again_is_the_servers_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -46,6 +46,7 @@ def noise(path: Path, seconds: int, kind: str = "flac") -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_pieces_are_those_of_the_file(tmp_path: Path) -> None:
     pieces = read(noise(tmp_path / "a", 20))
     assert len(pieces) == 2
@@ -80,6 +81,7 @@ def test_a_reader_that_is_too_slow_is_an_error(tmp_path: Path) -> None:
         read(noise(tmp_path / "a", 20), hasty)
 
 
+@pytest.mark.slow
 def test_a_recording_may_not_be_longer_than_its_header_has_it(tmp_path: Path) -> None:
     short = ReadLimits(seconds=19.0, memory=2**30, patience=120.0)
     for kind in ("flac", "mp3"):
@@ -87,6 +89,7 @@ def test_a_recording_may_not_be_longer_than_its_header_has_it(tmp_path: Path) ->
             read(noise(tmp_path / kind, 20, kind), short)
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_killed_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     path = noise(tmp_path / "a", 600)
     before = children_of(os.getpid())
@@ -132,6 +135,7 @@ def test_a_reader_that_has_ended_is_sent_no_signal(
     assert killed == []
 
 
+@pytest.mark.slow
 def test_a_reader_that_was_just_forked_takes_no_notice_of_sigterm() -> None:
     """In a process of its own: here another test may have started what forks it."""
     script = """

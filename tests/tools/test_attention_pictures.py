@@ -74,6 +74,7 @@ def test_noise_is_the_same_each_time() -> None:
     torch.testing.assert_close(swelling_noise(100), swelling_noise(100))
 
 
+@pytest.mark.slow
 def test_each_picture_is_a_small_png(tmp_path: Path) -> None:
     location = AttentionConfig("location", size=4, filters=2, reach=2)
     reading = reading_of(location)

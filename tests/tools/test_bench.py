@@ -22,6 +22,7 @@ def bench(*words: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 def test_a_table_and_json_are_written(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
 
@@ -94,6 +95,7 @@ def test_a_search_can_be_measured(precision: str) -> None:
     assert figures["listen"] > 0
 
 
+@pytest.mark.slow
 def test_the_loader_can_be_measured(tmp_path: Path) -> None:
     from recipes.toy.make import make
 
