@@ -100,11 +100,11 @@ class _StagedRun:
 
     def _train(self, number: int, team: Team | None, leads: bool) -> None:
         place, config = self._place(number), self._settled(number)
+        line = f"{place}, from {config.training.start or 'nothing'}"
         if self._is_begun(number):
-            self._print(leads, number, f"goes on in {place}")
-        else:
-            start = config.training.start
-            self._print(leads, number, f"{place}, from {start or 'nothing'}")
+            over = is_finished(config, place)
+            line = "was finished before" if over else f"goes on in {place}"
+        self._print(leads, number, line)
         stage = f"{number} of {self.num_stages}"
         asked = train_once(config, place, team=team, stage=stage)
         if team:

@@ -88,7 +88,12 @@ def read_metrics(folder: Path) -> History:
     Raises:
         CheckpointError: the folder has no metrics.
     """
-    path = folder / METRICS
+    path, stages = folder / METRICS, stage_folders(folder)
+    if stages and not path.exists():
+        raise CheckpointError(
+            f"{folder}: holds a run in stages (name one of them: "
+            f"{list(stages.values())[-1]})"
+        )
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
