@@ -23,6 +23,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from asr.config import Config, load_config
 from asr.data.digest import digest
 from asr.data.manifest import read_manifest, spread
@@ -96,7 +98,8 @@ class _StagedRun:
                 self._print(leads, number, "was finished before")
             for number in range(first, self.num_stages + 1):
                 self._train(number, team, leads)
-                gc.collect()  # what the stage held in memory goes before the next
+                if number < self.num_stages:
+                    _free_memory()
 
     def _train(self, number: int, team: Team | None, leads: bool) -> None:
         place, config = self._place(number), self._settled(number)
@@ -233,6 +236,13 @@ def _has_learned_from(place: Path, number: int, config: Config) -> bool:
         dev = spread(read_manifest(config.data.dev), config.training.dev_utterances)
         found = {"train": digest(chosen(config.data)), "dev": digest(dev)}
     return bool(written.get("corpus") == found)
+
+
+def _free_memory() -> None:
+    """Let go of what the stage before held: its corpus, and its graphs on a GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from asr.errors import CheckpointError
 from asr.folders import write_bytes
 from asr.foreign import parse_json
+from asr.model.storage import stage_folders
 
 METRICS = "metrics.jsonl"
 
