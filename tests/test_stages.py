@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import signal
@@ -163,7 +164,11 @@ def test_what_a_stage_held_in_memory_is_gone_when_the_next_begins(
 
     monkeypatch.setattr(Trainer, "__init__", make_and_note)
 
-    train_stages(staged(corpus)[:2], tmp_path)
+    gc.disable()  # it would find it, sooner or later
+    try:
+        train_stages(staged(corpus)[:2], tmp_path)
+    finally:
+        gc.enable()
 
     assert len(kept) == 2
 
@@ -550,7 +555,7 @@ def test_a_wrong_setting_of_a_stage_is_reported_in_a_line(
 def test_two_processes_train_in_stages_and_stop_between_them(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stages, once = staged(corpus, processes=2), list[int]()
+    stages, once = staged(corpus, processes=2)[:2], list[int]()
     train_stages(stages, tmp_path / "whole")
     train_once = asr.stages.train_once
 
@@ -558,15 +563,15 @@ def test_two_processes_train_in_stages_and_stop_between_them(
         """As if the signal came after the last update."""
         found = train_once(*args, **kwargs)
         once.append(found)
-        return signal.SIGTERM if len(once) == 2 else found
+        return signal.SIGTERM if len(once) == 1 else found
 
     with monkeypatch.context() as patch:
         patch.setattr(asr.stages, "train_once", train_and_signal)
-        with pytest.raises(Stopped, match="stopped after stage 2 of 3"):
+        with pytest.raises(Stopped, match="stopped after stage 1 of 2"):
             train_stages(stages, tmp_path / "run")
     train_stages(stages, tmp_path / "run")
 
-    assert once == [0, 0]
+    assert once == [0]
     assert_same_stages(tmp_path / "run", tmp_path / "whole")
 
 
@@ -578,27 +583,24 @@ def test_processes_of_torchrun_train_in_stages(
     local, ours = tmp_path / "local", tmp_path / "torchrun"
     train_stages(staged(corpus, processes=2), local)
 
-    for overrides in (["stages.2.training.minutes=0.0001"], []):
-        shutil.rmtree(ours / "stage-2", ignore_errors=True)
-        shutil.rmtree(ours / "stage-3", ignore_errors=True)
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-                *("--nproc-per-node", "2", "-m", "asr", "train"),
-                *(str(recipe), str(ours), *overrides),
-            ],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+    shutil.copytree(local / "stage-1", ours / "stage-1")
 
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "-m", "asr", "train", str(recipe), str(ours)),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
     assert_same_stages(ours, local)
-    said = [line for line in done.stdout.splitlines() if "|" not in line]
-    assert said == [
+    assert [line for line in done.stdout.splitlines() if "|" not in line] == [
         "stage 1 of 3: was finished before",
         f"stage 2 of 3: {ours}/stage-2, from {ours}/stage-1",
         f"stage 3 of 3: {ours}/stage-3, from {ours}/stage-2",
