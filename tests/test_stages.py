@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-import asr.stages
 from asr.cli import main
 from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.errors import AsrError, CheckpointError, ConfigError, InUseError
@@ -20,7 +19,7 @@ from asr.locks import locked
 from asr.model.storage import find_model, load_model, stage_folders
 from asr.stages import _free_memory, are_finished, train_stages
 from asr.tokenizers import TokenizerConfig
-from asr.train import train
+from asr.train import train, train_once
 from asr.training.metrics import read_metrics
 from asr.training.stopping import Stopped
 from asr.training.trainer import Trainer
@@ -557,7 +556,6 @@ def test_two_processes_train_in_stages_and_stop_between_them(
 ) -> None:
     stages, once = staged(corpus, processes=2)[:2], list[int]()
     train_stages(stages, tmp_path / "whole")
-    train_once = asr.stages.train_once
 
     def train_and_signal(*args: Any, **kwargs: Any) -> int:
         """As if the signal came after the last update."""
@@ -566,7 +564,7 @@ def test_two_processes_train_in_stages_and_stop_between_them(
         return signal.SIGTERM if len(once) == 1 else found
 
     with monkeypatch.context() as patch:
-        patch.setattr(asr.stages, "train_once", train_and_signal)
+        patch.setattr("asr.stages.train_once", train_and_signal)
         with pytest.raises(Stopped, match="stopped after stage 1 of 2"):
             train_stages(stages, tmp_path / "run")
     train_stages(stages, tmp_path / "run")
