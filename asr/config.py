@@ -8,7 +8,8 @@ It is the one door for OmegaConf: what leaves here are plain dataclasses.
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -30,6 +31,7 @@ from asr.model.attention import AttentionConfig
 from asr.model.las import LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
+from asr.model.storage import stage_folder
 from asr.tokenizers import TokenizerConfig
 from asr.training.loss import LossConfig
 from asr.training.schedule import ScheduleConfig
@@ -39,6 +41,9 @@ Settings = TypeVar("Settings")
 
 RENAMED = {"attention.segment": "attention.block_size"}
 """Settings of version 0.1, and what they are called now; read for one release more."""
+STAGES = "stages"
+"""The list of a training in stages: what each has in place of the common settings."""
+_ONE_STAGE = re.compile(rf"{STAGES}\.([0-9]+)\.(.+)", re.DOTALL)
 MOVED = {
     "decoding": "a training never used it: the settings of a search are in the "
     "model's decoding.json, which `asr tune` writes"
@@ -97,25 +102,142 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         overrides: settings such as "training.epochs=3".
 
     Raises:
-        ConfigError: the file cannot be read, or a setting is unknown, missing, of the
-            wrong type, or impossible.
+        ConfigError: the file cannot be read, or has stages; or a setting is unknown,
+            missing, of the wrong type, or impossible.
     """
-    return read_settings(Config, path, overrides)
+    with _errors_at(path):
+        tree = _read(Path(path))
+        if STAGES in tree:
+            raise ValueError(
+                f"{STAGES}: is for asr train only (one experiment was expected)"
+            )
+        for override in overrides:
+            if override.startswith(f"{STAGES}."):
+                raise ValueError(f"has no {STAGES} ({override} was given)")
+        return _settings(Config, [tree, *map(_parse, overrides)])
+
+
+def load_stages(path: str | Path, overrides: Sequence[str] = ()) -> list[Config]:
+    """Read a training in stages: all settings of each, first to last.
+
+    A stage is a part of an experiment, merged over what stands beside `stages`: that is
+    common to all. What one stage sets means nothing to the next. `training.start` of
+    the common part is for the first stage; that of each other one is the name of the
+    folder of the stage before, in the folder of the whole run.
+
+    Args:
+        path: YAML file with the settings in `Config`, and a list of `stages`.
+        overrides: settings of all stages, such as "training.processes=2", and of one,
+            the first being 1: "stages.2.training.minutes=60". The later wins.
+
+    Returns:
+        The stages; none where the file has no such list.
+
+    Raises:
+        ConfigError: as `load_config`, for any of the stages; or one after the first
+            sets `training.start`.
+    """
+    with _errors_at(path):
+        common = _read(Path(path))
+        if STAGES not in common:
+            return []
+        entries = _entries(common)
+        given = [_addressed(override, len(entries)) for override in overrides]
+        shared = [common, *(tree for number, tree in given if number is None)]
+        OmegaConf.merge(OmegaConf.structured(Config), *map(_renamed, shared))
+    stages = list[Config]()
+    for number, entry in enumerate(entries, 1):
+        with _errors_at(f"{path}: stage {number}"):
+            own = [entry, *(tree for n, tree in given if n == number)]
+            trees = [entry, *(tree for n, tree in given if n in (None, number))]
+            start = _start_of(number, own)
+            stages.append(_settings(Config, [common, *trees, start]))
+    return stages
+
+
+def _entries(common: DictConfig | ListConfig) -> list[DictConfig]:
+    """Take the list of stages out of a file's settings.
+
+    Raises:
+        ValueError: it is no list of settings.
+    """
+    entries = common.pop(STAGES) if isinstance(common, DictConfig) else None
+    if not isinstance(entries, ListConfig) or not entries:
+        raise ValueError(f"{STAGES}: is no list of stages")
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, DictConfig):
+            raise ValueError(
+                f"{STAGES}: stage {number} holds no settings ({{}} has none of its own)"
+            )
+    return list(entries)
+
+
+def _addressed(override: str, num_stages: int) -> tuple[int | None, DictConfig]:
+    """Read an override, and the number of the one stage that it is for, if it is.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    match = _ONE_STAGE.fullmatch(override)
+    if match and 1 <= int(match[1]) <= num_stages:
+        return int(match[1]), _parse(match[2])
+    if override.startswith((f"{STAGES}.", f"{STAGES}=")):
+        raise ValueError(
+            f"{override}: is no setting of a stage ({STAGES}.1.key=value was expected, "
+            f"with a stage from 1 to {num_stages})"
+        )
+    return None, _parse(override)
+
+
+def _start_of(number: int, own: Sequence[DictConfig]) -> DictConfig:
+    """Return where a stage starts: at the end of the one before.
+
+    Raises:
+        ValueError: its own settings have a start.
+    """
+    if number == 1:
+        return OmegaConf.create({})
+    for tree in own:
+        training = tree.get("training")
+        if isinstance(training, DictConfig) and "start" in training:
+            raise ValueError(
+                "training.start: is only for the first stage (each other one starts "
+                "from the one before)"
+            )
+    before = str(stage_folder(Path(), number - 1))
+    return OmegaConf.create({"training": {"start": before}})
 
 
 def read_settings(
     kind: type[Settings], path: str | Path, overrides: Sequence[str] = ()
 ) -> Settings:
     """Read settings of any kind, a dataclass; see `load_config`."""
+    with _errors_at(path):
+        return _settings(kind, [_read(Path(path)), *map(_parse, overrides)])
+
+
+def _settings(
+    kind: type[Settings], trees: Sequence[DictConfig | ListConfig]
+) -> Settings:
+    """Merge settings; the later win."""
+    tree = OmegaConf.merge(OmegaConf.structured(kind), *map(_renamed, trees))
+    return cast(Settings, OmegaConf.to_object(tree))
+
+
+@contextmanager
+def _errors_at(place: str | Path) -> Iterator[None]:
+    """Report what is wrong with settings as an error of their place.
+
+    Raises:
+        ConfigError: something is.
+    """
     try:
-        given = [_read(Path(path)), *map(_parse, overrides)]
-        tree = OmegaConf.merge(OmegaConf.structured(kind), *map(_renamed, given))
-        return cast(Settings, OmegaConf.to_object(tree))
+        yield
     except OSError as error:
         reason = error.strerror or f"settings were expected: {error}"
-        raise ConfigError(f"{path}: cannot be read ({reason})") from error
+        raise ConfigError(f"{place}: cannot be read ({reason})") from error
     except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: {_reason(error)}") from error
+        raise ConfigError(f"{place}: {_reason(error)}") from error
 
 
 def parse_settings(section: str, arguments: Sequence[str]) -> dict[str, Any]:

@@ -33,7 +33,13 @@ from asr.locks import locked
 from asr.memory import end_process, keep_freed_memory
 from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
-from asr.model.storage import find_model, load_model, load_tokenizer
+from asr.model.storage import (
+    Model,
+    find_model,
+    load_model,
+    load_tokenizer,
+    stage_folders,
+)
 from asr.reports.attention_plot import draw_attention
 from asr.runtime import pick_device, pick_precision, use_one_thread
 from asr.tensor_files import read_metadata
@@ -48,6 +54,7 @@ from asr.training.distributed import (
     torchrun_team,
 )
 from asr.training.growth import grow
+from asr.training.parts import freeze
 from asr.training.stopping import Stopped, noted_signals
 from asr.training.token_rows import TokenRows, match_tokens
 from asr.training.trainer import CHECKPOINT, Trainer
@@ -103,17 +110,60 @@ def train(
             another process trains in the folder.
         Stopped: Ctrl-C or SIGTERM came; there is a checkpoint of the last update.
     """
-    keep_freed_memory()
     folder = Path(folder)
+    if stage_folders(folder):
+        raise ConfigError(
+            f"{folder}: holds a run in stages (take another folder, or name one of "
+            "its stages)"
+        )
+    keep_freed_memory()
     if started_by_torchrun():
         with torchrun_team(config.training.processes) as team:
-            _train_as_one(config, folder, tokenizer, attention, team)
-        return
+            train_once(config, folder, tokenizer, attention, team=team)
+    else:
+        train_once(config, folder, tokenizer, attention)
+
+
+def train_once(
+    config: Config,
+    folder: Path,
+    tokenizer: Tokenizer | None = None,
+    attention: type[Attention] | None = None,
+    *,
+    team: Team | None = None,
+    stage: str = "",
+) -> int:
+    """Train a model, alone or as one of several trainings; see `train`.
+
+    Args:
+        config: all settings.
+        folder: of the run.
+        tokenizer: in place of what the settings name.
+        attention: in place of the built-in one.
+        team: the processes that torchrun has started, of which this is one; None for
+            those that the settings ask for.
+        stage: which of several trainings it is, such as "2 of 4".
+
+    Returns:
+        The signal that came too late to stop anything but what is done next; 0 where
+        none came. Different processes of a team may have got different ones.
+
+    Raises:
+        AsrError: as `train`.
+        Stopped: as `train`.
+    """
+    if team:
+        return _train_as_one(config, folder, tokenizer, attention, team, stage)
     with _prepared(config, folder, tokenizer, attention) as (tokenizer, data):
         if config.training.processes > 1:
-            _train_together(config, folder, tokenizer, attention)
-        else:
-            _trainer(config, folder, tokenizer, attention, data, Team()).run()
+            return _train_together(config, folder, tokenizer, attention, stage)
+        return _run(_trainer(config, folder, tokenizer, attention, data, Team(), stage))
+
+
+def _run(trainer: Trainer) -> int:
+    """Train to the end; return the signal that came after the last update."""
+    trainer.run()
+    return trainer.stop_signal
 
 
 @contextmanager
@@ -148,19 +198,21 @@ def _train_as_one(
     tokenizer: Tokenizer | None,
     attention: type[Attention] | None,
     team: Team,
-) -> None:
+    stage: str,
+) -> int:
     """Train as one of the processes that torchrun has started."""
     if team.size > 1:
         use_one_thread()
     if team.leads:
         with _prepared(config, folder, tokenizer, attention) as (tokenizer, data):
             team.share(tokenizer)
-            _trainer(config, folder, tokenizer, attention, data, team).run()
-    else:  # waits until the folder is claimed
-        shared = team.share(tokenizer)
-        assert shared is not None
-        data = _data(config, shared)
-        _trainer(config, folder, shared, attention, data, team).run()
+            return _run(
+                _trainer(config, folder, tokenizer, attention, data, team, stage)
+            )
+    shared = team.share(tokenizer)  # waits until the folder is claimed
+    assert shared is not None
+    data = _data(config, shared)
+    return _run(_trainer(config, folder, shared, attention, data, team, stage))
 
 
 def _train_together(
@@ -168,18 +220,22 @@ def _train_together(
     folder: Path,
     tokenizer: Tokenizer,
     attention: type[Attention] | None,
-) -> None:
+    stage: str,
+) -> int:
     """Train in several processes; the first error of any of them is raised here.
 
     They ignore Ctrl-C, which reaches all of them at once, and stop by SIGTERM, which
     this one sends for either.
+
+    Returns:
+        The signal that came after the last update; 0 where none came.
     """
     _check_importable(attention)
     size = config.training.processes
     errors, stops = (get_context("spawn").SimpleQueue() for _ in range(2))
     with tempfile.TemporaryDirectory() as temporary:
         meeting_point = str(Path(temporary) / "meeting-point")
-        found = (config, folder, tokenizer, attention, errors, stops)
+        found = (config, folder, tokenizer, attention, stage, errors, stops)
         context = spawn(  # type: ignore[no-untyped-call]
             _work, (size, meeting_point, *found), nprocs=size, join=False
         )
@@ -207,6 +263,7 @@ def _train_together(
                 process.kill()
     if not stops.empty():
         raise Stopped(request.number or signal.SIGTERM, stops.get())
+    return request.number
 
 
 def _check_importable(attention: type[Attention] | None) -> None:
@@ -229,6 +286,7 @@ def _work(
     folder: Path,
     tokenizer: Tokenizer,
     attention: type[Attention] | None,
+    stage: str,
     errors: Any,
     stops: Any,
 ) -> None:
@@ -241,7 +299,7 @@ def _work(
         team = join_team(rank, size, meeting_point)
         data = _data(config, tokenizer)
         try:
-            _trainer(config, folder, tokenizer, attention, data, team).run()
+            _trainer(config, folder, tokenizer, attention, data, team, stage).run()
         except Stopped as stopped:
             if team.leads:
                 stops.put(str(stopped))
@@ -260,6 +318,7 @@ def _trainer(
     attention: type[Attention] | None,
     data: _Data,
     team: Team,
+    stage: str,
 ) -> Trainer:
     train_set, dev_set = data.train, data.dev
     pick_precision(config.training.precision, pick_device(config.training.device))
@@ -297,6 +356,7 @@ def _trainer(
         team=team,
         corpus=_device_corpus(config, train_set, team),
         taken=taken,
+        stage=stage,
     )
 
 
@@ -323,17 +383,27 @@ def _tokenizer(config: Config, folder: Path) -> Tokenizer:
     A run goes on with the vocabulary in its folder, whatever became of the texts, and
     one that starts from another model takes that model's.
     """
-    settings, kept = config.tokenizer, folder / SUBWORDS
+    kept = folder / SUBWORDS
+    if config.tokenizer.kind == "subwords":
+        if kept.exists() and (folder / CHECKPOINT).exists():
+            return Subwords.read(kept)
+        if config.training.start:
+            before = load_tokenizer(find_model(config.training.start))
+            return _tokenizer_after(config, before)
+    return _new_tokenizer(config)
+
+
+def _tokenizer_after(config: Config, before: Tokenizer) -> Tokenizer:
+    """Return the tokenizer of a run that starts from a model with another."""
+    if isinstance(before, Subwords) and before.size == config.tokenizer.size:
+        return before
+    return _new_tokenizer(config)
+
+
+def _new_tokenizer(config: Config) -> Tokenizer:
+    settings = config.tokenizer
     if not settings.needs_texts:
         return settings.make(())
-    if settings.kind != "subwords":
-        return settings.make(utterance.text for utterance in chosen(config.data))
-    if kept.exists() and (folder / CHECKPOINT).exists():
-        return Subwords.read(kept)
-    if config.training.start:
-        found = load_tokenizer(find_model(config.training.start))
-        if isinstance(found, Subwords) and found.size == settings.size:
-            return found
     return settings.make(utterance.text for utterance in chosen(config.data))
 
 
@@ -351,14 +421,26 @@ def _start_from(
         ConfigError: it is another network, not one with a narrower listener, another
             attention or another alphabet, or writes other subwords.
     """
-    model = load_model(folder, attention)
+    return _take_over(
+        load_model(folder, attention), las, tokenizer, f"training.start: {folder}"
+    )
+
+
+def _take_over(
+    model: Model, las: LAS, tokenizer: Tokenizer, name: str
+) -> tuple[Collection[str], TokenRows | None]:
+    """Take over the weights of a model that messages call by a name; `_start_from`.
+
+    Raises:
+        ConfigError: as there.
+    """
     matched = None
     if model.tokenizer.to_dict() != tokenizer.to_dict():
         try:
             matched = match_tokens(model.tokenizer, tokenizer)
         except ValueError as error:
             raise ConfigError(
-                f"training.start: {folder} has another tokenizer than these settings "
+                f"{name} has another tokenizer than these settings "
                 f"({model.tokenizer.size} tokens, {model.tokenizer.to_dict()['kind']}; "
                 f"{error})"
             ) from error
@@ -366,9 +448,38 @@ def _start_from(
         return grow(las, model.las, matched and matched.rows), matched
     except ValueError as error:
         raise ConfigError(
-            f"training.start: {folder} holds another network than these settings "
-            f"describe ({error})"
+            f"{name} holds another network than these settings describe ({error})"
         ) from error
+
+
+def check(config: Config, folder: Path, before: Model | None = None) -> Model:
+    """Refuse settings that a training cannot begin with, and train nothing.
+
+    Args:
+        config: all settings.
+        folder: of the run.
+        before: the model of the training before, which this one starts from; None
+            where it is not known.
+
+    Returns:
+        The network that would be trained, with weights of chance.
+
+    Raises:
+        AsrError: a manifest or setting cannot be used.
+    """
+    training = config.training
+    pick_precision(training.precision, pick_device(training.device))
+    if before:
+        tokenizer = _tokenizer_after(config, before.tokenizer)
+    else:
+        tokenizer = _tokenizer(config, folder)
+    _data(config, tokenizer)
+    las_config = LASConfig(config.listener, config.attention, config.speller)
+    las = LAS(las_config, tokenizer.size)
+    freeze(las, training.freeze)
+    if before:
+        _take_over(before, las, tokenizer, "training.start: the model before")
+    return Model(las, tokenizer, {})
 
 
 def _data(config: Config, tokenizer: Tokenizer) -> _Data:

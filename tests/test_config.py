@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from asr.config import Config, DataConfig, load_config, parse_settings, to_yaml
+from asr.config import (
+    Config,
+    DataConfig,
+    load_config,
+    load_stages,
+    parse_settings,
+    to_yaml,
+)
 from asr.errors import LONGEST, ConfigError
 from asr.model.attention import AttentionConfig
 from asr.training.trainer import TrainingConfig
@@ -39,9 +46,9 @@ def message_of(path: Path, *overrides: str) -> str:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_a_valid_config(path: Path) -> None:
-    config = load_config(path)
-    assert isinstance(config, Config)
-    assert config.data.train
+    for config in load_stages(path) or [load_config(path)]:
+        assert isinstance(config, Config)
+        assert config.data.train
 
 
 def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
@@ -87,8 +94,8 @@ def test_settings_are_plain_and_cannot_change() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_what_is_written_is_read(path: Path, tmp_path: Path) -> None:
-    config = load_config(path)
-    assert load_config(write(tmp_path, to_yaml(config))) == config
+    for config in load_stages(path) or [load_config(path)]:
+        assert load_config(write(tmp_path, to_yaml(config))) == config
 
 
 def test_all_settings_are_written_in_their_order(tmp_path: Path, corpus: str) -> None:
@@ -98,6 +105,146 @@ def test_all_settings_are_written_in_their_order(tmp_path: Path, corpus: str) ->
     assert keys == [part.name for part in fields(Config)]
     assert "  epochs: 7\n" in written
     assert "  minutes: null\n" in written
+
+
+# Trainings in stages
+
+STAGED = """
+data: {train: [a, b], dev: c}
+listener: {size: 8, dropout: 0.3}
+training: {epochs: 5}
+stages:
+- {}
+- listener: {size: 16}
+  training: {epochs: 6, seed: 2}
+- data: {train: [d]}
+  training: {minutes: 3}
+"""
+
+
+def test_a_stage_has_the_common_settings_and_its_own_in_their_place(
+    tmp_path: Path,
+) -> None:
+    stages = load_stages(write(tmp_path, STAGED))
+
+    assert [stage.listener.size for stage in stages] == [8, 16, 8]
+    assert [stage.listener.dropout for stage in stages] == [0.3, 0.3, 0.3]
+    assert [stage.training.epochs for stage in stages] == [5, 6, 5]
+    assert [stage.training.seed for stage in stages] == [1, 2, 1]
+    assert [stage.training.minutes for stage in stages] == [None, None, 3]
+    assert [stage.data.train for stage in stages] == [["a", "b"], ["a", "b"], ["d"]]
+
+
+def test_each_stage_starts_from_the_one_before(tmp_path: Path) -> None:
+    path = write(tmp_path, STAGED)
+
+    starts = [stage.training.start for stage in load_stages(path)]
+    assert starts == [None, "stage-1", "stage-2"]
+
+    started = load_stages(path, ["training.start=my-model"])
+    assert [s.training.start for s in started] == ["my-model", "stage-1", "stage-2"]
+
+
+def test_weights_of_the_stage_before_may_learn_more_slowly(tmp_path: Path) -> None:
+    path = write(tmp_path, STAGED)
+    rates = load_stages(path, ["stages.2.training.kept_rate=0.1"])
+    assert [stage.training.kept_rate for stage in rates] == [1.0, 0.1, 1.0]
+
+
+def test_overrides_are_for_all_stages_or_for_one_and_the_later_wins(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path, STAGED)
+
+    def epochs(*overrides: str) -> list[int]:
+        return [stage.training.epochs for stage in load_stages(path, overrides)]
+
+    one, all_of_them = "stages.2.training.epochs=9", "training.epochs=7"
+    assert epochs(all_of_them) == [7, 7, 7]
+    assert epochs(one) == [5, 9, 5]
+    assert epochs(all_of_them, one) == [7, 9, 7]
+    assert epochs(one, all_of_them) == [7, 7, 7]
+
+
+def test_a_file_without_stages_has_none(tmp_path: Path) -> None:
+    assert load_stages(TOY, ["training.epochs=3"]) == []
+
+    message = f"{TOY}: has no stages (stages.2.training.epochs=3 was given)"
+    assert message_of(TOY, "stages.2.training.epochs=3") == message
+
+
+def test_where_one_experiment_is_expected_stages_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, STAGED)
+    message = "stages: is for asr train only (one experiment was expected)"
+    assert message_of(path) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["stages.3.attention.sise=9"],
+            "stage 3: attention.sise: Key 'sise' not in 'AttentionConfig'. Did you",
+        ),
+        (["attention.sise=9"], "attention.sise: Key 'sise' not in 'AttentionConfig'."),
+        (["stages.2.training.epochs=0"], "stage 2: training.epochs must be above 0"),
+        (
+            ["stages.2.training.start=x"],
+            "stage 2: training.start: is only for the first stage (each other one",
+        ),
+        (["stages.3.training=7"], "stage 3: Merge error: int is not a subclass"),
+        (["stages.1.stages.1.training.epochs=3"], "stage 1: stages: Key 'stages' not"),
+        (["stages.0.training.epochs=3"], "stages.0.training.epochs=3: is no setting o"),
+        (
+            ["stages.4.training.epochs=3"],
+            "stages.4.training.epochs=3: is no setting of a stage "
+            "(stages.1.key=value was expected, with a stage from 1 to 3)",
+        ),
+        (["stages=[]"], "stages=[]: is no setting of a stage"),
+        (["stages.two.training.epochs=3"], "stages.two.training.epochs=3: is no setti"),
+        (["training.kept_rate=0.1"], "stage 1: training.kept_rate: is for a training"),
+    ],
+)
+def test_a_wrong_setting_of_a_stage_is_refused_by_name(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    path = write(tmp_path, STAGED)
+    with pytest.raises(ConfigError) as caught:
+        load_stages(path, overrides)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stages: []", "stages: is no list of stages"),
+        ("stages:", "stages: is no list of stages"),
+        ("stages: {training: {epochs: 3}}", "stages: is no list of stages"),
+        ("stages: [{}, 3]", "stages: stage 2 holds no settings ({} has none of its"),
+        ("stages: [{}, null]", "stages: stage 2 holds no settings"),
+        ("stages: [{}, {training: {start: x}}]", "stage 2: training.start: is only"),
+        ("stages: [{}, {training: {start: null}}]", "stage 2: training.start: is only"),
+        ("trainig: {}\nstages: [{}]", "trainig: Key 'trainig' not in 'Config'."),
+    ],
+)
+def test_what_is_no_list_of_stages_is_refused(
+    tmp_path: Path, corpus: str, text: str, message: str
+) -> None:
+    path = write(tmp_path, f"{corpus}{text}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_stages(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_settings_of_version_0_1_are_read_in_stages_too(
+    tmp_path: Path, corpus: str
+) -> None:
+    path = write(tmp_path, f"{corpus}stages: [{{}}, {{attention: {{segment: 50}}}}]\n")
+
+    with pytest.warns(FutureWarning, match=r"attention\.segment is called"):
+        stages = load_stages(path)
+
+    assert [stage.attention.block_size for stage in stages] == [0, 50]
 
 
 # What is refused: by name, in one line

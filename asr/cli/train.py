@@ -23,31 +23,50 @@ def add(commands: Any) -> None:
         nargs="*",
         default=[],
         metavar="key=value",
-        help="settings that replace those of the file",
+        help="settings that replace those of the file; where it has stages, of all of "
+        "them, or of one as stages.2.key=value",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Train a model."""
-    from asr.config import load_config
+    from asr.config import load_config, load_stages
+    from asr.stages import are_finished, train_stages
     from asr.train import is_finished, train
     from asr.training.distributed import errors_for_torchrun, leads_by_environment
 
     with errors_for_torchrun():
-        config = load_config(args.config, args.overrides)
-        was_finished = is_finished(config, args.folder)
         try:
-            train(config, args.folder)
+            if stages := load_stages(args.config, args.overrides):
+                was_finished = are_finished(stages, args.folder)
+                train_stages(stages, args.folder)
+            else:
+                config = load_config(args.config, args.overrides)
+                was_finished = is_finished(config, args.folder)
+                train(config, args.folder)
         except KeyboardInterrupt as stop:
             if leads_by_environment():
-                _note(args.folder, str(stop) or _after_interrupt(args.folder))
+                place = _last_stage(args.folder)
+                _note(place, str(stop) or _after_interrupt(place))
             raise
     if was_finished and leads_by_environment():
-        _note(
-            args.folder,
-            "was finished before (a larger training.epochs or training.minutes trains "
-            "longer)",
-        )
+        _note(args.folder, _how_to_go_on(len(stages)))
+
+
+def _how_to_go_on(num_stages: int) -> str:
+    """Return how to train longer what is finished, a run in stages or without (0)."""
+    last = f"stages.{num_stages}." if num_stages else ""
+    return (
+        f"was finished before (a larger {last}training.epochs or "
+        f"{last}training.minutes trains longer)"
+    )
+
+
+def _last_stage(folder: Path) -> Path:
+    """Return the folder of the last stage that a run has begun, if it has stages."""
+    from asr.model.storage import stage_folders
+
+    return [folder, *stage_folders(folder).values()][-1]
 
 
 def _after_interrupt(folder: Path) -> str:

@@ -20,6 +20,7 @@ with the class that is handed over: nothing is imported by it.
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -86,6 +87,7 @@ PARTS = Parts(DESCRIPTION, CARD)
 """What is fetched from the Hugging Face Hub with the files that model.json lists."""
 WeightType = Literal["float32", "float16", "int8"]
 """What the weights can be on disk."""
+_STAGE = re.compile("stage-([1-9][0-9]{0,5})")
 _LEAST = 4096
 """Numbers in a matrix from which on it becomes bytes: the attention's filters and the
 like are smaller, and hardly anything would be saved."""
@@ -112,11 +114,34 @@ class StoredModel(NamedTuple):
     """By their names; `read_model` returns float32, in memory of their own."""
 
 
+def stage_folder(run: Path, number: int) -> Path:
+    """Return where a stage of a run is; its first is number 1."""
+    return run / f"stage-{number}"
+
+
+def stage_folders(run: Path) -> dict[int, Path]:
+    """Find the stages that a run has begun, by their numbers, first to last.
+
+    There are none where it is a run without stages, or no folder that can be read.
+    """
+    names = list[str]()
+    if os.path.isdir(run):  # of an impossible name it is False
+        with suppress(OSError):
+            names = os.listdir(run)
+    found = {
+        int(match[1]): run / name
+        for name in names
+        if (match := _STAGE.fullmatch(name)) and os.path.isdir(run / name)
+    }
+    return dict(sorted(found.items()))
+
+
 def find_model(folder: str | Path | None) -> Path:
     """Find the folder of a model.
 
     Args:
-        folder: that of the model or of a run; or the name of a bundled model, unless
+        folder: that of the model or of a run, of whose stages the last one that has a
+            model is taken; or the name of a bundled model, unless
             there is a path of that name; or `hf:USER/NAME@REVISION` for one on the
             Hugging Face Hub, which is fetched unless it is in the cache; None, or
             "bundled" likewise, for the bundled one.
@@ -134,6 +159,9 @@ def find_model(folder: str | Path | None) -> Path:
         return folder
     if os.path.exists(folder / "model" / DESCRIPTION):
         return folder / "model"
+    for stage in reversed(stage_folders(folder).values()):
+        if os.path.exists(stage / "model" / DESCRIPTION):
+            return stage / "model"
     bundled = sorted(path.parent.name for path in assets.glob(f"*/{DESCRIPTION}"))
     if not os.path.exists(folder) and str(folder) == DEFAULT:
         return assets / BUNDLED

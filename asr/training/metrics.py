@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from asr.errors import CheckpointError
 from asr.folders import write_bytes
 from asr.foreign import parse_json
+from asr.model.storage import stage_folders
 
 METRICS = "metrics.jsonl"
 
@@ -88,7 +89,12 @@ def read_metrics(folder: Path) -> History:
     Raises:
         CheckpointError: the folder has no metrics.
     """
-    path = folder / METRICS
+    path, stages = folder / METRICS, stage_folders(folder)
+    if stages and not path.exists():
+        raise CheckpointError(
+            f"{folder}: holds a run in stages (name one of them: "
+            f"{list(stages.values())[-1]})"
+        )
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:

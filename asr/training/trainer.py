@@ -184,6 +184,8 @@ class Trainer:
         corpus: the training set as batches of fixed shapes; None for batches that are
             made on the CPU, each of its own shape.
         taken: names of the weights that were taken over whole from another network.
+        stage: which one of several trainings in turn this is, such as "2 of 4"; its
+            lines begin with it.
 
     Raises:
         ConfigError: a part that is to be frozen is none.
@@ -203,6 +205,7 @@ class Trainer:
         team: Team | None = None,
         corpus: DeviceCorpus | None = None,
         taken: Iterable[str] = (),
+        stage: str = "",
     ) -> None:
         self.team = team or Team()
         self.config, self.loss_config, self.schedule = configs
@@ -213,6 +216,7 @@ class Trainer:
         freeze(las, self.config.freeze)
         self.tokenizer, self.train_set, self.dev_set = tokenizer, train, dev
         self.folder, self.run_config, self.draw = folder, run_config, draw
+        self.stage = f"stage {stage}" if stage else ""
         self.average = {n: t.detach().clone() for n, t in las.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             parameter_groups(las, taken, self.config.kept_rate),
@@ -239,6 +243,11 @@ class Trainer:
         self._request, self._stop = StopRequest(), 0
         self._noted = False  # that settings of the model were kept
         self._since_save, self._since_tick = Stopwatch(), Stopwatch()
+
+    @property
+    def stop_signal(self) -> int:
+        """The signal that this process was asked to stop by; 0 where none came."""
+        return self._request.number
 
     @property
     def progress(self) -> float:
@@ -289,7 +298,9 @@ class Trainer:
             return
         with (
             MetricsLog(self.folder, self.place.step) as log,
-            progress_bar(100, "train", "%", layout=PERCENT) as self._bar,
+            progress_bar(
+                100, f"train {self.stage}".strip(), "%", layout=PERCENT
+            ) as self._bar,
         ):
             self._run(log)
             self._save()
@@ -687,8 +698,9 @@ class Trainer:
         if best is None or found.loss <= best:
             self.place.best_loss = found.loss
             self._keep(found)
+        stage = f"{self.stage} | " if self.stage else ""
         print(
-            f"{100 * self.progress:5.1f} % | update {self.place.step} | "
+            f"{stage}{100 * self.progress:5.1f} % | update {self.place.step} | "
             f"epoch {self.place.epoch} | {self.place.seconds / 60:.1f} min | {found}",
             flush=True,
         )

@@ -5,10 +5,10 @@
 #
 # CORPUS   holds train-clean-100/, dev-clean/, …, or a LibriSpeech/ folder that does
 # STAGE    some of: prepare train decode score; all four by default
-# key=value goes to the training, as in training.minutes=300
+# key=value goes to the training, as in stages.4.training.minutes=200
 #
-# CONFIG=las_small takes another of configs/ (las_mini by default), CONFIG="las_mini
-# las_mini_stage2" several, each from the one before; TEST=test-other another test set.
+# CONFIG=las_small takes another of configs/ (las_mini by default, six hours on two cores),
+# CONFIG="las_mini las_mini_stage5" several; TEST=test-other another test set.
 # Everything is written below exp/librispeech in the current folder; a run that was
 # stopped goes on where it was.
 set -euo pipefail
@@ -43,7 +43,7 @@ for stage in "${stages[@]}"; do
     case $stage in
         prepare)
             "$python" "$here/prepare.py" "$corpus" "$work/data"
-            if (cd "$here/configs" && grep -q dev-clean.held "${configs[@]/%/.yaml}"); then
+            if (cd "$here/configs" && grep -qE 'dev-clean\.(held|rest)' "${configs[@]/%/.yaml}"); then
                 "$python" "$here/split_speakers.py" "$work/data/dev-clean.jsonl" --every 3
             fi
             ;;

@@ -164,7 +164,7 @@ def test_the_script_runs_anywhere(corpus: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("configs", "is_cut"), [("las_mini", False), ("las_mini las_mini_stage4", True)]
+    ("configs", "is_cut"), [("las_mini", False), ("las_mini las_mini_stage5", True)]
 )
 def test_dev_is_cut_by_speakers_where_a_configuration_wants_it(
     corpus: Path, tmp_path: Path, configs: str, is_cut: bool

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,16 @@ import pytest
 import torch
 
 from asr.audio import SAMPLE_RATE, duration
-from asr.config import Config, load_config
+from asr.config import Config, load_config, load_stages
 from asr.data.batching import Batch, collate
 from asr.data.dataset import Example
 from asr.data.manifest import read_manifest
 from asr.features import NUM_MELS
 from asr.model.las import LAS, LASConfig
 from asr.text import CharTokenizer
+from asr.training.growth import grow
 from asr.training.loss import losses
+from recipes.librispeech.published import PUBLISHED
 from recipes.toy.make import LETTERS, LOWEST, RATIO, main, make, make_text, sing
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -29,9 +32,17 @@ TOKENIZER = CharTokenizer()
 each_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 
 
+def trainings(path: Path) -> list[Config]:
+    """The stages, or the one training without."""
+    return load_stages(path) or [load_config(path)]
+
+
 @cache
 def build(path: Path) -> LAS:
-    config = load_config(path)
+    return network(trainings(path)[-1])
+
+
+def network(config: Config) -> LAS:
     parts = LASConfig(config.listener, config.attention, config.speller)
     return LAS(parts, TOKENIZER.size)
 
@@ -54,7 +65,7 @@ def test_a_network_has_the_size_that_its_recipe_states(path: Path) -> None:
 
 @each_config
 def test_a_network_takes_a_step_down(path: Path) -> None:
-    config = load_config(path)
+    config = trainings(path)[-1]
     las, batch = build(path), some_batch()
     optimizer = torch.optim.AdamW(
         las.parameters(), config.schedule.learning_rate, betas=(0.9, 0.98)
@@ -65,6 +76,24 @@ def test_a_network_takes_a_step_down(path: Path) -> None:
     optimizer.step()
 
     assert loss_of(las, batch, config) < before
+
+
+@each_config
+def test_each_stage_can_start_from_the_one_before(path: Path) -> None:
+    networks = [network(config) for config in trainings(path)]
+    for before, after in pairwise(networks):
+        assert grow(after, before)
+
+
+def test_las_mini_takes_six_hours_of_what_prepare_writes() -> None:
+    stages = trainings(RECIPES / "librispeech" / "configs" / "las_mini.yaml")
+
+    assert sum(stage.training.minutes or 0 for stage in stages) / 60 == pytest.approx(
+        6, abs=0.5
+    )
+    for stage in stages:
+        manifests = [*stage.data.train, stage.data.dev]
+        assert {Path(path).stem for path in manifests} <= PUBLISHED.keys()
 
 
 def some_batch() -> Batch:
