@@ -32,8 +32,10 @@ from asr.errors import AsrError, ConfigError
 from asr.locks import locked
 from asr.memory import keep_freed_memory
 from asr.model.storage import DESCRIPTION, Model, stage_folder, stage_folders
+from asr.runs.claim import CONFIG
+from asr.runs.material import chosen
 from asr.tensor_files import read_metadata
-from asr.train import CONFIG, check, chosen, is_finished, train_once
+from asr.train import check, is_finished, train_once
 from asr.training.distributed import Team, started_by_torchrun, torchrun_team
 from asr.training.stopping import Stopped
 from asr.training.trainer import CHECKPOINT, MODEL

@@ -4,13 +4,12 @@ import os
 import pickle
 import signal
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing import get_context
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,14 +19,11 @@ from torch.multiprocessing.spawn import (
     spawn,
 )
 
-from asr.config import Config, DataConfig, load_config, to_yaml
-from asr.data.dataset import Augmentation, Dataset
+from asr.config import Config
+from asr.data.dataset import Dataset
 from asr.data.device_corpus import DeviceCorpus
-from asr.data.digest import CorpusDigest, digest
-from asr.data.manifest import Utterance, read_manifest, spread
-from asr.data.shards import read_corpus
-from asr.errors import AsrError, ConfigError, ManifestError, TrainingError
-from asr.folders import write_files
+from asr.data.manifest import spread
+from asr.errors import AsrError, ConfigError, TrainingError
 from asr.forking import end_with_parent
 from asr.locks import locked
 from asr.memory import end_process, keep_freed_memory
@@ -36,15 +32,15 @@ from asr.model.las import LAS, LASConfig
 from asr.model.storage import (
     Model,
     find_model,
-    load_model,
-    load_tokenizer,
     stage_folders,
 )
 from asr.reports.attention_plot import draw_attention
+from asr.runs.claim import claim
+from asr.runs.material import TrainingData, read_data
+from asr.runs.start import start_from, take_over, tokenizer_after, tokenizer_of
 from asr.runtime import pick_device, pick_precision, use_one_thread
 from asr.tensor_files import read_metadata
-from asr.text import CharTokenizer, Tokenizer
-from asr.tokenizers import SUBWORDS, Subwords
+from asr.text import Tokenizer
 from asr.training.checkpoint import read_place
 from asr.training.distributed import (
     Team,
@@ -53,33 +49,12 @@ from asr.training.distributed import (
     started_by_torchrun,
     torchrun_team,
 )
-from asr.training.growth import grow
 from asr.training.parts import freeze
 from asr.training.stopping import Stopped, noted_signals
-from asr.training.token_rows import TokenRows, match_tokens
 from asr.training.trainer import CHECKPOINT, Trainer
 
-CONFIG = "config.yaml"
-_FIXED = (
-    *("tokenizer", "listener", "attention", "speller", "augment"),
-    *("training.seed", "training.start", "training.kept_rate", "training.freeze"),
-    *("training.batch_seconds", "training.batch_size", "training.short_first"),
-)
-"""Settings that a run cannot change midway. What it learns from cannot, either, see
-`_claim`."""
 _MEASURED = 300
 """Utterances of the training set that mean and deviation are measured on."""
-
-
-class _Data(NamedTuple):
-    """What a training learns from and is validated on."""
-
-    train: Dataset
-    dev: Dataset
-    digests: dict[str, str]
-    """Of what both hold."""
-    num_empty: int
-    """Texts of the training set that are empty."""
 
 
 def train(
@@ -172,16 +147,16 @@ def _prepared(
     folder: Path,
     tokenizer: Tokenizer | None,
     attention: type[Attention] | None,
-) -> Iterator[tuple[Tokenizer, _Data]]:
+) -> Iterator[tuple[Tokenizer, TrainingData]]:
     """Make tokenizer and datasets, and only then the run's folder: for this process."""
-    tokenizer = tokenizer or _tokenizer(config, folder)
-    data = _data(config, tokenizer)
+    tokenizer = tokenizer or tokenizer_of(config, folder)
+    data = read_data(config, tokenizer)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
     with locked(folder, "asr train"):
-        _claim(folder, config, tokenizer, own_attention_name(attention), data)
+        claim(folder, config, tokenizer, own_attention_name(attention), data)
         note_plain_path(attention)
         if data.num_empty:
             print(
@@ -211,7 +186,7 @@ def _train_as_one(
             )
     shared = team.share(tokenizer)  # waits until the folder is claimed
     assert shared is not None
-    data = _data(config, shared)
+    data = read_data(config, shared)
     return _run(_trainer(config, folder, shared, attention, data, team, stage))
 
 
@@ -297,7 +272,7 @@ def _work(
     use_one_thread()
     try:
         team = join_team(rank, size, meeting_point)
-        data = _data(config, tokenizer)
+        data = read_data(config, tokenizer)
         try:
             _trainer(config, folder, tokenizer, attention, data, team, stage).run()
         except Stopped as stopped:
@@ -316,7 +291,7 @@ def _trainer(
     folder: Path,
     tokenizer: Tokenizer,
     attention: type[Attention] | None,
-    data: _Data,
+    data: TrainingData,
     team: Team,
     stage: str,
 ) -> Trainer:
@@ -332,7 +307,7 @@ def _trainer(
         taken = ()
         if config.training.start:
             start = find_model(config.training.start)
-            taken, matched = _start_from(start, las, tokenizer, attention)
+            taken, matched = start_from(start, las, tokenizer, attention)
             if matched and team.leads:
                 print(f"training.start: {start}: {matched}", flush=True)
         else:
@@ -377,81 +352,6 @@ def _device_corpus(
     return DeviceCorpus(train_set, device, training.device_hours, processes)
 
 
-def _tokenizer(config: Config, folder: Path) -> Tokenizer:
-    """Return the tokenizer of a run; a vocabulary is made as the run begins.
-
-    A run goes on with the vocabulary in its folder, whatever became of the texts, and
-    one that starts from another model takes that model's.
-    """
-    kept = folder / SUBWORDS
-    if config.tokenizer.kind == "subwords":
-        if kept.exists() and (folder / CHECKPOINT).exists():
-            return Subwords.read(kept)
-        if config.training.start:
-            before = load_tokenizer(find_model(config.training.start))
-            return _tokenizer_after(config, before)
-    return _new_tokenizer(config)
-
-
-def _tokenizer_after(config: Config, before: Tokenizer) -> Tokenizer:
-    """Return the tokenizer of a run that starts from a model with another."""
-    if isinstance(before, Subwords) and before.size == config.tokenizer.size:
-        return before
-    return _new_tokenizer(config)
-
-
-def _new_tokenizer(config: Config) -> Tokenizer:
-    settings = config.tokenizer
-    if not settings.needs_texts:
-        return settings.make(())
-    return settings.make(utterance.text for utterance in chosen(config.data))
-
-
-def _start_from(
-    folder: Path, las: LAS, tokenizer: Tokenizer, attention: type[Attention] | None
-) -> tuple[Collection[str], TokenRows | None]:
-    """Take over the weights of a model, and with them its statistics of features.
-
-    Returns:
-        Names of the weights that were taken over whole, and where the characters of
-        another alphabet start.
-
-    Raises:
-        CheckpointError: it is damaged, or has another class of attention.
-        ConfigError: it is another network, not one with a narrower listener, another
-            attention or another alphabet, or writes other subwords.
-    """
-    return _take_over(
-        load_model(folder, attention), las, tokenizer, f"training.start: {folder}"
-    )
-
-
-def _take_over(
-    model: Model, las: LAS, tokenizer: Tokenizer, name: str
-) -> tuple[Collection[str], TokenRows | None]:
-    """Take over the weights of a model that messages call by a name; `_start_from`.
-
-    Raises:
-        ConfigError: as there.
-    """
-    matched = None
-    if model.tokenizer.to_dict() != tokenizer.to_dict():
-        try:
-            matched = match_tokens(model.tokenizer, tokenizer)
-        except ValueError as error:
-            raise ConfigError(
-                f"{name} has another tokenizer than these settings "
-                f"({model.tokenizer.size} tokens, {model.tokenizer.to_dict()['kind']}; "
-                f"{error})"
-            ) from error
-    try:
-        return grow(las, model.las, matched and matched.rows), matched
-    except ValueError as error:
-        raise ConfigError(
-            f"{name} holds another network than these settings describe ({error})"
-        ) from error
-
-
 def check(config: Config, folder: Path, before: Model | None = None) -> Model:
     """Refuse settings that a training cannot begin with, and train nothing.
 
@@ -470,74 +370,16 @@ def check(config: Config, folder: Path, before: Model | None = None) -> Model:
     training = config.training
     pick_precision(training.precision, pick_device(training.device))
     if before:
-        tokenizer = _tokenizer_after(config, before.tokenizer)
+        tokenizer = tokenizer_after(config, before.tokenizer)
     else:
-        tokenizer = _tokenizer(config, folder)
-    _data(config, tokenizer)
+        tokenizer = tokenizer_of(config, folder)
+    read_data(config, tokenizer)
     las_config = LASConfig(config.listener, config.attention, config.speller)
     las = LAS(las_config, tokenizer.size)
     freeze(las, training.freeze)
     if before:
-        _take_over(before, las, tokenizer, "training.start: the model before")
+        take_over(before, las, tokenizer, "training.start: the model before")
     return Model(las, tokenizer, {})
-
-
-def _data(config: Config, tokenizer: Tokenizer) -> _Data:
-    utterances = chosen(config.data)
-    dev = read_manifest(config.data.dev)
-    content, num_empty = _check_corpus(utterances, dev, config)
-    augmentation = Augmentation(config.augment, config.training.seed)
-    hours = config.training.cache_hours
-    dev = spread(dev, config.training.dev_utterances)
-    return _Data(
-        Dataset(utterances, tokenizer, augmentation, cache_hours=hours),
-        Dataset(dev, tokenizer, cache_hours=hours),
-        {"train": content, "dev": digest(dev)},
-        num_empty,
-    )
-
-
-def chosen(data: DataConfig) -> Sequence[Utterance]:
-    """Read the utterances to learn from.
-
-    Raises:
-        AsrError: there is no manifest, or one cannot be read.
-    """
-    utterances = read_corpus(data.train)
-    if not utterances:
-        raise ConfigError("data.train: names no manifest (at least one was expected)")
-    return utterances[:: data.every]
-
-
-def _check_corpus(
-    utterances: Sequence[Utterance], dev: Sequence[Utterance], config: Config
-) -> tuple[str, int]:
-    """Refuse an utterance that is in dev, too, or that no batch has room for.
-
-    Returns:
-        The digest of the training set, and how many of its texts are empty.
-    """
-    longest, in_dev = utterances[0], {utterance.id for utterance in dev}
-    in_both, content, num_empty = set[str](), CorpusDigest(), 0
-    for utterance in utterances:  # once: they may come from the disk
-        content.add(utterance)
-        num_empty += not utterance.text.strip()
-        if utterance.duration > longest.duration:
-            longest = utterance
-        if utterance.id in in_dev:
-            in_both.add(utterance.id)
-    if in_both:
-        raise ManifestError(
-            f"{config.data.dev}: {len(in_both)} of its utterances are in the "
-            f"training set too, the first is {min(in_both)}"
-        )
-    room = config.training.batch_seconds * min(config.augment.speeds)
-    if longest.duration > room:
-        raise ConfigError(
-            f"training.batch_seconds: {longest.id} is {longest.duration:.1f} s long "
-            f"and at most {room:.1f} s fit into a batch at the slowest speed"
-        )
-    return str(content), num_empty
 
 
 def is_finished(config: Config, folder: Path) -> bool:
@@ -555,58 +397,3 @@ def is_finished(config: Config, folder: Path) -> bool:
     else:
         trained = place.seconds >= 60 * training.minutes
     return trained and place.validations >= training.validations
-
-
-def _claim(
-    folder: Path,
-    config: Config,
-    tokenizer: Tokenizer,
-    attention: str | None,
-    data: _Data,
-) -> None:
-    """Write the settings into the run's folder, or compare with those there.
-
-    Args:
-        folder: of the run.
-        config: all settings.
-        tokenizer: of this training.
-        attention: name of the attention's class, if it is not built in.
-        data: to learn from, which is compared by what it holds, not by where it is.
-    """
-    path = folder / CONFIG
-    if (folder / CHECKPOINT).exists() and path.exists():
-        before = load_config(path)
-        changed = [n for n in _FIXED if attrgetter(n)(before) != attrgetter(n)(config)]
-        written = read_metadata(folder / CHECKPOINT).get("config", {})
-        tokens = written.get("tokenizer", CharTokenizer().to_dict())
-        if tokens != tokenizer.to_dict() and "tokenizer" not in changed:
-            changed.append("tokenizer")
-        _check_class(folder, written.get("attention_class"), attention)
-        corpus = written.get("corpus")
-        if not isinstance(corpus, dict):  # of a version that did not look into it
-            changed += ["data"] if before.data != config.data else []
-        elif not changed and corpus.get("train") != data.digests["train"]:
-            raise ConfigError(
-                f"{folder}: holds a run on another corpus than data.train names now: "
-                "its ids, texts, durations or their order have changed (bring it back, "
-                "or take another folder)"
-            )
-        if changed:
-            raise ConfigError(
-                f"{folder}: holds a run with other settings of {', '.join(changed)} "
-                "(take another folder, or delete this one)"
-            )
-    write_files(folder, {**tokenizer.files(), CONFIG: to_yaml(config).encode()})
-
-
-def _check_class(folder: Path, before: str | None, now: str | None) -> None:
-    """Refuse to go on with another class of attention than a run began with."""
-    if before != now:
-        was, given = (
-            f"the attention {name}" if name else "a built-in attention"
-            for name in (before, now)
-        )
-        raise ConfigError(
-            f"{folder}: holds a run with {was}, not with {given} (in Python, "
-            f"train(config, folder, attention={before}) goes on with it)"
-        )

@@ -31,7 +31,9 @@ import numpy as np
 from asr.config import Config, load_config, read_settings
 from asr.errors import ConfigError, TrainingError
 from asr.processes import end_with_starter
-from asr.train import CONFIG, chosen, is_finished
+from asr.runs.claim import CONFIG
+from asr.runs.material import chosen
+from asr.train import is_finished
 from asr.training.metrics import read_metrics
 
 FOCUS, MONOTONY = 0.5, 0.9

@@ -14,8 +14,8 @@ from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import ConfigError
 from asr.evaluation.ablation import read_plan
+from asr.runs.material import chosen
 from asr.tensor_files import write_tensors
-from asr.train import chosen
 from asr.training.checkpoint import Place
 
 Capture = pytest.CaptureFixture[str]

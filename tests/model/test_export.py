@@ -19,8 +19,8 @@ from asr.model.storage import (
     read_further,
     save_model,
 )
+from asr.runs.claim import CONFIG
 from asr.tokenizers import SUBWORDS
-from asr.train import CONFIG
 from asr.training.trainer import TrainingConfig
 
 METADATA = {"step": 7, "minutes": 90.0, "dev/wer": 0.4567, "dev/cer": 0.2}

@@ -1,0 +1,76 @@
+"""A run's folder is claimed with its settings, which it goes on with."""
+
+from operator import attrgetter
+from pathlib import Path
+
+from asr.config import Config, load_config, to_yaml
+from asr.errors import ConfigError
+from asr.folders import write_files
+from asr.runs.material import TrainingData
+from asr.tensor_files import read_metadata
+from asr.text import CharTokenizer, Tokenizer
+from asr.training.trainer import CHECKPOINT
+
+CONFIG = "config.yaml"
+_FIXED = (
+    *("tokenizer", "listener", "attention", "speller", "augment"),
+    *("training.seed", "training.start", "training.kept_rate", "training.freeze"),
+    *("training.batch_seconds", "training.batch_size", "training.short_first"),
+)
+"""Settings that a run cannot change midway. What it learns from cannot, either, see
+`claim`."""
+
+
+def claim(
+    folder: Path,
+    config: Config,
+    tokenizer: Tokenizer,
+    attention: str | None,
+    data: TrainingData,
+) -> None:
+    """Write the settings into the run's folder, or compare with those there.
+
+    Args:
+        folder: of the run.
+        config: all settings.
+        tokenizer: of this training.
+        attention: name of the attention's class, if it is not built in.
+        data: to learn from, which is compared by what it holds, not by where it is.
+    """
+    path = folder / CONFIG
+    if (folder / CHECKPOINT).exists() and path.exists():
+        before = load_config(path)
+        changed = [n for n in _FIXED if attrgetter(n)(before) != attrgetter(n)(config)]
+        written = read_metadata(folder / CHECKPOINT).get("config", {})
+        tokens = written.get("tokenizer", CharTokenizer().to_dict())
+        if tokens != tokenizer.to_dict() and "tokenizer" not in changed:
+            changed.append("tokenizer")
+        _check_class(folder, written.get("attention_class"), attention)
+        corpus = written.get("corpus")
+        if not isinstance(corpus, dict):  # of a version that did not look into it
+            changed += ["data"] if before.data != config.data else []
+        elif not changed and corpus.get("train") != data.digests["train"]:
+            raise ConfigError(
+                f"{folder}: holds a run on another corpus than data.train names now: "
+                "its ids, texts, durations or their order have changed (bring it back, "
+                "or take another folder)"
+            )
+        if changed:
+            raise ConfigError(
+                f"{folder}: holds a run with other settings of {', '.join(changed)} "
+                "(take another folder, or delete this one)"
+            )
+    write_files(folder, {**tokenizer.files(), CONFIG: to_yaml(config).encode()})
+
+
+def _check_class(folder: Path, before: str | None, now: str | None) -> None:
+    """Refuse to go on with another class of attention than a run began with."""
+    if before != now:
+        was, given = (
+            f"the attention {name}" if name else "a built-in attention"
+            for name in (before, now)
+        )
+        raise ConfigError(
+            f"{folder}: holds a run with {was}, not with {given} (in Python, "
+            f"train(config, folder, attention={before}) goes on with it)"
+        )

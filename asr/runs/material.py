@@ -1,0 +1,87 @@
+"""What a run learns from and is validated on, as its settings name it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from asr.config import Config, DataConfig
+from asr.data.dataset import Augmentation, Dataset
+from asr.data.digest import CorpusDigest, digest
+from asr.data.manifest import Utterance, read_manifest, spread
+from asr.data.shards import read_corpus
+from asr.errors import ConfigError, ManifestError
+from asr.text import Tokenizer
+
+
+class TrainingData(NamedTuple):
+    """What a training learns from and is validated on."""
+
+    train: Dataset
+    dev: Dataset
+    digests: dict[str, str]
+    """Of what both hold."""
+    num_empty: int
+    """Texts of the training set that are empty."""
+
+
+def read_data(config: Config, tokenizer: Tokenizer) -> TrainingData:
+    """Read the manifests that the settings name; no recording is opened yet.
+
+    Raises:
+        AsrError: one cannot be read, an utterance is in both sets, or is longer than
+            a batch.
+    """
+    utterances = chosen(config.data)
+    dev = read_manifest(config.data.dev)
+    content, num_empty = _check_corpus(utterances, dev, config)
+    augmentation = Augmentation(config.augment, config.training.seed)
+    hours = config.training.cache_hours
+    dev = spread(dev, config.training.dev_utterances)
+    return TrainingData(
+        Dataset(utterances, tokenizer, augmentation, cache_hours=hours),
+        Dataset(dev, tokenizer, cache_hours=hours),
+        {"train": content, "dev": digest(dev)},
+        num_empty,
+    )
+
+
+def chosen(data: DataConfig) -> Sequence[Utterance]:
+    """Read the utterances to learn from.
+
+    Raises:
+        AsrError: there is no manifest, or one cannot be read.
+    """
+    utterances = read_corpus(data.train)
+    if not utterances:
+        raise ConfigError("data.train: names no manifest (at least one was expected)")
+    return utterances[:: data.every]
+
+
+def _check_corpus(
+    utterances: Sequence[Utterance], dev: Sequence[Utterance], config: Config
+) -> tuple[str, int]:
+    """Refuse an utterance that is in dev, too, or that no batch has room for.
+
+    Returns:
+        The digest of the training set, and how many of its texts are empty.
+    """
+    longest, in_dev = utterances[0], {utterance.id for utterance in dev}
+    in_both, content, num_empty = set[str](), CorpusDigest(), 0
+    for utterance in utterances:  # once: they may come from the disk
+        content.add(utterance)
+        num_empty += not utterance.text.strip()
+        if utterance.duration > longest.duration:
+            longest = utterance
+        if utterance.id in in_dev:
+            in_both.add(utterance.id)
+    if in_both:
+        raise ManifestError(
+            f"{config.data.dev}: {len(in_both)} of its utterances are in the "
+            f"training set too, the first is {min(in_both)}"
+        )
+    room = config.training.batch_seconds * min(config.augment.speeds)
+    if longest.duration > room:
+        raise ConfigError(
+            f"training.batch_seconds: {longest.id} is {longest.duration:.1f} s long "
+            f"and at most {room:.1f} s fit into a batch at the slowest speed"
+        )
+    return str(content), num_empty
