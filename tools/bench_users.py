@@ -57,7 +57,7 @@ TITLES = {
     **{"LT": "LIEUTENANT", "REV": "REVEREND", "HON": "HONORABLE", "JR": "JUNIOR"},
 }
 _TITLE = re.compile(rf"\b({'|'.join(TITLES)})\.|\b(MR|MRS|DR)\b", re.IGNORECASE)
-_YEAR = re.compile(r"(?<![$£€\d,.])(1[1-9])(\d\d)(?=S?\b)(?![,.]\d)")
+_YEAR = re.compile(r"(?<![$£€\d,.])(1[1-9])(\d\d)(?=s?\b)(?![,.]\d)", re.IGNORECASE)
 _REMARK = re.compile(r"\[[^]]*\]|\([^)]*\)")
 _PARTED = re.compile(
     r"\bTO (DAY|NIGHT|MORROW)\b|\b(ANY|EVERY|SOME) (ONE|THING|BODY)\b|\bFOR EVER\b"
@@ -141,7 +141,7 @@ class Process:
         self._process = subprocess.Popen(
             recognizer.command,
             cwd=TOP,
-            env={**os.environ, **dict.fromkeys(_THREADS, "1")},
+            env=_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -203,7 +203,12 @@ class Process:
         return lines[-1] if lines else f"ended without a word (status {status})"
 
 
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+def _environment() -> dict[str, str]:
+    """Return that of a recogniser: one thread, and `tools` can be imported."""
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    paths = [str(TOP), *filter(None, [os.environ.get("PYTHONPATH")])]
+    python = {"PYTHONPATH": os.pathsep.join(paths)}
+    return {**os.environ, **dict.fromkeys(threads, "1"), **python}
 
 
 def _peak_mib(pid: int) -> float:
@@ -232,6 +237,17 @@ def started(recognizer: Recognizer) -> Iterator[Process]:
             yield process
         finally:
             process.end()
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Hold this process, and those it starts meanwhile, to one core."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def run(recognizer: Recognizer, recordings: Sequence[Path]) -> Run:
@@ -273,11 +289,11 @@ def _bytes(path: Path) -> int:
 
 def run_all(
     recognizers: Sequence[Recognizer], recordings: Sequence[Path], rounds: int
-) -> list[list[Run]]:
+) -> Iterator[list[Run]]:
     """Run all in each round; one that fails is left out, with a line about it.
 
-    Returns:
-        The runs of each recogniser, in their order; none of one that failed.
+    Yields:
+        The runs of each recogniser that did all rounds, as soon as it has.
     """
     found = [list[Run]() for _ in recognizers]
     failed = set[int]()
@@ -286,18 +302,13 @@ def run_all(
             if place in failed:
                 continue
             try:
-                done = run(recognizers[place], recordings)
-                found[place].append(done)
-                print(
-                    f"bench: round {number + 1}: {done.about}: {done.cpu:.1f} CPU s",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                found[place].append(run(recognizers[place], recordings))
             except RecognizerError as error:
                 print(f"bench: {error} (not measured)", file=sys.stderr, flush=True)
                 failed.add(place)
-                found[place].clear()
-    return found
+                continue
+            if number == rounds - 1:
+                yield found[place]
 
 
 class Row(NamedTuple):
@@ -433,8 +444,13 @@ def _of_tools(name: str, python: str, **settings: Any) -> Recognizer:
     )
 
 
-def main() -> int:
-    """Read the command line, measure, print and write; return the exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line, measure, print and write; return the exit status.
+
+    Raises:
+        AsrError: the command line asks for nothing possible, or a recording of the
+            manifest cannot be read.
+    """
     parser = argparse.ArgumentParser(
         prog="tools/bench --users",
         description=__doc__,
@@ -454,22 +470,22 @@ def main() -> int:
     )
     parser.add_argument("--only-others", action="store_true", help="leave ours out")
     parser.add_argument("--output", type=Path, help="JSON file for all, with the texts")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     others = [other(words) for words in args.recognizer]
+    if args.only_others and not others:
+        raise ConfigError("--only-others needs a --recognizer")
     utterances = spread(read_manifest(args.manifest), args.number)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recordings, seconds = write_recordings(utterances, folder)
         recognizers = [*([] if args.only_others else ours(folder)), *others]
-        if not recognizers:
-            raise ConfigError("--only-others needs a --recognizer")
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # its children, too
-        found = run_all(recognizers, recordings, args.rounds)
-    print(f"{len(utterances)} utterances, {seconds:.1f} s, {args.rounds} round(s)\n")
-    print(HEAD)
-    rows = [row_of(runs, utterances, seconds) for runs in found if runs]
-    for row in rows:
-        print(row)
+        print(f"{len(utterances)} utterances, {seconds:.1f} s, {args.rounds} round(s)")
+        print(f"\n{HEAD}", flush=True)
+        rows = []
+        with one_core():
+            for runs in run_all(recognizers, recordings, args.rounds):
+                rows.append(row_of(runs, utterances, seconds))
+                print(rows[-1], flush=True)
     if args.output:
         tree = [row.to_dict() for row in rows]
         args.output.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
