@@ -1,0 +1,1 @@
+"""Recognisers that `tools/bench --users` compares, each a program of its own."""
