@@ -105,11 +105,18 @@ def _add_train(commands: Any) -> None:
             "updates to train, in place of --minutes: the result can be reproduced",
         ),
     )
-    add(
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument(
         "--warm-start",
         action="store_true",
         help="begin with the weights of the LSTM that is in FOLDER; it is replaced "
         "when the new one is better on dev",
+    )
+    begin.add_argument(
+        "--start",
+        metavar="MODEL",
+        help="begin with the weights of the LSTM of another folder, or of `words`, the "
+        "bundled one, as far as they know the same words",
     )
     _add_weights(parser, "read")
     _add_normalize(parser, "a line")
@@ -263,7 +270,8 @@ def _train(args: argparse.Namespace) -> None:
         *("learning_rate", "dropout", "validations", "checkpoint_minutes", "device"),
     )
     given = {name: getattr(args, name) for name in names}
-    config = checked(LSTMTrainingConfig, warm_start=args.warm_start, **given)
+    begin = {"warm_start": args.warm_start, "start": args.start}
+    config = checked(LSTMTrainingConfig, **begin, **given)
     if args.threads is not None:
         if args.threads < 1:
             raise ConfigError(f"threads must be at least 1, not {args.threads}")
@@ -305,16 +313,14 @@ def _load(path: Path, args: argparse.Namespace) -> "WordNGram":
     """Read an n-gram from a folder or a file in ARPA's format."""
     from asr.lm.arpa import is_arpa, read_arpa
     from asr.lm.ngram import WordNGram
-    from asr.lm.word_files import BUNDLED_WORDS, find_language_model
+    from asr.lm.word_files import find_language_model
 
     if is_arpa(path):
         arpa = read_arpa(path, _normalizer(args))
         for notice in arpa.notices():
             print(f"asr: {path}: {notice}", file=sys.stderr)
         return arpa.model
-    if str(path) == BUNDLED_WORDS and not path.exists():
-        path = find_language_model(None)
-    return WordNGram.load(path)
+    return WordNGram.load(find_language_model(path))
 
 
 def _convert(args: argparse.Namespace) -> None:

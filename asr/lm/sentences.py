@@ -12,6 +12,7 @@ from torch import Tensor
 
 from asr.lm.estimate import numbers_of
 from asr.lm.look_ahead import Ints
+from asr.lm.new_words import with_new_words
 from asr.lm.ngram import WordNGram
 from asr.lm.word_lstm import WordLSTM
 
@@ -22,7 +23,7 @@ def prepare(
     ngram: WordNGram,
     texts: Sequence[Sequence[str]],
     weights: Sequence[int],
-    model: WordLSTM | tuple[int, int],
+    model: WordLSTM | WordNGram | tuple[int, int],
 ) -> tuple[WordLSTM, list[Ints]]:
     """Build the network for the words of a text; bring the text to ranks.
 
@@ -30,26 +31,33 @@ def prepare(
         ngram: gives the words.
         texts: sentences.
         weights: how many times each text is read in an epoch.
-        model: that is there already; or embedding size and size of a new one.
+        model: that is there already; or an n-gram with one for other words, to start
+            from; or embedding size and size of a new one.
 
     Returns:
         The network; and the sentences, the start of each included.
+
+    Raises:
+        ValueError: the size is too small, or the words are too different.
     """
     number = {word: place for place, word in enumerate(ngram.words)}
     streams = [numbers_of(text, number) for text in texts]
     count = len(ngram.words) + 1
+    counts = np.zeros(count, dtype=np.int64)
+    for stream, weight in zip(streams, weights, strict=True):
+        counts += weight * np.bincount(stream, minlength=count + 1)[:count]
     if isinstance(model, WordLSTM):
         model = model.trainable()
-        ranks = model.ranks.numpy()
+    elif isinstance(model, WordNGram):
+        assert model.lstm is not None
+        model = with_new_words(model.lstm, model.words, ngram.words, counts)
     else:
-        counts = np.zeros(count, dtype=np.int64)
-        for stream, weight in zip(streams, weights, strict=True):
-            counts += weight * np.bincount(stream, minlength=count + 1)[:count]
         ranks = np.empty(count + 1, dtype=np.int64)
         ranks[np.argsort(-counts, kind="stable")] = np.arange(count)
         ranks[count] = count
         cutoffs = [c for c in _CUTOFFS if c < count - 1] or [count // 2]
         model = WordLSTM(torch.from_numpy(ranks), *model, cutoffs)
+    ranks = model.ranks.numpy()
     sentences = list[Ints]()
     for stream, weight in zip(streams, weights, strict=True):
         ranked, ends = ranks[stream], np.flatnonzero(stream == count).tolist()

@@ -2,7 +2,7 @@
 
 The n-gram of a folder (see `estimate`) gives the vocabulary and stays as it is. A
 training that was stopped goes on where it was; a warm start is a new training, from the
-weights that another one came to.
+weights that another one came to, of the same words or, see `new_words`, of others.
 """
 
 import hashlib
@@ -23,7 +23,8 @@ from asr.lm.ngram import WordNGram
 from asr.lm.sentences import prepare
 from asr.lm.trainer import CHECKPOINT, LSTMTrainer, LSTMTrainingConfig
 from asr.lm.word_files import FILE as NGRAM
-from asr.lm.word_lstm import FILE, WordLSTM
+from asr.lm.word_files import find_language_model
+from asr.lm.word_lstm import DESCRIPTION, FILE, WordLSTM
 from asr.locks import locked
 from asr.runtime import pick_device
 from asr.tensor_files import read_metadata
@@ -77,18 +78,23 @@ def _train(
     pick_device(config.device)  # what is not there is noticed before the work
     weights = check_weights(weights, len(texts))
     ngram = WordNGram.load(folder, alone=not config.warm_start)
-    if config.warm_start and not ngram.lstm:
-        raise ConfigError(f"{folder}: holds no {FILE} to start from")
+    start = find_language_model(config.start) if config.start else folder
+    source = WordNGram.load(start) if config.start else ngram
+    if (config.start or config.warm_start) and not source.lstm:
+        raise ConfigError(f"{start}: holds no {FILE} to start from")
     dev_texts = [utterance.text for utterance in read_manifest(dev)]
     sentences = [read_text(path, normalize) for path in texts]
     sizes = config.embedding_size or _SIZES[0], config.hidden_size or _SIZES[1]
     torch.manual_seed(1)
     try:
-        model, ranked = prepare(ngram, sentences, weights, ngram.lstm or sizes)
+        begin = source if config.start else ngram.lstm or sizes
+        model, ranked = prepare(ngram, sentences, weights, begin)
     except ValueError as error:
-        raise ConfigError(f"hidden_size: {error}") from error
+        name = "start" if config.start else "hidden_size"
+        raise ConfigError(f"{name}: {error}") from error
     settings = _settings(config, model, ngram.words, ranked)
-    before = read_metadata(folder / FILE) if config.warm_start else None
+    started = config.start or config.warm_start
+    before = read_metadata(start / FILE) if started else None
     resumes = _claim(folder, settings)
     if resumes:
         before = read_metadata(folder / CHECKPOINT)["config"].get("before")
@@ -110,7 +116,7 @@ def _train(
     )
     if resumes:
         trainer.resume()
-    elif before:
+    elif config.warm_start:
         trainer.place.best_loss = math.log(measure(ngram, dev_texts)[0])
     trainer.run()
 
@@ -127,6 +133,7 @@ def _settings(
     return {
         "kind": KIND,
         "warm_start": config.warm_start,
+        **({"start": _digest_of(config.start)} if config.start else {}),
         "embedding_size": model.settings["embedding_size"],
         "hidden_size": model.settings["size"],
         "batch_words": config.batch_words,
@@ -136,6 +143,13 @@ def _settings(
 
 def _digest(texts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+def _digest_of(model: str) -> str:
+    """Return what tells the LSTM of a language model from others."""
+    return hashlib.sha256(
+        (find_language_model(model) / DESCRIPTION).read_bytes()
+    ).hexdigest()
 
 
 def _claim(folder: Path, settings: Mapping[str, Any]) -> bool:

@@ -66,6 +66,9 @@ class LSTMTrainingConfig:
     """In place of minutes: how many updates."""
     warm_start: bool = False
     """Whether to begin with the weights of the LSTM that is in the folder."""
+    start: str | None = None
+    """Another language model, whose LSTM to begin with as far as it knows the same
+    words: its folder, or `words` for the bundled one."""
     embedding_size: int | None = None
     """E; None for 128, or after a warm start that of the LSTM that is there."""
     hidden_size: int | None = None
@@ -98,9 +101,12 @@ class LSTMTrainingConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be from 0 to below 1, not {self.dropout}")
-        if self.warm_start and (self.embedding_size or self.hidden_size):
+        begin = "warm_start" if self.warm_start else "start"
+        if self.warm_start and self.start:
+            raise ValueError("warm_start or start, not both")
+        if getattr(self, begin) and (self.embedding_size or self.hidden_size):
             raise ValueError(
-                "warm_start keeps the sizes of the LSTM that is there (leave "
+                f"{begin} keeps the sizes of the LSTM that is there (leave "
                 "embedding_size and hidden_size out)"
             )
 

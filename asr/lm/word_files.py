@@ -39,12 +39,13 @@ _ORDERS = (1, 40)  # of n-grams; so many words of any vocabulary are no int64
 
 
 def find_language_model(folder: str | Path | None) -> Path:
-    """Find the folder of a word n-gram: the bundled one, or one given.
+    """Find the folder of a word n-gram: the bundled one (None, `words`), or one given.
 
     Raises:
         CheckpointError: there is none.
     """
-    if folder is None:
+    is_named = str(folder) == BUNDLED_WORDS and not os.path.exists(BUNDLED_WORDS)
+    if folder is None or is_named:
         return Path(str(files("asr") / "assets" / BUNDLED_WORDS))
     folder = Path(folder)
     if not any(os.path.exists(folder / name) for name in (FILE, DESCRIPTION)):

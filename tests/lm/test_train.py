@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -139,6 +140,36 @@ def test_a_warm_start_goes_on_from_the_weights_that_are_there(
     after, _ = measure(WordNGram.load(folder), corpus.dev_texts)
     assert after < before
     assert read_metadata(folder / FILE)["before"] == metadata
+
+
+def test_a_start_from_the_lstm_of_other_words_keeps_what_it_knows(
+    corpus: Corpus, tmp_path: Path, capsys: Capture
+) -> None:
+    teacher = corpus.folder("teacher")
+    assert corpus.command(teacher, *SIZES, "--updates", "120") == 0
+    texts = [text.replace("D", "ZOO") for text in sentences(60)]
+    text = tmp_path / "other.txt"
+    text.write_text("\n".join(texts) + "\n")
+    dev = write_dev(tmp_path / "other.jsonl", texts[:20])
+    folder = tmp_path / "other"
+    estimate([texts], [1], NGramConfig(3, 9, (1, 1))).save(folder, {})
+    places = ["--language-model", str(folder), "--dev", str(dev)]
+    command = ["lm", "train", str(text), *places, "--batch-words", "100"]
+
+    assert main([*command, "--start", str(corpus.folder("alone"))]) == 1
+    assert f"alone: holds no {FILE} to start from" in capsys.readouterr().err
+    start = ["--start", str(teacher), "--updates", "3"]
+    assert main([*command, *start, "--hidden-size", "16"]) == 1
+    assert "start keeps the sizes of the LSTM" in capsys.readouterr().err
+    assert main([*command, *start]) == 0
+
+    about = read_metadata(folder / FILE)
+    assert about["before"] == read_metadata(teacher / FILE)
+    assert (about["embedding_size"], about["size"]) == (4, 16)
+    first = next(step for step in read_metrics(folder).steps if "loss" in step)
+    assert first["loss"] < math.log(5) + 0.01  # words; the start of one that knew them
+    assert main([*command, "--updates", "9", *SIZES]) == 1
+    assert "a training with other settings of" in capsys.readouterr().err
 
 
 def test_weights_that_are_worse_on_dev_are_not_kept(corpus: Corpus) -> None:
