@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from asr.cli.scripts import run_main
+from asr.data.manifest import Utterance, write_manifest
 from recipes.librispeech.modern_text import main
 
 
@@ -57,6 +58,26 @@ def test_profiles_are_sentences_without_their_marks(
 
     lines = (tmp_path / "text.txt").read_text().splitlines()
     assert lines == ["It is small & green.", "In 1950 it grew."]
+
+
+def test_sentences_of_a_test_set_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, texts in (
+        ("train", ["GO ON", "GO ON NOW", "SO A B C D E F G", "A B C D E F G H I"]),
+        ("test", ["GO ON", "O A B C D E F G H P"]),
+    ):
+        write_manifest(
+            tmp_path / f"{name}.jsonl",
+            [Utterance(f"{i}", "a.wav", 1.0, text) for i, text in enumerate(texts)],
+        )
+
+    command = ("manifest", tmp_path / "train.jsonl", tmp_path / "text.txt")
+    assert run(monkeypatch, *command, "--without", tmp_path / "test.jsonl") == 0
+
+    lines = (tmp_path / "text.txt").read_text().splitlines()
+    assert lines == ["GO ON NOW", "SO A B C D E F G"]
+    assert "2 left out that are tested on" in capsys.readouterr().out
 
 
 def test_a_folder_with_nothing_of_it_is_refused(
