@@ -131,6 +131,13 @@ def _add_train(commands: Any) -> None:
         help="share of the LSTM's inputs and outputs that is left out in training, for "
         "a large one (default: 0)",
     )
+    add(
+        "--share",
+        type=float,
+        metavar="P",
+        help="of the LSTM in the mixture with the n-gram (default: the one with the "
+        "lowest perplexity on dev)",
+    )
     add("--validations", **number(None, "how often to measure on dev (default: 8)"))
     add(
         "--checkpoint-minutes",
@@ -268,6 +275,7 @@ def _train(args: argparse.Namespace) -> None:
     names = (
         *("minutes", "updates", "hidden_size", "embedding_size", "batch_words"),
         *("learning_rate", "dropout", "validations", "checkpoint_minutes", "device"),
+        "share",
     )
     given = {name: getattr(args, name) for name in names}
     begin = {"warm_start": args.warm_start, "start": args.start}

@@ -79,6 +79,9 @@ class LSTMTrainingConfig:
     """The highest learning rate."""
     dropout: float = 0.0
     """Share of what goes into the LSTM, and of what comes out, that is left out."""
+    share: float | None = None
+    """Of the LSTM in the mixture; None for the one with the lowest perplexity on dev.
+    Speech that is unlike the texts is better written with less of it."""
     validations: int = 8
     """How often, spread evenly, dev is looked at."""
     checkpoint_minutes: float = 5.0
@@ -101,6 +104,8 @@ class LSTMTrainingConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be from 0 to below 1, not {self.dropout}")
+        if self.share is not None and not 0 < self.share < 1:
+            raise ValueError(f"share must be between 0 and 1, not {self.share}")
         begin = "warm_start" if self.warm_start else "start"
         if self.warm_start and self.start:
             raise ValueError("warm_start or start, not both")
@@ -354,7 +359,8 @@ class LSTMTrainer:
         self.place.validations = max(self._due(), self.place.validations + 1)
         model = copy.deepcopy(self.model).cpu().eval()
         self.ngram.mix_in(model)
-        model.share, loss = best_share(self.ngram, self.dev)
+        shares = SHARES if self.config.share is None else (self.config.share,)
+        model.share, loss = best_share(self.ngram, self.dev, shares)
         perplexity = math.exp(loss)
         found = {"loss": loss, "perplexity": perplexity, "share": model.share}
         log.write(self.place.step, {f"dev/{n}": value for n, value in found.items()})
@@ -392,7 +398,9 @@ def _depth(metadata: Mapping[str, Any]) -> int:
     return 1 + _depth(before) if isinstance(before, dict) else 0
 
 
-def best_share(model: WordNGram, sentences: Sequence[Ints]) -> tuple[float, float]:
+def best_share(
+    model: WordNGram, sentences: Sequence[Ints], shares: Sequence[float] = SHARES
+) -> tuple[float, float]:
     """Return the share in the mixture with the lowest loss on sentences, and that.
 
     The loss is -log P per word and </s>: the logarithm of the perplexity.
@@ -403,5 +411,5 @@ def best_share(model: WordNGram, sentences: Sequence[Ints]) -> tuple[float, floa
     def loss(share: float) -> float:
         return -float(mix(ngram, lstm, share).sum() + ends.sum()) / count
 
-    share = min(SHARES, key=loss)
+    share = min(shares, key=loss)
     return share, loss(share)

@@ -172,6 +172,17 @@ def test_a_start_from_the_lstm_of_other_words_keeps_what_it_knows(
     assert "a training with other settings of" in capsys.readouterr().err
 
 
+def test_a_share_may_be_given(corpus: Corpus, capsys: Capture) -> None:
+    folder = corpus.folder()
+    assert corpus.command(folder, "--share", "1") == 1
+    assert "share must be between 0 and 1, not 1.0" in capsys.readouterr().err
+
+    assert corpus.command(folder, *SIZES, "--updates", "3", "--share", "0.35") == 0
+
+    assert read_metadata(folder / FILE)["share"] == 0.35
+    assert "with a share of 0.35" in capsys.readouterr().out
+
+
 def test_weights_that_are_worse_on_dev_are_not_kept(corpus: Corpus) -> None:
     folder = corpus.folder()
     corpus.train(folder)
