@@ -10,7 +10,7 @@ COPY asr ./asr
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.12-slim
-RUN pip install --no-cache-dir "torch==2.11.*" "torchaudio==2.11.*" \
+RUN pip install --no-cache-dir "torch==2.11.0.*" "torchaudio==2.11.0.*" \
         --index-url https://download.pytorch.org/whl/cpu
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir "$(ls /wheels/*.whl)[serve]"

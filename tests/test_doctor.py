@@ -16,7 +16,7 @@ from asr.cli import main
 from asr.doctor import ASSETS, FORMATS, Check, examine
 
 ROOT = Path(__file__).parents[1]
-PAIR = 'pip install --force-reinstall "torch==2.11.*" "torchaudio==2.11.*"'
+PAIR = 'pip install --force-reinstall "torch==2.11.0.*" "torchaudio==2.11.0.*"'
 Patch = pytest.MonkeyPatch
 
 
@@ -114,12 +114,12 @@ def test_a_problem_is_one_line_with_its_remedy_and_the_status_is_1(
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        ({"torch": "2.15.0+cu132"}, "torch 2.15.0+cu132 is not torch==2.11.*"),
-        ({"torchaudio": "2.9.1"}, "torchaudio 2.9.1 is not torchaudio==2.11.*"),
+        ({"torch": "2.15.0+cu132"}, "torch 2.15.0+cu132 is not torch==2.11.0.*"),
+        ({"torchaudio": "2.9.1"}, "torchaudio 2.9.1 is not torchaudio==2.11.0.*"),
         ({"torchaudio": None}, "torchaudio is not installed"),
         (
             {"torch": "2.10.0", "torchaudio": None},
-            "torch 2.10.0 is not torch==2.11.*; torchaudio is not installed",
+            "torch 2.10.0 is not torch==2.11.0.*; torchaudio is not installed",
         ),
     ],
 )
@@ -175,7 +175,7 @@ def test_without_its_source_pip_knows_what_asr_needs(
     project = doctor._project()
 
     assert project.python == ">=3.11"
-    assert "torch==2.11.*" in project.requirements
+    assert "torch==2.11.0.*" in project.requirements
     assert not [one for one in project.requirements if "pytest" in one]
 
 
