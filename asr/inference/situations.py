@@ -12,6 +12,7 @@ from typing import Any
 from asr.decoding.config import DecodingConfig, replaced
 from asr.errors import CheckpointError
 from asr.foreign import parse_table
+from asr.lm.word_files import is_bundled
 
 VERSION = 1
 """Of that file; raised when an older asr would misread a new one."""
@@ -46,12 +47,13 @@ class Situation(StrEnum):
         """Find the situation.
 
         Args:
-            language_model: the folder that the user named; None for the bundled one.
+            language_model: the folder that the user named; None or `words` for the
+                bundled one.
             is_there: whether a language model is used at all.
         """
         if not is_there:
             return cls.WITHOUT
-        return cls.BUNDLED if language_model is None else cls.OTHER
+        return cls.BUNDLED if is_bundled(language_model) else cls.OTHER
 
 
 def wants_language_model(given: Decoding) -> bool:

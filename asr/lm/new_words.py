@@ -53,8 +53,8 @@ def with_new_words(
     edges = np.cumsum(np.bincount(cluster, minlength=len(old_edges) + 1)).tolist()
     if any(start >= end for start, end in pairwise([0, *edges])):
         raise ValueError(
-            f"too few of {len(words)} words are among the {len(before)} that the LSTM "
-            "knows to start from it"
+            f"{len(words)} words leave a part of the LSTM's softmax empty: too few, or "
+            "too few rare ones (train one from nothing)"
         )
     ranks = np.empty(len(counts) + 1, dtype=np.int64)
     ranks[order], ranks[-1] = np.arange(len(counts)), len(counts)

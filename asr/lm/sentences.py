@@ -38,7 +38,7 @@ def prepare(
         The network; and the sentences, the start of each included.
 
     Raises:
-        ValueError: the size is too small, or the words are too different.
+        ValueError: the size is too small, or the words are too few.
     """
     number = {word: place for place, word in enumerate(ngram.words)}
     streams = [numbers_of(text, number) for text in texts]

@@ -64,7 +64,7 @@ def train(
     if not (folder / NGRAM).exists():
         raise ConfigError(f"{folder}: holds no n-gram (asr lm build makes one)")
     with locked(folder, "asr lm train"):
-        _train(texts, folder, dev, config, weights)
+        _train(texts, folder, dev, config, weights, normalize)
 
 
 def _train(
@@ -73,12 +73,17 @@ def _train(
     dev: Path,
     config: LSTMTrainingConfig,
     weights: Sequence[int] | None,
+    normalize: Normalize,
 ) -> None:
     """Train in a folder that no other process trains in."""
     pick_device(config.device)  # what is not there is noticed before the work
     weights = check_weights(weights, len(texts))
     ngram = WordNGram.load(folder, alone=not config.warm_start)
     start = find_language_model(config.start) if config.start else folder
+    if config.start and start.resolve() == folder.resolve():
+        raise ConfigError(
+            "start: is the folder itself (--warm-start goes on from its LSTM)"
+        )
     source = WordNGram.load(start) if config.start else ngram
     if (config.start or config.warm_start) and not source.lstm:
         raise ConfigError(f"{start}: holds no {FILE} to start from")
@@ -111,12 +116,16 @@ def _train(
     trainer = LSTMTrainer(
         *(model, ngram, ranked, dev_texts, config),
         folder=folder,
-        settings={**settings, "before": before, "dev": _digest(dev_texts)},
+        settings={
+            **settings,
+            **{"before": before, "dev": _digest(dev_texts), "share": config.share},
+        },
         metadata=metadata,
     )
     if resumes:
         trainer.resume()
-    elif config.warm_start:
+    elif config.warm_start and ngram.lstm:
+        ngram.lstm.share = config.share or ngram.lstm.share
         trainer.place.best_loss = math.log(measure(ngram, dev_texts)[0])
     trainer.run()
 

@@ -9,7 +9,7 @@ metrics.jsonl                 each update and validation, a line each (on a GPU:
 
 No sentence sees the one before. The learning rate rises over the first updates and
 falls along half a cosine; the LSTM's share in the mixture with the n-gram is the one
-with the lowest perplexity on dev.
+with the lowest perplexity on dev, where none is given.
 
 On a CPU, `K updates, kill, M updates` gives the weights of `K + M updates` bit for bit
 where the length is given in updates. Where it is given in minutes, the schedule follows
@@ -70,9 +70,9 @@ class LSTMTrainingConfig:
     """Another language model, whose LSTM to begin with as far as it knows the same
     words: its folder, or `words` for the bundled one."""
     embedding_size: int | None = None
-    """E; None for 128, or after a warm start that of the LSTM that is there."""
+    """E; None for 128, or that of the LSTM to begin with."""
     hidden_size: int | None = None
-    """S; None for 512, or after a warm start that of the LSTM that is there."""
+    """S; None for 512, or that of the LSTM to begin with."""
     batch_words: int = 4000
     """Most words in a batch, padding counted."""
     learning_rate: float = 3e-3
@@ -107,6 +107,8 @@ class LSTMTrainingConfig:
         if self.share is not None and not 0 < self.share < 1:
             raise ValueError(f"share must be between 0 and 1, not {self.share}")
         begin = "warm_start" if self.warm_start else "start"
+        if self.start == "":
+            raise ValueError("start must name a language model")
         if self.warm_start and self.start:
             raise ValueError("warm_start or start, not both")
         if getattr(self, begin) and (self.embedding_size or self.hidden_size):
@@ -202,16 +204,22 @@ class LSTMTrainer:
         self.place = load_checkpoint(
             self.folder / CHECKPOINT, self.model, {}, self.optimizer
         )
-        before = read_metadata(self.folder / CHECKPOINT)["config"].get("dev")
-        if before and before != self.settings.get("dev"):
-            self.place.best_loss = None  # it was measured on other texts
-            print(
-                f"{self.folder}: dev is another than before, so the next validation "
-                "replaces the LSTM, whatever its loss",
-                flush=True,
-            )
+        before = read_metadata(self.folder / CHECKPOINT)["config"]
+        dev, share = before.get("dev"), before.get("share")
         # A longer training than before: some validations are still to come.
         self.place.validations = min(self.place.validations, self._due())
+        changed = ["dev"] if dev and dev != self.settings.get("dev") else []
+        if share != self.config.share:
+            changed.append("share")
+            last = self.config.validations - 1  # there is one more in any case
+            self.place.validations = min(self.place.validations, last)
+        if changed:
+            self.place.best_loss = None  # it was measured otherwise
+            print(
+                f"{self.folder}: {' and '.join(changed)} is another than before, so "
+                "the next validation replaces the LSTM, whatever its loss",
+                flush=True,
+            )
         print(f"{self.folder}: goes on after update {self.place.step}", flush=True)
 
     def run(self) -> None:

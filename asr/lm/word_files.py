@@ -38,15 +38,22 @@ _HIGHEST = 0.01  # log P of what is certain is zero, but for rounding
 _ORDERS = (1, 40)  # of n-grams; so many words of any vocabulary are no int64
 
 
+def is_bundled(folder: str | Path | None) -> bool:
+    """Return whether the bundled language model is meant: None, or its name `words`."""
+    return folder is None or (
+        str(folder) == BUNDLED_WORDS and not os.path.exists(folder)
+    )
+
+
 def find_language_model(folder: str | Path | None) -> Path:
     """Find the folder of a word n-gram: the bundled one (None, `words`), or one given.
 
     Raises:
         CheckpointError: there is none.
     """
-    is_named = str(folder) == BUNDLED_WORDS and not os.path.exists(BUNDLED_WORDS)
-    if folder is None or is_named:
+    if is_bundled(folder):
         return Path(str(files("asr") / "assets" / BUNDLED_WORDS))
+    assert folder is not None
     folder = Path(folder)
     if not any(os.path.exists(folder / name) for name in (FILE, DESCRIPTION)):
         raise CheckpointError(

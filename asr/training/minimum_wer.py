@@ -59,7 +59,7 @@ class NBest(NamedTuple):
     errors: Tensor
     """(R,) word errors W."""
     num_words: int
-    """In all references together."""
+    """In the references of these utterances together."""
 
 
 def expected_wer(
@@ -84,7 +84,8 @@ def expected_wer(
         ctc_weight: w, the CTC head's share of a hypothesis's score.
 
     Returns:
-        () expected word errors for each word of the references; its gradient flows
+        () expected word errors for each word of the references, but of those whose
+        search does not end; its gradient flows
         through the scores of the hypotheses.
     """
     found = find_n_best(
@@ -178,7 +179,7 @@ def find_n_best(
         tokens[: len(rows)].to(device),
         num_tokens[: len(rows)],
         torch.tensor(errors, dtype=torch.float32, device=device),
-        sum(len(reference.split()) for reference in references),
+        sum(len(references[u].split()) for u in {u for u, _ in rows}),
     )
 
 

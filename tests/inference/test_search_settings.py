@@ -262,3 +262,9 @@ def test_hot_words_are_given_as_a_list_or_with_commas(given: object) -> None:
 def test_hot_words_are_texts(given: object) -> None:
     with pytest.raises(ConfigError, match=r"decoding\.hotwords must be texts, not"):
         replaced(DecodingConfig(), {"hotwords": given})
+
+
+def test_the_bundled_language_model_may_be_named() -> None:
+    assert Situation.of("words", is_there=True) is Situation.BUNDLED
+    assert Situation.of(None, is_there=True) is Situation.BUNDLED
+    assert Situation.of("words", is_there=False) is Situation.WITHOUT

@@ -159,6 +159,10 @@ def test_a_start_from_the_lstm_of_other_words_keeps_what_it_knows(
     assert main([*command, "--start", str(corpus.folder("alone"))]) == 1
     assert f"alone: holds no {FILE} to start from" in capsys.readouterr().err
     start = ["--start", str(teacher), "--updates", "3"]
+    assert main([*command, "--start", str(folder)]) == 1
+    assert "start: is the folder itself" in capsys.readouterr().err
+    assert main([*command, "--start", ""]) == 1
+    assert "start must name a language model" in capsys.readouterr().err
     assert main([*command, *start, "--hidden-size", "16"]) == 1
     assert "start keeps the sizes of the LSTM" in capsys.readouterr().err
     assert main([*command, *start]) == 0
@@ -181,6 +185,36 @@ def test_a_share_may_be_given(corpus: Corpus, capsys: Capture) -> None:
 
     assert read_metadata(folder / FILE)["share"] == 0.35
     assert "with a share of 0.35" in capsys.readouterr().out
+
+
+def test_another_share_replaces_the_lstm_of_a_training_that_goes_on(
+    corpus: Corpus, capsys: Capture
+) -> None:
+    folder = corpus.folder()
+    options = [*SIZES, "--updates", "3"]
+    assert corpus.command(folder, *options) == 0
+    assert read_metadata(folder / FILE)["share"] != 0.95
+
+    assert corpus.command(folder, *options, "--share", "0.95") == 0
+
+    assert read_metadata(folder / FILE)["share"] == 0.95
+    assert "share is another than before" in capsys.readouterr().out
+
+
+def test_texts_are_spelled_as_the_n_gram_is(tmp_path: Path) -> None:
+    texts = ["a b über", "grün a über b grün", "b a b über grün"]
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    folder = tmp_path / "lm"
+    estimate([texts], [1], NGramConfig(3, 9, (1, 1))).save(folder, {})
+    dev = write_dev(tmp_path / "dev.jsonl", texts)
+
+    places = ["--language-model", str(folder), "--dev", str(dev)]
+    command = ["lm", "train", str(text), *places, "--normalize", "lower"]
+    assert main([*command, *SIZES, "--updates", "150", "--learning-rate", "0.02"]) == 0
+
+    both, alone = WordNGram.load(folder), WordNGram.load(folder, alone=True)
+    assert measure(both, texts)[0] < 0.9 * measure(alone, texts)[0]
 
 
 def test_weights_that_are_worse_on_dev_are_not_kept(corpus: Corpus) -> None:

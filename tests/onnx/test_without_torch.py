@@ -96,7 +96,7 @@ def test_the_doctor_looks_at_what_is_needed_without_torch() -> None:
 
     assert "torch       is not installed: models of asr export --onnx" in found.stdout
     assert "wav, flac, ogg vorbis, opus, mp3 can be read" in found.stdout
-    assert "language    words, 60,000 words" in found.stdout
+    assert "language    words, 65,000 words" in found.stdout
     assert "failed checks: none" in found.stdout
 
 
