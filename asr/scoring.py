@@ -96,7 +96,21 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> Err
     Raises:
         ValueError: there are not as many hypotheses as references.
     """
-    return _total(_count(edits) for edits in align(references, hypotheses))
+    return _total(error_rates(references, hypotheses))
+
+
+def error_rates(
+    references: Sequence[str], hypotheses: Sequence[str]
+) -> Iterator[ErrorRate]:
+    """Count the word edits of each pair.
+
+    Raises:
+        ValueError: there are not as many hypotheses as references.
+
+    >>> [pair.errors for pair in error_rates(["A B C", "A"], ["A C", "A"])]
+    [1, 0]
+    """
+    return map(_count, align(references, hypotheses))
 
 
 def char_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
@@ -255,8 +269,9 @@ def by_group(
     """
     _check_lengths(references=references, groups=groups)
     members = defaultdict[str, list[ErrorRate]](list)
-    for group, edits in zip(groups, align(references, hypotheses), strict=True):
-        members[group].append(_count(edits))
+    counts = error_rates(references, hypotheses)
+    for group, count in zip(groups, counts, strict=True):
+        members[group].append(count)
     return {group: _total(members[group]) for group in sorted(members)}
 
 

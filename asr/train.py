@@ -29,11 +29,7 @@ from asr.locks import locked
 from asr.memory import end_process, keep_freed_memory
 from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
-from asr.model.storage import (
-    Model,
-    find_model,
-    stage_folders,
-)
+from asr.model.storage import Model, find_model, stage_folders
 from asr.reports.attention_plot import draw_attention
 from asr.runs.claim import claim
 from asr.runs.material import TrainingData, read_data

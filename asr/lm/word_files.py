@@ -51,9 +51,8 @@ def find_language_model(folder: str | Path | None) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    if is_bundled(folder):
+    if folder is None or is_bundled(folder):
         return Path(str(files("asr") / "assets" / BUNDLED_WORDS))
-    assert folder is not None
     folder = Path(folder)
     if not any(os.path.exists(folder / name) for name in (FILE, DESCRIPTION)):
         raise CheckpointError(

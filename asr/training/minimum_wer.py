@@ -23,7 +23,7 @@ over the list, which is taken off W, changes no gradient and is left out here); 
 head's share of s as in decoding: Hori et al. (2017), doi:10.18653/v1/P17-1048.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.data.batching import Batch
-from asr.decoding.config import length_limits
+from asr.decoding.config import DecodingConfig, length_limits
 from asr.decoding.ctc import CTCPrefix
 from asr.decoding.fusion import Fusion
 from asr.decoding.hypothesis import SearchConfig
@@ -40,10 +40,10 @@ from asr.features import FRAMES_PER_SECOND
 from asr.model.las import LAS
 from asr.model.listener import ListenerOutput
 from asr.padding import pad_rows, valid_mask
-from asr.scoring import align
+from asr.scoring import error_rates
 from asr.text import Tokenizer
 
-EOS_THRESHOLD = 1.5
+EOS_THRESHOLD = DecodingConfig.eos_threshold
 """As in decoding: a hypothesis ends where <eos> is the best token or nearly so."""
 
 
@@ -85,8 +85,7 @@ def expected_wer(
 
     Returns:
         () expected word errors for each word of the references, but of those whose
-        search does not end; its gradient flows
-        through the scores of the hypotheses.
+        search does not end; its gradient flows through the scores of the hypotheses.
     """
     found = find_n_best(
         las,
@@ -168,10 +167,11 @@ def find_n_best(
             batch.tokens.tolist(), batch.num_tokens.tolist(), strict=True
         )
     ]
-    errors = word_errors(
+    counts = error_rates(
         [references[utterance] for utterance, _ in rows],
         [tokenizer.decode(tokens) for _, tokens in rows],
     )
+    errors = [count.errors for count in counts]
     spelled = [torch.tensor(tokens, dtype=torch.int64) for _, tokens in rows]
     tokens, num_tokens = pad_rows(spelled or [torch.zeros(0, dtype=torch.int64)])
     return NBest(
@@ -181,18 +181,6 @@ def find_n_best(
         torch.tensor(errors, dtype=torch.float32, device=device),
         sum(len(references[u].split()) for u in {u for u, _ in rows}),
     )
-
-
-def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[int]:
-    """Count the word edits of each pair.
-
-    >>> word_errors(["A B C", "A"], ["A C", "A"])
-    [1, 0]
-    """
-    return [
-        sum(edit.mark != " " for edit in edits)
-        for edits in align(references, hypotheses)
-    ]
 
 
 def spelling_scores(
