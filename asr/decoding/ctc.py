@@ -22,14 +22,10 @@ solve them (in logarithms):
 
 The quotients span thousands of decades: they are worked in float64.
 
-A spelling that the recording supports ends within a few steps of some place. On a CPU
-what is kept of all hypotheses is the window of the steps where one of them is not
-e^-RANGE times less likely to have ended than at its best step: a fifth of the steps of
-an utterance of 14 s. So P(g) is too low where a spelling is that much less likely than
-how it begins, by paths alone that are outside, and no search follows those.
+A search on a CPU does without most of these steps: see `asr.decoding.ctc_window`.
 
 Shapes: B utterances, K hypotheses of each, R = B * K rows, J listener steps,
-        V vocabulary size, blank and <eos> counted, D steps in the window.
+        V vocabulary size, blank and <eos> counted.
 
 Source: Graves (2012), "Supervised Sequence Labelling with Recurrent Neural Networks",
 section 7.5 (prefix search); Watanabe et al. (2017), "Hybrid CTC/Attention Architecture
@@ -43,15 +39,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from asr.decoding.ctc_window import FLOOR, CTCWindow, WindowState
 from asr.padding import valid_mask
-
-FLOOR = -80.0
-"""Least log-probability of a label. Keeps every sum over steps within float64."""
-RANGE = 100.0
-"""How much less likely, in logarithms, a spelling ends at steps that are left out. More
-than `FLOOR`, so that no single token has its best path there."""
-_FURTHER = 16
-"""Steps by which the window grows, and again by twice as many where it has to."""
 
 
 class PrefixState(NamedTuple):
@@ -65,12 +54,10 @@ class PrefixState(NamedTuple):
     """(B, J, V) p_j(c)."""
     offsets: Tensor
     """(B, 1, J) 0 on steps, -inf on padding."""
-    first: int
-    """The first j of the window."""
     blank: Tensor
-    """(R, D) log b_j(g), in the window."""
+    """(R, J + 1) log b_j(g)."""
     either: Tensor
-    """(R, D) log (b_j(g) + n_j(g)), in the window."""
+    """(R, J + 1) log (b_j(g) + n_j(g))."""
     last: Tensor
     """(R,) the last token of g."""
     next: Tensor
@@ -92,7 +79,6 @@ class CTCPrefix:
         blank: int,
         eos: int,
         sos: int | None = None,
-        whole: bool = False,
     ) -> None:
         """Prepare utterances for being searched.
 
@@ -102,18 +88,11 @@ class CTCPrefix:
             blank: label that spells nothing; as a token it never follows.
             eos: token that ends a hypothesis; as a label it spells nothing known.
             sos: token that never follows either, if it is among the V.
-            whole: keep all steps, for spellings that no search would find.
 
         Raises:
             ValueError: the sizes do not match, or <eos> is the blank.
         """
-        if log_probs.dim() != 3 or num_steps.shape != log_probs.shape[:1]:
-            raise ValueError(
-                f"log_probs (B, J, V) need num_steps (B,), got "
-                f"{tuple(log_probs.shape)} and {tuple(num_steps.shape)}"
-            )
-        if blank == eos:
-            raise ValueError(f"<eos> must not be the blank, both are {blank}")
+        _check_sizes(log_probs, num_steps, blank, eos)
         self.blank, self.eos, self.dtype = blank, eos, log_probs.dtype
         closed = [blank, eos] if sos is None else [blank, eos, sos]
         valid = valid_mask(num_steps, log_probs.size(1)).to(log_probs.device)
@@ -126,7 +105,6 @@ class CTCPrefix:
         log_probs[:, :, blank].masked_fill_(~valid, 0.0)
         sums = log_probs.cumsum(dim=1).transpose(1, 2)  # (B, J, V) -> (B, V, J)
         self.sums = pad(sums, (1, 0))
-        self.narrows = not whole and log_probs.device.type == "cpu"
         self.offsets = torch.zeros_like(valid, dtype=torch.float64)[:, None]
         self.offsets.masked_fill_(~valid[:, None], -inf)
 
@@ -139,7 +117,6 @@ class CTCPrefix:
             sums=self.sums,
             probs=self.probs,
             offsets=self.offsets,
-            first=0,
             blank=blank,
             either=blank,
             last=torch.full((num_rows,), self.blank, device=blank.device),
@@ -168,7 +145,7 @@ class CTCPrefix:
         impossible = before == -inf
         after = (after + self.closed).masked_fill_(impossible, -inf)
         scores = after - before
-        scores[:, self.eos] = self._end(state) - before[:, 0]
+        scores[:, self.eos] = state.either[:, -1] - before[:, 0]
         scores.masked_fill_(impossible, -inf).clamp_(max=0.0)  # not even by rounding
         state = state._replace(num_tokens=state.num_tokens + 1, next=after)
         return scores.to(self.dtype), state
@@ -196,83 +173,100 @@ class CTCPrefix:
         repeated = (tokens == state.last)[:, None]
         phi = torch.where(repeated, state.blank, state.either)
         blanks = torch.full_like(tokens, self.blank)
-        further = _FURTHER if self.narrows else state.sums.size(2)
-        while True:
-            window = slice(state.first, state.first + phi.size(1) + further)
-            sums = state.sums[:, :, window]
-            inflow = pad(phi, (0, sums.size(2) - phi.size(1)), value=-inf)
-            token = solve(inflow, _rows_of(sums, tokens))
-            blank = solve(token, _rows_of(sums, blanks))
-            either = torch.logaddexp(token, blank)
-            kept = _likely(either) if self.narrows else slice(0, either.size(1))
-            if window.stop >= state.sums.size(2) or kept.stop < either.size(1):
-                return state._replace(
-                    first=state.first + kept.start,
-                    blank=blank[:, kept],
-                    either=either[:, kept],
-                    last=tokens,
-                )
-            further *= 2
+        token = solve(phi, _rows_of(state.sums, tokens))
+        blank = solve(token, _rows_of(state.sums, blanks))
+        either = torch.logaddexp(token, blank)
+        return state._replace(blank=blank, either=either, last=tokens)
 
     def _extend(self, state: PrefixState) -> Tensor:
         """Work out (R, V) log P(g c ...) for all c but the last token of g."""
-        num_groups, _, vocab_size = state.probs.shape
-        window = slice(state.first, state.first + state.either.size(1))
-        probs = state.probs[:, window]
-        phi = state.either[:, : probs.size(1)].reshape(num_groups, -1, probs.size(1))
-        phi = phi + state.offsets[:, :, window]
+        num_groups, num_steps, vocab_size = state.probs.shape
+        phi = state.either[:, :-1].reshape(num_groups, -1, num_steps) + state.offsets
         # With the largest term at one, no p_j(c) (FLOOR!) can make the sum underflow.
         highest = phi.amax(dim=2, keepdim=True).clamp(min=torch.finfo(phi.dtype).min)
-        after = (phi - highest).exp().matmul(probs).log() + highest
+        after = (phi - highest).exp().matmul(state.probs).log() + highest
         return after.view(-1, vocab_size)  # (B, K, V) -> (R, V)
 
-    def _end(self, state: PrefixState) -> Tensor:
-        """Return (R,) log P(g): behind the window by the path of blanks alone."""
-        blanks = state.sums[:, self.blank]
-        last = state.first + state.either.size(1) - 1
-        behind = (blanks[:, -1] - blanks[:, last])[:, None]
-        return (state.either[:, -1].view(len(behind), -1) + behind).flatten()
 
+class WindowedCTCPrefix:
+    """The same scores on a CPU, of the steps where a hypothesis can have ended.
 
-def _likely(either: Tensor) -> slice:
-    """Return where some (R, D) spelling is not far less likely to end than elsewhere.
-
-    That is everywhere, if all of them are impossible, and more than one step, so that a
-    further token has one to begin at.
+    A `StepModel`, too, for spellings that a search would find; see `CTCWindow`.
     """
-    least = either.amax(dim=1, keepdim=True) - RANGE
-    likely = (either >= least.clamp_(min=torch.finfo(least.dtype).min)).any(dim=0)
-    places = likely.numpy().nonzero()[0]
-    if not len(places):
-        return slice(0, len(likely))
-    return slice(min(int(places[0]), len(likely) - 2), int(places[-1]) + 1)
+
+    def __init__(
+        self,
+        log_probs: Tensor,
+        num_steps: Tensor,
+        *,
+        blank: int,
+        eos: int,
+        sos: int | None = None,
+    ) -> None:
+        """See `CTCPrefix`."""
+        _check_sizes(log_probs, num_steps, blank, eos)
+        self._window = CTCWindow(
+            log_probs.numpy(),
+            num_steps.numpy(),
+            blank=blank,
+            eos=eos,
+            never=[] if sos is None else [sos],
+        )
+
+    def start(self) -> WindowState:
+        """Return the empty spelling of each utterance: nothing but blanks."""
+        return self._window.start()
+
+    def step(self, tokens: Tensor, state: WindowState) -> tuple[Tensor, WindowState]:
+        """Read one more token of every hypothesis: see `CTCPrefix.step`."""
+        scores, state = self._window.step(tokens.numpy(), state)
+        return torch.from_numpy(scores), state
+
+    def select(self, state: WindowState, rows: Tensor) -> WindowState:
+        """Repeat, reorder and drop hypotheses; see `StepModel.select`."""
+        return self._window.select(state, rows.numpy())
+
+
+def search_prefix(
+    log_probs: Tensor, num_steps: Tensor, *, blank: int, eos: int, sos: int
+) -> CTCPrefix | WindowedCTCPrefix:
+    """Return prefix scores for a search, as fast as the device has them."""
+    kind = WindowedCTCPrefix if log_probs.device.type == "cpu" else CTCPrefix
+    return kind(log_probs, num_steps, blank=blank, eos=eos, sos=sos)
+
+
+def _check_sizes(log_probs: Tensor, num_steps: Tensor, blank: int, eos: int) -> None:
+    if log_probs.dim() != 3 or num_steps.shape != log_probs.shape[:1]:
+        raise ValueError(
+            f"log_probs (B, J, V) need num_steps (B,), got "
+            f"{tuple(log_probs.shape)} and {tuple(num_steps.shape)}"
+        )
+    if blank == eos:
+        raise ValueError(f"<eos> must not be the blank, both are {blank}")
 
 
 def _repeat(state: PrefixState) -> Tensor:
     """Work out (R,) log P(g c ...) where c is the last token of g."""
-    window = slice(state.first, state.first + state.blank.size(1) + 1)
-    labels = _rows_of(state.sums[:, :, window], state.last).diff(dim=1)
-    num_steps = labels.size(1)
-    begun = (state.blank[:, :num_steps] + labels).view(len(state.sums), -1, num_steps)
-    offsets = state.offsets[:, :, window][:, :, :num_steps]
-    return (begun + offsets).logsumexp(dim=2).flatten()  # (B, K) -> (R,)
+    labels = _rows_of(state.sums, state.last).diff(dim=1)  # (R, J)
+    begun = (state.blank[:, :-1] + labels).view(len(state.sums), -1, labels.size(1))
+    return (begun + state.offsets).logsumexp(dim=2).flatten()  # (B, K) -> (R,)
 
 
 def solve(inflow: Tensor, sums: Tensor) -> Tensor:
     """Solve x_j = (x_j-1 + inflow_j-1) p_j from zero, all in logarithms.
 
     Args:
-        inflow: (R, D) logarithms; the last is not used.
-        sums: (R, D) log p_1 + ... + log p_j.
+        inflow: (R, J + 1) logarithms; the last is not used.
+        sums: (R, J + 1) log p_1 + ... + log p_j.
 
     Returns:
-        (R, D) log x_j.
+        (R, J + 1) log x_j.
     """
     x = (inflow[:, :-1] - sums[:, :-1]).logcumsumexp(dim=1) + sums[:, 1:]
     return pad(x, (1, 0), value=-inf)
 
 
 def _rows_of(sums: Tensor, tokens: Tensor) -> Tensor:
-    """(B, V, D) sums of all tokens, (R,) one token each -> (R, D) its sums."""
+    """(B, V, J + 1) sums of all tokens, (R,) one token each -> (R, J + 1) its sums."""
     groups = torch.arange(len(sums), device=tokens.device)
     return sums[groups[:, None], tokens.view(len(sums), -1)].flatten(0, 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asr.audio import SAMPLE_RATE
 from asr.decoding.config import DecodingConfig, length_limits
-from asr.decoding.ctc import CTCPrefix
+from asr.decoding.ctc import CTCPrefix, search_prefix
 from asr.decoding.ctc_alignment import align
 from asr.decoding.fusion import Fusion
 from asr.decoding.given import score_given
@@ -211,7 +211,7 @@ class SpeechSearch:
             output: of the listener.
             ctc_log_probs: (B, J', V).
             decoding: settings of the search.
-            whole: see `CTCPrefix`.
+            whole: for texts that no search would find.
         """
         num_utterances, share = output.h.size(0), decoding.ctc_weight
         window = self._steps_in(decoding.attention_window)
@@ -219,13 +219,12 @@ class SpeechSearch:
         models: list[StepModel[Any]] = [las]
         weights = [1 - share]
         if share:
-            ctc = CTCPrefix(
+            ctc = (CTCPrefix if whole else search_prefix)(
                 ctc_log_probs,
                 output.num_ctc_steps,
                 blank=self.tokenizer.pad,
                 eos=self.tokenizer.eos,
                 sos=self.tokenizer.sos,
-                whole=whole,
             )
             models, weights = [*models, ctc], [*weights, share]
         if self.language_model and decoding.lm_weight:

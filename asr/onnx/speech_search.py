@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from asr.audio import SAMPLE_RATE
 from asr.decoding.config import MOST_CHARACTERS, DecodingConfig
+from asr.decoding.ctc_window import CTCWindow
 from asr.decoding.hotwords import token_tables
 from asr.decoding.hypothesis import Hypothesis
 from asr.inference.search_result import SearchResult
-from asr.onnx.ctc import CTCPrefix, align
+from asr.onnx.ctc import align
 from asr.onnx.features import FRAMES_PER_SECOND, log_mel
 from asr.onnx.folder import OnnxModel
 from asr.onnx.hotwords import HotWordPrefix
@@ -106,8 +107,13 @@ class SpeechSearch:
         speller = SpellerSteps(self._step, memory, decoding.coverage)
         parts: list[tuple[StepModel, float]] = [(speller, 1 - share)]
         if share:
-            tokens = {name: getattr(self.tokenizer, name) for name in ("eos", "sos")}
-            prefix = CTCPrefix(ctc, num_ctc_steps, blank=self.tokenizer.pad, **tokens)
+            prefix = CTCWindow(
+                ctc,
+                num_ctc_steps,
+                blank=self.tokenizer.pad,
+                eos=self.tokenizer.eos,
+                never=[self.tokenizer.sos],
+            )
             parts.append((prefix, share))
         weight = decoding.lm_weight
         if self.language_model and weight:

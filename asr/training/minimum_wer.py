@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from asr.data.batching import Batch
 from asr.decoding.config import DecodingConfig, length_limits
-from asr.decoding.ctc import CTCPrefix
+from asr.decoding.ctc import search_prefix
 from asr.decoding.fusion import Fusion
 from asr.decoding.hypothesis import SearchConfig
 from asr.decoding.search import beam_search
@@ -139,7 +139,7 @@ def find_n_best(
     that was cut is cannot be compared.
     """
     device = ctc_log_probs.device
-    ctc = CTCPrefix(
+    ctc = search_prefix(
         ctc_log_probs,
         listened.num_ctc_steps,
         blank=tokenizer.pad,

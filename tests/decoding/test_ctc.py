@@ -1,7 +1,8 @@
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from math import exp, inf, log, log1p
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor
 from torch.nn.functional import ctc_loss
 
 from asr.decoding import CTCPrefix, SearchConfig, beam_search
-from asr.decoding.ctc import RANGE
+from asr.decoding.ctc import WindowedCTCPrefix, search_prefix
+from asr.decoding.ctc_window import RANGE
+from asr.decoding.search import StepModel
 
 BLANK, EOS, A, B = range(4)
 V = 4
@@ -24,14 +27,21 @@ def random_log_probs(num_steps: int, seed: int, sharpness: float = 2.0) -> Tenso
     return logits.log_softmax(dim=-1)
 
 
+Prefix = StepModel[Any]
+Kind = Callable[..., Prefix]
+both = pytest.mark.parametrize("kind", [CTCPrefix, WindowedCTCPrefix])
+
+
 def prefix_of(
-    log_probs: Tensor, num_steps: int | None = None, *, whole: bool = False
-) -> CTCPrefix:
+    log_probs: Tensor,
+    num_steps: int | None = None,
+    kind: Kind = WindowedCTCPrefix,
+) -> Prefix:
     lengths = torch.tensor([num_steps or len(log_probs)])
-    return CTCPrefix(log_probs[None], lengths, blank=BLANK, eos=EOS, whole=whole)
+    return kind(log_probs[None], lengths, blank=BLANK, eos=EOS)
 
 
-def spell(prefix: CTCPrefix, spelling: Spelling) -> tuple[Tensor, float]:
+def spell(prefix: Prefix, spelling: Spelling) -> tuple[Tensor, float]:
     """Return the (V,) scores after a spelling, and the sum of those of its tokens."""
     scores, state = prefix.step(torch.tensor([EOS]), prefix.start())
     total = 0.0
@@ -100,11 +110,12 @@ def spellings(max_length: int) -> Iterator[Spelling]:
 # Golden: worked by hand
 
 
-def test_two_steps_worked_by_hand() -> None:
+@both
+def test_two_steps_worked_by_hand(kind: Kind) -> None:
     probs = torch.tensor([[0.5, 0.0, 0.4, 0.1], [0.2, 0.0, 0.3, 0.5]])
 
-    at_start, _ = spell(prefix_of(probs.log()), ())
-    after_a, total = spell(prefix_of(probs.log()), (A,))
+    at_start, _ = spell(prefix_of(probs.log(), kind=kind), ())
+    after_a, total = spell(prefix_of(probs.log(), kind=kind), (A,))
 
     # A begins at the first step, or after a blank: 0.4 + 0.5 * 0.3 = 0.55;
     # B likewise 0.1 + 0.5 * 0.5 = 0.35; nothing but blanks 0.5 * 0.2 = 0.1
@@ -121,7 +132,8 @@ def test_two_steps_worked_by_hand() -> None:
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 6])
 @pytest.mark.parametrize("seed", range(4))
-def test_scores_are_those_of_all_paths(num_steps: int, seed: int) -> None:
+@both
+def test_scores_are_those_of_all_paths(num_steps: int, seed: int, kind: Kind) -> None:
     log_probs = random_log_probs(num_steps, seed)
     paths = enumerate_paths(log_probs)
 
@@ -132,7 +144,7 @@ def test_scores_are_those_of_all_paths(num_steps: int, seed: int) -> None:
         before = starting_with(spelling)
         if before == 0:
             continue
-        scores, total = spell(prefix_of(log_probs), spelling)
+        scores, total = spell(prefix_of(log_probs, kind=kind), spelling)
         expected = {
             BLANK: 0.0,
             EOS: paths.get(spelling, 0.0) / before,
@@ -157,7 +169,7 @@ def test_a_whole_spelling_has_the_log_prob_of_the_ctc_loss(
     tokens[0, -1] = tokens[0, -2:][0]  # a repeated letter
 
     scores, total = spell(
-        prefix_of(log_probs[0], whole=True), tuple(tokens[0].tolist())
+        prefix_of(log_probs[0], kind=CTCPrefix), tuple(tokens[0].tolist())
     )
 
     loss = ctc_loss(
@@ -180,7 +192,7 @@ def test_agrees_with_the_recurrences_worked_step_by_step(
     log_probs = random_log_probs(40, seed=length, sharpness=sharpness).clamp(min=-80)
     spelling = tuple(torch.randint(A, V, (length,)).tolist())
 
-    scores, total = spell(prefix_of(log_probs, whole=True), spelling)
+    scores, total = spell(prefix_of(log_probs, kind=CTCPrefix), spelling)
 
     before, expected = plain_scores(log_probs, spelling)
     assert total == pytest.approx(before, rel=1e-6, abs=1e-4)
@@ -208,7 +220,7 @@ def spoken(num_tokens: int, seed: int) -> tuple[Tensor, Spelling]:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_window_holds_all_that_a_likely_spelling_needs(seed: int) -> None:
     log_probs, spelling = spoken(60, seed)
-    narrow, whole = prefix_of(log_probs), prefix_of(log_probs, whole=True)
+    narrow, whole = prefix_of(log_probs), prefix_of(log_probs, kind=CTCPrefix)
     sos = torch.tensor([EOS, EOS])
     found, state = narrow.step(sos[:1], narrow.start())
     expected, all_steps = whole.step(sos[:1], whole.start())
@@ -222,7 +234,7 @@ def test_a_window_holds_all_that_a_likely_spelling_needs(seed: int) -> None:
         tokens = torch.tensor([token, other])
         found, state = narrow.step(tokens, state)
         expected, all_steps = whole.step(tokens, all_steps)
-        widths.append(state.either.size(1))
+        widths.append(len(state.either))
     assert all_steps.either.size(1) == len(log_probs) + 1
     assert max(widths) > 100  # over a pause
     assert sum(widths) / len(widths) < len(log_probs) / 2
@@ -236,8 +248,8 @@ def test_what_a_window_leaves_out_makes_a_spelling_less_likely() -> None:
     found, exact = (
         float(scores[EOS]) + total
         for scores, total in (
-            spell(prefix_of(log_probs, whole=whole), spelling)
-            for whole in (False, True)
+            spell(prefix_of(log_probs, kind=kind), spelling)
+            for kind in (WindowedCTCPrefix, CTCPrefix)
         )
     )
     assert -inf < found < exact - 1
@@ -245,13 +257,14 @@ def test_what_a_window_leaves_out_makes_a_spelling_less_likely() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_wide_beam_finds_the_most_probable_spelling(seed: int) -> None:
+@both
+def test_a_wide_beam_finds_the_most_probable_spelling(seed: int, kind: Kind) -> None:
     log_probs = random_log_probs(6, seed)
     paths = enumerate_paths(log_probs)
     best = max(paths, key=lambda spelling: paths[spelling])
 
     found = beam_search(
-        prefix_of(log_probs),
+        prefix_of(log_probs, kind=kind),
         SearchConfig(beam_size=200, length_norm=0.0),
         sos=EOS,
         eos=EOS,
@@ -267,45 +280,50 @@ def test_a_wide_beam_finds_the_most_probable_spelling(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("sharpness", [0.5, 3.0, 30.0])
+@both
 def test_what_follows_and_the_end_share_the_whole_probability(
-    seed: int, sharpness: float
+    seed: int, sharpness: float, kind: Kind
 ) -> None:
     log_probs = random_log_probs(40, seed, sharpness)
     torch.manual_seed(seed)
     spelling = tuple(torch.randint(A, V, (15,)).tolist())
 
     for length in range(0, len(spelling) + 1, 5):
-        scores, _ = spell(prefix_of(log_probs), spelling[:length])
+        scores, _ = spell(prefix_of(log_probs, kind=kind), spelling[:length])
         assert (scores <= 0).all()
         assert float(scores.exp().sum()) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_no_label_is_ruled_out_altogether() -> None:
+@both
+def test_no_label_is_ruled_out_altogether(kind: Kind) -> None:
     log_probs = torch.full((30, V), -inf)
     log_probs[:, BLANK] = 0.0
 
-    scores, total = spell(prefix_of(log_probs), (A,))
+    scores, total = spell(prefix_of(log_probs, kind=kind), (A,))
 
     # e^-80 at each of 30 steps; then B after A at any of 30 * 29 / 2 pairs of steps
     assert total == pytest.approx(-80 + log(30))
     assert float(scores[B]) == pytest.approx(-80 + log(435 / 30))
 
 
-def test_no_token_follows_when_the_steps_are_used_up() -> None:
-    scores, _ = spell(prefix_of(random_log_probs(3, seed=0)), (A, B, A))
+@both
+def test_no_token_follows_when_the_steps_are_used_up(kind: Kind) -> None:
+    scores, _ = spell(prefix_of(random_log_probs(3, seed=0), kind=kind), (A, B, A))
     assert (scores == -inf).tolist() == [True, False, True, True]
     assert float(scores[EOS]) == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("impossible", [(A, A, B), (A, B, A, B), (BLANK, A), (EOS, B)])
-def test_nothing_follows_what_cannot_be(impossible: Spelling) -> None:
-    scores, _ = spell(prefix_of(random_log_probs(3, seed=0)), impossible)
+@both
+def test_nothing_follows_what_cannot_be(impossible: Spelling, kind: Kind) -> None:
+    scores, _ = spell(prefix_of(random_log_probs(3, seed=0), kind=kind), impossible)
     assert (scores == -inf).all()
 
 
-def test_sos_never_follows() -> None:
+@both
+def test_sos_never_follows(kind: Kind) -> None:
     log_probs = random_log_probs(5, seed=0)[None]
-    prefix = CTCPrefix(log_probs, torch.tensor([5]), blank=BLANK, eos=EOS, sos=B)
+    prefix = kind(log_probs, torch.tensor([5]), blank=BLANK, eos=EOS, sos=B)
     scores, _ = prefix.step(torch.tensor([B]), prefix.start())
     assert (scores == -inf).tolist() == [[True, False, False, True]]
 
@@ -313,21 +331,25 @@ def test_sos_never_follows() -> None:
 # Invariance: neither neighbours nor padding nor the order of the beam are felt
 
 
-def test_padding_changes_nothing() -> None:
+@both
+def test_padding_changes_nothing(kind: Kind) -> None:
     short = random_log_probs(5, seed=0)
     padded = torch.cat([short, random_log_probs(4, seed=1)])
 
     for spelling in spellings(4):
-        scores, total = spell(prefix_of(short), spelling)
-        beside_padding, same = spell(prefix_of(padded, num_steps=5), spelling)
+        scores, total = spell(prefix_of(short, kind=kind), spelling)
+        beside_padding, same = spell(
+            prefix_of(padded, num_steps=5, kind=kind), spelling
+        )
         torch.testing.assert_close(beside_padding, scores)
         assert same == pytest.approx(total, abs=1e-5)
 
 
-def test_hypotheses_and_utterances_are_kept_apart() -> None:
+@both
+def test_hypotheses_and_utterances_are_kept_apart(kind: Kind) -> None:
     tables = [random_log_probs(num_steps, seed=num_steps) for num_steps in (8, 3, 6)]
     log_probs = torch.nn.utils.rnn.pad_sequence(tables, batch_first=True)
-    prefix = CTCPrefix(log_probs, torch.tensor([8, 3, 6]), blank=BLANK, eos=EOS)
+    prefix = kind(log_probs, torch.tensor([8, 3, 6]), blank=BLANK, eos=EOS)
 
     _, state = prefix.step(torch.tensor([EOS] * 3), prefix.start())
     state = prefix.select(state, torch.tensor([[0, 0], [1, 1], [2, 2]]))
@@ -336,7 +358,7 @@ def test_hypotheses_and_utterances_are_kept_apart() -> None:
     scores, _ = prefix.step(torch.tensor([A, A, B, A, B, A]), state)
 
     expected = [
-        spell(prefix_of(tables[utterance]), spelling)[0]
+        spell(prefix_of(tables[utterance], kind=kind), spelling)[0]
         for utterance, spelling in [
             (0, (B, A)),
             (0, (A, A)),
@@ -350,14 +372,15 @@ def test_hypotheses_and_utterances_are_kept_apart() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_an_utterance_is_spelled_alone_as_in_a_batch(seed: int) -> None:
+@both
+def test_an_utterance_is_spelled_alone_as_in_a_batch(seed: int, kind: Kind) -> None:
     tables = [random_log_probs(n, seed=10 * seed + n) for n in (8, 1, 5)]
     log_probs = torch.nn.utils.rnn.pad_sequence(tables, batch_first=True)
     num_steps = torch.tensor([8, 1, 5])
     config = SearchConfig(beam_size=3)
 
     together = beam_search(
-        CTCPrefix(log_probs, num_steps, blank=BLANK, eos=EOS),
+        kind(log_probs, num_steps, blank=BLANK, eos=EOS),
         config,
         sos=EOS,
         eos=EOS,
@@ -367,7 +390,7 @@ def test_an_utterance_is_spelled_alone_as_in_a_batch(seed: int) -> None:
     for table, nbest in zip(tables, together, strict=True):
         lengths = torch.tensor([len(table)])
         (alone,) = beam_search(
-            prefix_of(table), config, sos=EOS, eos=EOS, max_lengths=lengths
+            prefix_of(table, kind=kind), config, sos=EOS, eos=EOS, max_lengths=lengths
         )
         assert [h.tokens for h in nbest] == [h.tokens for h in alone]
         for ours, theirs in zip(nbest, alone, strict=True):
@@ -384,16 +407,18 @@ def test_an_utterance_is_spelled_alone_as_in_a_batch(seed: int) -> None:
         ((2, 6, V), [6], r"need num_steps \(B,\), got \(2, 6, 4\) and \(1,\)"),
     ],
 )
+@both
 def test_sizes_that_do_not_match_are_refused(
-    size: tuple[int, ...], lengths: list[int], message: str
+    size: tuple[int, ...], lengths: list[int], message: str, kind: Kind
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        CTCPrefix(torch.zeros(size), torch.tensor(lengths), blank=BLANK, eos=EOS)
+        kind(torch.zeros(size), torch.tensor(lengths), blank=BLANK, eos=EOS)
 
 
-def test_eos_is_not_the_blank() -> None:
+@both
+def test_eos_is_not_the_blank(kind: Kind) -> None:
     with pytest.raises(ValueError, match="<eos> must not be the blank, both are 0"):
-        CTCPrefix(torch.zeros(1, 6, V), torch.tensor([6]), blank=BLANK, eos=BLANK)
+        kind(torch.zeros(1, 6, V), torch.tensor([6]), blank=BLANK, eos=BLANK)
 
 
 @pytest.mark.gpu
@@ -403,7 +428,13 @@ def test_runs_on_the_gpu() -> None:
         torch.tensor([EOS]), prefix_of(log_probs).start()
     )
 
-    prefix = prefix_of(log_probs.cuda())
+    prefix = prefix_of(log_probs.cuda(), kind=CTCPrefix)
     scores, _ = prefix.step(torch.tensor([EOS]), prefix.start())
 
     torch.testing.assert_close(scores.cpu(), expected)
+
+
+def test_a_search_on_a_cpu_keeps_a_window_of_the_steps() -> None:
+    log_probs, num_steps = random_log_probs(6, seed=0)[None], torch.tensor([6])
+    prefix = search_prefix(log_probs, num_steps, blank=BLANK, eos=EOS, sos=B)
+    assert isinstance(prefix, WindowedCTCPrefix)

@@ -15,8 +15,8 @@ from torch.nn.functional import ctc_loss
 
 import asr.lm.ngram
 from asr.decoding.config import DecodingConfig
-from asr.decoding.ctc import FLOOR
 from asr.decoding.ctc_alignment import CTCAlignment
+from asr.decoding.ctc_window import FLOOR
 from asr.decoding.hypothesis import Hypothesis
 from asr.errors import AudioError, CheckpointError, ConfigError
 from asr.features import log_mel

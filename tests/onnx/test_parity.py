@@ -10,7 +10,6 @@ import torch
 
 from asr.audio import read_waveform
 from asr.decoding.config import DecodingConfig
-from asr.decoding.ctc import CTCPrefix
 from asr.decoding.ctc_alignment import align
 from asr.decoding.hotwords import HotWords, token_tables
 from asr.decoding.hypothesis import SearchConfig
@@ -62,8 +61,11 @@ def test_features_of_speech_and_of_silence_are_too() -> None:
     for waveform in (read_waveform(ASSETS / "sample.opus"), torch.zeros(4000)):
         found = torch.from_numpy(features.log_mel(waveform.numpy()))
 
-        # Of 54,320 numbers 3 differ by 1.6e-4: so much torch rounds; numpy, 3e-5.
-        torch.testing.assert_close(found, log_mel(waveform), atol=2e-4, rtol=0)
+        # Of 54,320 numbers 1 to 3, by processor, differ by 1.6e-4 to 2.1e-4: so much
+        # torch rounds; numpy, 3e-5.
+        difference = (found - log_mel(waveform)).abs()
+        assert (difference > 1e-4).sum() < 10
+        assert difference.max() < 4e-4
 
 
 def test_filters_are_those_of_torchaudio() -> None:
@@ -77,18 +79,6 @@ def test_filters_are_those_of_torchaudio() -> None:
 
 def log_probs(size: int, steps: int, spread: float = 3.0) -> torch.Tensor:
     return (spread * torch.randn(size, steps, TOKENIZER.size)).log_softmax(dim=-1)
-
-
-@pytest.mark.parametrize("spread", [1.0, 30.0])
-@pytest.mark.parametrize("steps", [20, 200])
-def test_prefix_scores_are_the_same(spread: float, steps: int) -> None:
-    given, num_steps = log_probs(3, steps, spread), torch.tensor([steps, 13, 1])
-    names: Any = {name: getattr(TOKENIZER, name) for name in ("eos", "sos")}
-    names["blank"] = TOKENIZER.pad
-
-    ours = ctc.CTCPrefix(given.numpy(), num_steps.numpy(), **names)
-
-    walk(ours, CTCPrefix(given, num_steps, **names), 3)
 
 
 @pytest.mark.parametrize("text", ["", "A", "AA", "GO ON", "AAA" * 9])

@@ -19,9 +19,9 @@ import torch
 
 from asr.audio import read_waveform
 from asr.cli import main
+from asr.decoding.ctc_window import CTCWindow
 from asr.doctor import ASSETS
 from asr.errors import CheckpointError, ConfigError
-from asr.onnx.ctc import CTCPrefix
 from asr.onnx.export import export_onnx
 from asr.onnx.features import log_mel, mel_filters
 from asr.onnx.recognizer import OnnxRecognizer
@@ -129,7 +129,7 @@ def test_a_tone_stays_as_it_is_from_48_to_16_khz() -> None:
 @pytest.mark.parametrize("text", [[], [5], [5, 5, 6], [7, 3, 7, 7]])
 def test_prefix_scores_in_the_page_are_those_of_the_search(text: list[int]) -> None:
     log_probs = (3 * torch.randn(1, 12, 9)).log_softmax(dim=-1).numpy()
-    prefix = CTCPrefix(log_probs, np.array([12]), blank=0, eos=2, sos=1)
+    prefix = CTCWindow(log_probs, np.array([12]), blank=0, eos=2, never=[1])
     state, expected = prefix.start(), list[Any]()
     for token in (1, *text):
         scores, state = prefix.step(np.array([token]), state)

@@ -135,9 +135,7 @@ def test_scores_are_those_of_the_search(
 ) -> None:
     listened = las.listen(batch.features, batch.num_frames)
     log_probs = las.ctc_log_probs(listened)
-    ctc = CTCPrefix(
-        log_probs, listened.num_ctc_steps, blank=PAD, eos=EOS, sos=SOS, whole=True
-    )
+    ctc = CTCPrefix(log_probs, listened.num_ctc_steps, blank=PAD, eos=EOS, sos=SOS)
     lists = beam_search(
         Fusion([las.steps(listened), ctc], [1 - ctc_weight, ctc_weight]),
         SearchConfig(4, eos_threshold=EOS_THRESHOLD),
