@@ -43,7 +43,7 @@ class SpeechSearch:
         las: the network, in evaluation mode, on its device; not changed afterwards.
         tokenizer: of its tokens.
         language_model: of words, if one is to be used.
-        precision: of the speller's weights: float32 or int8.
+        precision: of the weights of speller and language model: float32 or int8.
         hotwords: words and phrases to favour, in the characters of the tokenizer; each
             search gives them its own weight.
     """
@@ -59,6 +59,8 @@ class SpeechSearch:
         self.las, self.tokenizer = las, tokenizer
         self.device = las.ctc.weight.device
         self.hotwords: HotWords | None = None
+        if language_model and precision == "int8":
+            language_model = language_model.in_bytes()
         if hotwords:
             self.hotwords = HotWords(hotwords, tokenizer, self.device)
             if language_model:

@@ -9,7 +9,8 @@ Here a context is worked out once and hypotheses have the number of its row. And
   cluster is scored; half of the contexts are never asked for one;
 - P(w | h) of the head's words is kept, so that none of them costs a product;
 - a matrix whose rows came from bytes, w_nd = q_nd s_n, is multiplied as (x q^T) s: in
-  half precision q_nd is exact, and few rows x wait for the memory of the matrix only.
+  half precision q_nd is exact, and few rows x wait for the memory of the matrix only;
+- in a search with int8 x are bytes, too.
 
 Shapes: P contexts kept, R hypotheses, S LSTM size, C clusters behind the head.
 """
@@ -26,6 +27,7 @@ from torch.nn.functional import linear
 
 from asr.lm.look_ahead import Floats, Ints
 from asr.lm.word_lstm import Contexts
+from asr.model.quantized import Int8Linear
 
 Product = Callable[[Tensor], Tensor]
 """(R, D) -> (R, M), by the transposed matrix."""
@@ -38,10 +40,12 @@ class ContextWeights:
 
     Args:
         contexts: the plain formula.
+        precision: float32, which is exact, or int8.
     """
 
-    def __init__(self, contexts: Contexts) -> None:
+    def __init__(self, contexts: Contexts, precision: str = "float32") -> None:
         self.contexts, self.size = contexts, contexts.size
+        self._product = Int8Linear if precision == "int8" else product
         edges = [0, *contexts.edges]
         self.ranks = contexts.ranks.numpy()
         self.cluster = np.searchsorted(contexts.edges, self.ranks, side="right")
@@ -54,12 +58,18 @@ class ContextWeights:
     def cell(self) -> tuple[Product, Product, Tensor]:
         """The products of the cell with word and state, and its biases."""
         from_word, from_state, *biases = self.contexts.cell
-        return product(from_word), product(from_state), biases[0] + biases[1]
+        products = self._product(from_word), self._product(from_state)
+        return *products, biases[0] + biases[1]
 
     @cached_property
     def outputs(self) -> list[Product]:
         """Those of the head and the clusters."""
-        return [product(weight) for weight in self.contexts.outputs]
+        return [self._product(weight) for weight in self.contexts.outputs]
+
+    @cached_property
+    def in_bytes(self) -> "ContextWeights":
+        """The same for int8."""
+        return ContextWeights(self.contexts, "int8")
 
     def start(self, goes_on: Floats) -> "ContextCache":
         """Return what a search begins with: the context of no words, as row 0.

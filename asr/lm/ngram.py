@@ -33,6 +33,7 @@ for open vocabulary end-to-end speech recognition", doi:10.1109/ASRU.2017.826894
 
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,14 @@ class WordNGram(WordTables):
         self.contexts = Contexts(lstm) if lstm else None
         self.context_weights = ContextWeights(self.contexts) if self.contexts else None
         self._see_ahead()
+
+    def in_bytes(self) -> "WordNGram":
+        """Return the same model, whose LSTM multiplies bytes: faster, not exact."""
+        if not self.context_weights:
+            return self
+        model = copy(self)
+        model.context_weights = self.context_weights.in_bytes
+        return model
 
     def clusters(self) -> tuple[Ints, list[int], float] | None:
         """Return what is needed to look ahead by the LSTM, if there is one."""

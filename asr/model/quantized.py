@@ -56,7 +56,7 @@ class Float32Linear:
 class Int8Linear:
     """x W^T + b with bytes, on a CPU."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Bring (M, D) weights to bytes."""
         self.size = len(weight)
         self.packed = pack(weight, bias)

@@ -14,7 +14,8 @@ change from step to step is worked out beforehand:
 
 States, cells and the context's share of a hypothesis are one row of one tensor, so that
 the search reorders them by one operation. The K hypotheses of an utterance look at the
-same memory, which is not copied, and as many look at a time as stay in the cache.
+same memory, which is not copied, and as many look at a time as stay in the cache; where
+they are many, a compiled loop compares them (`compiled_energies`).
 
 Shapes: B utterances, K hypotheses of each, R = B * K rows, J listener steps, H listener
         size, S speller size, A attention size, V vocabulary size, N heads of the
@@ -36,6 +37,7 @@ from asr.model.attention import (
     cut_blocks,
     split_heads,
 )
+from asr.model.compiled_energies import WORTH_COMPILING, compiled_energies
 from asr.model.lstm import gates_last, step_forward
 from asr.model.plain_steps import newly_covered
 from asr.model.quantized import Float32Linear, Int8Linear
@@ -236,8 +238,25 @@ class LASSteps:
             return (queries @ keys.transpose(2, 3)).transpose(1, 2)
         batch, hypotheses, _ = query.shape
         steps, size = memory.keys.size(1), len(model.v)
-        inside, keys_inside = query[:, :, :size], memory.keys[:, :, :size]
+        inside, keys = query[:, :, :size], memory.keys[:, :, :size]
         seen = self._seen(previous)
+        many = batch * hypotheses * steps >= WORTH_COMPILING
+        if many and query.device.type == "cpu" and model.activation == "relu":
+            features = None if seen is None else self._features(seen)
+            location = None if seen is None else model.location
+            found = compiled_energies(keys, inside, features, location, model.v)
+            if found is not None:
+                return found[:, :, None]
+        return self._compare_in_parts(inside, keys, seen)[:, :, None]
+
+    def _compare_in_parts(
+        self, query: Tensor, keys: Tensor, seen: Tensor | None
+    ) -> Tensor:
+        """(B, K, A) queries, (B, J, A) keys, what filters see -> (B, K, J) energies."""
+        model = self.weights
+        assert model.v is not None
+        batch, hypotheses, size = query.shape
+        steps = keys.size(1)
         most = batch * hypotheses  # rows at once
         if query.device.type == "cpu":
             most = min(most, max(1, _IN_CACHE // (steps * size)))
@@ -247,22 +266,28 @@ class LASSteps:
         for start in range(0, batch, utterances):
             for first in range(0, hypotheses, few):
                 at = slice(start, start + utterances), slice(first, first + few)
-                asked, out = inside[at], found[at]
+                asked, out = query[at], found[at]
                 compared = buffer[: out.numel() * size].view(*out.shape, size)
-                keys = keys_inside[at[0], None]
-                if seen is not None and model.filters is not None:
-                    features = seen[at].flatten(0, 2) @ model.filters
-                    features = features.view(*out.shape[:2], -1, len(model.location))
-                    features = features[:, :, :steps].reshape(-1, len(model.location))
-                    keys = compared.copy_(keys)
-                    keys.view(-1, size).addmm_(features, model.location)
+                x = keys[at[0], None]
+                if seen is not None:
+                    features = self._features(seen[at])[:, :, :steps]
+                    x = compared.copy_(x)
+                    features = features.reshape(-1, len(model.location))
+                    x.view(-1, size).addmm_(features, model.location)
                 if model.activation == "tanh":
-                    torch.add(keys, asked[:, :, None], out=compared)
+                    torch.add(x, asked[:, :, None], out=compared)
                     torch.matmul(compared.tanh_(), model.v, out=out)
                 else:  # max(0, x + y) = max(x, -y) + y; the softmax cancels v y
-                    torch.maximum(keys, -asked[:, :, None], out=compared)
+                    torch.maximum(x, -asked[:, :, None], out=compared)
                     torch.matmul(compared, model.v, out=out)
-        return found[:, :, None]
+        return found
+
+    def _features(self, seen: Tensor) -> Tensor:
+        """(B, K, ...) what filters see -> (B, K, J or more, F) location features."""
+        model = self.weights
+        assert model.filters is not None
+        features = seen.flatten(0, 2) @ model.filters
+        return features.view(*seen.shape[:2], -1, len(model.location))
 
     def _seen(self, previous: Tensor) -> Tensor | None:
         """(B, K, J) weights -> (B, K, ceil(J / _TOGETHER), ...) what filters see."""

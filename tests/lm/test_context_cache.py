@@ -53,6 +53,23 @@ def test_it_foretells_what_the_plain_formula_foretells(stored: bool) -> None:
         at = cache.read(words, at, goes_on)
 
 
+def test_with_bytes_it_foretells_nearly_the_same() -> None:
+    plain, everything = contexts(stored=True), np.arange(WORDS + 1)
+    caches = [
+        ContextWeights(plain, precision).start(np.zeros(1))
+        for precision in ("float32", "int8")
+    ]
+    at, words = np.zeros(2, dtype=np.int64), np.array([3, 7])
+    exact, found = (
+        cache.log_prob(
+            everything, np.repeat(cache.read(words, at, np.zeros(2)), [16, 15])
+        )
+        for cache in caches
+    )
+    assert 0 < np.abs(found - exact).max() < 0.2
+    assert np.corrcoef(found, exact)[0, 1] > 0.99
+
+
 def test_a_row_stays_as_it_is_when_others_are_added_or_dropped() -> None:
     cache = ContextWeights(contexts(stored=True)).start(np.zeros(1))
     everything, rng = np.arange(WORDS + 1), np.random.default_rng(0)

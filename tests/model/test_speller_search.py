@@ -5,6 +5,8 @@ import torch
 
 from asr.decoding.hypothesis import Hypothesis, SearchConfig
 from asr.decoding.search import StepModel, beam_search
+from asr.model import compiled_energies as compiling
+from asr.model import speller_search
 from asr.model.attention import ACTIVATIONS, KINDS, AttentionConfig, AttentionMemory
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
@@ -85,6 +87,48 @@ def test_a_search_finds_what_it_finds_by_the_plain_formula(
         assert [h.log_prob for h in ours] == pytest.approx(
             [h.log_prob for h in theirs], abs=1e-5
         )
+
+
+@pytest.mark.parametrize("kind", ["location", "additive"])
+@pytest.mark.parametrize("block_size", [0, 3])
+@torch.no_grad()
+def test_the_compiled_loop_finds_what_it_finds_by_the_plain_formula(
+    kind: str, block_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speller = build(kind, activation="relu", block_size=block_size)
+    memory = memory_of(speller, 7, 3, 5)
+    calls = list[tuple[int, ...]]()
+
+    def compiled(*parts: torch.Tensor) -> torch.Tensor | None:
+        found = compiling.compiled_energies(*parts)
+        calls.append(() if found is None else found.shape)
+        return found
+
+    monkeypatch.setattr(speller_search, "WORTH_COMPILING", 1)
+    monkeypatch.setattr(speller_search, "compiled_energies", compiled)
+    fast = search(steps_of(speller, memory), 3)
+
+    plain = search(PlainSteps(speller, memory), 3)
+    for ours, theirs in zip(fast, plain, strict=True):
+        assert [h.tokens for h in ours] == [h.tokens for h in theirs]
+        assert [h.log_prob for h in ours] == pytest.approx(
+            [h.log_prob for h in theirs], abs=1e-5
+        )
+    assert calls[0] == (3, 1, 7)
+    assert (3, 4, 7) in calls
+
+
+@torch.no_grad()
+def test_without_numba_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    speller = build(activation="relu")
+    memory = memory_of(speller, 7, 5)
+    expected = search(steps_of(speller, memory), 2)
+    monkeypatch.setattr(speller_search, "WORTH_COMPILING", 1)
+    monkeypatch.setattr(compiling, "_loop", lambda num_features: None)
+
+    found = search(steps_of(speller, memory), 2)
+
+    assert found == expected
 
 
 @pytest.mark.parametrize(("kind", "heads", "block_size"), [*HEADS, *BLOCKS])
