@@ -1,5 +1,7 @@
 """Modern English for language models, out of packages that carry it."""
 
+import bz2
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -98,3 +100,108 @@ def test_a_profile_that_is_no_json_is_refused(
     assert run(monkeypatch, "factbook", tmp_path, tmp_path / "text.txt") == 1
 
     assert f"{tmp_path}: cannot be read" in capsys.readouterr().err
+
+
+def written(monkeypatch: pytest.MonkeyPatch, source: str, folder: Path) -> list[str]:
+    path = folder / "text.txt"
+    assert run(monkeypatch, source, folder, path) == 0
+    return path.read_text().splitlines()
+
+
+def test_summaries_are_without_what_is_in_brackets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract = (
+        "Bonn (Latin: Bonna (old)) is a city on the Rhine\u2014in Germany. "
+        "It was built by J. S. Bach and Dr. Who. It was built by J. S. Bach and Dr. "
+        "Who.\nx = {1, 2} holds. 1990\u20131991 were cold"
+    )
+    content = json.dumps({"Bonn": {"title": "Bonn", "extract": extract}})
+    (tmp_path / "summaries_en-us.json").write_text(content)
+
+    assert written(monkeypatch, "summaries", tmp_path) == [
+        "Bonn is a city on the Rhine, in Germany.",
+        "It was built by J. S. Bach and Dr. Who.",
+    ]
+
+
+def test_articles_are_without_their_marks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mwparserfromhell")
+    article = (
+        "[[File:A.png|thumb|A picture]]'''Bonn''' is a [[city|large town]].{{cn}} "
+        "It&lt;ref&gt;A note.&lt;/ref&gt; lies on the Rhine.\n"
+        "{| class=x\n| a table\n|}\n== History ==\nIt is old. [[Category:Cities]]"
+    )
+    pages = "".join(
+        f"<page><text>{text}</text></page>"
+        for text in (article, "#REDIRECT [[Bonn am Rhein]]")
+    )
+    dump = f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/">{pages}'
+    (tmp_path / "enwiki-x-pages-articles1.bz2").write_bytes(
+        bz2.compress(f"{dump}</mediawiki>".encode())
+    )
+
+    assert written(monkeypatch, "wikipedia", tmp_path) == [
+        "Bonn is a large town.",
+        "It lies on the Rhine.",
+        "It is old.",
+    ]
+
+
+def test_english_is_taken_of_sentences_in_many_languages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ["1\tね\tLet's go home!\tLos!", "2\tね\t-\tNein."]
+    rows.append("3\tね\tLet's go home.\t-")
+    (tmp_path / "SENTENCES").write_text("\n".join(rows))
+
+    assert written(monkeypatch, "tatoeba", tmp_path) == ["Let's go home!"]
+
+
+def test_a_dictionary_is_without_its_remarks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = "bug\n\n   <programming> (Not a beetle) An {error}\n   in a program.\n"
+    (tmp_path / "foldoc.dict.dz").write_bytes(gzip.compress(entry.encode()))
+
+    assert written(monkeypatch, "foldoc", tmp_path) == ["An error in a program."]
+
+
+def test_large_places_are_named_more_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cities = {
+        number: {
+            "name": name,
+            "countrycode": country,
+            "admin1code": state,
+            "population": population,
+        }
+        for number, (name, country, state, population) in enumerate(
+            [("Bonn", "DE", "07", 300_000), ("Ames", "US", "IA", 66_000)]
+        )
+    }
+    for name, content in (
+        ("cities15000", cities),
+        ("countries", {"DE": {"name": "Germany"}, "US": {"name": "United States"}}),
+        ("us_states", {"IA": {"name": "Iowa"}}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+
+    assert written(monkeypatch, "places", tmp_path) == [
+        "Bonn, Germany",
+        "Bonn, Germany",
+        "Ames, Iowa",
+    ]
+
+
+@pytest.mark.parametrize(
+    "source", ["summaries", "wikipedia", "tatoeba", "foldoc", "places"]
+)
+def test_a_folder_without_the_files_is_refused(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(monkeypatch, source, tmp_path, tmp_path / "text.txt") == 1
+    assert not (tmp_path / "text.txt").exists()
