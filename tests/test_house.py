@@ -36,6 +36,7 @@ DOOR = {  # only this module, or those of this folder., may import that library
     "markupsafe": "asr.reports.templates",
     "matplotlib": "asr.reports.attention_plot",
     "num2words": "asr.text",
+    "numba": "asr.model.compiled_energies",
     "onnx": "asr.model.onnx_graphs",
     "onnxruntime": "asr.onnx.sessions",
     "onnxruntime.quantization": "asr.model.onnx_graphs",

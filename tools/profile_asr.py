@@ -15,8 +15,8 @@ from torch import Tensor
 
 from asr.model.las import LAS
 from asr.model.lstm import step_forward
-from asr.model.quantized import Float32Linear
 from asr.model.speller_search import LASSteps, StepWeights
+from asr.quantized import Float32Linear
 from tools.bench_asr import CHARACTERS, FRAMES, best, build
 
 BATCH, BEAM = 16, 8

@@ -44,8 +44,8 @@ from asr.inference.stored_calibration import load_calibration
 from asr.lm.ngram import WordNGram, load_language_model
 from asr.lm.word_files import find_language_model
 from asr.model.attention import Attention, note_plain_path
-from asr.model.quantized import check_precision
 from asr.model.storage import Model, find_model, load_model, pinned_model
+from asr.quantized import check_precision
 from asr.runtime import pick_device
 from asr.transcript import Segment, Transcript
 

@@ -27,7 +27,7 @@ from torch.nn.functional import linear
 
 from asr.lm.look_ahead import Floats, Ints
 from asr.lm.word_lstm import Contexts
-from asr.model.quantized import Int8Linear
+from asr.quantized import Int8Linear
 
 Product = Callable[[Tensor], Tensor]
 """(R, D) -> (R, M), by the transposed matrix."""

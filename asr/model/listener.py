@@ -28,8 +28,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from asr.model.lstm import BidirectionalLSTM
-from asr.model.quantized import Int8LSTM
 from asr.padding import valid_mask
+from asr.quantized import Int8LSTM
 
 CTC_REDUCTION = 4
 """Frames a step at which CTC still has room for every character."""

@@ -40,8 +40,8 @@ from asr.model.attention import (
 from asr.model.compiled_energies import WORTH_COMPILING, compiled_energies
 from asr.model.lstm import gates_last, step_forward
 from asr.model.plain_steps import newly_covered
-from asr.model.quantized import Float32Linear, Int8Linear
 from asr.model.speller import Speller
+from asr.quantized import Float32Linear, Int8Linear
 
 _IN_CACHE = 2**18
 """Numbers in a buffer that a CPU core's own cache holds with room to spare: 1 MiB."""

@@ -10,7 +10,6 @@ from asr.errors import CheckpointError
 from asr.file_sets import changing, checksums, is_rest, replace_set
 from asr.model.hub import is_on_hub
 from asr.model.onnx_graphs import listener_graph, step_graph
-from asr.model.quantized import check_precision
 from asr.model.storage import CARD, find_model, load_model, read_further
 from asr.onnx import DESCRIPTION
 from asr.onnx.folder import (
@@ -21,6 +20,7 @@ from asr.onnx.folder import (
     description_of,
     read_folder,
 )
+from asr.quantized import check_precision
 
 
 def export_onnx(

@@ -20,10 +20,10 @@ from asr.inference.search_settings import load_decoding
 from asr.inference.situations import Situation
 from asr.model.hub import is_on_hub
 from asr.model.onnx_graphs import listener_graph, step_graph
-from asr.model.quantized import check_precision
 from asr.model.storage import Model, find_model, load_model
 from asr.onnx.features import mel_filters
 from asr.onnx.folder import LISTENER, STEP
+from asr.quantized import check_precision
 
 BEAM_SIZE = 16
 """Of the search in the page; where the model's own is smaller, that."""

@@ -83,7 +83,7 @@ def test_the_bundled_model_is_as_it_was() -> None:
     texts = ["WHAT DID HE SAY", "THE NIGHT WAS DARK AND THE XYLQ WAS COLD"]
     perplexity, unknown = measure(model, texts)
 
-    assert perplexity == pytest.approx(22.3245, rel=1e-4)
+    assert perplexity == pytest.approx(25.8075, rel=1e-4)
     assert unknown == 1 / 13
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from asr.model.quantized import Float32Linear, Int8Linear, Int8LSTM
+from asr.quantized import Float32Linear, Int8Linear, Int8LSTM
 
 
 @pytest.mark.parametrize("bias", [True, False])
