@@ -191,7 +191,8 @@ class CTCPrefix:
 class WindowedCTCPrefix:
     """The same scores on a CPU, of the steps where a hypothesis can have ended.
 
-    A `StepModel`, too, for spellings that a search would find; see `CTCWindow`.
+    A `StepModel`, too, for spellings that a search would find; see `CTCWindow`. Its
+    scores are float32.
     """
 
     def __init__(
@@ -206,7 +207,7 @@ class WindowedCTCPrefix:
         """See `CTCPrefix`."""
         _check_sizes(log_probs, num_steps, blank, eos)
         self._window = CTCWindow(
-            log_probs.numpy(),
+            log_probs.detach().float().numpy(),
             num_steps.numpy(),
             blank=blank,
             eos=eos,

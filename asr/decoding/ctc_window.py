@@ -255,7 +255,10 @@ def _begun(paths: Floats, state: WindowState) -> Floats:
 
 def _end(state: WindowState) -> Floats:
     """Return (R,) log P(g): behind the window by the path of blanks alone."""
-    blanks = state.labels.blanks
+    blanks: Floats = state.labels.blanks
+    if not state.num_tokens:
+        alone: Floats = blanks[-1]  # too little for a probability in a long recording
+        return alone
     behind = blanks[-1] - blanks[state.first + len(state.either) - 1]  # (B,)
     ended = np.log(state.either[-1]) + state.scale
     found: Floats = (ended.reshape(len(behind), -1) + behind[:, None]).ravel()

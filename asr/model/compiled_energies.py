@@ -7,7 +7,7 @@ never leaves the registers.
 
 numba (which librosa brings) is imported, and the loop compiled, where a search is large
 enough to gain by it: a third of a CPU second, and once a second more, whose result is
-kept beside this file or in the user's cache.
+kept beside this file or in the user's cache, if that can be.
 
 Shapes: B utterances, K hypotheses of each, J listener steps, A attention size,
         F location features.
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,10 +77,17 @@ def _loop(num_features: int) -> Callable[..., None] | None:
                         total += v[a] * (least if least > x else x)
                     found[b, k, j] = total
 
+    config: Any = numba.config
+    if config.DISABLE_JIT:
+        return None
     settings: Any = {"fastmath": {"reassoc", "contract", "nsz"}, "nogil": True}
+    one, v = np.zeros((1, 1, 1), np.float32), np.zeros(1, np.float32)
+    features = np.zeros((1, 1, 1, num_features), np.float32)
+    location = np.zeros((num_features, 1), np.float32)
     compiled: Callable[..., None]
-    try:
+    try:  # its result may be kept nowhere, or what was kept be damaged
         compiled = numba.njit(**settings, cache=True)(energies)
-    except RuntimeError:  # no folder that its result could be kept in
+        compiled(one, one, features, location, v, one.copy())
+    except Exception:
         compiled = numba.njit(**settings)(energies)
     return compiled

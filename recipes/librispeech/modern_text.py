@@ -19,6 +19,7 @@ speakers may have read the same.
 
 import argparse
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,10 @@ from asr.folders import write_bytes
 from asr.text import normalize
 from recipes.librispeech.text_sources import SOURCES, manifest
 
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError),
+    *(RecursionError, SyntaxError, zlib.error),  # XML that is broken is a syntax error
+)
 _FEWEST, _MOST = 2, 60
 """Words of a sentence."""
 _DIGITS = 4
@@ -86,7 +91,7 @@ def main() -> None:
     }
     try:
         found = [" ".join(text.split()) for text in SOURCES[args.source](args.folder)]
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"{args.folder}: cannot be read ({error})") from error
     fitting = [text for text in found if is_sentence(text)]
     sentences = [text for text in fitting if tested.isdisjoint(shingles(text))]

@@ -438,3 +438,13 @@ def test_a_search_on_a_cpu_keeps_a_window_of_the_steps() -> None:
     log_probs, num_steps = random_log_probs(6, seed=0)[None], torch.tensor([6])
     prefix = search_prefix(log_probs, num_steps, blank=BLANK, eos=EOS, sos=B)
     assert isinstance(prefix, WindowedCTCPrefix)
+
+
+@both
+def test_that_nothing_was_said_has_a_score_in_a_long_recording(kind: Kind) -> None:
+    log_probs = torch.full((400, V), -9.0)
+    log_probs[:, A] = 0.0
+
+    scores, _ = spell(prefix_of(log_probs, kind=kind), ())
+
+    assert float(scores[EOS]) == pytest.approx(-3600)

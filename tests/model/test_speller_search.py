@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,6 +117,24 @@ def test_the_compiled_loop_finds_what_it_finds_by_the_plain_formula(
         )
     assert calls[0] == (3, 1, 7)
     assert (3, 4, 7) in calls
+
+
+def test_a_damaged_cache_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    keys, query, v = torch.randn(4, 3), torch.randn(2, 3), torch.randn(3)
+    expected = torch.maximum(keys, -query[:, None]) @ v
+    for _ in range(2):
+        compiling._loop.cache_clear()
+        found = compiling.compiled_energies(keys[None], query[None], None, None, v)
+        assert found is not None
+        torch.testing.assert_close(found[0], expected)
+        kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+        for path in kept:
+            path.write_bytes(b"x")
+    compiling._loop.cache_clear()
+    assert kept
 
 
 @torch.no_grad()

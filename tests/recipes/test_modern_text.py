@@ -205,3 +205,29 @@ def test_a_folder_without_the_files_is_refused(
 ) -> None:
     assert run(monkeypatch, source, tmp_path, tmp_path / "text.txt") == 1
     assert not (tmp_path / "text.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "content"),
+    [
+        ("summaries", "summaries_en-us.json", b"[1]"),
+        ("summaries", "summaries_en-us.json", b'{"Bonn": {}}'),
+        ("wikipedia", "enwiki-x-pages-articles1.bz2", bz2.compress(b"<page><text>")),
+        ("tatoeba", "SENTENCES", b"1\tonly"),
+        ("foldoc", "foldoc.dict.dz", gzip.compress(b"bug" * 99)[:-9]),
+        ("places", "cities15000.json", b"{}"),
+    ],
+)
+def test_a_file_with_something_else_is_refused_in_one_line(
+    source: str,
+    name: str,
+    content: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    assert run(monkeypatch, source, tmp_path, tmp_path / "text.txt") == 1
+
+    assert f"{tmp_path}: cannot be read" in capsys.readouterr().err
