@@ -1,3 +1,7 @@
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +17,58 @@ def test_a_product_is_that_of_the_layer(bias: bool) -> None:
 
     torch.testing.assert_close(product(x), layer(x))
     assert product.size == 5
+
+
+LARGE = (512, 700)
+"""Inputs and outputs of a layer whose weights are kept as oneDNN likes them."""
+
+
+@pytest.mark.parametrize("rows", [0, 1, 8, 64])
+@torch.no_grad()
+def test_a_large_product_is_that_of_the_layer(rows: int) -> None:
+    layer, wide = nn.Linear(*LARGE), torch.randn(rows, 1000)
+    x = wide[:, 100:612]
+    product, sums = Float32Linear(layer.weight, layer.bias), torch.ones(rows, 700)
+
+    torch.testing.assert_close(product(x), layer(x), rtol=1e-4, atol=1e-5)
+    product = Float32Linear(layer.weight, None)
+    product.add_to(sums, x)
+
+    assert (product.num_inputs, product.size) == LARGE
+    expected = layer(x) - layer.bias + 1
+    torch.testing.assert_close(sums, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lacking", ["oneDNN", "its operation"])
+@torch.no_grad()
+def test_a_large_product_is_the_same_without_onednn(
+    lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise NotImplementedError("no such operation")
+
+    if lacking == "oneDNN":
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    else:
+        monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
+    layer, x = nn.Linear(*LARGE), torch.randn(8, LARGE[0])
+
+    y = Float32Linear(layer.weight, layer.bias)(x)
+
+    torch.testing.assert_close(y, layer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(7, 5), LARGE])
+@pytest.mark.parametrize("again", [deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@torch.no_grad()
+def test_a_product_can_be_copied_and_pickled(
+    size: tuple[int, int], again: Callable[[Float32Linear], Float32Linear]
+) -> None:
+    layer, x = nn.Linear(*size), torch.randn(3, size[0])
+
+    product = again(Float32Linear(layer.weight, layer.bias))
+
+    torch.testing.assert_close(product(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

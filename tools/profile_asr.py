@@ -99,15 +99,15 @@ def beam_step(las: LAS) -> dict[str, tuple[float, float]]:
     weights = state.weights[None]
     gates = model.table.index_select(0, tokens)
     products = [p for p in model.recurrent if isinstance(p, Float32Linear)]
-    wide = torch.randn(BEAM, products[-1].weight.size(0))
+    wide = torch.randn(BEAM, products[-1].num_inputs)
 
     def spell() -> None:
         for product in products:
-            below = wide[:, : product.weight.size(0)]
+            below = wide[:, : product.num_inputs]
             step_forward(product.add_to(gates, below), cell, new_cell, new_s)
 
     size, width, length = model.size, shares.size(2), shares.size(1)
-    recurrent = sum(product.weight.numel() for product in products)
+    recurrent = sum(product.num_inputs * product.size for product in products)
     parts: dict[str, tuple[Callable[[], Any], float]] = {
         "spell": (spell, 2 * BEAM * recurrent),
         "attend: energies": (
