@@ -49,6 +49,8 @@ DYNAMIC_RANGE = 80.0
 
 _AT_ONCE = 256
 """Frames that are worked on together: what is made of them stays in the cache."""
+_STRETCHES = ((0, 32), (32, 64), (64, 128), (128, FFT // 2 + 1))
+"""Of frequencies, each of which has a share in some neighbouring bands only."""
 
 
 @cache
@@ -59,16 +61,28 @@ def _window() -> Tensor:
 
 @cache
 def _mel_filters() -> Tensor:
-    """(2 * (FFT // 2 + 1), F) the share of each frequency in each band.
-
-    Each row stands there twice, for the real and the imaginary part.
-    """
+    """(K, F) the share of each frequency in each band."""
     from torchaudio.functional import melscale_fbanks
 
     filters: Tensor = melscale_fbanks(
         FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, NUM_MELS, SAMPLE_RATE, "slaney", "slaney"
     )
-    return filters.repeat_interleave(2, dim=0)
+    return filters
+
+
+@cache
+def _mel_blocks() -> list[tuple[slice, slice, Tensor]]:
+    """Cut the shares into blocks: frequencies, bands, and the shares of these in those.
+
+    Two thirds of the filters are zeros that no block holds.
+    """
+    blocks = []
+    for first, end in _STRETCHES:
+        filters = _mel_filters()[first:end]
+        bands = filters.any(dim=0).nonzero()
+        some = slice(int(bands[0]), int(bands[-1]) + 1)
+        blocks.append((slice(first, end), some, filters[:, some].contiguous()))
+    return blocks
 
 
 def mel_spectrogram(waveform: Tensor) -> Tensor:
@@ -84,17 +98,25 @@ def mel_spectrogram(waveform: Tensor) -> Tensor:
         raise ValueError(f"(N,) samples were needed, got {tuple(waveform.shape)}")
     reach = WINDOW // 2
     frames = nn.functional.pad(waveform, (reach, reach)).unfold(0, WINDOW, HOP)
-    power = waveform.new_empty(len(frames), NUM_MELS)
-    margin = (FFT - WINDOW) // 2
-    buffer = waveform.new_zeros(min(len(frames), _AT_ONCE), FFT)
+    mels = waveform.new_zeros(len(frames), NUM_MELS)
+    rows, num_frequencies = min(len(frames), _AT_ONCE), FFT // 2 + 1
+    windowed = waveform.new_zeros(rows, FFT)
+    spectrum = torch.empty(rows, num_frequencies, dtype=torch.complex64)
+    power = waveform.new_empty(rows, num_frequencies)
+    inside = slice((FFT - WINDOW) // 2, (FFT + WINDOW) // 2)
     for start in range(0, len(frames), _AT_ONCE):
         some = frames[start : start + _AT_ONCE]
-        windowed = buffer[: len(some)]
-        torch.mul(some, _window(), out=windowed[:, margin : margin + WINDOW])
-        spectrum = torch.view_as_real(torch.fft.rfft(windowed))  # (T', FFT / 2 + 1, 2)
-        squares = spectrum.flatten(1).square_()
-        torch.mm(squares, _mel_filters(), out=power[start : start + len(some)])
-    return power
+        if len(some) < rows:  # the last ones
+            rows = len(some)
+            windowed, spectrum, power = windowed[:rows], spectrum[:rows], power[:rows]
+        torch.mul(some, _window(), out=windowed[:, inside])
+        torch.fft.rfft(windowed, out=spectrum)
+        squares = torch.view_as_real(spectrum).square_()
+        torch.add(squares[..., 0], squares[..., 1], out=power)
+        for frequencies, bands, filters in _mel_blocks():
+            found = mels[start : start + rows, bands]
+            found.addmm_(power[:, frequencies], filters)
+    return mels
 
 
 def log_mel(waveform: Tensor) -> Tensor:
@@ -123,7 +145,7 @@ def mel_filters(stretch: float = 1.0) -> Tensor:
     Source: Jaitly and Hinton (2013), "Vocal Tract Length Perturbation improves speech
     recognition", for training; the bend as in Kaldi's piecewise warp.
     """
-    filters = _mel_filters()[::2]
+    filters = _mel_filters()
     if stretch == 1:
         return filters
     last = len(filters) - 1
