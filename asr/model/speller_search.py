@@ -13,7 +13,8 @@ change from step to step is worked out beforehand:
 - the other weights, in the order in which a search reads them, in float32 or as bytes;
 - tanh x as 2 sigmoid(2 x) - 1: torch's sigmoid takes a sixth of the time of its tanh on
   a CPU, what is doubled is doubled before the search, and a softmax takes no notice of
-  the -1.
+  the -1. Where x is a query and a key and nothing else, exp(-2 x) is a product of their
+  exponentials, 1 / (1 + exp(-2 q) exp(-2 k)), and those of the keys are made once.
 
 States, cells and the context's share of a hypothesis are one row of one tensor, so that
 the search reorders them by one operation. The K hypotheses of an utterance look at the
@@ -50,6 +51,9 @@ _IN_CACHE = 2**18
 """Numbers in a buffer that a CPU core's own cache holds with room to spare: 1 MiB."""
 _TOGETHER = 8
 """Steps whose location features come from one row of a product."""
+_LARGEST_EXPONENT = 80.0
+"""Its exponential and the inverse of that are float32 numbers, neither 0 nor infinite;
+a product of two may be, and gives the right sigmoid."""
 
 
 class StepWeights:
@@ -103,7 +107,14 @@ class StepWeights:
             self.location = attention.location.weight.t().contiguous()
         if self.v is not None and self.activation == "tanh":
             self._double(len(self.v))
-        self.query = product(query * self.times[:, None], None)
+        query = query * self.times[:, None]
+        self.query = product(query, None)
+        self.by_products = (  # s_i is above -1 and below 1
+            self.v is not None
+            and self.activation == "tanh"
+            and self.filters is None
+            and bool(query.abs().sum(dim=1).max() < _LARGEST_EXPONENT)
+        )
         hidden, from_context_too = speller.hidden.weight.tensor_split([size], dim=1)
         self.shares = product(torch.cat((from_context, from_context_too)), None)
         self.hidden = product(hidden, speller.hidden.bias)
@@ -159,7 +170,7 @@ class StepsState(NamedTuple):
     """(R, J) attention summed over the characters so far, if it counts."""
     memory: AttentionMemory
     """Its h holds (B, N * J, 5 * S) shares of the gates and of the MLP in place of h_j,
-    one head's after the other's; its keys are those that `StepWeights.times` makes."""
+    one head's after the other's; its keys are those that are compared."""
     padding: Tensor
     """(B, 1, 1, J) bool, True on padding."""
     blocks: Blocks | None
@@ -189,14 +200,25 @@ class LASSteps:
         self._buffer = memory.h.new_empty(0)
         shares = weights.shares(_seen_by_heads(memory.h, weights.heads).flatten(0, 2))
         shares = shares.view(len(memory.h), -1, shares.size(1))
+        keys = memory.keys * weights.times
+        self.by_products = weights.by_products and self._to_exponentials(keys)
         self._start = StepsState(
             kept=memory.h.new_zeros(len(start), 4 * weights.size + weights.width),
             weights=start,
             attended=torch.zeros_like(start) if coverage else None,
-            memory=memory._replace(h=shares, keys=memory.keys * weights.times),
+            memory=memory._replace(h=shares, keys=keys),
             padding=~memory.valid[:, None, None],
             blocks=self._cut_blocks(memory),
         )
+
+    def _to_exponentials(self, keys: Tensor) -> bool:
+        """Make exp(-2 k) of (B, J, A or 2 * A) keys times 2, where that can be."""
+        assert self.weights.v is not None
+        inside = keys[:, :, : len(self.weights.v)]
+        if not bool(inside.abs().max() < _LARGEST_EXPONENT):
+            return False
+        inside.neg_().exp_()
+        return True
 
     def start(self) -> StepsState:
         """State of B rows that hold nothing but <sos>."""
@@ -276,6 +298,9 @@ class LASSteps:
             most = min(most, max(1, _IN_CACHE // (steps * size)))
         few, utterances = min(most, hypotheses), max(1, most // hypotheses)
         buffer = self._scratch(most * steps * size)
+        one = query.new_ones(1)
+        if self.by_products:
+            query = query.neg().exp_()
         found = query.new_empty(batch, hypotheses, steps)
         for start in range(0, batch, utterances):
             for first in range(0, hypotheses, few):
@@ -288,7 +313,10 @@ class LASSteps:
                     x = compared.copy_(x)
                     features = features.reshape(-1, len(model.location))
                     x.view(-1, size).addmm_(features, model.location)
-                if model.activation == "tanh":
+                if self.by_products:
+                    torch.addcmul(one, x, asked[:, :, None], out=compared)
+                    torch.matmul(compared.reciprocal_(), model.v, out=out)
+                elif model.activation == "tanh":
                     torch.add(x, asked[:, :, None], out=compared)
                     torch.matmul(compared.sigmoid_(), model.v, out=out)
                 else:  # max(0, x + y) = max(x, -y) + y; the softmax cancels v y

@@ -8,7 +8,13 @@ from asr.decoding.hypothesis import Hypothesis, SearchConfig
 from asr.decoding.search import StepModel, beam_search
 from asr.model import compiled_energies as compiling
 from asr.model import speller_search
-from asr.model.attention import ACTIVATIONS, KINDS, AttentionConfig, AttentionMemory
+from asr.model.attention import (
+    ACTIVATIONS,
+    KINDS,
+    AdditiveAttention,
+    AttentionConfig,
+    AttentionMemory,
+)
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.plain_steps import PlainSteps
@@ -88,6 +94,45 @@ def test_a_search_finds_what_it_finds_by_the_plain_formula(
         assert [h.log_prob for h in ours] == pytest.approx(
             [h.log_prob for h in theirs], abs=1e-5
         )
+
+
+@pytest.mark.parametrize("block_size", [0, 3])
+@pytest.mark.parametrize(
+    ("queries", "keys", "by_products"),
+    [
+        (1.0, 1.0, True),
+        (39.0, 39.9, True),
+        (39.0, 40.1, False),
+        (41.0, 1.0, False),
+        (200.0, 500.0, False),
+    ],
+)
+@torch.no_grad()
+def test_energies_of_large_queries_and_keys_are_those_of_tanh(
+    queries: float, keys: float, by_products: bool, block_size: int
+) -> None:
+    """No products of exponentials where one of them would be no float32 number."""
+    speller = build("additive", block_size=block_size)
+    attention, size = speller.attention, 5
+    weight = attention.query.weight[:size]
+    weight *= queries / weight.abs().sum(dim=1).max()
+    memory = memory_of(speller, 7, 3)
+    inside = memory.keys[:, :, :size]
+    inside *= keys / inside.abs().max()
+    steps = steps_of(speller, memory)
+    s = torch.cat((torch.ones(1, 4), weight.sign()[:3])) * 0.999
+    previous = attention.start(memory)[:, None].expand(-1, 2, -1)
+    query = steps.weights.query(s).view(2, 2, -1)
+
+    energies = steps.energies(query, steps.start().memory, previous)[:, :, 0]
+
+    assert steps.by_products == by_products
+    assert isinstance(attention, AdditiveAttention)
+    plain_query = attention.query(s).view(2, 2, -1)[..., None, :size]
+    compared = (plain_query + inside[:, None]).tanh() @ attention.energy.weight[0]
+    torch.testing.assert_close(
+        energies.log_softmax(dim=-1), compared.log_softmax(dim=-1), rtol=0, atol=2e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["location", "additive"])
