@@ -28,12 +28,14 @@ def test_a_named_precision_is_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize("has_amx", [True, False])
+@pytest.mark.parametrize("has_bf16", [True, False])
 def test_auto_is_what_the_hardware_multiplies_fastest(
-    has_amx: bool, monkeypatch: pytest.MonkeyPatch
+    has_amx: bool, has_bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
 
-    expected = torch.bfloat16 if has_amx else torch.float32
+    expected = torch.bfloat16 if has_amx or has_bf16 else torch.float32
     assert pick_precision("auto", CPU) == expected
     assert pick_precision("auto", torch.device("cuda")) == torch.bfloat16
 
