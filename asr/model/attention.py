@@ -278,6 +278,44 @@ class LocationAwareAttention(AdditiveAttention):
         return self._energies(self.query(s), memory, located)
 
 
+TOGETHER = 8
+"""Steps whose location features come from one row of a product; see `shifted`."""
+
+
+def shifted(filters: Tensor) -> Tensor:
+    """Make of filters a matrix that gives the features of some steps at a time.
+
+    What one row of a product sees is then R - 1 + TOGETHER weights for so many steps,
+    in place of R for each.
+
+    Args:
+        filters: (F, R).
+
+    Returns:
+        (R - 1 + TOGETHER, TOGETHER * F): the filters of each step, a weight further on.
+    """
+    count, taps = filters.shape
+    found = filters.new_zeros(TOGETHER, count, taps - 1 + TOGETHER)
+    for step in range(TOGETHER):
+        found[step, :, step : step + taps] = filters
+    return found.flatten(0, 1).t().contiguous()
+
+
+def seen_together(weights: Tensor, width: int) -> Tensor:
+    """Show `shifted` filters what they see.
+
+    Args:
+        weights: (..., J) of the steps.
+        width: R - 1 + TOGETHER.
+
+    Returns:
+        (..., ceil(J / TOGETHER), width), a view; zeros beyond the steps.
+    """
+    reach, behind = (width - TOGETHER) // 2, -weights.size(-1) % TOGETHER
+    padded = nn.functional.pad(weights, (reach, reach + behind))
+    return padded.unfold(-1, width, TOGETHER)
+
+
 def neighbours(weights: Tensor, width: int) -> Tensor:
     """(..., J) -> (rows of all * J, R) the R weights around each step; zeros beyond."""
     padded = nn.functional.pad(weights, (width // 2, width // 2))

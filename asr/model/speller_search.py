@@ -39,6 +39,8 @@ from asr.model.attention import (
     LocationAwareAttention,
     attend_across,
     cut_blocks,
+    seen_together,
+    shifted,
     split_heads,
 )
 from asr.model.compiled_energies import WORTH_COMPILING, compiled_energies
@@ -49,8 +51,6 @@ from asr.quantized import Float32Linear, Int8Linear
 
 _IN_CACHE = 2**18
 """Numbers in a buffer that a CPU core's own cache holds with room to spare: 1 MiB."""
-_TOGETHER = 8
-"""Steps whose location features come from one row of a product."""
 _LARGEST_EXPONENT = 80.0
 """Its exponential and the inverse of that are float32 numbers, neither 0 nor infinite;
 a product of two may be, and gives the right sigmoid."""
@@ -103,7 +103,7 @@ class StepWeights:
             if attention.block_size:
                 self.across = attention.across.weight[0].clone()
         if isinstance(attention, LocationAwareAttention):
-            self.filters = _shifted(attention.filters, _TOGETHER)
+            self.filters = shifted(attention.filters)
             self.location = attention.location.weight.t().contiguous()
         if self.v is not None and self.activation == "tanh":
             self._double(len(self.v))
@@ -332,14 +332,10 @@ class LASSteps:
         return features.view(*seen.shape[:2], -1, len(model.location))
 
     def _seen(self, previous: Tensor) -> Tensor | None:
-        """(B, K, J) weights -> (B, K, ceil(J / _TOGETHER), ...) what filters see."""
+        """(B, K, J) weights -> (B, K, ceil(J / TOGETHER), ...) what filters see."""
         if self.weights.filters is None:
             return None
-        width = len(self.weights.filters)
-        reach = (width - _TOGETHER) // 2
-        behind = -previous.size(2) % _TOGETHER
-        padded = nn.functional.pad(previous, (reach, reach + behind))
-        return padded.unfold(2, width, _TOGETHER)
+        return seen_together(previous, len(self.weights.filters))
 
     def _cut_blocks(self, memory: AttentionMemory) -> Blocks | None:
         model = self.weights
@@ -414,15 +410,6 @@ class InternalLMSteps:
     def select(self, state: Tensor, rows: Tensor) -> Tensor:
         """Keep the rows (B', K')."""
         return state.index_select(0, rows.flatten())
-
-
-def _shifted(filters: Tensor, together: int) -> Tensor:
-    """(filters, T) -> (T - 1 + together, together * filters), by one step each time."""
-    count, taps = filters.shape
-    shifted = filters.new_zeros(together, count, taps - 1 + together)
-    for step in range(together):
-        shifted[step, :, step : step + taps] = filters
-    return shifted.flatten(0, 1).t().contiguous()
 
 
 def _seen_by_heads(h: Tensor, heads: int) -> Tensor:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.model.attention import (
+    TOGETHER,
     Across,
     AdditiveAttention,
     Attention,
@@ -37,7 +38,8 @@ from asr.model.attention import (
     LocationAwareAttention,
     attend_across,
     cut_blocks,
-    neighbours,
+    seen_together,
+    shifted,
     split_heads,
 )
 from asr.model.fused_steps import FusedLoop, is_fused
@@ -149,7 +151,8 @@ class _Compared(NamedTuple):
     active: Tensor
     """(B, J, A) in a buffer."""
     seen: Tensor | None
-    """(B * J, R) previous weights around each step, if they count."""
+    """(B * J' / TOGETHER, R - 1 + TOGETHER) previous weights around some steps, if they
+    count; J' is J filled up."""
     filtered: Tensor | None
     """(B * J, F) the same, filtered."""
 
@@ -174,12 +177,25 @@ class _Additive:
         self.times = 2 if self.tanh else 1  # of x and of v
         self.keys, self.v = keys * self.times, v * self.times
         self.filters, self.location = filters, location  # (F, R), (A, F)
+        self.shifted = torch.empty(0) if filters is None else shifted(filters)
         self.flat = (keys.size(0) * keys.size(1), keys.size(2))  # (B * J, A)
         self.d_keys, self.d_v = torch.zeros_like(keys), torch.zeros_like(v)
         self.d_across: Tensor | None = None
-        self.d_filters = None if filters is None else torch.zeros_like(filters)
+        self._d_shifted = None if filters is None else torch.zeros_like(self.shifted)
         self.d_location = None if location is None else torch.zeros_like(location)
         self.buffer, self.d_buffer = torch.empty_like(keys), torch.empty_like(keys)
+
+    @property
+    def d_filters(self) -> Tensor | None:
+        """(F, R), once the loop is through."""
+        if self.filters is None or self._d_shifted is None:
+            return None
+        count, taps = self.filters.shape
+        d = self._d_shifted.t().view(TOGETHER, count, -1)
+        return sum(
+            (d[step, :, step : step + taps] for step in range(TOGETHER)),
+            start=torch.zeros_like(self.filters),
+        )
 
     def forward(self, query: Tensor, previous: Tensor) -> Tensor:
         return self.energies(self.compare(query, previous))
@@ -197,8 +213,10 @@ class _Additive:
         """(B, A), (B, J) -> what is compared, until the next call."""
         if self.filters is None:
             return _Compared(self._active(query, None), None, None)
-        seen = neighbours(previous, self.filters.size(1))  # (B * J, R)
-        filtered = seen @ self.filters.t()  # (B * J, F)
+        batch, steps = previous.shape
+        seen = seen_together(previous, len(self.shifted)).flatten(0, 1)
+        filtered = (seen @ self.shifted).view(batch, -1, len(self.filters))
+        filtered = filtered[:, :steps].flatten(0, 1)  # (B * J, F)
         return _Compared(self._active(query, filtered), seen, filtered)
 
     def give_back(
@@ -212,16 +230,20 @@ class _Additive:
         d_compared = self._through_activation(d_energies, active)
         self.d_keys += d_compared
         d_query = d_compared.sum(dim=1)
-        if filtered is None or self.d_location is None or self.d_filters is None:
+        if filtered is None or self.d_location is None:
             return d_query, None
         assert seen is not None
-        assert self.filters is not None
+        assert self._d_shifted is not None
         assert self.location is not None
         d_compared = d_compared.view(self.flat)
         self.d_location.addmm_(d_compared.t(), filtered)
-        d_filtered = d_compared @ self.location
-        self.d_filters.addmm_(d_filtered.t(), seen)
-        return d_query, _given_back(d_filtered @ self.filters, d_energies.size(1))
+        batch, steps = d_energies.shape
+        d_filtered = (d_compared @ self.location).view(batch, steps, -1)
+        d_filtered = nn.functional.pad(d_filtered, (0, 0, 0, -steps % TOGETHER))
+        d_filtered = d_filtered.view(-1, self.shifted.size(1))
+        self._d_shifted.addmm_(seen.t(), d_filtered)
+        given = d_filtered @ self.shifted.t()
+        return d_query, _given_back(given.view(batch, -1, given.size(1)), steps)
 
     def _active(self, query: Tensor, filtered: Tensor | None) -> Tensor:
         """(B, A), (B * J, F) -> (B, J, A), in the buffer."""
@@ -253,12 +275,12 @@ class _Additive:
 
 
 def _given_back(given: Tensor, steps: int) -> Tensor:
-    """(B * J, R) gradients of the weights around each step -> (B, J) of each weight."""
-    width = given.size(1)
-    given = given.view(-1, steps, width)
-    padded = [len(given), steps + width - 1]  # as `neighbours` pads the weights
-    found: Tensor = torch.ops.aten.unfold_backward(given, padded, 1, width, 1)
-    return found[:, width // 2 : width // 2 + steps]
+    """(B, J' / TOGETHER, ...) gradients of what is seen together -> (B, J)."""
+    batch, groups, width = given.shape
+    padded = [batch, groups * TOGETHER + width - TOGETHER]  # as `seen_together` pads
+    found: Tensor = torch.ops.aten.unfold_backward(given, padded, 1, width, TOGETHER)
+    reach = (width - TOGETHER) // 2
+    return found[:, reach : reach + steps]
 
 
 class _Hierarchical:
@@ -276,8 +298,7 @@ class _Hierarchical:
         self.inside, self.v, self.activation = inside, v, activation
         self.blocks = cut_blocks(keys, valid, block_size)
         self.d_across = torch.zeros_like(v)
-        self.d_v, self.d_filters = inside.d_v, inside.d_filters
-        self.d_location = inside.d_location
+        self.d_v, self.d_location = inside.d_v, inside.d_location
         self._alphas, self._d_contexts = list[Tensor](), list[Tensor]()
 
     @property
@@ -288,6 +309,11 @@ class _Hierarchical:
         d_inside = self.inside.d_keys
         d_across = d_across.flatten(1, 2)[:, : d_inside.size(1)]
         return torch.cat((d_inside, d_across), dim=2)
+
+    @property
+    def d_filters(self) -> Tensor | None:
+        """(F, R) of inside."""
+        return self.inside.d_filters
 
     def forward(self, query: Tensor, previous: Tensor) -> Tensor:
         query_inside, query_across = query.chunk(2, dim=1)
