@@ -74,7 +74,7 @@ def _mel_filters() -> Tensor:
 def _mel_blocks() -> list[tuple[slice, slice, Tensor]]:
     """Cut the shares into blocks: frequencies, bands, and the shares of these in those.
 
-    Two thirds of the filters are zeros that no block holds.
+    Three quarters of the filters are zeros that no block holds.
     """
     blocks = []
     for first, end in _STRETCHES:

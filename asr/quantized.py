@@ -50,42 +50,38 @@ class Float32Linear:
         self.size, self.num_inputs = weight.shape
         weight = weight.detach()
         self.bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
-        self._packed = _pack_for_onednn(weight)
-        self._transposed = None if self._packed is not None else weight.t().contiguous()
+        packed = _pack_for_onednn(weight)
+        self._weight = weight.t().contiguous() if packed is None else packed
 
     def __call__(self, x: Tensor) -> Tensor:
         """(R, D) -> (R, M)."""
-        if self._transposed is None:
+        if self._weight.is_mkldnn:
             return self._multiply(x, self.bias)
-        return torch.addmm(self.bias, x, self._transposed)
+        return torch.addmm(self.bias, x, self._weight)
 
     def add_to(self, sums: Tensor, x: Tensor) -> Tensor:
         """Add x W^T to (R, M) sums, in place."""
-        if self._transposed is None:
+        if self._weight.is_mkldnn:
             return sums.add_(self._multiply(x, None))
-        return sums.addmm_(x, self._transposed)
+        return sums.addmm_(x, self._weight)
 
     def __reduce__(self) -> tuple[type["Float32Linear"], tuple[Tensor, Tensor]]:
         """Be copied and pickled by the plain weights: those of oneDNN cannot be."""
-        if self._transposed is None:
-            assert self._packed is not None
-            weight = self._packed.to_dense()
-        else:
-            weight = self._transposed.t()
+        packed = self._weight.is_mkldnn
+        weight = self._weight.to_dense() if packed else self._weight.t()
         return Float32Linear, (weight, self.bias)
 
     def _multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         y: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._packed, bias, "none", [], ""
+            x, self._weight, bias, "none", [], ""
         )
         return y
 
 
 def _pack_for_onednn(weight: Tensor) -> Tensor | None:
     """Bring (M, D) weights into oneDNN's order; None where that is of no use."""
-    if weight.numel() < _WORTH_PACKING or weight.device.type != "cpu":
-        return None
-    if weight.dtype != torch.float32:
+    is_plain = weight.device.type == "cpu" and weight.dtype == torch.float32
+    if weight.numel() < _WORTH_PACKING or not is_plain:
         return None
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None

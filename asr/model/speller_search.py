@@ -197,7 +197,7 @@ class LASSteps:
         coverage: float,
     ) -> None:
         self.weights, self.coverage = weights, coverage
-        self._buffer = memory.h.new_empty(0)
+        self._buffer, self._one = memory.h.new_empty(0), memory.h.new_ones(1)
         shares = weights.shares(_seen_by_heads(memory.h, weights.heads).flatten(0, 2))
         shares = shares.view(len(memory.h), -1, shares.size(1))
         keys = memory.keys * weights.times
@@ -298,7 +298,6 @@ class LASSteps:
             most = min(most, max(1, _IN_CACHE // (steps * size)))
         few, utterances = min(most, hypotheses), max(1, most // hypotheses)
         buffer = self._scratch(most * steps * size)
-        one = query.new_ones(1)
         if self.by_products:
             query = query.neg().exp_()
         found = query.new_empty(batch, hypotheses, steps)
@@ -314,7 +313,7 @@ class LASSteps:
                     features = features.reshape(-1, len(model.location))
                     x.view(-1, size).addmm_(features, model.location)
                 if self.by_products:
-                    torch.addcmul(one, x, asked[:, :, None], out=compared)
+                    torch.addcmul(self._one, x, asked[:, :, None], out=compared)
                     torch.matmul(compared.reciprocal_(), model.v, out=out)
                 elif model.activation == "tanh":
                     torch.add(x, asked[:, :, None], out=compared)

@@ -176,19 +176,20 @@ class _Additive:
         self.tanh = activation == "tanh"
         self.times = 2 if self.tanh else 1  # of x and of v
         self.keys, self.v = keys * self.times, v * self.times
+        self.slope = self.v * self.times  # of the energies, but for that of act
         self.filters, self.location = filters, location  # (F, R), (A, F)
         self.shifted = torch.empty(0) if filters is None else shifted(filters)
         self.flat = (keys.size(0) * keys.size(1), keys.size(2))  # (B * J, A)
         self.d_keys, self.d_v = torch.zeros_like(keys), torch.zeros_like(v)
         self.d_across: Tensor | None = None
-        self._d_shifted = None if filters is None else torch.zeros_like(self.shifted)
+        self._d_shifted = torch.zeros_like(self.shifted)
         self.d_location = None if location is None else torch.zeros_like(location)
         self.buffer, self.d_buffer = torch.empty_like(keys), torch.empty_like(keys)
 
     @property
     def d_filters(self) -> Tensor | None:
         """(F, R), once the loop is through."""
-        if self.filters is None or self._d_shifted is None:
+        if self.filters is None:
             return None
         count, taps = self.filters.shape
         d = self._d_shifted.t().view(TOGETHER, count, -1)
@@ -233,7 +234,6 @@ class _Additive:
         if filtered is None or self.d_location is None:
             return d_query, None
         assert seen is not None
-        assert self._d_shifted is not None
         assert self.location is not None
         d_compared = d_compared.view(self.flat)
         self.d_location.addmm_(d_compared.t(), filtered)
@@ -260,8 +260,7 @@ class _Additive:
 
     def _through_activation(self, d_energies: Tensor, active: Tensor) -> Tensor:
         """(B, J), (B, J, A) -> (B, J, A) gradient of what is compared."""
-        v = self.v * self.times
-        d_compared = torch.mul(d_energies[:, :, None], v, out=self.d_buffer)
+        d_compared = torch.mul(d_energies[:, :, None], self.slope, out=self.d_buffer)
         operators = torch.ops.aten
         if self.tanh:
             operators.sigmoid_backward.grad_input(
