@@ -34,7 +34,7 @@ class Flag(StrEnum):
     SILENCE = "silence"
     """Silence."""
     NOISE = "noise"
-    """Sound, but no speech; what the search made up was dropped."""
+    """Sound, but no speech: no word was found, or only what the search made up."""
     LOOP = "loop"
     """The text repeats itself, with other settings too."""
     UNFINISHED = "unfinished"

@@ -1,8 +1,9 @@
 """How well does a model do under conditions that recordings suffer?
 
 `under_conditions` decodes utterances as they are and changed as recordings are: the
-band of a telephone, a codec, noise, a room, other speeds and loudness. `without_speech`
-gives the model sounds in which nobody speaks, for which it should write nothing.
+band of a telephone, a codec, noise, other voices, a room, speeds, loudness, clipping.
+`without_speech` gives the model sounds in which nobody speaks, for which it should
+write nothing.
 
 Shapes: N samples.
 """
@@ -26,8 +27,10 @@ from asr.wording import counted
 ROOM = 0.3
 """Seconds in which a room's echo dies away, by 60 dB."""
 
-Condition = Callable[[Tensor], Tensor]
+Change = Callable[[Tensor], Tensor]
 """(N,) samples as they are -> (N',) as they would have been recorded."""
+Condition = Callable[[Sequence[Tensor]], list[Tensor]]
+"""Recordings (N,) -> the same recordings (N',) under a condition."""
 Sound = Callable[[Tensor], Tensor]
 """(N,) times in seconds -> (N,) samples."""
 
@@ -45,8 +48,7 @@ def under_conditions(recognizer: Recognizer, utterances: Sequence[Utterance]) ->
     with progress_bar(len(CONDITIONS), "robustness", "conditions") as bar:
         for name, condition in CONDITIONS.items():
             torch.manual_seed(0)
-            changed = [condition(waveform) for waveform in waveforms]
-            rate, num_dropped = _decode(recognizer, changed, said)
+            rate, num_dropped = _decode(recognizer, condition(waveforms), said)
             lines.append(f"| {name} | {100 * rate.rate:.1f} | {num_dropped} |")
             bar.update(1)
     return "\n".join([*lines, "", counted(len(order), "utterance")])
@@ -99,16 +101,43 @@ def _pink(num_samples: int, power: float = 0.5) -> Tensor:
     return noise
 
 
+def _each(change: Change) -> Condition:
+    """Change each recording for itself."""
+    return lambda waveforms: [change(waveform) for waveform in waveforms]
+
+
 def _noise(decibels: float) -> Condition:
     """Add pink noise that much below the speech."""
+    return _each(
+        lambda waveform: _mixed(waveform, _pink(len(waveform)), decibels),
+    )
 
-    def add(waveform: Tensor) -> Tensor:
-        noise = _pink(len(waveform))
-        level = waveform.square().mean().sqrt() * 10 ** (-decibels / 20)
-        noisy: Tensor = waveform + noise * level / noise.square().mean().sqrt()
-        return noisy
 
-    return add
+def _mixed(waveform: Tensor, other: Tensor, decibels: float) -> Tensor:
+    """Add another sound (N,) that much below the speech."""
+    level = waveform.square().mean().sqrt() * 10 ** (-decibels / 20)
+    mixed: Tensor = waveform + other * level / other.square().mean().sqrt()
+    return mixed
+
+
+def _voices(waveforms: Sequence[Tensor]) -> list[Tensor]:
+    """Let four others speak behind each: the next recordings, from the start again."""
+    found = list[Tensor]()
+    for place, waveform in enumerate(waveforms):
+        behind = torch.zeros(len(waveform))
+        for step in range(1, 5):
+            other = waveforms[(place + step) % len(waveforms)]
+            times = -(-len(waveform) // len(other))
+            repeated = other.repeat(times)[: len(waveform)]
+            behind += repeated / other.square().mean().sqrt()
+        found.append(_mixed(waveform, behind, 10))
+    return found
+
+
+def _clipped(waveform: Tensor) -> Tensor:
+    """Record too loud, so that a fifth of the peak is all that there is room for."""
+    most = float(waveform.abs().max()) / 5
+    return waveform.clamp(-most, most)
 
 
 def _room(waveform: Tensor) -> Tensor:
@@ -124,16 +153,18 @@ def _room(waveform: Tensor) -> Tensor:
 
 
 CONDITIONS: dict[str, Condition] = {
-    "as it is": lambda waveform: waveform,
-    "8 kHz (a telephone's band)": _telephone,
-    "MP3 at 24 kbit/s": _mp3,
+    "as it is": list,
+    "8 kHz (a telephone's band)": _each(_telephone),
+    "MP3 at 24 kbit/s": _each(_mp3),
     "pink noise, 20 dB below": _noise(20),
     "pink noise, 10 dB below": _noise(10),
     "pink noise, 5 dB below": _noise(5),
-    "a room (0.3 s of echo)": _room,
-    "0.8 times as fast": lambda waveform: change_speed(waveform, 0.8),
-    "1.2 times as fast": lambda waveform: change_speed(waveform, 1.2),
-    "a hundredth as loud (-40 dB)": lambda waveform: 0.01 * waveform,
+    "four other voices, 10 dB below": _voices,
+    "a room (0.3 s of echo)": _each(_room),
+    "0.8 times as fast": _each(lambda waveform: change_speed(waveform, 0.8)),
+    "1.2 times as fast": _each(lambda waveform: change_speed(waveform, 1.2)),
+    "clipped at a fifth of the peak": _each(_clipped),
+    "a hundredth as loud (-40 dB)": _each(lambda waveform: 0.01 * waveform),
 }
 
 

@@ -89,11 +89,12 @@ class SearchResult:
         """Return the segment that starts at 0, with its alignment.
 
         Args:
-            calibration: of the model; without one, noise is taken for speech.
+            calibration: of the model; without one, words found in noise are kept.
         """
-        if calibration and self.clear < calibration.speech:
-            return Segment(0.0, self.duration, "", (), 0.0, (Flag.NOISE,), (), None)
         places = word_places(self.pieces)
+        unclear = calibration is not None and self.clear < calibration.speech
+        if unclear or not places:
+            return Segment(0.0, self.duration, "", (), 0.0, (Flag.NOISE,), (), None)
         spans = word_spans(
             self.alignment, places, self.seconds_per_ctc_step, self.duration
         )

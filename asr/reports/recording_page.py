@@ -37,7 +37,7 @@ from asr.transcript import Alignment, Alternative, Flag, Segment, Transcript, Wo
 
 ABOUT = {
     Flag.SILENCE: "Silence.",
-    Flag.NOISE: "No speech was found here: what the search made of it was dropped.",
+    Flag.NOISE: "No speech was found here; words that the search made up were dropped.",
     Flag.LOOP: "The text repeats itself, with other settings too: do not rely on it.",
     Flag.UNFINISHED: "The search reached its longest text: the end may be invented.",
     Flag.UNSAID: "This line of the text was not found in the recording.",

@@ -31,7 +31,7 @@ def test_all_conditions_are_tried(model: Model, utterances: list[Utterance]) -> 
 def test_a_condition_changes_a_recording_and_leaves_it_finite(name: str) -> None:
     speech = read_waveform("asr/assets/sample.opus")
 
-    changed = CONDITIONS[name](speech)
+    changed, _ = CONDITIONS[name]([speech, speech.flip(0)])
 
     assert changed.isfinite().all()
     if name != "as it is":
@@ -43,10 +43,34 @@ def test_noise_is_as_loud_as_its_name_says() -> None:
     torch.manual_seed(0)
     speech = read_waveform("asr/assets/sample.opus")
 
-    noise = CONDITIONS["pink noise, 10 dB below"](speech) - speech
+    (noisy,) = CONDITIONS["pink noise, 10 dB below"]([speech])
 
-    ratio = speech.square().mean() / noise.square().mean()
+    ratio = speech.square().mean() / (noisy - speech).square().mean()
     assert 10 * ratio.log10() == pytest.approx(10.0, abs=0.1)
+
+
+def test_other_voices_are_of_the_other_recordings_as_loud_as_the_name_says() -> None:
+    torch.manual_seed(0)
+    first, second, third = torch.randn(900), torch.randn(400), torch.randn(700)
+
+    heard = CONDITIONS["four other voices, 10 dB below"]([first, second, third])
+
+    for speech, disturbed in zip((first, second, third), heard, strict=True):
+        behind = disturbed - speech
+        ratio = speech.square().mean() / behind.square().mean()
+        assert 10 * ratio.log10() == pytest.approx(10.0, abs=0.01)
+    # Behind the first: the second and the third once each, then itself and the second.
+    parts = [torch.cat((second, second, second[:100])), torch.cat((third, third[:200]))]
+    parts += [first, parts[0]]
+    sources = (second, third, first, second)
+    expected = sum(
+        part / source.square().mean().sqrt()
+        for part, source in zip(parts, sources, strict=True)
+    )
+    behind = heard[0] - first
+    assert torch.corrcoef(torch.stack((behind, torch.as_tensor(expected))))[
+        0, 1
+    ] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_words_in_sounds_without_speech_are_counted(

@@ -142,10 +142,14 @@ def test_some_of_the_characters_make_it_speech(num_clear: int, expected: str) ->
     assert replace(result, alignment=altered).segment(STRICT).text == expected
 
 
-def test_nothing_said_is_not_noise() -> None:
-    segment = found("").segment(STRICT)
+@pytest.mark.parametrize("calibration", [STRICT, None])
+@pytest.mark.parametrize("text", ["", " "])
+def test_where_no_word_is_found_it_is_said_so(
+    text: str, calibration: Calibration | None
+) -> None:
+    segment = found(text).segment(calibration)
 
-    assert segment.flags == ()
+    assert segment.flags == (Flag.NOISE,)
     assert segment.text == ""
 
 

@@ -281,6 +281,27 @@ def test_an_utterance_too_dense_for_ctc_teaches_the_speller_only(las: LAS) -> No
         assert parameter.grad is None or bool(parameter.grad.isfinite().all())
 
 
+@pytest.mark.parametrize("guide", [0.0, 0.3])
+def test_where_nothing_is_said_the_end_and_blanks_are_taught(
+    las: LAS, guide: float
+) -> None:
+    config = LossConfig(ctc_weight=0.5, label_smoothing=0.0)
+    batch = batch_of(utterance(40), utterance(24))
+
+    found, spelling = losses(las, batch, AB, config, guide=guide)
+    _, ctc_log_probs, listened = las(
+        batch.features, batch.num_frames, torch.full((2, 1), AB.sos)
+    )
+
+    ends = spelling.logits.log_softmax(dim=-1)[:, 0, AB.eos]
+    blanks = ctc_log_probs[:, :, AB.pad].detach()
+    steps = listened.num_ctc_steps.tolist()
+    silent = sum(blanks[row, :count].sum() for row, count in enumerate(steps))
+    assert found.spelling.item() == pytest.approx(-ends.mean().item(), rel=1e-4)
+    assert found.ctc.item() == pytest.approx(-float(silent) / 2, rel=1e-4)
+    torch.autograd.backward(found.total)  # no error
+
+
 def test_a_network_that_has_lost_itself_has_a_loss_that_shows_it(las: LAS) -> None:
     """No error: the trainer leaves such a step out by its loss."""
     batch = batch_of(utterance(40, A, B, A), utterance(30, B))
