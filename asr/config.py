@@ -33,9 +33,9 @@ from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.model.storage import stage_folder
 from asr.tokenizers import TokenizerConfig
+from asr.training.config import TrainingConfig
 from asr.training.loss import LossConfig
 from asr.training.schedule import ScheduleConfig
-from asr.training.trainer import TrainingConfig
 
 Settings = TypeVar("Settings")
 

@@ -14,7 +14,7 @@ from asr.config import (
 )
 from asr.errors import LONGEST, ConfigError
 from asr.model.attention import AttentionConfig
-from asr.training.trainer import TrainingConfig
+from asr.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 TOY = ROOT / "recipes" / "toy" / "las.yaml"

@@ -282,7 +282,7 @@ def test_a_stage_without_a_checkpoint_begins_anew(
     shutil.rmtree(run / "stage-2")
     shutil.rmtree(run / "stage-3")
     with monkeypatch.context() as patch:
-        cut_off(patch, "asr.training.trainer.losses", 2)
+        cut_off(patch, "asr.training.plain_updates.losses", 2)
         with pytest.raises(PowerCut):
             train_stages(staged(corpus), run)
     assert (run / "stage-2" / "config.yaml").exists()

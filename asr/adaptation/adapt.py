@@ -59,9 +59,10 @@ from asr.scoring import difference_interval, word_error_rate
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import alphabet_written
 from asr.train import is_finished, train
+from asr.training.best_model import MODEL
 from asr.training.growth import interpolate
 from asr.training.token_rows import TokenRows, match_tokens
-from asr.training.trainer import CHECKPOINT, MODEL
+from asr.training.trainer import CHECKPOINT
 from asr.training.validation import Validation, validate
 
 SHARES = (0.0, 0.5, 0.8, 1.0)

@@ -19,9 +19,9 @@ from asr.features import AugmentConfig
 from asr.model.storage import StoredModel
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import TokenizerConfig
+from asr.training.config import TrainingConfig
 from asr.training.loss import LossConfig
 from asr.training.schedule import ScheduleConfig
-from asr.training.trainer import TrainingConfig
 from asr.wording import counted
 
 SEED = 1

@@ -19,16 +19,13 @@ epoch.
 
 import contextlib
 import itertools
-import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from multiprocessing import parent_process
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
 
 from asr.data.batching import Batch, BatchSampler, load
 from asr.data.dataset import Dataset
@@ -42,17 +39,19 @@ from asr.data.shard_order import ShardSampler, in_order_of_shards
 from asr.errors import CheckpointError, TrainingError
 from asr.features import FRAMES_PER_SECOND
 from asr.model.las import LAS
-from asr.model.storage import read_settings_files, save_model
 from asr.progress import PERCENT, progress_bar
 from asr.runtime import allow_tf32, pick_device, pick_precision
 from asr.tensor_files import read_metadata
 from asr.text import Tokenizer
 from asr.training.alignment import align_corpus
+from asr.training.best_model import BestModel, Draw
 from asr.training.checkpoint import Place, load_checkpoint, save_checkpoint
+from asr.training.config import TrainingConfig
 from asr.training.distributed import Team
-from asr.training.loss import LossConfig, losses, teacher_inputs
+from asr.training.loss import LossConfig
 from asr.training.metrics import MetricsLog
 from asr.training.parts import SHARE, freeze, parameter_groups
+from asr.training.plain_updates import PlainUpdates
 from asr.training.recorded_updates import READ_EVERY, RecordedUpdates
 from asr.training.schedule import (
     ScheduleConfig,
@@ -65,107 +64,10 @@ from asr.training.stopping import Stopped, StopRequest, noted_signals
 from asr.training.stopwatch import Stopwatch
 from asr.training.validation import Validation, validate
 
-CHECKPOINT, MODEL, ATTENTION = "checkpoint.safetensors", "model", "attention"
+CHECKPOINT = "checkpoint.safetensors"
 ALIGNMENTS = 3
 """How often, while attention is guided in batches of fixed shapes, it is found out anew
 where the CTC head finds the tokens."""
-
-Draw = Callable[[Path, Tensor, Sequence[str], Tensor], None]
-"""Draws (I, J) attention weights into a file, with what the I tokens write and the (N,)
-samples that were listened to."""
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Settings of the training loop."""
-
-    start: str | None = None
-    """Folder of a model or run, or name of a model, whose weights training starts from;
-    None for chance. Its listener may be narrower: it grows. Its attention may have
-    other settings: it is drawn anew. Its alphabet may be another one: characters that
-    both have keep their weights."""
-    kept_rate: float = 1.0
-    """Share of the learning rate for weights that were taken over whole from `start`;
-    those with new rows or units, and those of another alphabet's characters, learn at
-    the full rate."""
-    freeze: list[str] = field(default_factory=list)
-    """Parts of the network that stay as they are, by name: listener, or
-    speller.attention."""
-    epochs: int = 20
-    """How often the whole corpus is read."""
-    minutes: float | None = None
-    """In place of epochs: how long training may take, validation included."""
-    seed: int = 1
-    batch_seconds: float = 120.0
-    """Most audio in a batch, padding counted."""
-    batch_size: int = 32
-    """Most utterances in a batch."""
-    accumulate: int = 1
-    """Batches of each process whose gradients make one update."""
-    short_first: bool = True
-    """Whether the first epoch goes from short to long utterances."""
-    weight_decay: float = 1e-3
-    clip_norm: float = 5.0
-    """Largest norm of the gradient; a longer one is shortened."""
-    average_decay: float = 0.998
-    """Of the moving average of the weights, per update; it is what is validated."""
-    validations: int = 20
-    """How often, spread evenly, dev is looked at."""
-    dev_utterances: int = 200
-    """How many of dev's utterances are looked at, spread evenly over it."""
-    checkpoint_minutes: float = 5.0
-    """Time between checkpoints; there is one at each validation too."""
-    bad_steps: int = 5
-    """Steps in a row that are not finite after which training stops."""
-    cache_hours: float = 12.0
-    """Hours of audio kept in memory (0.23 GB each)."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    device_hours: float = 200.0
-    """Hours of audio, at all speeds, kept in the memory of a GPU (0.12 GB each); a
-    larger corpus is read ahead by processes."""
-    fixed_shapes: str = "auto"
-    """Whether batches have few fixed shapes and are made on the device, and updates are
-    recorded there: always, never, or auto for where there is a GPU."""
-    precision: str = "auto"
-    """How matrices are multiplied: float32, tf32 (a GPU's shorter float32), bfloat16
-    (in the listener; the rest is tf32), or auto for the fastest."""
-    processes: int = 1
-    """Processes that share each update: each has a batch, and one thread on a CPU."""
-
-    def __post_init__(self) -> None:
-        """Refuse what would only be noticed after hours of training."""
-        for name in (
-            *("epochs", "minutes", "batch_seconds", "batch_size", "accumulate"),
-            *("clip_norm", "validations", "dev_utterances", "bad_steps", "processes"),
-        ):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"training.{name} must be above 0, not {value}")
-        if self.fixed_shapes not in ("auto", "always", "never"):
-            raise ValueError(
-                "training.fixed_shapes is auto, always or never, not "
-                f"{self.fixed_shapes!r}"
-            )
-        if not 0 < self.kept_rate <= 1:
-            raise ValueError(
-                "training.kept_rate is a share above 0 and at most 1 (training.freeze "
-                f"lets parts stay as they are), not {self.kept_rate}"
-            )
-        if self.kept_rate != 1 and self.start is None:
-            raise ValueError(
-                "training.kept_rate: is for a training with training.start only "
-                "(nothing else is taken over)"
-            )
-        if self.weight_decay < 0:
-            raise ValueError(
-                f"training.weight_decay must be at least 0, not {self.weight_decay}"
-            )
-        if not 0 <= self.average_decay < 1:
-            raise ValueError(
-                "training.average_decay is a share from 0 to below 1, "
-                f"not {self.average_decay}"
-            )
 
 
 class Trainer:
@@ -215,7 +117,7 @@ class Trainer:
         self.las = las.to(self.device)
         freeze(las, self.config.freeze)
         self.tokenizer, self.train_set, self.dev_set = tokenizer, train, dev
-        self.folder, self.run_config, self.draw = folder, run_config, draw
+        self.folder, self.run_config = folder, run_config
         self.stage = f"stage {stage}" if stage else ""
         self.average = {n: t.detach().clone() for n, t in las.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
@@ -224,6 +126,11 @@ class Trainer:
             weight_decay=self.config.weight_decay,
             fused=True if corpus else None,
         )
+        self.plain = PlainUpdates(
+            *(las, tokenizer, self.loss_config, self.optimizer, self.average),
+            *(self.team, self.precision, self.config.clip_norm),
+        )
+        self.best = BestModel(folder, las, tokenizer, dev, self.average, draw)
         self.accumulate, self.corpus = self.config.accumulate, corpus
         self.recorded: RecordedUpdates | None = None
         sampler = BatchSampler(
@@ -241,7 +148,6 @@ class Trainer:
         self._classes, self._alignments = list[LengthClass](), 0
         self._reported_at = 0.0
         self._request, self._stop = StopRequest(), 0
-        self._noted = False  # that settings of the model were kept
         self._since_save, self._since_tick = Stopwatch(), Stopwatch()
 
     @property
@@ -517,7 +423,7 @@ class Trainer:
             num_batches=sum(bool(batch.indexes) for batch in planned),
             guide=self.loss_config.guide(self.progress),
             sampling=sampling_chance(self.schedule, self.progress),
-            decay=self._average_decay(),
+            decay=self._average_decay(self.place.updates),
         )
         self.place.step += 1
         self.place.updates += 1
@@ -555,57 +461,24 @@ class Trainer:
             group_size: batches of all processes together.
         """
         rate = self._begin_update()
-        self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(6, dtype=torch.float64)
-        for batch in group:
-            sums[:5] += self._backward(batch.to(self.device), group_size)
-            sums[5] += batch.seconds
-        total, spelling, ctc, guide, wer, audio = self.team.sum(sums).tolist()
-        learning = [p for p in self.las.parameters() if p.requires_grad]
-        self.team.sum_gradients(learning)
-        norm = float(nn.utils.clip_grad_norm_(learning, self.config.clip_norm))
+        figures, is_finite = self.plain.update(
+            group,
+            group_size,
+            guide=self.loss_config.guide(self.progress),
+            sampling=sampling_chance(self.schedule, self.progress),
+            decay=self._average_decay(self.place.updates + 1),
+        )
         self.place.step += 1
-        if math.isfinite(total) and math.isfinite(norm):
-            self.optimizer.step()
+        if is_finite:
             self.place.updates += 1
             self.place.bad_steps = 0
-            self._average()
         else:
             self._skip(group)
-        return {
-            **{"loss": total, "spelling_loss": spelling, "ctc_loss": ctc},
-            **({"expected_wer": wer} if self.loss_config.mwer_weight else {}),
-            **{"guide": guide, "gradient_norm": norm, "learning_rate": rate},
-            **{"epoch": self.place.epoch, "progress": self.progress, "audio": audio},
-        }
+        where = {"epoch": self.place.epoch, "progress": self.progress}
+        return {**figures, "learning_rate": rate, **where}
 
-    def _backward(self, batch: Batch, group_size: int) -> Tensor:
-        """Add a batch's gradients; return its five losses, as shares of the group."""
-        with torch.autocast(
-            self.device.type,
-            torch.bfloat16,
-            enabled=self.precision is torch.bfloat16,
-        ):
-            parts, _ = losses(
-                self.las,
-                batch,
-                self.tokenizer,
-                self.loss_config,
-                guide=self.loss_config.guide(self.progress),
-                sampling=sampling_chance(self.schedule, self.progress),
-            )
-        torch.autograd.backward(parts.total / group_size)
-        return torch.stack(parts).detach().cpu() / group_size
-
-    def _average_decay(self) -> float:
-        updates = self.place.updates
+    def _average_decay(self, updates: int) -> float:
         return min(self.config.average_decay, (1 + updates) / (10 + updates))
-
-    def _average(self) -> None:
-        """Move the average of the weights towards the weights."""
-        decay = self._average_decay()
-        for name, value in self.las.state_dict().items():
-            self.average[name].lerp_(value, 1 - decay)
 
     def _skip(self, group: list[Batch]) -> None:
         """Leave an update out, and stop after several."""
@@ -684,7 +557,7 @@ class Trainer:
                 team=self.team,
             )
             if log:
-                self._picture()
+                self.best.draw_attention(self.place.step)
                 self._judge(found, log)
         self._tick()
 
@@ -694,10 +567,7 @@ class Trainer:
         They are in the network meanwhile.
         """
         log.write(self.place.step, found.metrics())
-        best = self.place.best_loss
-        if best is None or found.loss <= best:
-            self.place.best_loss = found.loss
-            self._keep(found)
+        self.best.take(found, self.place)
         stage = f"{self.stage} | " if self.stage else ""
         print(
             f"{stage}{100 * self.progress:5.1f} % | update {self.place.step} | "
@@ -716,43 +586,6 @@ class Trainer:
         finally:
             self.las.load_state_dict(own)
             self.las.train()
-
-    @torch.no_grad()
-    def _picture(self) -> None:
-        """Draw where the speller looked in the middle utterance of dev."""
-        index = len(self.dev_set) // 2
-        (batch,) = load(self.dev_set, [([index], 0.0)])
-        batch = batch.to(self.device)
-        inputs, _ = teacher_inputs(batch, self.tokenizer)
-        spelling, _, _ = self.las(batch.features, batch.num_frames, inputs)
-        folder = self.folder / ATTENTION
-        folder.mkdir(exist_ok=True)
-        path = folder / f"step-{self.place.step:06d}.png"
-        pieces = self.tokenizer.pieces(self.dev_set.tokens[index].tolist())
-        weights, waveform = spelling.weights[0].cpu(), self.dev_set.waveform(index)
-        self.draw(path, weights, pieces, waveform)
-
-    def _keep(self, found: Validation) -> None:
-        metadata = {
-            "step": self.place.step,
-            "epoch": self.place.epoch,
-            "minutes": round(self.place.seconds / 60, 1),
-            **{name: round(value, 4) for name, value in found.metrics().items()},
-        }
-        model = self.folder / MODEL
-        kept = read_settings_files(model)
-        save_model(
-            *(model, self.las, self.tokenizer, metadata),
-            weights=self.average,
-            further=kept,
-        )
-        if kept and not self._noted:
-            print(
-                f"{model}: keeps {' and '.join(kept)}, made for the weights before "
-                "(asr tune and asr calibrate make them anew)",
-                flush=True,
-            )
-            self._noted = True
 
     def _save(self) -> None:
         save_checkpoint(

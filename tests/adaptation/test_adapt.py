@@ -37,8 +37,8 @@ from asr.model.storage import (
 )
 from asr.text import CharTokenizer
 from asr.train import train
+from asr.training.config import TrainingConfig
 from asr.training.schedule import ScheduleConfig
-from asr.training.trainer import TrainingConfig
 from recipes.toy.make import sing
 
 slow = pytest.mark.slow

@@ -21,7 +21,7 @@ from asr.model.storage import (
 )
 from asr.runs.claim import CONFIG
 from asr.tokenizers import SUBWORDS
-from asr.training.trainer import TrainingConfig
+from asr.training.config import TrainingConfig
 
 METADATA = {"step": 7, "minutes": 90.0, "dev/wer": 0.4567, "dev/cer": 0.2}
 

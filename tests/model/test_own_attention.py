@@ -48,9 +48,9 @@ from asr.model.speller_search import LASSteps, StepWeights
 from asr.model.storage import Model, load_model, save_model
 from asr.tensor_files import read_tensors
 from asr.train import train
+from asr.training.config import TrainingConfig
 from asr.training.loss import LossConfig, losses
 from asr.training.schedule import ScheduleConfig
-from asr.training.trainer import TrainingConfig
 from recipes.toy.make import sing
 
 
@@ -180,7 +180,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
         return losses(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("asr.training.trainer.losses", cut)
+        patch.setattr("asr.training.plain_updates.losses", cut)
         often = settings(corpus, checkpoint_minutes=0.0)
         with pytest.raises(PowerCut):
             train(often, tmp_path, attention=SharpenedDot)

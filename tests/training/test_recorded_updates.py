@@ -25,12 +25,12 @@ from asr.model.storage import load_model
 from asr.tensor_files import read_tensors, write_tensors
 from asr.train import train
 from asr.training import recorded_updates, trainer
+from asr.training.config import TrainingConfig
 from asr.training.distributed import Team
 from asr.training.graphs import RecordedStep
 from asr.training.loss import LossConfig
 from asr.training.recorded_updates import RecordedUpdates, _largest
 from asr.training.schedule import ScheduleConfig
-from asr.training.trainer import TrainingConfig
 from tests.training.test_graphs import TOKENIZER, batch, filled, network
 from tests.training.test_trainer import write_corpus
 

@@ -55,6 +55,7 @@ from asr.tensor_files import read_metadata, read_tensors, write_tensors
 from asr.text import ALPHABET, CharTokenizer
 from asr.tokenizers import SUBWORDS, Subwords, TokenizerConfig
 from asr.train import is_finished, train
+from asr.training.config import TrainingConfig
 from asr.training.loss import LossConfig, losses
 from asr.training.metrics import MetricsLog
 from asr.training.schedule import (
@@ -64,7 +65,6 @@ from asr.training.schedule import (
     sampling_chance,
 )
 from asr.training.stopping import Stopped
-from asr.training.trainer import TrainingConfig
 from asr.training.validation import Validation, validate
 from recipes.toy.make import sing
 from tests.fake_hub import Hub
@@ -219,14 +219,14 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, where: str, call: int) -> None:
 @pytest.mark.parametrize(
     ("where", "call"),
     [
-        pytest.param("asr.training.trainer.losses", 4, id="in the first epoch"),
-        pytest.param("asr.training.trainer.losses", 8, id="in the second epoch"),
+        pytest.param("asr.training.plain_updates.losses", 4, id="in the first epoch"),
+        pytest.param("asr.training.plain_updates.losses", 8, id="in the second epoch"),
         pytest.param(
             "asr.training.trainer.save_checkpoint", 4, id="epoch not saved", marks=slow
         ),
         pytest.param("asr.training.trainer.validate", 1, id="in validation"),
         pytest.param(
-            "asr.training.trainer.save_model", 1, id="model not saved", marks=slow
+            "asr.training.best_model.save_model", 1, id="model not saved", marks=slow
         ),
         pytest.param("os.fsync", 2 * 5 + 1, id="in the middle of the fifth checkpoint"),
         pytest.param(
@@ -459,7 +459,7 @@ def test_a_run_for_few_errors_goes_on_bit_for_bit(
     config = replace(saving(corpus), loss=LossConfig(mwer_weight=4.0))
     train(config, tmp_path / "whole")
 
-    cut_off(monkeypatch, "asr.training.trainer.losses", call=6)
+    cut_off(monkeypatch, "asr.training.plain_updates.losses", call=6)
     with pytest.raises(PowerCut):
         train(config, tmp_path / "cut")
     monkeypatch.undo()
@@ -657,7 +657,7 @@ def test_chance_and_guide_follow_the_schedule(
         strengths.append(strength)
         return features
 
-    monkeypatch.setattr("asr.training.trainer.losses", losses_and_note)
+    monkeypatch.setattr("asr.training.plain_updates.losses", losses_and_note)
     monkeypatch.setattr("asr.data.dataset.spec_augment", mask_and_note)
     config = settings(corpus)
     train(config, tmp_path)
@@ -775,7 +775,7 @@ def test_a_second_interrupt_acts_at_once(
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("went on")
 
-    monkeypatch.setattr("asr.training.trainer.losses", twice)
+    monkeypatch.setattr("asr.training.plain_updates.losses", twice)
     with pytest.raises(KeyboardInterrupt) as caught:
         train(settings(corpus), tmp_path)
 
@@ -826,7 +826,7 @@ def poison(
             parts = parts._replace(total=how(parts.total))
         return parts, spelling
 
-    monkeypatch.setattr("asr.training.trainer.losses", poisoned)
+    monkeypatch.setattr("asr.training.plain_updates.losses", poisoned)
     return ids
 
 
@@ -1235,7 +1235,7 @@ def test_a_run_goes_on_with_its_corpus_in_another_place(
 ) -> None:
     """The same contents in other folders, and in another number of manifests."""
     with pytest.MonkeyPatch.context() as patch:
-        cut_off(patch, "asr.training.trainer.losses", 8)
+        cut_off(patch, "asr.training.plain_updates.losses", 8)
         with pytest.raises(PowerCut):
             train(saving(corpus), tmp_path / "run")
     moved = shutil.copytree(corpus, tmp_path / "moved")
@@ -1302,7 +1302,7 @@ def test_a_manifest_that_became_shorter_does_not_stop_an_older_run(
 ) -> None:
     data = shutil.copytree(corpus, tmp_path / "data")
     with pytest.MonkeyPatch.context() as patch:
-        cut_off(patch, "asr.training.trainer.losses", 8)
+        cut_off(patch, "asr.training.plain_updates.losses", 8)
         with pytest.raises(PowerCut):
             train(saving(data), tmp_path / "run")
     as_an_older_version_wrote_it(tmp_path / "run")

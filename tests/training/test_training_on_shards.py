@@ -63,7 +63,7 @@ def test_a_run_on_shards_that_was_stopped_goes_on_bit_for_bit(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(on_shards(settings(corpus), corpus), whole)
     with monkeypatch.context() as patch:
-        cut_off(patch, "asr.training.trainer.losses", call)
+        cut_off(patch, "asr.training.plain_updates.losses", call)
         with pytest.raises(PowerCut):
             train(on_shards(saving(corpus), corpus), stopped)
     assert 0 < place(stopped)["step"] < STEPS
