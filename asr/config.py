@@ -117,6 +117,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         return _settings(Config, [tree, *map(_parse, overrides)])
 
 
+def overridden(config: Config, overrides: Sequence[str]) -> Config:
+    """Replace some settings of an experiment, such as "training.epochs=3".
+
+    Raises:
+        ConfigError: a setting is unknown, of the wrong type, or impossible.
+    """
+    with _errors_at("settings"):
+        return _settings(
+            Config, [OmegaConf.create(to_yaml(config)), *map(_parse, overrides)]
+        )
+
+
 def load_stages(path: str | Path, overrides: Sequence[str] = ()) -> list[Config]:
     """Read a training in stages: all settings of each, first to last.
 

@@ -9,6 +9,7 @@ from asr.config import (
     DataConfig,
     load_config,
     load_stages,
+    overridden,
     parse_settings,
     to_yaml,
 )
@@ -18,8 +19,9 @@ from asr.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 TOY = ROOT / "recipes" / "toy" / "las.yaml"
+PLANS = {"ablation", "disturbances"}
 RECIPES = sorted(
-    path for path in (ROOT / "recipes").rglob("*.yaml") if path.stem != "ablation"
+    path for path in (ROOT / "recipes").rglob("*.yaml") if path.stem not in PLANS
 )
 
 
@@ -65,6 +67,16 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
     assert config.training == TrainingConfig(epochs=3)
     assert config.attention == AttentionConfig(size=32, reach=7)
     assert config.speller == Config(config.data).speller
+
+
+def test_settings_in_memory_are_overridden_alike() -> None:
+    config = load_config(TOY)
+
+    changed = overridden(config, ["training.epochs=3", "attention.kind=dot"])
+
+    assert changed == load_config(TOY, ["training.epochs=3", "attention.kind=dot"])
+    with pytest.raises(ConfigError, match=r"^settings: training\.epochs must be"):
+        overridden(config, ["training.epochs=0"])
 
 
 def test_of_two_overrides_the_later_wins() -> None:

@@ -33,7 +33,7 @@ import torch
 from asr.adaptation.material import Material, read_material, speakers
 from asr.adaptation.settings import choose_settings, describe
 from asr.alphabet import fitted, shown, strangers
-from asr.config import Config, load_config, parse_settings, to_yaml
+from asr.config import Config, overridden, parse_settings, to_yaml
 from asr.data.dataset import Dataset
 from asr.data.manifest import Utterance, read_manifest, spread, write_manifest
 from asr.decoding.config import DecodingConfig, replaced
@@ -175,16 +175,18 @@ def adapt(
     searched = sorted(one for one in overrides if one.startswith("decoding."))
     decoding = parse_settings("decoding", searched)
     replaced(DecodingConfig(), decoding)  # before hours of training
-    _claim(folder, source, material, searched)
     task = _Task(
         *(folder, source, stored, tokenizer, material, kind, processes),
         decoding,
         report,
     )
+    chosen = task.settings(minutes)
+    config = overridden(chosen, [one for one in overrides if one not in searched])
+    _claim(folder, source, material, searched)
+    task.write(chosen)
     report(f"start: {source}")
     for line in material.describe():
         report(line)
-    config = task.settings(minutes, [o for o in overrides if o not in searched])
     report(f"chosen: {describe(config)}")
     finished = is_finished(config, task.training)
     if not finished or not (folder / RESULT).exists():
@@ -230,29 +232,29 @@ class _Task:
     def _data(self, name: str) -> Path:
         return self.folder / "data" / name
 
-    def settings(self, minutes: float, overrides: Sequence[str]) -> Config:
-        """Write what is learned from, and the settings; return them."""
-        material, alphabet = self.material, None
-        write_manifest(self._data("train.jsonl"), material.train)
-        write_manifest(self._data("dev.jsonl"), material.dev)
-        write_manifest(self._data("decoded.jsonl"), material.decoded())
-        if self.rows:
-            alphabet = self._data("alphabet.txt")
-            write_bytes(alphabet, alphabet_written(self.tokenizer).encode())
-        chosen = choose_settings(
+    def settings(self, minutes: float) -> Config:
+        """Choose the settings of the training."""
+        return choose_settings(
             self.source,
             self.stored,
             self.tokenizer,
-            material.train,
+            self.material.train,
             (self._data("train.jsonl"), self._data("dev.jsonl")),
-            alphabet=alphabet,
+            alphabet=self._data("alphabet.txt") if self.rows else None,
             minutes=minutes,
             device=self.device,
             processes=self.processes,
         )
-        path = self.folder / SETTINGS
-        write_bytes(path, to_yaml(chosen).encode())
-        return load_config(path, overrides)
+
+    def write(self, chosen: Config) -> None:
+        """Write what is learned from, and the settings that were chosen."""
+        write_manifest(self._data("train.jsonl"), self.material.train)
+        write_manifest(self._data("dev.jsonl"), self.material.dev)
+        write_manifest(self._data("decoded.jsonl"), self.material.decoded())
+        if self.rows:
+            letters = alphabet_written(self.tokenizer).encode()
+            write_bytes(self._data("alphabet.txt"), letters)
+        write_bytes(self.folder / SETTINGS, to_yaml(chosen).encode())
 
     def decode(self, name: str, model: Path) -> None:
         """Decode what is held out, if that was not done."""

@@ -365,6 +365,9 @@ def test_impossible_settings_are_refused(
     with pytest.raises(AsrError, match=message):
         quickly(model_folder, data, tmp_path / "run", **options)
 
+    # Which parts a network has is known only when it is trained.
+    assert (tmp_path / "run").exists() == ("freeze" in message)
+
 
 # What is reported
 

@@ -3,7 +3,7 @@
 import json
 import re
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +260,18 @@ def test_the_plan_that_is_here_is_one() -> None:
         if run.name in plan.scaling:
             read = config.training.epochs / config.data.every
             assert read == base.training.epochs
+
+
+def test_each_disturbance_is_tried_alone() -> None:
+    path = Path(__file__).parents[2] / "recipes" / "librispeech" / "disturbances.yaml"
+
+    _, (none, *others) = read_plan(path, Path("runs"))
+
+    assert none.settings == []
+    for run in others:
+        same = replace(run.config, augment=none.config.augment)
+        assert same == none.config
+        assert run.config.augment != none.config.augment
 
 
 def test_a_part_of_the_corpus_is_spread_over_it(plan: Path, tmp_path: Path) -> None:
