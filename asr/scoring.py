@@ -275,6 +275,23 @@ def by_group(
     return {group: _total(members[group]) for group in sorted(members)}
 
 
+def worst(
+    references: Sequence[str], hypotheses: Sequence[str], number: int = 5
+) -> list[int]:
+    """Find the utterances with most word errors, worst first; none without an error.
+
+    >>> worst(["GO ON", "GO", "GO ON NOW"], ["GO", "GO", "NO"], number=2)
+    [2, 0]
+    """
+    _check_lengths(references=references, hypotheses=hypotheses)
+    errors = [
+        word_error_rate([reference], [hypothesis]).errors
+        for reference, hypothesis in zip(references, hypotheses, strict=True)
+    ]
+    order = sorted(range(len(errors)), key=lambda place: -errors[place])
+    return [place for place in order[:number] if errors[place]]
+
+
 def by_length(
     references: Sequence[str],
     hypotheses: Sequence[str],

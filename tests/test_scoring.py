@@ -20,6 +20,7 @@ from asr.scoring import (
     difference_interval,
     spelling_errors,
     word_error_rate,
+    worst,
 )
 
 SAID = ["THE CAT SAT", "GO", "ON THE MAT"]
@@ -213,6 +214,17 @@ def test_errors_by_speaker() -> None:
         ("a", ErrorRate(0, 0, 1, 1)),
         ("b", ErrorRate(1, 1, 0, 6)),
     ]
+
+
+def test_the_worst_have_most_word_errors_and_the_right_are_none_of_them() -> None:
+    said = ["A B C", "A", "A B", "A B C D", "A"]
+    written = ["A B C", "B", "C D", "A", "A A"]
+
+    assert worst(said, written) == [3, 2, 1, 4]
+    assert worst(said, written, number=1) == [3]
+    assert worst(["A"], ["A"]) == []
+    with pytest.raises(ValueError, match="hypotheses"):
+        worst(["A"], [])
 
 
 def test_errors_by_length() -> None:

@@ -28,7 +28,9 @@ def add(commands: Any) -> None:
         "upper (default: none, compare them as they stand)",
     )
     parser.add_argument(
-        "--details", action="store_true", help="by length, by speaker, confusions"
+        "--details",
+        action="store_true",
+        help="by length, by speaker, confusions, the worst utterances",
     )
     parser.add_argument(
         "--aligned", action="store_true", help="show each utterance word by word"
@@ -46,6 +48,7 @@ def _score(args: argparse.Namespace) -> None:
         confidence_interval,
         confusions,
         word_error_rate,
+        worst,
     )
 
     said, decoded = read_paired(args.references, args.hypotheses)
@@ -53,10 +56,14 @@ def _score(args: argparse.Namespace) -> None:
     references = [spelled(utterance.text) for utterance in said]
     hypotheses = [spelled(utterance.text) for utterance in decoded]
     speakers = [u.speaker for u in said]
+
+    def show(place: int) -> None:
+        reference, hypothesis = map(one_line, (references[place], hypotheses[place]))
+        print(said[place].id, aligned_text(reference, hypothesis), "", sep="\n")
+
     if args.aligned:
-        for utterance, *texts in zip(said, references, hypotheses, strict=True):
-            reference, hypothesis = map(one_line, texts)
-            print(utterance.id, aligned_text(reference, hypothesis), "", sep="\n")
+        for place in range(len(said)):
+            show(place)
     words = word_error_rate(references, hypotheses)
     print(f"%WER {words}")
     print(f"%CER {char_error_rate(references, hypotheses)}")
@@ -79,6 +86,9 @@ def _score(args: argparse.Namespace) -> None:
         for found in confusions(references, hypotheses):
             pair = (found.reference_word or "-", found.hypothesis_word or "-")
             print(one_line(f"{found.count:5d}  {' -> '.join(pair)}"))
+        print("\nmost word errors")
+        for place in worst(references, hypotheses):
+            show(place)
 
 
 def _remark(errors: int, references: list[str], hypotheses: list[str]) -> None:

@@ -480,6 +480,8 @@ def test_score_prints_the_word_error_rate(tmp_path: Path, capsys: Capture) -> No
     printed = capsys.readouterr().out
     assert "%WER 66.67 [ 2 / 3, 0 ins, 1 del, 1 sub ]\n" in printed
     assert "CAT -> BAT" in printed
+    aligned = printed[: printed.index("%WER")]
+    assert printed.endswith(f"most word errors\n{aligned}")
     assert "bootstrap over utterances" in printed
 
 
