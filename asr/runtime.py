@@ -27,20 +27,26 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def cpu_multiplies_bfloat16() -> bool:
+    """Return whether this CPU multiplies bfloat16 faster than float32.
+
+    It does with AMX (Intel Xeon from 2023 on) or AVX512_BF16 (AMD EPYC from 2022 on).
+    """
+    cpu = torch.cpu
+    return bool(cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported())
+
+
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """Turn the name of a precision into how matrices are multiplied in training.
 
     tf32 is float32 that a GPU multiplies with fewer bits (see `allow_tf32`). auto is
-    bfloat16 where the hardware multiplies it faster: on a GPU, and on a CPU with AMX
-    (Intel Xeon from 2023 on) or with AVX512_BF16 (AMD EPYC from 2022 on).
+    bfloat16 where the hardware multiplies it faster: on a GPU, and on some CPUs.
 
     Raises:
         ConfigError: there is no such precision.
     """
     if name == "auto":
-        cpu = torch.cpu
-        on_cpu = cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported()
-        fast = device.type == "cuda" or on_cpu
+        fast = device.type == "cuda" or cpu_multiplies_bfloat16()
         return torch.bfloat16 if fast else torch.float32
     if name == "tf32" and device.type != "cuda":
         raise ConfigError("precision tf32: is for a GPU (use auto or float32)")

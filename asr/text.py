@@ -206,10 +206,11 @@ class CharTokenizer:
         Raises:
             ValueError: a token is none of the `size` tokens.
         """
-        if strangers := [token for token in tokens if not 0 <= token < self.size]:
-            raise ValueError(f"tokens are 0 to {self.size - 1}, got {strangers[0]}")
-        first = self.num_special
-        return [self.characters[t - first] if t >= first else "" for t in tokens]
+        size = self.size
+        if strangers := [token for token in tokens if not 0 <= token < size]:
+            raise ValueError(f"tokens are 0 to {size - 1}, got {strangers[0]}")
+        written = [*[""] * self.num_special, *self.characters]
+        return [written[token] for token in tokens]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` reads, ready for JSON."""

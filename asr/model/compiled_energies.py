@@ -32,6 +32,7 @@ def compiled_energies(
     features: Tensor | None,
     location: Tensor | None,
     v: Tensor,
+    num_steps: Tensor,
 ) -> Tensor | None:
     """Return (B, K, J) energies; None where there is no numba.
 
@@ -41,14 +42,15 @@ def compiled_energies(
         features: (B, K, J or more, F) of the weights before, if they count.
         location: (F, A) their share.
         v: (A,).
+        num_steps: (B,) how many of the J steps are real; the energies of others are 0.
     """
     if features is None or location is None:
         features, location = query.new_empty(1, 1, 1, 0), query.new_empty(0, len(v))
     loop = _loop(len(location))
     if loop is None:
         return None
-    found = torch.empty(*query.shape[:2], keys.size(1))
-    parts = (keys, query, features, location, v)
+    found = torch.zeros(*query.shape[:2], keys.size(1))
+    parts = (keys, query, features, location, v, num_steps)
     loop(*(part.contiguous().numpy() for part in parts), found.numpy())
     return found
 
@@ -62,12 +64,18 @@ def _loop(num_features: int) -> Callable[..., None] | None:
         return None
 
     def energies(
-        keys: Any, query: Any, features: Any, location: Any, v: Any, found: Any
+        keys: Any,
+        query: Any,
+        features: Any,
+        location: Any,
+        v: Any,
+        num_steps: Any,
+        found: Any,
     ) -> None:
-        number, hypotheses, steps = found.shape
+        number, hypotheses, _ = found.shape
         for b in range(number):
             for k in range(hypotheses):
-                for j in range(steps):
+                for j in range(num_steps[b]):
                     total = v.dtype.type(0)  # not in float64
                     for a in range(len(v)):
                         x = keys[b, j, a]
@@ -87,7 +95,7 @@ def _loop(num_features: int) -> Callable[..., None] | None:
     compiled: Callable[..., None]
     try:  # its result may be kept nowhere, or what was kept be damaged
         compiled = numba.njit(**settings, cache=True)(energies)
-        compiled(one, one, features, location, v, one.copy())
+        compiled(one, one, features, location, v, np.ones(1, np.int64), one.copy())
     except Exception:
         compiled = numba.njit(**settings)(energies)
     return compiled

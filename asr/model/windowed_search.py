@@ -80,7 +80,7 @@ class WindowedSteps(LASSteps):
             energies = self._across(energies, query, blocks)
         energies = energies.masked_fill(unseen[:, :, None], -torch.inf)
         weights = energies.softmax(dim=-1)
-        shares = torch.bmm(weights.flatten(2), near.h).flatten(0, 1)
+        shares = torch.bmm(weights.flatten(2).to(near.h.dtype), near.h).flatten(0, 1)
         weights = weights.mean(dim=2).flatten(0, 1)  # (R, L)
         found = torch.zeros_like(state.weights)
         rows = index.repeat_interleave(hypotheses, dim=0)

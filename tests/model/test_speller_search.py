@@ -20,6 +20,7 @@ from asr.model.listener import ListenerConfig
 from asr.model.plain_steps import PlainSteps
 from asr.model.speller import Speller, SpellerConfig
 from asr.model.speller_search import LASSteps, StepWeights
+from asr.model.windowed_search import WindowedSteps
 
 V, SOS, EOS, H = 9, 1, 2, 6
 HEADS = [("dot", heads, 0) for heads in (2, 3, 6)]
@@ -172,9 +173,11 @@ def test_a_damaged_cache_does_no_harm(
     expected = torch.maximum(keys, -query[:, None]) @ v
     for _ in range(2):
         compiling._loop.cache_clear()
-        found = compiling.compiled_energies(keys[None], query[None], None, None, v)
+        parts = (keys[None], query[None], None, None, v, torch.tensor([3]))
+        found = compiling.compiled_energies(*parts)
         assert found is not None
-        torch.testing.assert_close(found[0], expected)
+        torch.testing.assert_close(found[0, :, :3], expected[:, :3])
+        assert found[0, :, 3].tolist() == [0.0, 0.0]  # there is no such step
         kept = [path for path in tmp_path.rglob("*") if path.is_file()]
         for path in kept:
             path.write_bytes(b"x")
@@ -283,6 +286,35 @@ def test_bytes_are_nearly_as_exact(
     expected, _ = exact.step(tokens, exact.start())
     difference = (scores - expected).abs().max()
     assert 0 < float(difference) < 0.05
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+@pytest.mark.parametrize("precision", ["int8", "float32"])
+@pytest.mark.parametrize("window", [0, 9])
+@torch.no_grad()
+def test_beside_bytes_what_is_looked_at_has_few_digits_where_that_is_fast(
+    window: int, precision: str, is_fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speller_search, "cpu_multiplies_bfloat16", lambda: is_fast)
+    speller = build("location")
+    memory = memory_of(speller, 9, 5)
+    weights, start = StepWeights(speller, precision), speller.attention.start(memory)
+    steps = LASSteps(weights, memory, start, 0.0)
+    if window:
+        steps = WindowedSteps(weights, memory, start, 0.0, window)
+    plain = PlainSteps(speller, memory, 0.0)
+
+    kept = steps.start().memory.h
+    first, state = steps.step(torch.tensor([SOS, SOS]), steps.start())
+    second, _ = steps.step(torch.tensor([EOS + 1, EOS + 2]), state)
+
+    rounded = precision == "int8" and is_fast
+    assert kept.dtype == (torch.bfloat16 if rounded else torch.float32)
+    _, after = plain.step(torch.tensor([SOS, SOS]), plain.start())
+    expected, _ = plain.step(torch.tensor([EOS + 1, EOS + 2]), after)
+    assert first.dtype == second.dtype == torch.float32
+    difference = float((second - expected).abs().max())
+    assert difference < (0.1 if precision == "int8" else 1e-5)
 
 
 # The coverage bonus: golden
