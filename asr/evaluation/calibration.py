@@ -7,6 +7,10 @@ half of the speakers (of the utterances, where there is one speaker) are judged 
 weights fitted to the other half. The manifest must be one that the model did not learn
 from.
 
+What is taken for noise is calibrated, too: a text of which the CTC head is sure of less
+than halfway from what it is sure of where nobody speaks to what it is at least where
+somebody does.
+
 Shapes: W words, D features.
 """
 
@@ -22,6 +26,7 @@ import numpy.typing as npt
 from asr.data.manifest import Utterance, read_manifest
 from asr.data.recordings import read_utterance
 from asr.errors import ManifestError
+from asr.evaluation.robustness import LENGTHS, clear_without_speech
 from asr.inference.confidence import (
     area_under_curve,
     calibration_error,
@@ -36,8 +41,8 @@ from asr.model.storage import CALIBRATION, add_further, find_model_to_change
 from asr.progress import progress_bar
 from asr.scoring import align
 
-NOISE = 0.002
-"""Share of the utterances that may be taken for noise."""
+LEAST_CLEAR = 0.002
+"""Quantile of the utterances that is the least of which the head is sure."""
 MIN_WORDS = 100
 """With fewer, the figures would be chance."""
 
@@ -83,7 +88,7 @@ def calibrate(
     load = partial(
         Recognizer.load, folder, language_model=language_model, attention=attention
     )
-    judged = _judge(utterances, load, number_of_processes(processes))
+    judged, without_speech = _judge(utterances, load, number_of_processes(processes))
     features = np.concatenate([one.features for one in judged])
     right = np.concatenate([one.right for one in judged])
     if len(right) < MIN_WORDS:
@@ -101,8 +106,8 @@ def calibrate(
     for half in (first, ~first):
         found = fit(features[~half], right[~half])
         predicted[half] = confidence(features[half], found)
-    clear = [one.clear for one in judged]
-    speech = round(float(np.quantile(clear, NOISE)), 3)
+    least = float(np.quantile([one.clear for one in judged], LEAST_CLEAR))
+    speech = round((least + min(least, float(np.median(without_speech)))) / 2, 3)
     text = json.dumps(fit(features, right, speech).to_dict(), indent=2) + "\n"
     add_further(folder, CALIBRATION, text.encode())
     raw = confidence(features, None)
@@ -127,7 +132,8 @@ def _of_first_half(judged: Sequence[Judged]) -> npt.NDArray[np.bool_]:
 
 def _judge(
     utterances: Sequence[Utterance], load: "partial[Recognizer]", processes: int
-) -> list[Judged]:
+) -> tuple[list[Judged], list[float]]:
+    """Judge the words of all utterances; and how clear texts without speech are."""
     found = list[Judged]()
     with (
         progress_bar(len(utterances), "calibrate", "utterances") as bar,
@@ -136,7 +142,8 @@ def _judge(
         for judged in run(_judge_batch, batches(utterances)):
             bar.update(len(judged))
             found += judged
-    return found
+        clear = [x for some in run(clear_without_speech, LENGTHS) for x in some]
+    return found, clear
 
 
 def _judge_batch(

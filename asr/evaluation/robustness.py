@@ -70,6 +70,17 @@ def without_speech(recognizer: Recognizer) -> str:
     return "\n".join(lines)
 
 
+def clear_without_speech(recognizer: Recognizer, seconds: int) -> list[float]:
+    """Return how clear the texts are that are found where nobody speaks.
+
+    It is `SearchResult.clear` of each sound, zero where nothing is found.
+    """
+    torch.manual_seed(0)
+    times = torch.arange(seconds * SAMPLE_RATE) / SAMPLE_RATE
+    found = recognizer.search([make(times) for make in SOUNDS.values()])
+    return [result.clear if result.texts[0] else 0.0 for result in found]
+
+
 def _decode(
     recognizer: Recognizer, waveforms: Sequence[Tensor], said: Sequence[str]
 ) -> tuple[ErrorRate, int]:

@@ -56,9 +56,29 @@ def test_calibration_learns_which_words_are_right(
     load_model(model_folder)  # the checksums are those of the new files
     fitted = Recognizer.load(model_folder).calibration
     assert fitted is not None
-    assert fitted.speech == pytest.approx(6 / 7, abs=1e-3)
+    assert fitted.speech == pytest.approx(6 / 7, abs=1e-3)  # sounds are as clear
     words = found_in([torch.zeros(1)])[0].segment(fitted).words
     assert [word.confidence > 0.9 for word in words] == [True, True, True, False]
+
+
+@pytest.mark.usefixtures("_same_words")
+@pytest.mark.parametrize(("sounds", "expected"), [(0.0, 3 / 7), (0.5, 19 / 28)])
+def test_noise_is_what_is_less_clear_than_halfway_to_speech(
+    sounds: float,
+    expected: float,
+    manifest: Path,
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibration, "MIN_WORDS", 24)
+    found = [sounds, sounds, 1.0]  # one of them is like speech
+    monkeypatch.setattr(calibration, "clear_without_speech", lambda *_: found)
+
+    calibrate(manifest, model_folder, processes=1)
+
+    fitted = Recognizer.load(model_folder).calibration
+    assert fitted is not None
+    assert fitted.speech == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.usefixtures("_same_words")

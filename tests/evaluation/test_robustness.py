@@ -10,6 +10,7 @@ from asr.evaluation import robustness
 from asr.evaluation.robustness import (
     CONDITIONS,
     SOUNDS,
+    clear_without_speech,
     under_conditions,
     without_speech,
 )
@@ -82,6 +83,16 @@ def test_words_in_sounds_without_speech_are_counted(
 
     rows = re.findall(r"^\| ([^|]+) \| \d+(?: \([a-z, ]+\))? \|$", found, re.MULTILINE)
     assert rows == list(SOUNDS)
+
+
+def test_texts_of_sounds_are_as_clear_as_the_head_is_sure(model: Model) -> None:
+    recognizer = Recognizer(model, DecodingConfig(beam_size=1))
+
+    found = clear_without_speech(recognizer, 1)
+
+    assert len(found) == len(SOUNDS)
+    assert all(0.0 <= clear <= 1.0 for clear in found)
+    assert found == clear_without_speech(recognizer, 1)
 
 
 @pytest.mark.parametrize("name", SOUNDS)
