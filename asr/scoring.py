@@ -280,14 +280,13 @@ def worst(
 ) -> list[int]:
     """Find the utterances with most word errors, worst first; none without an error.
 
+    Raises:
+        ValueError: there are not as many hypotheses as references.
+
     >>> worst(["GO ON", "GO", "GO ON NOW"], ["GO", "GO", "NO"], number=2)
     [2, 0]
     """
-    _check_lengths(references=references, hypotheses=hypotheses)
-    errors = [
-        word_error_rate([reference], [hypothesis]).errors
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
-    ]
+    errors = [pair.errors for pair in error_rates(references, hypotheses)]
     order = sorted(range(len(errors)), key=lambda place: -errors[place])
     return [place for place in order[:number] if errors[place]]
 

@@ -214,7 +214,7 @@ def _colour(colour: float, generator: torch.Generator) -> Tensor:
     """(L,) noise of power 1."""
     spectrum = torch.fft.rfft(torch.randn(_SECONDS * SAMPLE_RATE, generator=generator))
     frequencies = torch.linspace(0, SAMPLE_RATE / 2, len(spectrum)).clamp_min(50)
-    return _of_power_one(torch.fft.irfft(spectrum * frequencies**-colour))
+    return of_power_one(torch.fft.irfft(spectrum * frequencies**-colour))
 
 
 def _babble(speech: Sequence[Tensor], generator: torch.Generator) -> Tensor:
@@ -227,10 +227,10 @@ def _babble(speech: Sequence[Tensor], generator: torch.Generator) -> Tensor:
         at = 0
         while at < length:
             which = int(torch.randint(len(speech), (), generator=generator))
-            piece = _of_power_one(speech[which].float())[: length - at]
+            piece = of_power_one(speech[which].float())[: length - at]
             found[at : at + len(piece)] += piece
             at += len(piece)
-    return _of_power_one(found)
+    return of_power_one(found)
 
 
 def _room(generator: torch.Generator) -> Tensor:
@@ -248,5 +248,6 @@ def _room(generator: torch.Generator) -> Tensor:
     return response
 
 
-def _of_power_one(x: Tensor) -> Tensor:
+def of_power_one(x: Tensor) -> Tensor:
+    """Bring (N,) samples to a mean square of one; silence stays silent."""
     return x / x.square().mean().sqrt().clamp_min(1e-9)

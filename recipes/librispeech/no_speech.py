@@ -24,6 +24,7 @@ sys.path.append(str(Path(__file__).parents[2]))  # so that it runs as a script, 
 
 from asr.audio import SAMPLE_RATE, encode
 from asr.cli.scripts import run_main
+from asr.data.disturbances import of_power_one
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import ConfigError
 from asr.progress import progress_bar
@@ -76,7 +77,7 @@ def sound(rng: random.Random) -> Tensor:
     size = round(SAMPLE_RATE * rng.uniform(*_SECONDS))
     generator = torch.Generator().manual_seed(rng.getrandbits(63))
     drawn = rng.sample(_KINDS, rng.choice((1, 1, 2)))
-    parts = [_of_power_one(kind(size, rng, generator)) for kind in drawn]
+    parts = [of_power_one(kind(size, rng, generator)) for kind in drawn]
     mixed = parts[0]
     for part in parts[1:]:
         mixed = mixed + part * 10 ** (-rng.uniform(0, 20) / 20)
@@ -129,8 +130,8 @@ def _hum(size: int, rng: random.Random, generator: torch.Generator) -> Tensor:
     seconds = torch.arange(size) / SAMPLE_RATE
     base = rng.choice((50.0, 60.0, 100.0, 120.0, rng.uniform(40, 500)))
     found = _tone(base * seconds, rng.randint(1, 12), rng)
-    noise = _of_power_one(_noise(size, rng, generator))
-    return _of_power_one(found) + noise * rng.uniform(0, 0.5)
+    noise = of_power_one(_noise(size, rng, generator))
+    return of_power_one(found) + noise * rng.uniform(0, 0.5)
 
 
 def _notes(size: int, rng: random.Random, generator: torch.Generator) -> Tensor:
@@ -184,10 +185,6 @@ def _smooth(points: Tensor, size: int) -> Tensor:
         points[None, None], size=size, mode="linear", align_corners=True
     )
     return found[0, 0]
-
-
-def _of_power_one(x: Tensor) -> Tensor:
-    return x / x.square().mean().sqrt().clamp_min(1e-9)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +94,25 @@ def test_texts_of_sounds_are_as_clear_as_the_head_is_sure(model: Model) -> None:
     assert len(found) == len(SOUNDS)
     assert all(0.0 <= clear <= 1.0 for clear in found)
     assert found == clear_without_speech(recognizer, 1)
+
+
+def test_where_nothing_is_found_nothing_is_clear(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recognizer = Recognizer(model, DecodingConfig(beam_size=1))
+    lengths = list[int]()
+
+    def search(waveforms: list[torch.Tensor]) -> list[SimpleNamespace]:
+        lengths.extend(map(len, waveforms))
+        found = [SimpleNamespace(texts=["A"], clear=0.25) for _ in waveforms]
+        return [*found[:-1], SimpleNamespace(texts=[""], clear=1.0)]
+
+    monkeypatch.setattr(recognizer, "search", search)
+
+    found = clear_without_speech(recognizer, 2)
+
+    assert found == [0.25] * (len(SOUNDS) - 1) + [0.0]
+    assert lengths == [2 * SAMPLE_RATE] * len(SOUNDS)
 
 
 @pytest.mark.parametrize("name", SOUNDS)
