@@ -37,9 +37,9 @@ from asr.runs.material import chosen
 from asr.tensor_files import read_metadata
 from asr.train import check, is_finished, train_once
 from asr.training.best_model import MODEL
+from asr.training.checkpoint import CHECKPOINT
 from asr.training.distributed import Team, started_by_torchrun, torchrun_team
 from asr.training.stopping import Stopped
-from asr.training.trainer import CHECKPOINT
 
 _OF_THE_MACHINE = {
     *("training.device", "training.processes", "training.precision"),

@@ -37,7 +37,7 @@ from asr.runs.start import start_from, take_over, tokenizer_after, tokenizer_of
 from asr.runtime import pick_device, pick_precision, use_one_thread
 from asr.tensor_files import read_metadata
 from asr.text import Tokenizer
-from asr.training.checkpoint import read_place
+from asr.training.checkpoint import CHECKPOINT, read_place
 from asr.training.distributed import (
     Team,
     join_team,
@@ -47,7 +47,7 @@ from asr.training.distributed import (
 )
 from asr.training.parts import freeze
 from asr.training.stopping import Stopped, noted_signals
-from asr.training.trainer import CHECKPOINT, Trainer
+from asr.training.trainer import Trainer
 
 _MEASURED = 300
 """Utterances of the training set that mean and deviation are measured on."""
@@ -363,19 +363,37 @@ def check(config: Config, folder: Path, before: Model | None = None) -> Model:
     Raises:
         AsrError: a manifest or setting cannot be used.
     """
-    training = config.training
-    pick_precision(training.precision, pick_device(training.device))
     if before:
         tokenizer = tokenizer_after(config, before.tokenizer)
     else:
         tokenizer = tokenizer_of(config, folder)
     read_data(config, tokenizer)
+    las = check_network(config, tokenizer, before)
+    return Model(las, tokenizer, {})
+
+
+def check_network(config: Config, tokenizer: Tokenizer, before: Model | None) -> LAS:
+    """Refuse a network that cannot be trained, or not on this machine.
+
+    Args:
+        config: all settings.
+        tokenizer: of what it writes.
+        before: the model that it starts from; None where it is not known.
+
+    Returns:
+        The network, with weights of chance.
+
+    Raises:
+        ConfigError: precision, device, a frozen part or the start cannot be.
+    """
+    training = config.training
+    pick_precision(training.precision, pick_device(training.device))
     las_config = LASConfig(config.listener, config.attention, config.speller)
     las = LAS(las_config, tokenizer.size)
     freeze(las, training.freeze)
     if before:
         take_over(before, las, tokenizer, "training.start: the model before")
-    return Model(las, tokenizer, {})
+    return las
 
 
 def is_finished(config: Config, folder: Path) -> bool:

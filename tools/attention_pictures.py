@@ -248,10 +248,10 @@ def draw_failures(path: Path, model: Model, waveform: Tensor, text: str) -> None
         waveform: (N,) a few seconds of speech.
         text: what is said in it.
     """
-    words, noise = text.split(), swelling_noise(8 * SAMPLE_RATE)
-    loop = greedy_text(model, noise)
+    words, stammer = text.split(), said_backwards(waveform)
+    loop = greedy_text(model, stammer)
     parts = (
-        (f"a loop: the first {ROWS_SHOWN} of {len(loop)} characters", noise, loop),
+        (f"a loop: the first {ROWS_SHOWN} of {len(loop)} characters", stammer, loop),
         ("an early stop: the text cut short", waveform, " ".join(words[:3])),
         ("words left out", waveform, " ".join([*words[:2], *words[-1:]])),
         ("no speech: the text read in white noise", white_noise(len(waveform)), text),
@@ -275,11 +275,10 @@ def white_noise(num_samples: int) -> Tensor:
     return 0.1 * torch.randn(num_samples, generator=generator)
 
 
-def swelling_noise(num_samples: int) -> Tensor:
-    """(N,) white noise that swells four times a second."""
-    time = torch.arange(num_samples) / SAMPLE_RATE
-    swell = 0.55 + 0.45 * torch.sin(2 * torch.pi * 4 * time)
-    return white_noise(num_samples) * swell
+def said_backwards(waveform: Tensor) -> Tensor:
+    """(N,) -> (8.4 s,) its first word, backwards, fourteen times."""
+    word = waveform[int(0.4 * SAMPLE_RATE) : SAMPLE_RATE]
+    return word.flip(0).repeat(14)
 
 
 def greedy_text(model: Model, waveform: Tensor) -> str:

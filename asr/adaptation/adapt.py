@@ -58,11 +58,11 @@ from asr.runtime import pick_device
 from asr.scoring import difference_interval, word_error_rate
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import alphabet_written
-from asr.train import is_finished, train
+from asr.train import check_network, is_finished, train
 from asr.training.best_model import MODEL
+from asr.training.checkpoint import CHECKPOINT
 from asr.training.growth import interpolate
 from asr.training.token_rows import TokenRows, match_tokens
-from asr.training.trainer import CHECKPOINT
 from asr.training.validation import Validation, validate
 
 SHARES = (0.0, 0.5, 0.8, 1.0)
@@ -182,6 +182,7 @@ def adapt(
     )
     chosen = task.settings(minutes)
     config = overridden(chosen, [one for one in overrides if one not in searched])
+    check_network(config, tokenizer, load_model(source))
     _claim(folder, source, material, searched)
     task.write(chosen)
     report(f"start: {source}")

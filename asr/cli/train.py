@@ -71,7 +71,7 @@ def _last_stage(folder: Path) -> Path:
 
 def _after_interrupt(folder: Path) -> str:
     """Return from where the same command will go on."""
-    from asr.training.trainer import CHECKPOINT
+    from asr.training.checkpoint import CHECKPOINT
 
     if (folder / CHECKPOINT).exists():
         return "the same command goes on from the last checkpoint"

@@ -9,7 +9,7 @@ from asr.folders import write_files
 from asr.runs.material import TrainingData
 from asr.tensor_files import read_metadata
 from asr.text import CharTokenizer, Tokenizer
-from asr.training.trainer import CHECKPOINT
+from asr.training.checkpoint import CHECKPOINT
 
 CONFIG = "config.yaml"
 _FIXED = (

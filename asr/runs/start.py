@@ -11,9 +11,9 @@ from asr.model.storage import Model, find_model, load_model, load_tokenizer
 from asr.runs.material import chosen
 from asr.text import Tokenizer
 from asr.tokenizers import SUBWORDS, Subwords
+from asr.training.checkpoint import CHECKPOINT
 from asr.training.growth import grow
 from asr.training.token_rows import TokenRows, match_tokens
-from asr.training.trainer import CHECKPOINT
 
 
 def tokenizer_of(config: Config, folder: Path) -> Tokenizer:

@@ -21,6 +21,8 @@ from asr.tensor_files import (
     write_tensors,
 )
 
+CHECKPOINT = "checkpoint.safetensors"
+"""In the folder of a run."""
 _LARGEST_MOMENT = 1e9
 """Of a gradient, which is clipped, and of its square; and of a count of updates."""
 

@@ -20,7 +20,7 @@ from asr.errors import CheckpointError
 from asr.model.storage import DESCRIPTION, load_model
 from asr.tensor_files import read_metadata
 from asr.train import train
-from asr.training.trainer import CHECKPOINT
+from asr.training.checkpoint import CHECKPOINT
 
 
 class Found(NamedTuple):

@@ -17,9 +17,9 @@ from asr.model.attention import AttentionConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
 from asr.tensor_files import read_tensors
+from asr.training.checkpoint import CHECKPOINT
 from asr.training.config import TrainingConfig
 from asr.training.schedule import ScheduleConfig
-from asr.training.trainer import CHECKPOINT
 from recipes.toy.make import sing
 
 ROOT = Path(__file__).parents[2]

@@ -3,14 +3,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr.audio import SAMPLE_RATE
+from asr.audio import SAMPLE_RATE, read_waveform
 from asr.model.attention import AttentionConfig
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.speller import SpellerConfig
-from asr.model.storage import Model
+from asr.model.storage import Model, find_model, load_model
 from asr.text import CharTokenizer
 from tools.attention_pictures import (
+    ROWS_SHOWN,
     Reading,
     around,
     draw_blocks,
@@ -19,10 +20,13 @@ from tools.attention_pictures import (
     draw_kinds,
     draw_location,
     draw_one_character,
+    greedy_text,
     read,
-    swelling_noise,
+    said_backwards,
+    white_noise,
 )
 
+SAMPLE = Path(__file__).parents[2] / "asr" / "assets" / "sample.opus"
 TEXT = "A TONE"
 MOST_BYTES = 150_000
 
@@ -39,7 +43,7 @@ def model_of(attention: AttentionConfig) -> Model:
 
 
 def reading_of(attention: AttentionConfig) -> Reading:
-    return read(model_of(attention), swelling_noise(SAMPLE_RATE), TEXT)
+    return read(model_of(attention), white_noise(SAMPLE_RATE), TEXT)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,17 @@ def test_the_steps_with_most_weight_are_found() -> None:
 
 
 def test_noise_is_the_same_each_time() -> None:
-    torch.testing.assert_close(swelling_noise(100), swelling_noise(100))
+    torch.testing.assert_close(white_noise(100), white_noise(100))
+
+
+def test_the_bundled_model_loops_where_its_picture_says_so() -> None:
+    bundled, sample = load_model(find_model(None)), read_waveform(SAMPLE)
+
+    with torch.inference_mode():
+        text = greedy_text(bundled, said_backwards(sample))
+
+    assert len(text) > ROWS_SHOWN
+    assert text.count(" IT IT IT") > 10
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from asr.model.speller import SpellerConfig
 from asr.model.storage import load_model
 from asr.tensor_files import read_tensors, write_tensors
 from asr.train import train
-from asr.training import recorded_updates, trainer
+from asr.training import recorded_updates, updates
 from asr.training.config import TrainingConfig
 from asr.training.distributed import Team
 from asr.training.graphs import RecordedStep
@@ -76,7 +76,7 @@ def _short_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("asr.train.draw_attention", draw_nothing)
     monkeypatch.setattr("asr.data.device_corpus.os.sched_getaffinity", lambda _: {0})
-    monkeypatch.setattr(trainer, "READ_EVERY", 3)
+    monkeypatch.setattr(updates, "READ_EVERY", 3)
 
 
 def checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

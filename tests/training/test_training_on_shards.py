@@ -48,7 +48,7 @@ def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
         return ShardSampler(sampler, utterances.shards, num_readers, window_seconds=2)
 
     monkeypatch.setattr("asr.train.draw_attention", draw_nothing)
-    monkeypatch.setattr("asr.training.trainer.in_order_of_shards", in_order)
+    monkeypatch.setattr("asr.training.epoch_batches.in_order_of_shards", in_order)
 
 
 def on_shards(config: Config, corpus: Path) -> Config:
