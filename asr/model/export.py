@@ -213,8 +213,9 @@ def _new_card(model: StoredModel, name: str, settings: str, weights: WeightType)
     num_weights = sum(weight.numel() for weight in model.weights.values())
     attention = model.attention_class or config.attention.kind
     rows = {
-        "Network": f"listener {config.listener.size} a direction x "
-        f"{len(config.listener.reductions)} layers, {attention} attention, "
+        "Network": f"{_front(config.listener.conv_channels)}listener "
+        f"{config.listener.size} a direction x {len(config.listener.reductions)} "
+        f"layers, {attention} attention, "
         f"speller {config.speller.size} x {config.speller.layers}; "
         f"{num_weights / 1e6:.1f} M parameters, {weights}",
         "Training": _training(metadata),
@@ -230,6 +231,10 @@ def _new_card(model: StoredModel, name: str, settings: str, weights: WeightType)
     if settings:
         card += f"\n## Settings\n\n```yaml\n{settings.rstrip()}\n```\n"
     return card
+
+
+def _front(channels: int) -> str:
+    return f"two convolutions of {channels} channels, " if channels else ""
 
 
 def _without_places(settings: str) -> str:

@@ -30,6 +30,7 @@ from asr.model.windowed_search import WindowedSteps
 
 _MOST = {
     "listener.size": 8192,
+    "listener.conv_channels": 1024,
     "attention.size": 8192,
     "attention.filters": 1024,
     "attention.reach": 1000,

@@ -7,7 +7,8 @@ layer above reads fewer and wider steps:
 
 With reductions (2, 2, 1) there are 25 steps a second, with (2, 2, 2) the 12.5 of the
 paper. Joining before the layer, not after it, halves the work; the paper's first layer
-reads all frames.
+reads all frames. With `conv_channels` the pyramid reads what a `convolutional_front`
+made of the frames.
 
 The CTC head (see `las`) needs at least as many steps as there are characters, and
 English has about 15 characters a second. So it listens to the highest layer that still
@@ -27,6 +28,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from asr.model.convolutional_front import ConvolutionalFront
 from asr.model.lstm import BidirectionalLSTM
 from asr.padding import valid_mask
 from asr.quantized import Int8LSTM
@@ -45,6 +47,8 @@ class ListenerConfig:
     """One number a layer: how many neighbours are joined before it reads them."""
     dropout: float = 0.2
     """Share of each layer's output that is dropped in training."""
+    conv_channels: int = 0
+    """Channels of two convolutions before the pyramid; 0 for none."""
 
     def __post_init__(self) -> None:
         """Refuse pyramids that cannot stand."""
@@ -63,6 +67,10 @@ class ListenerConfig:
             raise ValueError(
                 f"listener.dropout is a share from 0 to below 1, not {self.dropout}"
             )
+        if self.conv_channels < 0:
+            raise ValueError(
+                f"listener.conv_channels must be at least 0, not {self.conv_channels}"
+            )
 
 
 class ListenerOutput(NamedTuple):
@@ -79,11 +87,15 @@ class ListenerOutput(NamedTuple):
 
 
 class Listener(nn.Module):
-    """A pyramid of bidirectional LSTMs."""
+    """A pyramid of bidirectional LSTMs, perhaps with convolutions before it."""
 
     def __init__(self, config: ListenerConfig, num_features: int) -> None:
         super().__init__()
         self.reductions = list(config.reductions)
+        self.front: ConvolutionalFront | None = None
+        if config.conv_channels:
+            self.front = ConvolutionalFront(config.conv_channels, num_features)
+            num_features = self.front.size
         widths = [num_features] + [2 * config.size] * (len(self.reductions) - 1)
         self.layers = nn.ModuleList(
             BidirectionalLSTM(width * reduction, config.size)
@@ -120,6 +132,8 @@ class Listener(nn.Module):
         if num_frames.device.type == "cpu" and int(num_frames.min()) < 1:
             raise ValueError(f"every utterance needs a frame: {num_frames.tolist()}")
         h, num_steps = _blank(x, num_frames), num_frames
+        if self.front is not None:
+            h = self.front(h, num_frames)
         ctc_h, num_ctc_steps = h, num_steps
         for index, (layer, norm) in enumerate(
             zip(self.layers, self.norms, strict=True)

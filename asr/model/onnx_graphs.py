@@ -47,6 +47,7 @@ from asr.model.attention import (
     DotAttention,
     LocationAwareAttention,
 )
+from asr.model.convolutional_front import BANDS, SEEN, ConvolutionalFront
 from asr.model.las import LAS
 from asr.model.lstm import BidirectionalLSTM
 
@@ -73,8 +74,10 @@ def listener_graph(las: LAS, precision: str = "float32") -> bytes:
     x = graph.add("Div", x, graph.weight(las.norm.std))
     h = _blank(graph, x, lengths)
     listener = las.listener
-    ctc_h, num_ctc_steps = h, lengths
     width = NUM_MELS
+    if listener.front is not None:
+        h, width = _convolve(graph, listener.front, h, lengths), listener.front.size
+    ctc_h, num_ctc_steps = h, lengths
     for index, reduction in enumerate(listener.reductions):
         h, lengths = _stack_frames(graph, h, lengths, width, reduction)
         layer, norm = listener.layers[index], listener.norms[index]
@@ -305,6 +308,25 @@ def _blank(graph: _Graph, x: str, lengths: str) -> str:
     """(B, J, D) with zeros on padding."""
     valid = graph.add("Unsqueeze", _valid(graph, x, lengths), graph.numbers(2))
     return graph.add("Where", valid, x, graph.constant(np.float32(0.0)))
+
+
+def _convolve(graph: _Graph, front: ConvolutionalFront, x: str, lengths: str) -> str:
+    """(B, T, F) -> (B, T, C * F'')."""
+    valid = graph.add("Unsqueeze", _valid(graph, x, lengths), graph.numbers(1, 3))
+    h = graph.add("Unsqueeze", x, graph.numbers(1))
+    for convolution in front.convolutions:
+        assert isinstance(convolution, nn.Conv2d)
+        assert convolution.bias is not None
+        h = graph.add(
+            *("Conv", h, graph.weight(convolution.weight)),
+            graph.weight(convolution.bias),
+            strides=[1, BANDS],
+            pads=[SEEN // 2] * 4,
+        )
+        zeros = graph.constant(np.float32(0.0))
+        h = graph.add("Where", valid, graph.add("Relu", h), zeros)
+    h = graph.add("Transpose", h, perm=[0, 2, 1, 3])
+    return graph.add("Reshape", h, graph.numbers(0, 0, front.size))
 
 
 def _stack_frames(

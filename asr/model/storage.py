@@ -476,8 +476,8 @@ def _check_sizes(stored: StoredModel) -> None:
     config, weights = stored.config, stored.weights
     largest = max((max(w.shape, default=0) for w in weights.values()), default=0)
     listener, attention, speller = config.listener, config.attention, config.speller
-    sizes = [listener.size, *listener.reductions, stored.tokenizer.size]
-    sizes += [speller.size, speller.embedding_size]
+    sizes = [listener.size, *listener.reductions, listener.conv_channels]
+    sizes += [stored.tokenizer.size, speller.size, speller.embedding_size]
     if stored.attention_class is None:
         sizes += [attention.size]
         if attention.kind == "location":

@@ -17,8 +17,8 @@ from asr.runtime import allow_tf32
 F, SIZE = 4, 3
 
 
-def build(*reductions: int, dropout: float = 0.0) -> Listener:
-    config = ListenerConfig(size=SIZE, reductions=list(reductions), dropout=dropout)
+def build(*reductions: int, dropout: float = 0.0, conv_channels: int = 0) -> Listener:
+    config = ListenerConfig(SIZE, list(reductions), dropout, conv_channels)
     return Listener(config, num_features=F)
 
 
@@ -154,10 +154,11 @@ def test_ctc_listens_to_the_highest_layer_with_25_steps_a_second(
 
 @pytest.mark.parametrize("length", range(1, 18))
 @pytest.mark.parametrize("reductions", [(2, 2, 2), (3, 1, 2)])
+@pytest.mark.parametrize("conv_channels", [0, 2])
 def test_an_utterance_does_not_depend_on_its_neighbours(
-    reductions: tuple[int, ...], length: int
+    reductions: tuple[int, ...], length: int, conv_channels: int
 ) -> None:
-    listener = build(*reductions)
+    listener = build(*reductions, conv_channels=conv_channels)
     x = torch.randn(3, 17, F)
 
     alone = listen(listener, x[1:2, :length], length)
@@ -173,8 +174,11 @@ def test_an_utterance_does_not_depend_on_its_neighbours(
 
 
 @pytest.mark.parametrize("rubbish", [1e6, math.inf, math.nan])
-def test_what_stands_in_the_padding_does_not_matter(rubbish: float) -> None:
-    listener = build(2, 2, 1)
+@pytest.mark.parametrize("conv_channels", [0, 2])
+def test_what_stands_in_the_padding_does_not_matter(
+    rubbish: float, conv_channels: int
+) -> None:
+    listener = build(2, 2, 1, conv_channels=conv_channels)
     x = torch.randn(2, 9, F)
     spoilt = x.clone()
     spoilt[0, 6:] = rubbish
@@ -251,6 +255,7 @@ def test_an_utterance_without_frames_is_refused() -> None:
         ({"dropout": -0.1}, r"listener\.dropout is a share .* below 1, not -0\.1"),
         ({"dropout": 1.0}, r"listener\.dropout is a share .* below 1, not 1\.0"),
         ({"dropout": math.nan}, r"listener\.dropout is a share .* below 1, not nan"),
+        ({"conv_channels": -1}, r"listener\.conv_channels must be at least 0, not -1"),
     ],
 )
 def test_a_pyramid_that_cannot_stand_is_refused(
@@ -281,9 +286,10 @@ def test_runs_on_the_gpu_with_lengths_on_the_cpu(tf32: bool) -> None:
 
 
 @torch.no_grad()
-def test_an_int8_listener_puts_out_nearly_the_same() -> None:
+@pytest.mark.parametrize("conv_channels", [0, 2])
+def test_an_int8_listener_puts_out_nearly_the_same(conv_channels: int) -> None:
     torch.manual_seed(0)
-    listener = build(2, 2).eval()
+    listener = build(2, 2, conv_channels=conv_channels).eval()
     x = torch.randn(2, 20, F)
     before = listen(listener, x, 20, 11).h
 

@@ -33,9 +33,9 @@ KINDS: dict[str, dict[str, Any]] = {
 VOCABULARY = 31
 
 
-def network(kind: str, layers: int = 1) -> LAS:
+def network(kind: str, layers: int = 1, conv_channels: int = 0) -> LAS:
     config = LASConfig(
-        ListenerConfig(size=16, reductions=[2, 2, 1]),
+        ListenerConfig(16, [2, 2, 1], conv_channels=conv_channels),
         AttentionConfig(size=8, **KINDS[kind]),
         SpellerConfig(size=12, layers=layers, embedding_size=6),
     )
@@ -79,10 +79,11 @@ def close(found: npt.NDArray[Any], expected: Tensor, atol: float = 1e-4) -> None
 
 @pytest.mark.parametrize("size", [1, 8])
 @pytest.mark.parametrize("longest", [1, 50, 133])
+@pytest.mark.parametrize("conv_channels", [0, 3])
 def test_the_listener_reads_any_batch_of_any_length(
-    size: int, longest: int, tmp_path: Path
+    size: int, longest: int, conv_channels: int, tmp_path: Path
 ) -> None:
-    las = network("location")
+    las = network("location", conv_channels=conv_channels)
     features, num_frames = batch(size, longest)
     with torch.no_grad():
         expected = las.listen(features, num_frames)
