@@ -1,5 +1,6 @@
 """Settings of the training loop."""
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -33,6 +34,8 @@ class TrainingConfig:
     short_first: bool = True
     """Whether the first epoch goes from short to long utterances."""
     weight_decay: float = 1e-3
+    weight_noise: float = 0.0
+    """Deviation of noise on the recurrent weights while gradients are worked out."""
     clip_norm: float = 5.0
     """Largest norm of the gradient; a longer one is shortened."""
     average_decay: float = 0.998
@@ -85,10 +88,10 @@ class TrainingConfig:
                 "training.kept_rate: is for a training with training.start only "
                 "(nothing else is taken over)"
             )
-        if self.weight_decay < 0:
-            raise ValueError(
-                f"training.weight_decay must be at least 0, not {self.weight_decay}"
-            )
+        for name in ("weight_decay", "weight_noise"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"training.{name} must be at least 0, not {value}")
         if not 0 <= self.average_decay < 1:
             raise ValueError(
                 "training.average_decay is a share from 0 to below 1, "

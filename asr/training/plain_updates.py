@@ -15,6 +15,7 @@ from asr.model.las import LAS
 from asr.text import Tokenizer
 from asr.training.distributed import Team
 from asr.training.loss import LossConfig, losses
+from asr.training.weight_noise import WeightNoise
 
 
 class PlainUpdates:
@@ -29,6 +30,7 @@ class PlainUpdates:
         team: the processes that share the work.
         precision: how matrices are multiplied.
         clip_norm: largest norm of the gradient.
+        weight_noise: deviation of the noise on recurrent weights.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class PlainUpdates:
         team: Team,
         precision: torch.dtype,
         clip_norm: float,
+        weight_noise: float = 0.0,
     ) -> None:
         self.las, self.tokenizer, self.loss_config = las, tokenizer, loss_config
         self.optimizer, self.average, self.team = optimizer, average, team
         self.precision, self.clip_norm = precision, clip_norm
         self.device = las.ctc.weight.device
+        self._noise = WeightNoise(las, weight_noise)
 
     def update(
         self,
@@ -71,10 +75,11 @@ class PlainUpdates:
         """
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(6, dtype=torch.float64)
-        for batch in batches:
-            on_device = batch.to(self.device)
-            sums[:5] += self._backward(on_device, group_size, guide, sampling)
-            sums[5] += batch.seconds
+        with self._noise.added():
+            for batch in batches:
+                on_device = batch.to(self.device)
+                sums[:5] += self._backward(on_device, group_size, guide, sampling)
+                sums[5] += batch.seconds
         total, spelling, ctc, guided, wer, audio = self.team.sum(sums).tolist()
         learning = [p for p in self.las.parameters() if p.requires_grad]
         self.team.sum_gradients(learning)

@@ -32,6 +32,7 @@ from asr.training.graphs import (
     replay_difference,
 )
 from asr.training.loss import LossConfig
+from asr.training.weight_noise import WeightNoise
 
 READ_EVERY = 20
 """Updates between two looks at how training goes."""
@@ -51,6 +52,7 @@ class RecordedUpdates:
         clip_norm: largest norm of the gradient.
         sampled: whether some inputs will be the speller's own guesses.
         records: whether work is recorded, where the device can.
+        weight_noise: deviation of the noise on recurrent weights.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class RecordedUpdates:
         clip_norm: float,
         sampled: bool,
         records: bool,
+        weight_noise: float = 0.0,
     ) -> None:
         self.las, self.tokenizer, self.loss_config = las, tokenizer, loss_config
         self.optimizer, self.team, self.precision = optimizer, team, precision
@@ -76,6 +79,7 @@ class RecordedUpdates:
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
         device = las.ctc.weight.device
+        self._noise = WeightNoise(las, weight_noise)
         self._loop: Callable[[], AbstractContextManager[None]] = nullcontext
         self._pool = torch.cuda.graph_pool_handle() if records else None
         self._steps = dict[tuple[LengthClass, bool], RecordedStep]()
@@ -192,12 +196,12 @@ class RecordedUpdates:
         step = self._step(shape, batches[0], guided=guide > 0)
         figures = torch.zeros_like(self._sums)
         share = 1 / num_batches  # a batch without an utterance weighs nothing
-        for number, batch in enumerate(batches):
-            with self._loop():
+        with self._noise.added(), self._loop():
+            for number, batch in enumerate(batches):
                 gradients, losses = step.run(batch, guide, sampling)
-            self._add(gradients, share, first=number == 0)
-            figures[:4] += losses * share
-            self._audio += batch.seconds
+                self._add(gradients, share, first=number == 0)
+                figures[:4] += losses * share
+                self._audio += batch.seconds
         self.team.sum_gradients(self.parameters)
         total = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(total, foreach=True)

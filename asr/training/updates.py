@@ -57,7 +57,9 @@ class Updates:
         self.las, self.optimizer, self.team, self.folder = las, optimizer, team, folder
         self._parts = (las, tokenizer, self.loss_config, optimizer, average, team)
         self._precision = precision
-        self._plain = PlainUpdates(*self._parts, precision, self.config.clip_norm)
+        self._plain = PlainUpdates(
+            *(*self._parts, precision, self.config.clip_norm, self.config.weight_noise)
+        )
         self._recorded: RecordedUpdates | None = None
 
     @property
@@ -84,6 +86,7 @@ class Updates:
             clip_norm=self.config.clip_norm,
             sampled=self.schedule.sampling > 0,
             records=on_gpu and self.las.speller.attention.has_fast_path(),
+            weight_noise=self.config.weight_noise,
         )
         return self._recorded.fit(
             cut_classes(corpus.lengths(), batch_frames, self.config.batch_size),

@@ -52,6 +52,7 @@ def settings(corpus: Path, **training: Any) -> Config:
     defaults: dict[str, Any] = {
         **{"epochs": 3, "batch_size": 2, "validations": 2, "device": "cpu"},
         **{"precision": "float32", "fixed_shapes": "always", "checkpoint_minutes": 0.0},
+        **{"weight_noise": 0.02},
     }
     return Config(
         data=DataConfig([str(corpus / "train.jsonl")], str(corpus / "dev.jsonl")),

@@ -102,6 +102,7 @@ def settings(corpus: Path, **training: Any) -> Config:
         "validations": 2,
         "device": "cpu",
         "precision": "float32",
+        "weight_noise": 0.02,
     }
     return Config(
         data=DataConfig([str(corpus / "train.jsonl")], str(corpus / "dev.jsonl")),
@@ -127,6 +128,7 @@ def calm(config: Config) -> Config:
         speller=replace(config.speller, dropout=0.0),
         augment=AugmentConfig(speeds=[1.0], frequency_masks=0, time_masks=0),
         schedule=ScheduleConfig(warmup_steps=0),
+        training=replace(config.training, weight_noise=0.0),
     )
 
 
