@@ -92,6 +92,11 @@ class Config:
                 "loss.mwer_weight is for batches as they come: a search has no fixed "
                 "shapes (training.fixed_shapes=auto takes none then)"
             )
+        if self.augment.join and self.training.fixed_shapes == "always":
+            raise ValueError(
+                "augment.join is for batches of any shape "
+                "(training.fixed_shapes=auto takes no fixed ones then)"
+            )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

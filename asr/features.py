@@ -208,7 +208,7 @@ class FeatureNorm(nn.Module):
         return (features - self.mean) / self.std
 
 
-SHARES = ("noise", "babble", "room", "band", "clipping", "characters")
+SHARES = ("noise", "babble", "room", "band", "clipping", "characters", "join")
 """Settings of `AugmentConfig` that are shares."""
 
 
@@ -241,6 +241,8 @@ class AugmentConfig:
     as vocal tracts of other lengths have them."""
     characters: float = 0.0
     """Share of the speller's inputs that are replaced by any other character."""
+    join: float = 0.0
+    """Share of the utterances that go on with the next one of the same speaker."""
 
     def __post_init__(self) -> None:
         """Refuse speeds and widths that cannot be."""

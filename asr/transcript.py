@@ -68,7 +68,7 @@ class Alternative:
     """log P per token: the nearer to 0, the surer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Alignment:
     """Where the model looked for each token of a segment."""
 
@@ -91,6 +91,24 @@ class Alignment:
         if any(len(token) != 1 for token in self.tokens):
             return None
         return "".join(self.tokens)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether both looked at the same, to the bit."""
+        if not isinstance(other, Alignment):
+            return NotImplemented
+        return (
+            self._about == other._about
+            and self.weights.shape == other.weights.shape
+            and bool((self.weights == other.weights).all())
+        )
+
+    def __hash__(self) -> int:
+        """Follow `__eq__`, without the weights."""
+        return hash(self._about)
+
+    @property
+    def _about(self) -> tuple[object, ...]:
+        return self.tokens, self.seconds_per_step, self.start, self.block_size
 
 
 @dataclass(frozen=True)
@@ -125,7 +143,7 @@ class Transcript:
     """Which channel was listened to: mix, left, right, or a number from 1 on."""
     model: str = ""
     """Name of the model."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Those of the search, and the precision of the weights."""
 
     @property

@@ -369,6 +369,11 @@ def test_a_training_that_searches_has_no_fixed_shapes() -> None:
     assert "loss.mwer_weight is for batches as they come" in message
 
 
+def test_a_training_that_joins_utterances_has_no_fixed_shapes() -> None:
+    message = message_of(TOY, "augment.join=0.3", "training.fixed_shapes=always")
+    assert "augment.join is for batches of any shape" in message
+
+
 def test_a_recipe_must_name_its_manifests(tmp_path: Path) -> None:
     path = write(tmp_path, "training: {epochs: 1}\n")
     assert "missing mandatory value: data" in message_of(path)

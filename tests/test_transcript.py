@@ -50,6 +50,23 @@ def test_a_transcript_comes_back_from_json_as_it_was() -> None:
     assert back.segments[1:] == transcript().segments[1:]
 
 
+def test_transcripts_are_equal_where_all_of_them_is() -> None:
+    one, other = transcript(), transcript()
+    spoken, *rest = other.segments
+    assert spoken.alignment is not None
+    elsewhere = replace(spoken.alignment, weights=torch.eye(6).flip(0))
+    longer = replace(spoken.alignment, weights=torch.ones(6, 7))
+
+    assert one == other
+    assert one in [other]
+    assert hash(one) == hash(other)
+    for looked in (elsewhere, longer, replace(spoken.alignment, start=0.0), None):
+        changed = replace(spoken, alignment=looked)
+        assert one != replace(other, segments=(changed, *rest))
+    assert one != replace(other, settings={"beam_size": 9})
+    assert spoken.alignment != "a map"
+
+
 def test_the_names_in_json_stay() -> None:  # programs of others rely on them
     tree = transcript().to_dict()
 

@@ -14,6 +14,7 @@ Shapes: N samples of a waveform.
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -169,7 +170,7 @@ def read_arrays(
 
 def from_samples(
     samples: "npt.NDArray[Any] | Tensor",
-    rate: int,
+    rate: float,
     *,
     channel: Channel = "mix",
     start: float = 0.0,
@@ -206,7 +207,7 @@ def from_samples(
 
 def waveform_of(
     array: npt.NDArray[Any],
-    rate: int,
+    rate: float,
     *,
     channel: Channel = "mix",
     start: float = 0.0,
@@ -217,8 +218,7 @@ def waveform_of(
         raise ValueError(f"(N,) or (channels, N) is needed, got {array.shape}")
     if array.ndim == 2 and array.shape[0] > array.shape[1] > 0:
         raise ValueError(f"(channels, N) is needed, got {array.shape}: transpose it")
-    if not RATES[0] <= rate <= RATES[1]:
-        raise ValueError(f"a rate of {RATES[0]} to {RATES[1]} Hz is needed, not {rate}")
+    rate = _whole(rate)
     check_channel(channel)
     if array.size == 0:
         raise no_samples(_SAMPLES)
@@ -227,6 +227,17 @@ def waveform_of(
     sound = _InMemory(array[None] if array.ndim == 1 else array, rate)
     blocks = _blocks(sound, SAMPLE_RATE, channel, start, end, _SAMPLES)
     return np.concatenate(list(blocks))
+
+
+def _whole(rate: float) -> int:
+    """Return a rate that may have come as a float.
+
+    Raises:
+        ValueError: it is none that audio has.
+    """
+    if isinstance(rate, Real) and RATES[0] <= rate <= RATES[1] and rate == int(rate):
+        return int(rate)
+    raise ValueError(f"a rate of {RATES[0]} to {RATES[1]} Hz is needed, not {rate!r}")
 
 
 class _InMemory:

@@ -110,10 +110,10 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
 
 
 def _robustness(args: argparse.Namespace) -> None:
-    from asr.data.manifest import read_manifest, spread
+    from asr.data.manifest import read_references, spread
     from asr.evaluation.robustness import under_conditions, without_speech
 
-    utterances = spread(read_manifest(args.manifest), args.utterances)
+    utterances = spread(read_references(args.manifest), args.utterances)
     recognizer = load_recognizer(args)
     print(under_conditions(recognizer, utterances), flush=True)
     print(f"\n{without_speech(recognizer)}")
@@ -123,12 +123,12 @@ def _long_recordings(args: argparse.Namespace) -> None:
     from tempfile import TemporaryDirectory
 
     from asr.audio import encode
-    from asr.data.manifest import read_manifest
+    from asr.data.manifest import read_references
     from asr.evaluation.long_recordings import join_utterances, report
     from asr.folders import write_bytes
 
     seconds = _seconds(args)
-    utterances = read_manifest(args.manifest)
+    utterances = read_references(args.manifest)
     if args.output:
         recordings = (Path(utterance.audio) for utterance in utterances)
         check_output(args.output, args.manifest, *recordings)
@@ -141,17 +141,17 @@ def _long_recordings(args: argparse.Namespace) -> None:
 
 
 def _long_speech(args: argparse.Namespace) -> None:
-    from asr.data.manifest import read_manifest
+    from asr.data.manifest import read_references
     from asr.evaluation.long_speech import by_length, table
 
     seconds = _seconds(args)
-    utterances = read_manifest(args.manifest)
+    utterances = read_references(args.manifest)
     print(table(by_length(load_recognizer(args), utterances, seconds)))
 
 
 def _errors(args: argparse.Namespace) -> None:
-    from asr.data.manifest import read_manifest, spread
+    from asr.data.manifest import read_references, spread
     from asr.evaluation.search_errors import search_errors
 
-    utterances = spread(read_manifest(args.manifest), args.utterances)
+    utterances = spread(read_references(args.manifest), args.utterances)
     print(search_errors(load_recognizer(args), utterances))

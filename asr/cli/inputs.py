@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from asr.audio import AUDIO_SUFFIXES
 from asr.errors import AudioError
-from asr.files import errors_of
+from asr.files import errors_of, walk
 
 
 class Source(NamedTuple):
@@ -25,7 +25,8 @@ def find_sources(arguments: Sequence[str]) -> list[Source | AudioError]:
 
     Args:
         arguments: a file stands for itself, whether it is there or not; a folder for
-            all audio in it and below; a pattern (`talks/**/*.mp3`) for what it matches.
+            all audio in it and below, behind links too; a pattern (`talks/**/*.mp3`)
+            for what it matches.
 
     Returns:
         Each recording once, in the order of the arguments, those of a folder or pattern
@@ -70,7 +71,7 @@ def _inside(folder: Path) -> Iterator[tuple[Path, str | AudioError]]:
     closed = list[OSError]()
     files = sorted(
         Path(place, name)
-        for place, _, names in os.walk(folder, onerror=closed.append)
+        for place, _, names in walk(folder, closed.append)
         for name in names
         if _is_audio(place, name)
     )

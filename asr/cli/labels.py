@@ -45,11 +45,15 @@ class ManifestOutput:
         part = f"-{shard.index}-of-{shard.count}" if shard else ""
         self.path = Path(args.output_dir) / f"{MANIFEST}{part}.jsonl"
 
-    def take(self, name: str, transcript: "Transcript | AsrError") -> None:
-        """Take what is good enough of a transcript."""
-        if not self.is_wanted or isinstance(transcript, AsrError):
-            return
-        self.labels.add(transcript, lambda _, start: f"{name}-{start * 1000:08.0f}")
+    def take(self, name: str, transcript: "Transcript") -> AsrError | None:
+        """Take what is good enough of a transcript; return what is wrong with it."""
+        if not self.is_wanted:
+            return None
+        try:
+            self.labels.add(transcript, lambda _, start: f"{name}-{start * 1000:08.0f}")
+        except AsrError as error:
+            return error
+        return None
 
     def write(self) -> bool:
         """Write the manifest; return whether that was wanted and cannot be done."""

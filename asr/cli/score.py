@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from asr.cli.options import add_command
-from asr.errors import one_line
+from asr.errors import ManifestError, one_line
+from asr.wording import counted
 
 
 def add(commands: Any) -> None:
@@ -55,6 +56,12 @@ def _score(args: argparse.Namespace) -> None:
     spelled = str if args.normalize == "none" else normalizer(args.normalize)
     references = [spelled(utterance.text) for utterance in said]
     hypotheses = [spelled(utterance.text) for utterance in decoded]
+    if any(hypotheses) and not any(references):
+        number = counted(sum(len(text.split()) for text in hypotheses), "word")
+        raise ManifestError(
+            f"{args.references}: none of its utterances has a text, so that there is "
+            f"no error rate ({number} found in them)"
+        )
     speakers = [u.speaker for u in said]
 
     def show(place: int) -> None:

@@ -256,18 +256,31 @@ def _transcribe_all(
         found = _transcripts(recordings, seconds, bar.update, args)
         for name, transcript in zip(names, found, strict=True):
             bar.clear()  # it comes back with the next update
-            manifest.take(name, transcript)
-            error = transcript if isinstance(transcript, AsrError) else None
-            if not isinstance(transcript, AsrError) and not manifest.is_alone:
-                error = output.take(name, transcript)
-            if error:
+            errors = list(_taken(name, transcript, manifest, output))
+            for error in errors:
                 print(one_line(f"asr: {error}"), file=sys.stderr)
-                num_failed += 1
-    if manifest.write():
+            num_failed += bool(errors)
+    if recordings and manifest.write():  # a share may have none
         return 1
     if not num_failed:
         return 0
     return PARTIAL if num_failed < num_wanted else 1
+
+
+def _taken(
+    name: str,
+    transcript: "Transcript | AsrError",
+    manifest: ManifestOutput,
+    output: "_Output",
+) -> Iterator[AsrError]:
+    """Write or print a transcript; yield what is wrong with it, or with writing it."""
+    if isinstance(transcript, AsrError):
+        yield transcript
+        return
+    if not manifest.is_alone and (error := output.take(name, transcript)):
+        yield error
+    if error := manifest.take(name, transcript):
+        yield error
 
 
 class _Output:

@@ -33,6 +33,8 @@ from asr.features import (
 )
 from asr.text import Tokenizer
 
+LONGEST_JOINED = 30.0
+"""Seconds of two utterances in a row, beyond which they stay apart."""
 _VOICES = 64
 """Utterances that voices in the background are made of."""
 
@@ -54,6 +56,13 @@ class Augmentation:
         """Return the speed at which utterance `index` is played in an epoch."""
         rng = random.Random(f"speed {self.seed} {epoch} {index}")
         return rng.choice(self.config.speeds)
+
+    def joins(self, epoch: int, index: int) -> bool:
+        """Return whether utterance `index` goes on with the next one in an epoch."""
+        if not self.config.join:
+            return False
+        rng = random.Random(f"join {self.seed} {epoch} {index}")
+        return rng.random() < self.config.join
 
     def masks(self, epoch: int, index: int) -> random.Random:
         """Return the source of chance for the masks of utterance `index`."""
@@ -138,6 +147,7 @@ class Dataset:
             self.tokens = [_encode(utterance, tokenizer) for utterance in utterances]
         self.augmentation = augmentation
         self.alphabet = range(tokenizer.eos + 1, tokenizer.size)
+        self._tokenizer = tokenizer
         self._cache = dict[int, Tensor]()
         self._room = cache_hours * 3600
         self._lock = threading.Lock()
@@ -149,7 +159,21 @@ class Dataset:
     def duration(self, index: int, epoch: int) -> float:
         """Length in seconds of utterance `index`, as it is played in an epoch."""
         speed = self.augmentation.speed(epoch, index) if self.augmentation else 1.0
-        return self.durations[index] / speed
+        return sum(self.durations[i] for i in self._parts(epoch, index)) / speed
+
+    def _parts(self, epoch: int, index: int) -> tuple[int, ...]:
+        """Return what an example is made of: an utterance, and maybe the next one."""
+        after = index + 1
+        if not self.augmentation or not self.augmentation.joins(epoch, index):
+            return (index,)
+        if after == len(self) or not self._go_together(index, after):
+            return (index,)
+        return index, after
+
+    def _go_together(self, one: int, other: int) -> bool:
+        speakers = {self.utterances[one].speaker, self.utterances[other].speaker}
+        seconds = self.durations[one] + self.durations[other]
+        return len(speakers) == 1 and seconds <= LONGEST_JOINED
 
     def example(self, index: int, epoch: int = 0, strength: float = 1.0) -> Example:
         """Make the example of utterance `index`.
@@ -162,7 +186,12 @@ class Dataset:
         Raises:
             AudioError: the recording cannot be read.
         """
+        parts = self._parts(epoch, index)
         waveform, tokens = self.waveform(index), self.tokens[index]
+        if len(parts) > 1:
+            waveform = torch.cat([self.waveform(part) for part in parts])
+            texts = (self.utterances[part].text for part in parts)
+            tokens = _tokens(" ".join(text for text in texts if text), self._tokenizer)
         augmentation = self.augmentation
         if augmentation is None:
             return Example(log_mel(waveform), tokens)
@@ -238,9 +267,13 @@ class _ShardedTokens(Sequence[Tensor]):
 
 def _encode(utterance: Utterance, tokenizer: Tokenizer) -> Tensor:
     try:
-        return torch.tensor(tokenizer.encode(utterance.text), dtype=torch.int64)
+        return _tokens(utterance.text, tokenizer)
     except ValueError as error:
         raise ManifestError(
             f"{utterance.id}: {error} (tokenizer.alphabet=auto learns what the texts "
             "have)"
         ) from error
+
+
+def _tokens(text: str, tokenizer: Tokenizer) -> Tensor:
+    return torch.tensor(tokenizer.encode(text), dtype=torch.int64)

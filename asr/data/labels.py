@@ -71,6 +71,9 @@ class Labels:
             transcript: of a file.
             name: makes the id of an utterance of its number, from 1, and its start.
             spelled: makes the text of an utterance of a segment's.
+
+        Raises:
+            ManifestError: an id cannot be in a manifest.
         """
         sounds = [part for segment in transcript.segments for part in _parts(segment)]
         number, before = 0, 0.0
@@ -107,9 +110,15 @@ class Labels:
             self.left_out[f"below {self.min_confidence:g}"] += 1
         else:
             start, end = round(place[0], 3), round(place[1], 3)
-            utterance = Utterance(
-                id, transcript.audio, round(end - start, 3), text, start=start
-            )
+            try:
+                utterance = Utterance(
+                    id, transcript.audio, round(end - start, 3), text, start=start
+                )
+            except ValueError as error:
+                raise ManifestError(
+                    f"{transcript.audio}: is left out of the manifest: its {error} "
+                    "(rename the file)"
+                ) from error
             self.kept.append(Label(utterance, part.confidence))
 
     def write(self, path: Path) -> None:

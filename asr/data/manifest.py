@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -115,6 +116,20 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     return utterances
 
 
+def read_references(path: str | Path) -> list[Utterance]:
+    """Read a manifest that says what was said, at least in some utterances.
+
+    Raises:
+        ManifestError: as `read_manifest`, or no utterance has a text.
+    """
+    utterances = read_manifest(path)
+    if not any(utterance.text for utterance in utterances):
+        raise ManifestError(
+            f"{path}: none of its utterances has a text (what was said is needed here)"
+        )
+    return utterances
+
+
 def read_paired(
     references: str | Path, hypotheses: str | Path
 ) -> tuple[list[Utterance], list[Utterance]]:
@@ -154,11 +169,28 @@ def parse_line(line: str, path: Path, number: int) -> Utterance:
         entries = parse_table(line)
         known = {k: v for k, v in entries.items() if k in _FIELDS}
         if isinstance(known.get("audio"), str):
-            folder = os.path.dirname(path)
-            known["audio"] = os.path.normpath(os.path.join(folder, known["audio"]))
+            known["audio"] = os.path.normpath(
+                os.path.join(_folder_of(path), known["audio"])
+            )
         return Utterance(**known)
     except (TypeError, ValueError) as error:
         raise ManifestError(f"{path}:{number}: not an utterance: {error}") from error
+
+
+def _folder_of(path: Path) -> str:
+    """Return a manifest's folder; where links lead to it, the one they lead to.
+
+    What lies beside it (`../audio`) lies beside that one.
+    """
+    folder = os.path.dirname(path)
+    whole = os.path.abspath(folder)
+    real = _real_path(whole)
+    return folder if real == whole else real
+
+
+@lru_cache
+def _real_path(path: str) -> str:
+    return os.path.realpath(path)
 
 
 def write_manifest(

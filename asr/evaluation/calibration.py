@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from asr.data.manifest import Utterance, read_manifest
+from asr.data.manifest import Utterance, read_references
 from asr.data.recordings import read_utterance
 from asr.errors import ManifestError
 from asr.evaluation.robustness import LENGTHS, clear_without_speech
@@ -83,7 +83,7 @@ def calibrate(
         AsrError: manifest, model or a recording cannot be read, there are too few
             words, or the model's folder cannot be written to.
     """
-    utterances = read_manifest(manifest)
+    utterances = read_references(manifest)
     folder = find_model_to_change(model)
     load = partial(
         Recognizer.load, folder, language_model=language_model, attention=attention

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from asr.data.manifest import Utterance, read_manifest, spread
+from asr.data.manifest import Utterance, read_references, spread
 from asr.data.recordings import read_utterance
 from asr.decoding.config import DecodingConfig, replaced
 from asr.errors import ConfigError
@@ -98,7 +98,7 @@ def plan_trials(
         AsrError: manifest or a model cannot be read, or a setting is unknown or
             impossible.
     """
-    utterances = spread(read_manifest(manifest), num_utterances)
+    utterances = spread(read_references(manifest), num_utterances)
     given = dict(choices)
     if hot := next((name for name in given if name.startswith("hotword")), None):
         raise ConfigError(

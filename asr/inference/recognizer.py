@@ -277,12 +277,15 @@ class Recognizer(Recognition):
         """Return one that favours further words; the networks are the same.
 
         Args:
-            hotwords: words and phrases, beside those that this one favours.
+            hotwords: words and phrases, or a text of them with commas, beside those
+                that this one favours.
 
         Raises:
-            ConfigError: one has no letter that the model writes.
+            ConfigError: one is no text, or has no letter that the model writes.
         """
-        phrases = dict.fromkeys((*self.decoding.hotwords, *hotwords))
+        given = hotwords if isinstance(hotwords, str) else list(hotwords)
+        further = replaced(DecodingConfig(), {"hotwords": given}).hotwords
+        phrases = dict.fromkeys((*self.decoding.hotwords, *further))
         spelled = spell_hotwords(phrases, self.tokenizer)
         other = copy.copy(self)
         other.decoding = replace(self.decoding, hotwords=spelled)

@@ -16,7 +16,7 @@ Shapes: P contexts kept, R hypotheses, S LSTM size, C clusters behind the head.
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 
 import numpy as np
@@ -220,14 +220,31 @@ def product(weight: Tensor) -> Product:
     scale = weight.abs().amax(dim=1).clamp_min(torch.finfo().tiny) / 127
     steps = (weight / scale[:, None]).round()
     if not torch.equal(steps * scale[:, None], weight):
-        return lambda x: linear(x, weight)
+        return partial(linear, weight=weight)
     try:
-        packed = torch.ops.quantized.linear_prepack_fp16(steps, None)
+        return _HalfPrecision(steps, scale)
     except RuntimeError:  # a CPU without it
-        return lambda x: linear(x, weight)
+        return partial(linear, weight=weight)
 
-    def multiply(x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, packed)
-        return y.mul_(scale)
 
-    return multiply
+class _HalfPrecision:
+    """Products with whole numbers, which half precision holds exactly, and a scale.
+
+    Args:
+        steps: (M, D) from -127 to 127.
+        scale: (M,) of each row.
+    """
+
+    def __init__(self, steps: Tensor, scale: Tensor) -> None:
+        self._packed = torch.ops.quantized.linear_prepack_fp16(steps, None)
+        self._scale = scale
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(R, D) -> (R, M)."""
+        y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
+        return y.mul_(self._scale)
+
+    def __reduce__(self) -> tuple[type["_HalfPrecision"], tuple[Tensor, Tensor]]:
+        """Be copied and pickled by the plain numbers: packed ones cannot be."""
+        steps, _ = torch.ops.quantized.linear_unpack_fp16(self._packed)
+        return _HalfPrecision, (steps, self._scale)

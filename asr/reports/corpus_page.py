@@ -54,7 +54,7 @@ def write_corpus_page(page: Path, info: CorpusInfo) -> None:
         drawn=drawn,
         players=players,
     )
-    write_bytes(page, content.encode())
+    write_bytes(page, content.encode(errors="backslashreplace"))
 
 
 def _hours(seconds: float) -> str:

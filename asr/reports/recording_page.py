@@ -80,7 +80,7 @@ def write_page(path: Path, audio: str | Path, transcript: Transcript) -> None:
     waveform = read_waveform(audio)
     data = page_data(waveform, Path(audio).name, transcript)
     page = render("recording/page.html", name=Path(audio).name, data=data)
-    write_bytes(path, page.encode())
+    write_bytes(path, page.encode(errors="backslashreplace"))
 
 
 def page_data(waveform: Tensor, name: str, transcript: Transcript) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def write_report(
         players=players,
         training=show_learning(run) if run else None,
     )
-    write_bytes(page, content.encode())
+    write_bytes(page, content.encode(errors="backslashreplace"))
 
 
 def _headline(

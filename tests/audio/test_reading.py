@@ -1,3 +1,4 @@
+import math
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,9 @@ def test_the_samples_given_stay_as_they_are() -> None:
         (np.zeros((9, 2)), 16_000, ValueError, r"got \(9, 2\): transpose it"),
         (np.zeros((2, 9, 1)), 16_000, ValueError, r"is needed, got \(2, 9, 1\)"),
         (np.zeros(9), 0, ValueError, "a rate of 1000 to 1000000 Hz is needed, not 0"),
+        (np.zeros(9), 16_000.5, ValueError, r"Hz is needed, not 16000\.5"),
+        (np.zeros(9), math.nan, ValueError, "Hz is needed, not nan"),
+        (np.zeros(9), "16000", ValueError, "Hz is needed, not '16000'"),
         (np.zeros(9, np.int64), 16_000, TypeError, "not int64"),
         (np.zeros(9, bool), 16_000, TypeError, "not bool"),
         (np.zeros(0), 16_000, AudioError, "samples: holds no samples"),
@@ -202,10 +206,18 @@ def test_the_samples_given_stay_as_they_are() -> None:
 )
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_bad_samples_are_refused(
-    samples: npt.NDArray[Any], rate: int, error: type[Exception], message: str
+    samples: npt.NDArray[Any], rate: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         from_samples(samples, rate)
+
+
+def test_a_rate_may_be_a_whole_float() -> None:
+    samples = tone(8_000)
+
+    found = from_samples(samples, 8_000.0)
+
+    torch.testing.assert_close(found, from_samples(samples, 8_000))
 
 
 # Blocks: what is read piece by piece is what is read at once

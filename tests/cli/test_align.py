@@ -219,6 +219,33 @@ def test_a_manifest_goes_with_other_formats_and_with_shards(tmp_path: Path) -> N
     }
 
 
+def test_a_name_that_no_manifest_holds_is_one_recording_s_fault(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    for name in ("a", "b\udcff", "c"):
+        (tmp_path / f"{name}.opus").write_bytes(SAMPLE.read_bytes())
+    out = tmp_path / "out"
+
+    assert transcribe(out, tmp_path, "-f", "txt,manifest") == PARTIAL
+
+    utterances = read_manifest(out / "manifest.jsonl")
+    assert [utterance.id[0] for utterance in utterances] == ["a", "c"]
+    assert len(list(out.glob("*.txt"))) == 3
+    assert "is left out of the manifest: its id holds a lone surr" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_share_without_a_recording_needs_no_manifest(tmp_path: Path) -> None:
+    shares = [
+        transcribe(tmp_path / "out", SAMPLE, "-f", "manifest", "--shard", f"{share}/3")
+        for share in range(3)
+    ]
+
+    assert shares == [0, 0, 0]
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
 def test_a_manifest_without_an_utterance_is_an_error(
     tmp_path: Path, capsys: Capture
 ) -> None:

@@ -492,6 +492,19 @@ def scored(tmp_path: Path, said: str, decoded: str, *options: str) -> None:
     assert main(["score", *paths, *options]) == 0
 
 
+def test_score_needs_a_text_to_compare_with(tmp_path: Path, capsys: Capture) -> None:
+    said, decoded = tmp_path / "said.jsonl", tmp_path / "decoded.jsonl"
+    write_manifest(said, [replace(SAID, text="")])
+    write_manifest(decoded, [replace(SAID, text="THE BAT")])
+
+    assert main(["score", str(said), str(decoded)]) == 1
+
+    captured = capsys.readouterr()
+    assert "none of its utterances has a text" in captured.err
+    assert "(2 words found in them)" in captured.err
+    assert not captured.out
+
+
 @pytest.mark.parametrize(
     ("said", "decoded", "remark"),
     [

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,17 @@ def test_what_cannot_be_tuned_is_one_line(
     assert message in error
     assert error.startswith("asr: ")
     assert error.count("\n") == 1
+
+
+def test_tune_needs_to_know_what_was_said(
+    manifest: Path, model_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    silent = tmp_path / "silent.jsonl"
+    write_manifest(silent, [replace(one, text="") for one in read_manifest(manifest)])
+
+    assert main(["tune", str(silent), str(model_folder)]) == 1
+
+    assert "silent.jsonl: none of its utterances has a text" in capsys.readouterr().err
 
 
 def test_calibrate_refuses_too_few_words(

@@ -31,6 +31,21 @@ def test_a_folder_stands_for_all_audio_below_it(tmp_path: Path) -> None:
     ]
 
 
+def test_a_folder_behind_a_link_is_looked_into_once(tmp_path: Path) -> None:
+    make(tmp_path, "elsewhere/a.wav", "talks/b.wav", "talks/deep/c.wav")
+    talks = tmp_path / "talks"
+    (talks / "link").symlink_to(tmp_path / "elsewhere")
+    (talks / "again").symlink_to(tmp_path / "elsewhere")
+    (talks / "around").symlink_to(talks)
+    (talks / "a-link-before").symlink_to(talks / "deep")
+
+    found = find_sources([str(talks)])
+
+    assert [source.name for source in found if isinstance(source, Source)] == [
+        *("again/a", "b", "deep/c"),
+    ]
+
+
 def test_a_pattern_stands_for_what_it_matches(tmp_path: Path) -> None:
     make(tmp_path, "x/b.wav", "x/a.wav", "x/a.mp3")
 

@@ -222,3 +222,76 @@ def test_without_strength_a_recording_is_not_disturbed(
     plain = augmented(utterances, AugmentConfig([0.9, 1.1])).example(0, strength=0.0)
 
     assert_same(augmented(utterances, DISTURBED).example(0, strength=0.0), plain)
+
+
+# Neighbours in one
+
+
+def neighbours(
+    utterances: list[Utterance], join: float = 1.0, speeds: tuple[float, ...] = (1.0,)
+) -> Dataset:
+    config = AugmentConfig(list(speeds), 0, 15, 0, 40, join=join)
+    return augmented(utterances, config)
+
+
+def test_an_utterance_goes_on_with_the_next_one(utterances: list[Utterance]) -> None:
+    dataset = neighbours(utterances)
+
+    joined = dataset.example(0)
+
+    sound = torch.cat([dataset.waveform(0), dataset.waveform(1)])
+    torch.testing.assert_close(joined.features, log_mel(sound))
+    assert TOKENIZER.decode(joined.tokens.tolist()) == "GO GO "
+    assert dataset.duration(0, 0) == pytest.approx(1.1)
+    assert_same(dataset.example(2), Dataset(utterances, TOKENIZER).example(2))
+
+
+def test_both_are_played_at_one_speed(utterances: list[Utterance]) -> None:
+    dataset = neighbours(utterances, speeds=(0.9, 1.1))
+
+    for epoch in range(4):
+        assert dataset.augmentation is not None
+        speed = dataset.augmentation.speed(epoch, 1)
+        seconds = len(dataset.example(1, epoch).features) / 100
+        assert seconds == pytest.approx(1.3 / speed, abs=0.02)
+        assert dataset.duration(1, epoch) == pytest.approx(1.3 / speed)
+
+
+def test_only_neighbours_of_a_speaker_go_together(utterances: list[Utterance]) -> None:
+    voices = [
+        replace(one, speaker=voice)
+        for one, voice in zip(utterances, "AAB", strict=True)
+    ]
+
+    durations = [neighbours(voices).duration(index, 0) for index in range(3)]
+
+    assert durations == pytest.approx([1.1, 0.6, 0.7])
+
+
+def test_two_long_ones_stay_apart(
+    utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.data.dataset.LONGEST_JOINED", 1.2)
+
+    durations = [neighbours(utterances).duration(index, 0) for index in range(3)]
+
+    assert durations == pytest.approx([1.1, 0.6, 0.7])
+
+
+def test_a_share_of_them_is_joined_others_in_each_epoch() -> None:
+    some = [Augmentation(AugmentConfig([1.0], join=0.3), seed=1)] * 2
+    drawn = [
+        [one.joins(epoch, index) for index in range(1000)]
+        for epoch, one in enumerate(some)
+    ]
+
+    assert drawn[0] != drawn[1]
+    assert all(0.25 < sum(row) / 1000 < 0.35 for row in drawn)
+
+
+def test_an_empty_text_adds_nothing(utterances: list[Utterance]) -> None:
+    silent = [replace(utterances[0], text=""), *utterances[1:]]
+
+    joined = neighbours(silent).example(0)
+
+    assert TOKENIZER.decode(joined.tokens.tolist()) == "GO "

@@ -55,6 +55,15 @@ def test_a_pause_is_shared_with_what_is_said_next(neighbour: Segment) -> None:
     assert spans(found)[0] == (0.05, 2.1)
 
 
+@pytest.mark.parametrize("name", ["b\udcff", "b\nc"])
+def test_a_recording_whose_name_no_manifest_can_hold_is_refused(name: str) -> None:
+    found = Labels(0.0)
+
+    with pytest.raises(ManifestError, match=r"audio/talk\.wav: is left out of the man"):
+        found.add(talk(said(("go", 1.0, 1.5))), lambda number, start: name)
+    assert not found.kept
+
+
 def test_an_utterance_ends_with_the_recording() -> None:
     found = labels(talk(said(("go", 1.0, 9.9)), duration=10.0))
 

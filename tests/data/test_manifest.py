@@ -11,6 +11,7 @@ from asr.data.manifest import (
     Utterance,
     read_manifest,
     read_paired,
+    read_references,
     spread,
     write_manifest,
 )
@@ -123,6 +124,32 @@ def test_a_relative_path_starts_at_the_current_folder_when_written(
     (written,) = (tmp_path / "exp" / "data" / "m.jsonl").read_text().splitlines()
     assert json.loads(written)["audio"] == "../a.flac"
     assert read_manifest("exp/data/m.jsonl")[0].audio == "exp/a.flac"
+
+
+@pytest.mark.parametrize("place", ["link", "link/lists", "real/../link/lists"])
+def test_what_was_written_through_a_link_is_found_through_it(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "far" / "away" / "lists").mkdir(parents=True)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(Path("far", "away"))
+    audio = tmp_path / "audio" / "a.flac"
+    monkeypatch.chdir(tmp_path)
+
+    write_manifest(f"{place}/m.jsonl", [Utterance("a", str(audio), 1.0, "GO")])
+
+    for path in (Path(place), tmp_path / place):
+        (utterance,) = read_manifest(path / "m.jsonl")
+        assert os.path.realpath(utterance.audio) == str(audio)
+
+
+def test_references_need_a_text(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "m.jsonl", entry(text=""), entry(id="b", text="GO"))
+    assert [utterance.text for utterance in read_references(path)] == ["", "GO"]
+    path = write_lines(tmp_path / "m.jsonl", entry(text=""))
+
+    with pytest.raises(ManifestError, match=r"m\.jsonl: none of its utterances has a"):
+        read_references(path)
 
 
 def test_an_absolute_path_in_a_file_stays(tmp_path: Path) -> None:

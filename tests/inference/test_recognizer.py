@@ -339,8 +339,13 @@ def test_further_hot_words_make_another_recognizer_of_the_same_network(
     assert other.las is one.las
     sound = noise(1.0)
     assert other.recognize([sound]) == alone.recognize([sound])
+    assert one.with_hotwords("Berta,New York").decoding.hotwords == (
+        *("ANNA", "BERTA", "NEW YORK"),
+    )
     with pytest.raises(ConfigError, match="has no letter that this model writes"):
         one.with_hotwords(["北京"])
+    with pytest.raises(ConfigError, match=r"decoding\.hotwords are texts in a list"):
+        one.with_hotwords([1])  # type: ignore[list-item]
 
 
 @pytest.fixture

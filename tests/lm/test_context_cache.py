@@ -1,5 +1,7 @@
 """What a search keeps of the LSTM's contexts is what the plain formula works out."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,16 @@ def test_it_foretells_what_the_plain_formula_foretells(stored: bool) -> None:
         words, goes_on = rng.integers(0, WORDS + 1, 4), rng.uniform(-2, 0, 4)
         rows = plain.read(torch.from_numpy(words), rows)
         at = cache.read(words, at, goes_on)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_product_can_be_pickled(stored: bool) -> None:
+    weight, x = torch.randn(6, 4), torch.randn(3, 4)
+    multiply = product(as_stored(weight) if stored else weight)
+
+    again = pickle.loads(pickle.dumps(multiply))
+
+    assert torch.equal(again(x), multiply(x))
 
 
 def test_with_bytes_it_foretells_nearly_the_same() -> None:

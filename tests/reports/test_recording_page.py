@@ -61,7 +61,9 @@ def tone(seconds: float = 1.0, hertz: float = 500.0) -> Tensor:
 
 
 def written(tmp_path: Path, one: Transcript, name: str = "a.wav") -> str:
-    soundfile.write(tmp_path / name, tone().numpy(), SAMPLE_RATE, format="WAV")
+    sound = BytesIO()
+    soundfile.write(sound, tone().numpy(), SAMPLE_RATE, format="WAV")
+    (tmp_path / name).write_bytes(sound.getvalue())
     write_page(tmp_path / "page.html", tmp_path / name, one)
     return (tmp_path / "page.html").read_text(encoding="utf-8")
 
@@ -124,6 +126,12 @@ def test_names_and_texts_are_never_markup(tmp_path: Path) -> None:
     assert data["text"] == NASTY
     assert data["name"] == '<b>&amp;"{{ data }}.wav'
     assert data["segments"][0]["words"][0]["instead"][0]["text"] == "<b>"
+
+
+def test_a_recording_may_have_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    page = written(tmp_path, transcript(segment()), name="b\udcff.wav")
+
+    assert r"b\udcff.wav" in Elements(page).texts["h1"]
 
 
 def test_a_page_replaces_the_one_before(tmp_path: Path) -> None:

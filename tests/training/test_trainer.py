@@ -109,7 +109,7 @@ def settings(corpus: Path, **training: Any) -> Config:
         listener=ListenerConfig(size=4, reductions=[2, 2], dropout=0.1),
         attention=AttentionConfig(size=4, reach=2, filters=2),
         speller=SpellerConfig(size=4, embedding_size=3, dropout=0.1),
-        augment=AugmentConfig(speeds=[0.9, 1.0, 1.1], time_width=10),
+        augment=AugmentConfig(speeds=[0.9, 1.0, 1.1], time_width=10, join=0.2),
         schedule=ScheduleConfig(warmup_steps=2, sampling=0.5, sampling_from=0.1),
         training=TrainingConfig(**(defaults | training)),
     )
