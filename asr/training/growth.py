@@ -24,6 +24,7 @@ and halve their outgoing weights; copies get the same gradients and part only by
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict
 
 import torch
@@ -152,6 +153,29 @@ def interpolate(
     for name, value in between.state_dict().items():
         value.lerp_(weights[name].to(value), share)
     return between.eval()
+
+
+@torch.no_grad()
+def averaged(ends: Sequence[LAS]) -> LAS:
+    """Return the mean of networks that were trained from one start.
+
+    Trainings with other seeds or settings end in one valley when they began in it, and
+    its middle often is lower than any end.
+
+    Raises:
+        ValueError: they are of different sizes, or know other tokens.
+
+    Source: Wortsman et al. (2022), "Model soups", arXiv:2203.05482.
+    """
+    first, *others = ends
+    for other in others:
+        if (other.config, other.vocab_size) != (first.config, first.vocab_size):
+            raise ValueError("they are different networks")
+    mean = deepcopy(first)
+    weights = [end.state_dict() for end in ends]
+    for name, value in mean.state_dict().items():
+        value.copy_(torch.stack([one[name].to(value) for one in weights]).mean(dim=0))
+    return mean.eval()
 
 
 def _different(old: LASConfig, new: LASConfig) -> str:

@@ -14,7 +14,7 @@ from asr.model.listener import ListenerConfig
 from asr.model.lstm import BidirectionalLSTM
 from asr.model.speller import SpellerConfig
 from asr.model.storage import load_model
-from asr.training.growth import grow, interpolate
+from asr.training.growth import averaged, grow, interpolate
 
 SPELLER = SpellerConfig(size=6, embedding_size=5)
 
@@ -143,6 +143,27 @@ def test_between_start_and_end_are_the_weights_of_both() -> None:
             expected = (1 - share) * grown.state_dict()[name]
             expected = expected + share * trained.state_dict()[name]
             torch.testing.assert_close(weight, expected)
+
+
+def test_the_mean_of_several_ends_is_that_of_their_weights() -> None:
+    ends = [network(8, seed=seed) for seed in range(3)]
+
+    mean = averaged(ends)
+
+    for name, weight in mean.state_dict().items():
+        expected = sum(end.state_dict()[name] for end in ends) / 3
+        torch.testing.assert_close(weight, expected)
+    assert all(
+        weight.equal(w)
+        for weight, w in zip(
+            *(net.parameters() for net in (ends[0], network(8, seed=0))), strict=True
+        )
+    )
+
+
+def test_different_networks_have_no_mean() -> None:
+    with pytest.raises(ValueError, match="they are different networks"):
+        averaged([network(8), network(9)])
 
 
 # Another alphabet

@@ -104,12 +104,13 @@ def settings(corpus: Path, **training: Any) -> Config:
         "precision": "float32",
         "weight_noise": 0.02,
     }
+    join = 0.0 if training.get("fixed_shapes") == "always" else 0.2
     return Config(
         data=DataConfig([str(corpus / "train.jsonl")], str(corpus / "dev.jsonl")),
         listener=ListenerConfig(size=4, reductions=[2, 2], dropout=0.1),
         attention=AttentionConfig(size=4, reach=2, filters=2),
         speller=SpellerConfig(size=4, embedding_size=3, dropout=0.1),
-        augment=AugmentConfig(speeds=[0.9, 1.0, 1.1], time_width=10, join=0.2),
+        augment=AugmentConfig([0.9, 1.0, 1.1], time_width=10, join=join),
         schedule=ScheduleConfig(warmup_steps=2, sampling=0.5, sampling_from=0.1),
         training=TrainingConfig(**(defaults | training)),
     )
