@@ -13,8 +13,10 @@ the variance falls to n / N of what it was (the mean of the old units is near ze
 its gains are made sqrt(n / N) of what they were.
 
 Of another alphabet each token gets the rows of an old one, or keeps those that were
-drawn (see `token_rows`). An attention with other settings is drawn anew: it learns in
-minutes where to look, with a listener and a speller that know what they need.
+drawn (see `token_rows`). An additive attention that becomes location-aware looks where
+it did: what the filters find has no weight at first. Any other attention with other
+settings is drawn anew: it learns in minutes where to look, with a listener and a
+speller that know what they need.
 
 Shapes: n units of an LSTM before, N after; its output is [forwards ; backwards].
 
@@ -25,16 +27,18 @@ and halve their outgoing weights; copies get the same gradients and part only by
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
 
+from asr.model.attention import AttentionConfig
 from asr.model.las import LAS, LASConfig
 
 _CANDIDATE = 2
 """Which quarter of torch's gate weights (i, f, g, o) is that of the candidate."""
 _ATTENTION = "speller.attention."
+_LOCATION = _ATTENTION + "location.weight"
 _OF_TOKENS = (
     *("speller.embedding.weight", "speller.output.weight", "speller.output.bias"),
     *("ctc.weight", "ctc.bias"),
@@ -48,7 +52,8 @@ def grow(
 ) -> frozenset[str]:
     """Give a network the weights of one whose listener is narrower, or as wide.
 
-    Where the attention has other settings, its weights stay as they were drawn.
+    Where the attention has other settings, its weights stay as they were drawn; but see
+    above.
 
     Args:
         las: as it was drawn; is changed.
@@ -68,6 +73,9 @@ def grow(
     before, after = _sizes(las, old, rows)
     taken, targets = set[str](), las.state_dict()
     anew = old.config.attention != las.config.attention
+    if anew and _gains_filters(old.config.attention, las.config.attention):
+        targets[_LOCATION].zero_()
+        anew = False
     for name, source in old.state_dict().items():
         if anew and name.startswith(_ATTENTION):
             continue
@@ -93,6 +101,12 @@ def grow(
         if ".norms." in name and name.endswith("weight"):
             target.mul_(math.sqrt(before / after))
     return frozenset(taken)
+
+
+def _gains_filters(old: AttentionConfig, new: AttentionConfig) -> bool:
+    """Return whether an attention becomes location-aware, and nothing else."""
+    gained = replace(old, kind="location", filters=new.filters, reach=new.reach)
+    return old.kind == "additive" and gained == new
 
 
 def _sizes(las: LAS, old: LAS, rows: Sequence[int | None] | None) -> tuple[int, int]:

@@ -129,6 +129,46 @@ def test_an_attention_with_other_settings_is_drawn_anew_and_all_else_kept() -> N
     assert all(after[name].equal(before[name]) for name in taken)
 
 
+@pytest.mark.parametrize("block_size", [0, 2])
+def test_an_additive_attention_that_gets_filters_looks_where_it_did(
+    block_size: int,
+) -> None:
+    torch.manual_seed(0)
+    config = LASConfig(
+        ListenerConfig(size=8, reductions=[2, 2, 1]),
+        AttentionConfig("additive", size=7, block_size=block_size),
+        SPELLER,
+    )
+    old = LAS(config, 9).eval()
+    aware = replace(config.attention, kind="location", filters=3, reach=4)
+    las = LAS(replace(config, attention=aware), 9).eval()
+
+    taken = grow(las, old)
+
+    x, length = torch.randn(1, 50, NUM_MELS), torch.tensor([50])
+    inputs = torch.tensor([[1, 4, 5, 6]])
+    before, after = (net(x, length, inputs)[0] for net in (old, las))
+    torch.testing.assert_close(after.weights, before.weights)
+    torch.testing.assert_close(after.logits, before.logits)
+    assert "speller.attention.energy.weight" in taken
+    after.logits.square().mean().backward()
+    learned = las.state_dict(keep_vars=True)["speller.attention.location.weight"]
+    assert learned.grad is not None
+    assert learned.grad.any()
+
+
+def test_an_attention_of_another_size_does_not_keep_its_content() -> None:
+    old = network(8)
+    content = replace(old.config.attention, kind="additive")
+    las = LAS(replace(old.config, attention=replace(content, size=9)), 9)
+    drawn = {name: weight.clone() for name, weight in las.state_dict().items()}
+
+    grow(las, LAS(replace(old.config, attention=content), 9))
+
+    attention = [name for name in drawn if name.startswith("speller.attention.")]
+    assert all(las.state_dict()[name].equal(drawn[name]) for name in attention)
+
+
 def test_between_start_and_end_are_the_weights_of_both() -> None:
     start = network(8)
     torch.manual_seed(5)
