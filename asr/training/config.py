@@ -11,8 +11,9 @@ class TrainingConfig:
     start: str | None = None
     """Folder of a model or run, or name of a model, whose weights training starts from;
     None for chance. Its listener may be narrower: it grows. Its attention may have
-    other settings: it is drawn anew, but an additive one becomes location-aware as it
-    is. Its alphabet may be another one: characters that both have keep their weights."""
+    other settings: it is drawn anew, though an additive one becomes location-aware as
+    it is. Its alphabet may be another one: characters that both have keep their
+    weights."""
     kept_rate: float = 1.0
     """Share of the learning rate for weights that were taken over whole from `start`;
     those with new rows or units, and those of another alphabet's characters, learn at
