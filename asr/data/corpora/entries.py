@@ -5,6 +5,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from asr.audio import AUDIO_SUFFIXES
+
 
 class Kind(StrEnum):
     """What can be wrong with an utterance. All but the dense ones are left out."""
@@ -71,12 +73,18 @@ class Columns:
 def id_of(path: Path, root: Path) -> str:
     """Make an id of a recording's path: unique below a root, without spaces.
 
+    Only the ending of a known kind of audio is left out: a name may have dots.
+
     >>> id_of(Path("/corpus/ann/take 1.wav"), Path("/corpus"))
     'ann-take_1'
+    >>> id_of(Path("/corpus/take.1"), Path("/corpus"))
+    'take.1'
     """
     if path.is_relative_to(root):
         path = path.relative_to(root)
-    parts = [part for part in path.with_suffix("").parts if part != path.anchor]
+    if path.suffix.lower() in AUDIO_SUFFIXES:
+        path = path.with_suffix("")
+    parts = [part for part in path.parts if part != path.anchor]
     return "-".join("_".join(part.split()) for part in parts)
 
 
