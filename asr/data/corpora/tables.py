@@ -7,10 +7,12 @@ Source: https://commonvoice.mozilla.org/datasets (the layout of a release);
 RFC 4180 (CSV).
 """
 
-import csv
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
+from statistics import mode
 from typing import NamedTuple
 
 from asr.audio import AUDIO_SUFFIXES
@@ -24,8 +26,11 @@ from asr.data.corpora.entries import (
     id_of,
 )
 from asr.data.corpora.json_lines import number_parts
+from asr.data.corpora.rows import Row, are_quoted, plain_rows, quoted_rows
 from asr.data.corpora.text_files import Text, read_text
 from asr.errors import CorpusError
+from asr.foreign import MOST_IN_A_LINE
+from asr.wording import counted
 
 SUFFIXES = (".tsv", ".csv")
 COMMON_VOICE = ("train", "dev", "test")
@@ -50,7 +55,7 @@ _DELIMITERS = "\t,;|"
 
 
 class _Table(NamedTuple):
-    rows: list[list[str]]
+    rows: list[Row]
     delimiter: str
     is_quoted: bool
     text: Text
@@ -125,16 +130,20 @@ def tables(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, columns: Columns) -> tuple[Subset, str]:
-    table = _parse(path)
-    meaning, has_header = _meaning(table.rows[0], columns, path)
+    table = _parse(path, columns)
+    header = table.rows[0].cells
+    meaning, has_header = _meaning(header, columns, path)
+    width = len(header)
+    if not has_header:  # the first text may be cut, too
+        width = max(2, mode(len(row.cells) for row in table.rows))
+        meaning = meaning._replace(text=width - 1)
     entries, problems = list[Entry](), list[Problem]()
-    for number, row in enumerate(table.rows[has_header:], 1 + has_header):
-        if not any(cell.strip() for cell in row):
-            continue
+    for row in table.rows[has_header:]:
         try:
-            entries.append(_entry(row, meaning, path.parent))
+            _check_width(row.cells, width)
+            entries.append(_entry(row.cells, meaning, path.parent))
         except ValueError as error:
-            problems.append(Problem(Kind.MALFORMED, f"{path}:{number}: {error}"))
+            problems.append(Problem(Kind.MALFORMED, f"{path}:{row.line}: {error}"))
     entries = number_parts(entries)
     return Subset(path.stem, entries, problems, path), _notice(
         path, table, meaning, has_header
@@ -143,61 +152,88 @@ def _read(path: Path, columns: Columns) -> tuple[Subset, str]:
 
 def _notice(path: Path, table: _Table, meaning: _Meaning, has_header: bool) -> str:
     def name(column: int) -> str:
-        return table.rows[0][column] if has_header else f"column {column + 1}"
+        return table.rows[0].cells[column] if has_header else f"column {column + 1}"
 
     delimiter = {"\t": "tab", ",": "comma", ";": "semicolon"}.get(table.delimiter, "|")
     guessed = " (a guess)" if table.text.is_guessed else ""
     speaker = "none" if meaning.speaker is None else name(meaning.speaker)
+    broken = sum(any("\n" in cell for cell in row.cells) for row in table.rows)
+    quotes = "with quotes" if table.is_quoted else "no quotes"
+    if broken:
+        quotes += f" ({counted(broken, 'row')} over several lines)"
     return (
         f"{path}: {table.text.encoding}{guessed}, {delimiter} between columns, "
-        f"{'with' if table.is_quoted else 'no'} quotes; audio: {name(meaning.audio)}, "
-        f"text: {name(meaning.text)}, speaker: {speaker}"
+        f"{quotes}; audio: {name(meaning.audio)}, text: {name(meaning.text)}, "
+        f"speaker: {speaker}"
     )
 
 
-def _parse(path: Path) -> _Table:
+def _parse(path: Path, columns: Columns) -> _Table:
     text = read_text(path)
-    head = next((line for line in text.content.split("\n") if line.strip()), "")
-    if not head:
+    content = text.content.replace("\0", "")
+    if "\n" not in content:
+        content = content.replace("\r", "\n")  # how a Macintosh ended lines
+    lines = content.split("\n")
+    if max(map(len, lines)) > MOST_IN_A_LINE:
+        raise CorpusError(
+            f"{path}: is no table (a line has over {MOST_IN_A_LINE} characters)"
+        )
+    sample = list(islice(filter(str.strip, lines), 2000))
+    if not sample:
         raise CorpusError(f"{path}: is empty (a table was expected)")
-    delimiter = max(_DELIMITERS, key=head.count)
-    if delimiter not in head:
+    delimiter, audio = _delimiter(sample, columns, path)
+
+    def is_row(line: str) -> bool:
+        cells = [cell.strip('" \r') for cell in line.split(delimiter)]
+        return len(cells) > audio and (
+            Path(cells[audio]).suffix.lower() in AUDIO_SUFFIXES
+            or _is_recording(cells[audio], path.parent)
+        )
+
+    is_quoted = are_quoted(sample, delimiter)
+    rows = (
+        quoted_rows(content, delimiter, is_row)
+        if is_quoted
+        else plain_rows(content, delimiter)
+    )
+    return _Table([row for row in rows if any(row.cells)], delimiter, is_quoted, text)
+
+
+def _delimiter(sample: Sequence[str], columns: Columns, path: Path) -> tuple[str, int]:
+    """Return what stands between columns, and which of them is the audio.
+
+    It is what makes columns of the first line whose meaning is clear. A text may hold
+    any of the others, and more often. Where nothing does, the reason is that of what is
+    as often in each line.
+    """
+
+    def likelihood(delimiter: str) -> tuple[int, int]:
+        counts = {line.count(delimiter) for line in sample[:20]}
+        return -len(counts), sample[0].count(delimiter)
+
+    present = [one for one in _DELIMITERS if one in sample[0]]
+    if not present:
         raise CorpusError(
             f"{path}: has one column only (audio and text were expected, with a tab, "
             "comma, semicolon or | between)"
         )
-    is_quoted = _is_quoted(text.content, delimiter)
-    csv.field_size_limit(2**24)
-    try:
-        reader = csv.reader(
-            text.content.replace("\0", "").splitlines(keepends=True)
-            if not is_quoted
-            else _kept_lines(text.content),
-            delimiter=delimiter,
-            quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE,
+    errors = list[CorpusError]()
+    for delimiter in sorted(present, key=likelihood, reverse=True):
+        (header,) = quoted_rows(sample[0], delimiter, bool)
+        try:
+            return delimiter, _meaning(header.cells, columns, path)[0].audio
+        except CorpusError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _check_width(row: Sequence[str], width: int) -> None:
+    """Refuse a row with more columns than the table has: its text would be cut off."""
+    if any(row[width:]):
+        raise ValueError(
+            f"has {len(row)} columns, not {width} (a text that holds what stands "
+            "between columns has to stand in quotes)"
         )
-        rows = [row for row in reader if row]
-    except csv.Error as error:
-        raise CorpusError(f"{path}: is no table ({error})") from error
-    return _Table(rows, delimiter, is_quoted, text)
-
-
-def _kept_lines(content: str) -> Iterable[str]:
-    return (line + "\n" for line in content.split("\n"))
-
-
-def _is_quoted(content: str, delimiter: str) -> bool:
-    """Return whether fields stand in quotes; in a TSV a quote is usually just one.
-
-    In quotes is what a field begins and ends with, in each line where one begins so.
-    """
-    sample = content[: 2**20].split("\n")[:2000]
-    fields = [field.strip("\r ") for line in sample for field in line.split(delimiter)]
-    begun = [field for field in fields if field.startswith('"')]
-    closed = [f for f in begun if f.endswith('"') and len(f) > 1]
-    if delimiter == "\t":
-        return len(closed) > len(fields) / 10 and len(closed) == len(begun)
-    return bool(begun)
 
 
 def _meaning(
@@ -223,7 +259,7 @@ def _meaning(
         found["audio"] = found["id"]  # named without its ending
     if "audio" in found and "text" in found:
         return _Meaning(**found), True
-    if not found and len(header) >= 2 and Path(_found(header[0], path.parent)).exists():
+    if not found and len(header) >= 2 and _is_recording(header[0], path.parent):
         return _Meaning(audio=0, text=len(header) - 1), False
     raise CorpusError(
         f"{path}: which of its columns are audio and text? It has "
@@ -266,17 +302,21 @@ def _time(text: str) -> float:
     return seconds
 
 
+def _is_recording(name: str, folder: Path) -> bool:
+    return bool(name) and os.path.isfile(_found(name, folder))
+
+
 def _found(name: str, folder: Path) -> str:
     """Find a recording beside its table, where its ending may be missing."""
     for root in (folder, folder / _CLIPS, folder / "wavs", folder / "wav"):
-        path = root / name
-        if path.suffix.lower() in AUDIO_SUFFIXES:
-            if path.exists():
-                return str(path)
+        path = str(root / name)
+        if Path(name).suffix.lower() in AUDIO_SUFFIXES:
+            if os.path.exists(path):
+                return path
             continue
         for suffix in sorted(AUDIO_SUFFIXES):
-            if (found := path.with_name(path.name + suffix)).exists():
-                return str(found)
-        if path.is_file():
-            return str(path)
+            if os.path.exists(path + suffix):
+                return path + suffix
+        if os.path.isfile(path):
+            return path
     return str(folder / name)
