@@ -118,14 +118,12 @@ def _segments(path: Path, problems: list[Problem]) -> dict[str, _Part]:
         try:
             recording, start, end = rest.split()[:3]
             first, last = float(start), float(end)
-            if last == -1:  # Kaldi's end of the recording
-                found[id] = recording, first, None
-                continue
-            if not 0 <= first < last < math.inf:
+            is_open = last == -1  # Kaldi's end of the recording
+            if not (0 <= first < math.inf and (is_open or first < last < math.inf)):
                 raise ValueError(f"from {start} to {end}")
         except ValueError:
             what = f"{path}: {id} {rest} (RECORDING START END was expected)"
             problems.append(Problem(Kind.MALFORMED, what))
             continue
-        found[id] = recording, first, last - first
+        found[id] = recording, first, None if is_open else last - first
     return found
