@@ -175,17 +175,18 @@ def detect(source: Path) -> str:
 def _format_of_file(path: Path) -> str:
     if path.suffix.lower() in tables.SUFFIXES:
         return "table"
-    first = json_lines.first_object(path)
+    known = "a table, or JSON lines of NeMo, Lhotse or asr prepare; see --format"
+    try:
+        first = json_lines.first_object(path)
+    except CorpusError as error:
+        raise CorpusError(f"{error}; a corpus is {known}") from error
     if "audio_filepath" in first:
         return "nemo"
     if "supervisions" in first:
         return "lhotse"
     if json_lines.is_own(path):
         return "manifest"
-    raise CorpusError(
-        f"{path}: is no corpus that is known (a table, or JSON lines of NeMo, Lhotse "
-        "or asr prepare; see --format)"
-    )
+    raise CorpusError(f"{path}: is no corpus that is known ({known})")
 
 
 def _format_of_folder(folder: Path) -> str:

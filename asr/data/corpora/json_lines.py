@@ -9,7 +9,7 @@ datasets.html
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +61,33 @@ def read_own(source: Path) -> list[Subset]:
 
 def is_own(path: Path) -> bool:
     """Return whether a file begins as a manifest that `asr prepare` writes."""
-    return {"id", "audio", "duration", "text"} <= first_object(path).keys()
+    return _begins_with(path, {"id", "audio", "duration", "text"})
 
 
 def manifests(folder: Path) -> list[Path]:
     """Find the files of a folder whose first line is one of NeMo's."""
     found = (path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES)
-    return [path for path in found if "audio_filepath" in first_object(path)]
+    return [path for path in found if _begins_with(path, {"audio_filepath"})]
+
+
+def _begins_with(path: Path, keys: Set[str]) -> bool:
+    """Return whether the first object of a file, if it can be read, has these keys."""
+    try:
+        return keys <= first_object(path).keys()
+    except CorpusError:
+        return False
 
 
 def first_object(path: Path) -> dict[str, Any]:
-    """Return the first JSON object of a file; an empty one where that is none."""
+    """Return the first JSON object of a file; an empty one where that is none.
+
+    Raises:
+        CorpusError: the file cannot be read.
+    """
     try:
         _, line = next(lines(read_text(path).content))
         return parse_table(line)
-    except (StopIteration, ValueError, CorpusError):
+    except (StopIteration, ValueError):
         return {}
 
 

@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -59,6 +60,8 @@ def read_bytes(path: Path) -> bytes:
             content: bytes = file.read(MOST_BYTES + 1)
     except EOFError as error:
         raise CorpusError(f"{path}: is cut short") from error
+    except zlib.error as error:
+        raise CorpusError(f"{path}: is damaged ({error})") from error
     except OSError as error:
         why = error.strerror or error
         raise CorpusError(f"{path}: cannot be read ({why})") from error
