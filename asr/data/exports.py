@@ -143,13 +143,14 @@ def _lhotse(utterances: Sequence[Utterance]) -> Written:
         if name not in recordings:
             recordings[name] = _recording(name, path)
         whole = recordings[name]["duration"]
+        channels = recordings[name]["channel_ids"]
         supervisions.append(
             {
                 "id": utterance.id,
                 "recording_id": name,
                 "start": utterance.start or 0.0,
                 "duration": whole if utterance.start is None else utterance.duration,
-                "channel": 0,
+                "channel": channels[0] if len(channels) == 1 else channels,
                 "text": utterance.text,
                 **({"speaker": utterance.speaker} if utterance.speaker else {}),
             }

@@ -16,6 +16,7 @@ class Kind(StrEnum):
     NO_TEXT = "audio without text"
     EMPTY = "empty text"
     UNREADABLE = "unreadable audio"
+    CHANNEL = "one channel of several"
     BEYOND = "ends after its recording"
     LONG = "too long"
     ALPHABET = "text outside the alphabet"

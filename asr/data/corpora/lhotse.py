@@ -5,7 +5,7 @@ https://lhotse.readthedocs.io/en/latest/corpus.html
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from asr.data.corpora.entries import ALL, Entry, Kind, Problem, Subset
 from asr.data.corpora.json_lines import objects, seconds, string
@@ -61,10 +61,13 @@ def _read_cuts(path: Path, name: str) -> Subset:
         try:
             recording = _recording(cut.get("recording"), path.parent)
             start = seconds(cut, "start")
-            for supervision in _listed(cut, "supervisions"):
-                entries.append(_entry(supervision, recording, start))
+            supervisions = _listed(cut, "supervisions")
         except ValueError as error:
             problems.append(Problem(Kind.MALFORMED, f"{path}:{number}: {error}"))
+            continue
+        for line in supervisions:
+            line.setdefault("channel", cut.get("channel"))
+            _add(line, recording, start, f"{path}:{number}", entries, problems)
     return Subset(name, entries, problems, path)
 
 
@@ -80,18 +83,22 @@ def _read_supervisions(path: Path) -> Subset:
     for number, line in objects(path, problems):
         try:
             recording = recordings.get(string(line, "recording_id"))
-            if recording is None:
-                what = f"{path}:{number}: {line['recording_id']} is not in {beside}"
-                problems.append(Problem(Kind.NO_AUDIO, what))
-                continue
-            entries.append(_entry(line, recording, 0.0))
         except ValueError as error:
             problems.append(Problem(Kind.MALFORMED, f"{path}:{number}: {error}"))
+            continue
+        if recording is None:
+            what = f"{path}:{number}: {line['recording_id']} is not in {beside}"
+            problems.append(Problem(Kind.NO_AUDIO, what))
+            continue
+        _add(line, recording, 0.0, f"{path}:{number}", entries, problems)
     return Subset(_name(path, "supervisions"), entries, problems, path)
 
 
-_Recording = tuple[str, float]
-"""Path and seconds."""
+class _Recording(NamedTuple):
+    path: str
+    seconds: float
+    channels: list[int]
+    """Their numbers, from 0; empty where they are not given."""
 
 
 def _recording(line: Any, folder: Path) -> _Recording:
@@ -103,7 +110,9 @@ def _recording(line: Any, folder: Path) -> _Recording:
         raise ValueError(f"has its audio from {kinds} (one file was expected)")
     name = string(sources[0], "source")
     path = Path(name) if Path(name).exists() else folder / name
-    return str(path), seconds(line, "duration")
+    channels = sources[0].get("channels")
+    numbers = channels if isinstance(channels, list) else []
+    return _Recording(str(path), seconds(line, "duration"), numbers)
 
 
 def _listed(line: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -113,8 +122,46 @@ def _listed(line: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return found
 
 
+def _add(
+    line: dict[str, Any],
+    recording: _Recording,
+    begin: float,
+    place: str,
+    entries: list[Entry],
+    problems: list[Problem],
+) -> None:
+    """Add the utterance of a supervision, or what is wrong with it."""
+    try:
+        entry = _entry(line, recording, begin)
+    except ValueError as error:
+        problems.append(Problem(Kind.MALFORMED, f"{place}: {error}"))
+        return
+    if other := _channel(line, recording):
+        problems.append(Problem(Kind.CHANNEL, f"{place}: {entry.id} {other}"))
+    else:
+        entries.append(entry)
+
+
+def _channel(line: dict[str, Any], recording: _Recording) -> str:
+    """Return why a supervision is not of the mix of all channels, which is read."""
+    named = line.get("channel")
+    wanted = named if isinstance(named, list) else [named]
+    if (
+        named is None
+        or len(recording.channels) < 2
+        or (all(channel in wanted for channel in recording.channels))
+    ):
+        return ""
+    name = Path(recording.path).name
+    numbers = ", ".join(map(str, wanted))
+    return (
+        f"is of channel {numbers} of {name}, which has {len(recording.channels)} (make "
+        f"a file of each channel, the first one by: sox {name} 0.wav remix 1)"
+    )
+
+
 def _entry(line: dict[str, Any], recording: _Recording, begin: float) -> Entry:
-    path, length = recording
+    path, length, _ = recording
     start, duration = begin + _number(line, "start"), seconds(line, "duration")
     start = max(0.0, round(start, 6))
     id, text = string(line, "id"), line.get("text") or ""
