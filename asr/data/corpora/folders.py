@@ -6,13 +6,13 @@ has a line for each, its name and then what was said: `talk GO DO YOU HEAR`,
 their own are taken to be of one speaker each.
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 from asr.audio import AUDIO_SUFFIXES
 from asr.data.corpora.entries import ALL, Entry, Kind, Problem, Subset, id_of
+from asr.data.corpora.real_folders import walk
 from asr.data.corpora.text_files import lines, read_text
 from asr.errors import CorpusError
 
@@ -70,10 +70,9 @@ def _files(source: Path) -> tuple[list[Path], list[Path]]:
         ) from error
 
     audio, texts = list[Path](), list[Path]()
-    for folder, folders, names in os.walk(source, onerror=refuse, followlinks=True):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        for name in sorted(names):
-            path = Path(folder, name)
+    for folder, names in walk(source, onerror=refuse):
+        for name in names:
+            path = folder / name
             if name[0] == ".":
                 continue
             if path.suffix.lower() in AUDIO_SUFFIXES:

@@ -8,12 +8,12 @@ Source: Panayotov, Chen, Povey and Khudanpur (2015), "Librispeech: an ASR corpus
 on public domain audio books"; https://www.openslr.org/12 and /31 (Mini LibriSpeech).
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from asr.data.corpora.entries import ALL, Entry, Kind, Problem, Subset
+from asr.data.corpora.real_folders import walk
 from asr.errors import CorpusError
 
 SUBSETS = (
@@ -50,9 +50,7 @@ def has_subsets(folder: Path) -> bool:
 
 def has_its_layout(folder: Path) -> bool:
     """Return whether a folder holds transcripts as LibriSpeech has them."""
-    names = (
-        name for _, _, names in os.walk(folder, followlinks=True) for name in names
-    )
+    names = (name for _, names in walk(folder) for name in names)
     return any(name.endswith(TRANSCRIPT_SUFFIX) and name[0] != "." for name in names)
 
 
@@ -102,10 +100,8 @@ def find_chapters(subset: Path) -> list[Path]:
     Raises:
         CorpusError: there are none, or a folder cannot be read.
     """
-    walk = os.walk(subset, onerror=_refuse, followlinks=True)
-    chapters = sorted(
-        Path(folder) for folder, _, names in walk if any(map(_belongs, names))
-    )
+    folders = walk(subset, onerror=_refuse)
+    chapters = sorted(folder for folder, names in folders if any(map(_belongs, names)))
     if not chapters:
         raise CorpusError(
             f"{subset}: holds no speech (speaker/chapter/*.trans.txt was expected)"
