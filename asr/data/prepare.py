@@ -134,6 +134,7 @@ def prepare(
     if kind == "auto":
         kind = detect(Path(source))
     subsets, notices = _read(str(source), kind, data, config)
+    notices += [notice for subset in subsets for notice in subset.notices]
     _make_folder(data)
     journal = data / _JOURNAL
     entries = [entry for subset in subsets for entry in subset.entries]

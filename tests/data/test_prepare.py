@@ -775,6 +775,18 @@ def test_the_command_shows_what_was_written_and_what_comes_next(
     assert out.endswith(f"next: asr data info {data}/all.jsonl\n")
 
 
+def test_the_command_names_a_text_whose_encoding_is_a_guess(
+    audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_folder(audio)
+    (audio / "ann-2.txt").write_bytes("Grüß Gott".encode("cp1252"))
+
+    main(["prepare", str(audio), str(tmp_path / "data"), "--processes", "1"])
+
+    err = capsys.readouterr().err
+    assert err == f"asr: {audio}/ann-2.txt: cp1252 (a guess)\n"
+
+
 def test_the_next_command_can_be_typed_as_it_stands(
     audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ class Kind(StrEnum):
     MALFORMED = "malformed line"
     NO_AUDIO = "text without audio"
     NO_TEXT = "audio without text"
+    NO_TEXT_FILE = "unreadable text"
     EMPTY = "empty text"
     UNREADABLE = "unreadable audio"
     CHANNEL = "one channel of several"
@@ -56,6 +57,8 @@ class Subset(NamedTuple):
     problems: list[Problem]
     folder: Path
     """Where it was found, for messages."""
+    notices: tuple[str, ...] = ()
+    """What was guessed of it, a line each."""
 
 
 ALL = "all"

@@ -13,8 +13,9 @@ from pathlib import Path
 from asr.audio import AUDIO_SUFFIXES
 from asr.data.corpora.entries import ALL, Entry, Kind, Problem, Subset, id_of
 from asr.data.corpora.real_folders import walk
-from asr.data.corpora.text_files import lines, read_text
+from asr.data.corpora.text_files import Text, lines, read_text
 from asr.errors import CorpusError
+from asr.wording import counted
 
 _TEXTS = (".txt", ".lab", ".transcript")
 
@@ -23,42 +24,77 @@ def read(source: Path) -> list[Subset]:
     """List the utterances of a folder, and of the folders in it.
 
     Raises:
-        CorpusError: it holds no recording, or no text, or a folder cannot be read.
+        CorpusError: it holds no recording, or no text that can be read, or a folder
+            cannot be read.
     """
     audio, texts = _files(source)
     if not audio:
         raise CorpusError(f"{source}: holds no recording (wav, flac, mp3, opus …)")
-    by_stem = {path.with_suffix(""): path for path in texts}
     problems = list[Problem]()
     recordings = _each_once(audio, problems)
-    alone = {stem: by_stem[stem] for stem in recordings.keys() & by_stem.keys()}
-    listed = dict[Path, str]()
-    for path in texts:
-        if path in alone.values():
-            continue
-        found = _listing(path, recordings, problems)
-        if alone and not found:
-            what = f"{path}: no recording has its name"
-            problems.append(Problem(Kind.NO_AUDIO, what))
-        listed |= found
+    contents = _contents(texts, problems)
+    unreadable = {path.with_suffix("") for path in texts if path not in contents}
+    said = _said(contents, recordings, problems)
     entries = list[Entry]()
     speakers = _speakers(source, recordings)
     for stem, path in sorted(recordings.items()):
-        if stem in alone:
-            text = " ".join(read_text(alone[stem]).content.split())
-        elif stem in listed:
-            text = listed[stem]
-        else:
+        if stem in said:
+            id, speaker = id_of(path, source), speakers.get(stem, "")
+            entries.append(Entry(id, str(path), said[stem], speaker))
+        elif stem not in unreadable:  # of which the text is listed
             problems.append(Problem(Kind.NO_TEXT, f"{path}: has no text"))
-            continue
-        speaker = speakers.get(stem, "")
-        entries.append(Entry(id_of(path, source), str(path), text, speaker))
     if not entries:
+        for problem in problems:
+            if problem.kind is Kind.NO_TEXT_FILE:
+                raise CorpusError(problem.what)
         raise CorpusError(
             f"{source}: holds {len(recordings)} recordings and no text of them (x.txt "
             "beside x.wav, or one file with a line `x TEXT` for each, was expected)"
         )
-    return [Subset(ALL, entries, problems, source)]
+    return [Subset(ALL, entries, problems, source, _guesses(contents))]
+
+
+def _contents(texts: Iterable[Path], problems: list[Problem]) -> dict[Path, Text]:
+    """Read the text files; those that cannot be read are listed."""
+    found = dict[Path, Text]()
+    for path in texts:
+        try:
+            found[path] = read_text(path)
+        except CorpusError as error:
+            problems.append(Problem(Kind.NO_TEXT_FILE, str(error)))
+    return found
+
+
+def _said(
+    contents: dict[Path, Text], recordings: dict[Path, Path], problems: list[Problem]
+) -> dict[Path, str]:
+    """Return the texts of recordings: of their own files, or of files with a list."""
+    by_stem = {path.with_suffix(""): path for path in contents}
+    alone = {stem: by_stem[stem] for stem in recordings.keys() & by_stem.keys()}
+    own = set(alone.values())
+    listed = dict[Path, str]()
+    for path, text in contents.items():
+        if path in own:
+            continue
+        found = _listing(path, text.content, recordings, problems)
+        if alone and not found:
+            what = f"{path}: no recording has its name"
+            problems.append(Problem(Kind.NO_AUDIO, what))
+        listed |= found
+    own_texts = {
+        stem: " ".join(contents[path].content.split()) for stem, path in alone.items()
+    }
+    return listed | own_texts
+
+
+def _guesses(contents: dict[Path, Text]) -> tuple[str, ...]:
+    """Name the files whose encoding is a guess, three of them at most."""
+    guessed = [path for path, text in contents.items() if text.is_guessed]
+    if not guessed:
+        return ()
+    names = ", ".join(map(str, guessed[:3]))
+    more = f" and {counted(len(guessed) - 3, 'more file')}" if guessed[3:] else ""
+    return (f"{names}{more}: {contents[guessed[0]].encoding} (a guess)",)
 
 
 def _files(source: Path) -> tuple[list[Path], list[Path]]:
@@ -94,7 +130,7 @@ def _each_once(audio: Iterable[Path], problems: list[Problem]) -> dict[Path, Pat
 
 
 def _listing(
-    path: Path, recordings: dict[Path, Path], problems: list[Problem]
+    path: Path, content: str, recordings: dict[Path, Path], problems: list[Problem]
 ) -> dict[Path, str]:
     """Read a text file of lines `name text`; one without a known name is none."""
     by_name = defaultdict[str, list[Path]](list)
@@ -107,7 +143,7 @@ def _listing(
             by_name[stem.name].append(stem)
             by_name[recording.name].append(stem)
     found, unknown = dict[Path, str](), list[Problem]()
-    for number, line in lines(read_text(path).content):
+    for number, line in lines(content):
         name, text = _parted(line)
         stems = by_name.get(name, [])
         if not stems:
