@@ -29,6 +29,7 @@ from asr.data.corpora import (
     tables,
 )
 from asr.data.corpora.entries import Columns, Entry, Kind, Problem, Subset
+from asr.data.earlier_parts import move_aside
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.measuring import Measured, measured
 from asr.data.splits import GROUPS, split
@@ -106,7 +107,7 @@ class Corpus(NamedTuple):
     format: str
     subsets: list[Prepared]
     notices: list[str]
-    """What was guessed, a line each."""
+    """What was guessed, and what was moved aside, a line each."""
     alphabet: str
 
 
@@ -143,6 +144,8 @@ def prepare(
     contents = dict[_Content, str]()
     judged = [_judged(one, by_entry, contents, allowed, config) for one in subsets]
     parts = judged if config.split is None else _dealt(judged, config, str(source))
+    if config.split is not None:
+        notices += move_aside(data, {part.name: part.utterances for part in parts})
     written = [_write(data, part) for part in parts]
     alphabet = alphabet_of(u.text for part in written for u in part.utterances)
     _write_text(data / ALPHABET, alphabet.strip() + "\n")
