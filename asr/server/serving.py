@@ -103,6 +103,8 @@ class _Server(uvicorn.Server):
                 server_header=False,
                 ws_max_size=MAX_MESSAGE,
                 ws_per_message_deflate=False,  # little could become very much
+                # a client's pong waits, unread, where its audio does
+                ws_ping_timeout=None,
                 backlog=_WAITING,
                 timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
             )

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -24,20 +25,29 @@ class CountedEngine(FakeEngine):
     num_workers = 1
 
 
+@asynccontextmanager
+async def running(
+    engine: FakeEngine | None = None, **settings: Any
+) -> AsyncIterator[tuple[serving._Server, int]]:
+    """Serve, give the server and its port, and stop."""
+    limits = ServerSettings(port=0, **settings)
+    server = serving._Server(app(engine or CountedEngine(), **settings), limits)
+    with serving._bound(limits) as listening:
+        task = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            async with asyncio.timeout(60):
+                yield server, listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await task
+
+
 def used(use: Callable[[int], Awaitable[Any]], **settings: Any) -> Any:
     """Serve, call `use` with the port, and stop."""
 
     async def work() -> Any:
-        limits = ServerSettings(port=0, **settings)
-        server = serving._Server(app(CountedEngine(), **settings), limits)
-        with serving._bound(limits) as listening:
-            running = asyncio.create_task(server.serve(sockets=[listening]))
-            try:
-                async with asyncio.timeout(60):
-                    return await use(listening.getsockname()[1])
-            finally:
-                server.should_exit = True
-                await running
+        async with running(**settings) as (_, port):
+            return await use(port)
 
     return asyncio.run(work())
 
@@ -100,6 +110,37 @@ def test_the_longest_message_of_a_session_is_taken_and_none_is_unpacked() -> Non
             return extensions, found
 
     assert used(use) == ("", "error")
+
+
+UPGRADE = (
+    b"GET /v1/realtime?intent=transcription HTTP/1.1\r\nHost: localhost\r\n"
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+)
+
+
+async def opcode(reader: asyncio.StreamReader) -> int:
+    """Read a frame of a WebSocket (RFC 6455, section 5.2); return what it is."""
+    first, length = await reader.readexactly(2)
+    if length == 126:
+        length = int.from_bytes(await reader.readexactly(2), "big")
+    await reader.readexactly(length)
+    return first & 15
+
+
+def test_a_session_goes_on_where_pings_are_not_answered() -> None:
+    async def work() -> None:
+        async with running() as (server, port):
+            server.config.ws_ping_interval = 0.05
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(UPGRADE)
+            await reader.readuntil(b"\r\n\r\n")
+            while await opcode(reader) != 9:  # the first ping
+                pass
+            assert [await opcode(reader) for _ in range(3)] == [9] * 3
+            writer.close()
+
+    asyncio.run(work())
 
 
 def test_a_port_is_taken_before_the_model_is_loaded() -> None:
