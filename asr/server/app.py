@@ -3,6 +3,7 @@
 import asyncio
 
 from fastapi import FastAPI, Request, WebSocket
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asr.server import health, page, realtime, transcriptions
 from asr.server.access import OwnPagesOnly
@@ -40,4 +41,22 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     app.include_router(realtime.router)
     app.include_router(health.router)
     app.include_router(page.router)
+    app.add_middleware(_HeadAsGet)
     return app
+
+
+class _HeadAsGet:
+    """Has HEAD answered as GET (RFC 9110, 9.3.2); uvicorn leaves the content out.
+
+    Args:
+        app: what is behind it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 import websockets
 
@@ -23,6 +24,7 @@ class CountedEngine(FakeEngine):
     """What a server prints of its engine."""
 
     num_workers = 1
+    is_ready = True
 
 
 @asynccontextmanager
@@ -141,6 +143,24 @@ def test_a_session_goes_on_where_pings_are_not_answered() -> None:
             writer.close()
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        *(("/health", 200), ("/ready", 200), ("/", 200), ("/v1/models", 200)),
+        *(("/v1/models/fake", 200), ("/v1/models/other", 404), ("/nowhere", 404)),
+        ("/v1/audio/transcriptions", 405),
+    ],
+)
+def test_head_is_answered_as_get_without_its_content(path: str, expected: int) -> None:
+    async def use(port: int) -> tuple[httpx.Response, httpx.Response]:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            return await client.head(path), await client.get(path)
+
+    head, get = used(use)
+    assert (head.status_code, head.content) == (expected, b"")
+    assert head.headers["content-length"] == get.headers["content-length"] != "0"
 
 
 def test_a_port_is_taken_before_the_model_is_loaded() -> None:
