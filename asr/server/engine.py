@@ -21,6 +21,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Iterable,
     Mapping,
     Sequence,
 )
@@ -35,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.audio import SAMPLE_RATE
+from asr.decoding.hotwords import spell_hotwords
 from asr.errors import AsrError, ConfigError
 from asr.inference.long_audio import BATCH, GPU_PIECES, GPU_SECONDS
 from asr.inference.processes import number_of_processes
@@ -161,6 +163,14 @@ class Engine:
     def words(self) -> frozenset[str]:
         """Those that the language model knows; none without one."""
         return self._described.words
+
+    def check_hotwords(self, hotwords: Iterable[str]) -> None:
+        """Refuse hot words that every reading would fail with.
+
+        Raises:
+            ConfigError: one has no letter that the model writes.
+        """
+        spell_hotwords(hotwords, self._described.tokenizer)
 
     @property
     def _described(self) -> Description:

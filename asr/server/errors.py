@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from asr.errors import AsrError, one_line
+from asr.errors import AsrError, AudioError, one_line
 
 _TYPES = {408: "timeout_error", 429: "rate_limit_error"}
 
@@ -76,7 +76,8 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, WorkerError):
         return ApiError(500, str(error), code="worker_failed")
     if isinstance(error, AsrError):
-        return ApiError(400, str(error), param="file", code="invalid_value")
+        param = "file" if isinstance(error, AudioError) else None
+        return ApiError(400, str(error), param=param, code="invalid_value")
     return ApiError(500, "internal error (the server's log has more)")
 
 

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
-from asr.errors import AsrError
+from asr.errors import AsrError, ConfigError
 from asr.inference.live import (
     DRAFT_BEAM,
     Event,
@@ -36,7 +36,7 @@ from asr.inference.live import (
 from asr.server.access import authorized
 from asr.server.engine import Engine
 from asr.server.errors import ApiError, OverloadError, api_error, error_response
-from asr.server.realtime_settings import SessionSettings
+from asr.server.realtime_settings import KEYWORDS, SessionSettings
 from asr.server.request_options import check_model
 from asr.server.settings import ServerSettings
 from asr.server.transcriptions import ALIAS, names_in
@@ -237,6 +237,7 @@ class _Session:
 
     def _update(self, event: dict[str, Any], flat: bool) -> None:
         before, after = self._settings, self._settings.updated(event.get("session"))
+        self._check_keywords(after.keywords)
         if after.format != before.format:
             self._report(self._live.feed(self._stream.end()))
             self._stream = after.stream()
@@ -249,6 +250,19 @@ class _Session:
         self._hotwords = tuple(dict.fromkeys((*after.keywords, *prompted)))
         kind = "transcription_session" if flat else "session"
         self._put(f"{kind}.updated", session=self._session(flat))
+
+    def _check_keywords(self, keywords: Sequence[str]) -> None:
+        """Refuse what every turn would fail with.
+
+        Raises:
+            ApiError: one has no letter that the model writes.
+        """
+        try:
+            self._engine.check_hotwords(keywords)
+        except ConfigError as error:
+            raise ApiError(
+                400, str(error), param=KEYWORDS, code="invalid_value"
+            ) from error
 
     def _session(self, flat: bool) -> dict[str, Any]:
         form = self._settings.to_flat_dict if flat else self._settings.to_dict

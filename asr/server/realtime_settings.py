@@ -33,6 +33,8 @@ _RISE = 12.0
 _READ_ONLY = {"id", "object", "expires_at"}
 _LONGEST_PROMPT = 2**16
 """Letters, as many as the field of a form may have."""
+KEYWORDS = "session.audio.input.transcription.keywords"
+"""What errors call the keywords, in either form."""
 _NO_RESPONSES = {"create_response", "interrupt_response", "idle_timeout_ms"}
 
 
@@ -143,7 +145,7 @@ class SessionSettings:
         if "prompt" in given:
             changes["prompt"] = _prompt(given["prompt"], f"{place}.prompt")
         if "keywords" in given:
-            changes["keywords"] = _keywords(given["keywords"], f"{place}.keywords")
+            changes["keywords"] = _keywords(given["keywords"])
         return replace(self, **changes)
 
     def to_dict(self, id: str, expires_at: int) -> dict[str, Any]:
@@ -217,7 +219,7 @@ def _prompt(given: Any, place: str) -> str:
     return given or ""
 
 
-def _keywords(given: Any, place: str) -> tuple[str, ...]:
+def _keywords(given: Any, place: str = KEYWORDS) -> tuple[str, ...]:
     if not isinstance(given, list | None):
         raise _refused(place, "must be a list of texts")
     keywords = tuple(given or ())
@@ -229,7 +231,7 @@ def _keywords(given: Any, place: str) -> tuple[str, ...]:
         raise _refused(place, f"have {LONGEST_WORD} letters each, at most")
     if sum(map(len, keywords)) > MOST_LETTERS:
         raise _refused(place, f"have {MOST_LETTERS} letters together, at most")
-    return keywords
+    return tuple(word.strip() for word in keywords if word.strip())
 
 
 def _format(given: Any, place: str) -> str:

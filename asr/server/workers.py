@@ -18,6 +18,7 @@ from asr.forking import Starter
 from asr.inference.processes import begin
 from asr.inference.recognizer import Recognizer
 from asr.inference.recognizer_settings import RecognizerSettings
+from asr.text import Tokenizer
 from asr.transcript import Segment
 
 _KEPT = 8
@@ -43,6 +44,7 @@ class Description(NamedTuple):
     settings: dict[str, Any]
     words: frozenset[str]
     """Those that the language model knows; none without one."""
+    tokenizer: Tokenizer
 
 
 class _State:
@@ -110,7 +112,7 @@ def describe(state: _State | _Failed, _: None) -> Description:
     name = recognizer.name
     if not name.startswith("hf:"):
         name = Path(name).name  # where it lies is nobody's business
-    return Description(name, recognizer.settings, words)
+    return Description(name, recognizer.settings, words, recognizer.tokenizer)
 
 
 def recognize(state: _State | _Failed, batch: Batch) -> bytes:

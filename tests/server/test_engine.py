@@ -18,6 +18,7 @@ from asr.inference.recognizer_settings import RecognizerSettings
 from asr.server.engine import Engine
 from asr.server.errors import WorkerError
 from asr.server.settings import ServerSettings
+from asr.text import CharTokenizer
 from asr.transcript import Segment, silence
 from tests.server.conftest import children_of
 
@@ -31,6 +32,7 @@ class FakeRecognizer:
 
     name = "fake"
     language_model = None
+    tokenizer = CharTokenizer()
 
     def __init__(self, folder: Path, beam_size: int, hotwords: str = "") -> None:
         self._folder, self._beam_size, self._hotwords = folder, beam_size, hotwords
@@ -120,6 +122,15 @@ def test_pieces_of_equal_settings_are_recognised_together(tmp_path: Path) -> Non
 def test_an_impossible_beam_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^beam_size must be at least 1$"):
         used(tmp_path, lambda engine: texts(engine, {"beam_size": 0}))
+
+
+def test_hot_words_are_checked_before_there_is_audio(tmp_path: Path) -> None:
+    async def check(engine: Engine) -> None:
+        engine.check_hotwords(["Zo\u00eb", "SHIP"])
+        engine.check_hotwords(["SHIP", "\u65e5\u672c"])
+
+    with pytest.raises(ConfigError, match="hot word '\u65e5\u672c': has no letter"):
+        used(tmp_path, check)
 
 
 @pytest.mark.slow

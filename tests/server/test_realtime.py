@@ -32,12 +32,14 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from asr.audio import resample
+from asr.decoding.hotwords import spell_hotwords
 from asr.errors import ConfigError
 from asr.inference.live import DRAFT_BEAM
 from asr.server import realtime
 from asr.server.errors import OverloadError
 from asr.server.settings import ServerSettings
 from asr.server.transcriptions import names_in
+from asr.text import CharTokenizer
 from asr.transcript import Segment
 from tests.beeps import beeps, read_beeps
 
@@ -62,6 +64,9 @@ class BeepEngine:
 
     def overload(self, num_requests: int = 0) -> OverloadError | None:
         return OverloadError(3) if self.is_full else None
+
+    def check_hotwords(self, hotwords: Sequence[str]) -> None:
+        spell_hotwords(hotwords, CharTokenizer())
 
     async def recognize(
         self,
@@ -412,6 +417,21 @@ def test_names_in_prompt_and_keywords_become_hot_words(server: Server) -> None:
     assert list(server.engine.hotwords) == ["TANGO", "Zulu"]
 
 
+def test_blank_keywords_are_left_out(server: Server) -> None:
+    async def work() -> Client:
+        async with session(server) as client:
+            found = await update(
+                client, transcription={"keywords": ["", " ", " TANGO "]}
+            )
+            assert found["transcription"]["keywords"] == ["TANGO"]
+            await client.say(", ALPHA , ,")
+            await client.until(f"{PREFIX}.completed")
+            return client
+
+    assert run(work()).transcripts == ["ALPHA"]
+    assert list(server.engine.hotwords) == ["TANGO"]
+
+
 def test_names_are_looked_for_once_an_update(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -597,6 +617,11 @@ IMPOSSIBLE = [
         settings(transcription={"keywords": ["A" * 99] * 102}),
         "session.audio.input.transcription.keywords",
         "10000 letters together, at most",
+    ),
+    (
+        settings(transcription={"keywords": ["ANNA", "\u65e5\u672c"]}),
+        "session.audio.input.transcription.keywords",
+        "hot word '\u65e5\u672c': has no letter that this model writes",
     ),
     (
         settings(transcription={"prompt": "A" * (2**16 + 1)}),
@@ -845,7 +870,8 @@ def test_a_reading_that_fails_is_an_event_and_the_next_turn_works(
 
     client = run(work())
 
-    assert client.of(f"{PREFIX}.failed")[0]["error"]["message"] == "hot words: no"
+    error = client.of(f"{PREFIX}.failed")[0]["error"]
+    assert (error["message"], error["param"]) == ("hot words: no", None)
     assert client.transcripts == ["BRAVO"]
 
 
