@@ -32,7 +32,7 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     app.state.open_requests = set[Request]()
     app.state.open_sessions = set[WebSocket]()
     app.state.sounds = asyncio.Semaphore(page.MOST_SOUNDS)
-    app.state.draining = False
+    app.state.draining = asyncio.Event()  # set when the server shuts down
     add_error_handlers(app)
     app.add_middleware(OwnPagesOnly, hosts=settings.trusted_hosts)
     app.state.metrics = health.Metrics(engine)

@@ -66,6 +66,16 @@ class WorkerError(AsrError):
     """A process of the server ended over this work, twice."""
 
 
+def shutdown_error() -> ApiError:
+    """Return what clients are answered, or sent, while the server shuts down."""
+    return ApiError(
+        503,
+        "the server shuts down (connect again)",
+        code="server_shutdown",
+        headers={"Retry-After": "1"},
+    )
+
+
 def api_error(error: Exception) -> ApiError:
     """Return what a client is answered to an error that was raised."""
     if isinstance(error, ApiError):

@@ -28,7 +28,7 @@ async def health() -> dict[str, str]:
 async def ready(request: Request) -> Response:
     """Answer 503 where requests should go to another server."""
     state = request.app.state
-    if state.draining:
+    if state.draining.is_set():
         return JSONResponse({"status": "draining"}, 503)
     if not state.engine.is_ready:
         return JSONResponse({"status": "no worker"}, 503)

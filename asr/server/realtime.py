@@ -10,6 +10,7 @@ own, `asr.provisional`, which replaces the one before it; other clients ignore i
 import asyncio
 import base64
 import binascii
+import contextlib
 import json
 import logging
 import time
@@ -35,7 +36,13 @@ from asr.inference.live import (
 )
 from asr.server.access import authorized
 from asr.server.engine import Engine
-from asr.server.errors import ApiError, OverloadError, api_error, error_response
+from asr.server.errors import (
+    ApiError,
+    OverloadError,
+    api_error,
+    error_response,
+    shutdown_error,
+)
 from asr.server.realtime_settings import KEYWORDS, SessionSettings
 from asr.server.request_options import check_model
 from asr.server.settings import ServerSettings
@@ -73,6 +80,8 @@ async def realtime(websocket: WebSocket) -> None:
     limits: ServerSettings = state.settings
     try:
         _check(websocket, engine, limits)
+        if state.draining.is_set():
+            raise shutdown_error()
         if error := engine.overload():
             raise error
         if len(state.open_sessions) >= limits.max_sessions:
@@ -85,7 +94,7 @@ async def realtime(websocket: WebSocket) -> None:
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept("realtime" if "realtime" in offered else None)
         is_beta = "realtime=v1" in websocket.headers.get("openai-beta", "")
-        await _Session(websocket, engine, limits, is_beta).run()
+        await _Session(websocket, engine, limits, is_beta, state.draining).run()
     finally:
         state.open_sessions.discard(websocket)
 
@@ -125,11 +134,16 @@ class _Item:
 
 
 class _EndedError(Exception):
-    """The session ends, for a reason that its client is sent."""
+    """The session ends, for a reason that its client is sent.
 
-    def __init__(self, error: ApiError) -> None:
+    Args:
+        error: the reason.
+        close_code: of the WebSocket.
+    """
+
+    def __init__(self, error: ApiError, close_code: int = 1008) -> None:
         super().__init__(error.message)
-        self.error = error
+        self.error, self.close_code = error, close_code
 
 
 class _Session:
@@ -141,9 +155,10 @@ class _Session:
         engine: Engine,
         limits: ServerSettings,
         is_beta: bool,
+        draining: asyncio.Event,
     ) -> None:
         self._websocket, self._engine, self._limits = websocket, engine, limits
-        self._is_beta = is_beta
+        self._is_beta, self._draining = is_beta, draining
         names = (engine.model, ALIAS)
         self._settings = SessionSettings(engine.model, limits.language, names)
         self._hotwords: tuple[str, ...] = ()
@@ -152,7 +167,7 @@ class _Session:
         self._items = dict[int, _Item]()
         self._previous: str | None = None
         self._events = asyncio.Queue[dict[str, Any]](MAX_EVENTS)
-        self._new_work, self._room = asyncio.Event(), asyncio.Event()
+        self._new_work, self._was_read = asyncio.Event(), asyncio.Event()
         self._id = f"sess_{uuid4().hex}"
         self._expires_at = int(time.time()) + SESSION_SECONDS
         self._error: ApiError | None = None
@@ -162,7 +177,7 @@ class _Session:
         """Serve the client until it goes, or the session ends."""
         kind = "transcription_session" if self._is_beta else "session"
         self._put(f"{kind}.created", session=self._session(flat=self._is_beta))
-        work = [self._receive(), self._read(), self._send()]
+        work = [self._receive(), self._read(), self._send(), self._leave()]
         tasks = [asyncio.ensure_future(one) for one in work]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -181,15 +196,15 @@ class _Session:
                 LOGGER.error("a live session failed", exc_info=error)
         if not errors:
             return
-        ended = isinstance(errors[0], _EndedError)
-        reason = errors[0].error if ended else api_error(errors[0])  # type: ignore[attr-defined]
+        found = errors[0]
+        if not isinstance(found, _EndedError):
+            found = _EndedError(api_error(found), 1011)
         try:
             async with asyncio.timeout(1.0):
-                event = {"type": "error", "event_id": _id(), "error": reason.to_dict()}
+                error = found.error
+                event = {"type": "error", "event_id": _id(), "error": error.to_dict()}
                 await self._websocket.send_text(json.dumps(event))
-                await self._websocket.close(
-                    1008 if ended else 1011, reason.message[:80]
-                )
+                await self._websocket.close(found.close_code, error.message[:80])
         except (WebSocketDisconnect, TimeoutError, RuntimeError):
             pass  # it has gone, or does not read
 
@@ -207,7 +222,24 @@ class _Session:
                 ) from None
             if message["type"] == "websocket.disconnect":
                 return
-            await self._take(message.get("text"))
+            if not self._draining.is_set():
+                await self._take(message.get("text"))
+
+    async def _leave(self) -> None:
+        """End the session in order when the server shuts down.
+
+        What has come by then is recognised and sent; what comes later is not taken.
+
+        Raises:
+            _EndedError: all is sent.
+        """
+        await self._draining.wait()
+        with contextlib.suppress(ApiError):  # no turn is open
+            self._commit()
+        while self._items:
+            await self._next_reading()
+        await self._events.join()
+        raise _EndedError(shutdown_error(), 1012)
 
     async def _take(self, text: str | None) -> None:
         """Do what a message asks for, or report what is wrong with it."""
@@ -273,8 +305,9 @@ class _Session:
         size = self._settings.bytes_per_second
         for start in range(0, len(audio), size):
             while self._live.unread_seconds > UNREAD_SECONDS:
-                self._room.clear()
-                await self._room.wait()
+                await self._next_reading()
+            if self._draining.is_set():
+                return
             self._report(
                 self._live.feed(self._stream.feed(audio[start : start + size]))
             )
@@ -334,7 +367,12 @@ class _Session:
                 events = self._live.failed()  # a piece has ended, and is wanted more
             self._draft = None
             self._report(events)
-            self._room.set()
+            self._was_read.set()
+
+    async def _next_reading(self) -> None:
+        """Wait until one more reading is done."""
+        self._was_read.clear()
+        await self._was_read.wait()
 
     async def _segment(self, reading: Reading) -> Segment:
         """Recognise; a final reading is tried again where the server is busy."""
@@ -442,6 +480,7 @@ class _Session:
             event = await self._events.get()
             async with asyncio.timeout(self._limits.idle_timeout):
                 await self._websocket.send_text(json.dumps(event))
+            self._events.task_done()
 
 
 def _is_cancelled() -> bool:

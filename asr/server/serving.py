@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 import uvicorn
@@ -32,6 +33,8 @@ _FILES = 512
 _WAITING = 2048
 """Connections that wait to be accepted."""
 _RETRY_AFTER = {"Retry-After": "1"}
+_MOMENT = 0.1
+"""Seconds after which it is looked again whether all sessions have ended."""
 
 
 def serve(
@@ -106,7 +109,6 @@ class _Server(uvicorn.Server):
                 # a client's pong waits, unread, where its audio does
                 ws_ping_timeout=None,
                 backlog=_WAITING,
-                timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
             )
         )
         self._app = app
@@ -128,9 +130,21 @@ class _Server(uvicorn.Server):
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what is running."""
-        self._app.state.draining = True
+        """Finish what is running: live sessions first, while others are refused."""
+        state = self._app.state
+        state.draining.set()
+        end = time.monotonic() + state.settings.drain_timeout
+        while self._has_sessions and not self.force_exit and time.monotonic() < end:
+            await asyncio.sleep(_MOMENT)
+        left = max(1, round(end - time.monotonic()))
+        self.config.timeout_graceful_shutdown = left
         await super().shutdown(sockets)
+
+    @property
+    def _has_sessions(self) -> bool:
+        """Whether a WebSocket is open; one is until its client has read all."""
+        connections = self.server_state.connections
+        return any(not isinstance(one, _Protocol) for one in connections)
 
 
 class _Protocol(H11Protocol):

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from asr.errors import AsrError, ConfigError
 from asr.server.access import require_key
 from asr.server.engine import Engine
-from asr.server.errors import ApiError, api_error
+from asr.server.errors import ApiError, api_error, shutdown_error
 from asr.server.request_options import (
     FORMATS,
     LONGEST_WORD,
@@ -139,9 +139,12 @@ async def place(request: Request) -> AsyncIterator[None]:
     """Take a place among the requests that are received or transcribed.
 
     Raises:
+        ApiError: the server shuts down.
         OverloadError: there is none left.
     """
     state = request.app.state
+    if state.draining.is_set():
+        raise shutdown_error()
     open_requests: set[Request] = state.open_requests
     if error := state.engine.overload(len(open_requests)):
         raise error

@@ -44,6 +44,9 @@ class FakeEngine:
     def overload(self, num_open: int = 0) -> OverloadError | None:
         return OverloadError(3) if self.is_busy else None
 
+    def check_hotwords(self, hotwords: Sequence[str]) -> None:
+        pass
+
     async def recognize(
         self,
         waveform: npt.NDArray[np.float32],

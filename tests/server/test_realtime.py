@@ -92,6 +92,7 @@ def application(engine: BeepEngine, settings: ServerSettings) -> FastAPI:
     app = FastAPI()
     app.state.engine, app.state.settings = engine, settings
     app.state.open_sessions = set[Any]()
+    app.state.draining = asyncio.Event()
     app.include_router(realtime.router)
     return app
 

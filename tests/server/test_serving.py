@@ -1,10 +1,12 @@
 """Connections of a server that runs in this process."""
 
 import asyncio
+import base64
 import json
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -15,6 +17,7 @@ from asr.errors import ConfigError
 from asr.server import serving
 from asr.server.realtime import MAX_AUDIO
 from asr.server.settings import ServerSettings
+from asr.transcript import Segment
 from tests.server.fake_engine import FakeEngine, app
 
 HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
@@ -181,3 +184,101 @@ def test_too_many_connections_are_asked_to_come_again() -> None:
     head = used(use, max_connections=1)
     assert head.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nRetry-After: 1\r\n" in head
+
+
+# Shutting down
+
+
+class HeldEngine(CountedEngine):
+    """Reads nothing until it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_read = asyncio.Event()
+
+    async def recognize(self, *given: Any, **more: Any) -> Segment:
+        await self.may_read.wait()
+        return await super().recognize(*given, **more)
+
+
+@asynccontextmanager
+async def session(port: int) -> AsyncIterator[websockets.ClientConnection]:
+    """Begin a session whose first turn is committed, and whose second is open."""
+    address = f"ws://127.0.0.1:{port}/v1/realtime?intent=transcription"
+    audio = base64.b64encode(b"\0\x20" * 24_000).decode()
+    append = {"type": "input_audio_buffer.append", "audio": audio}
+    transcription = {"type": "transcription", "audio": {"input": UNDETECTED}}
+    update = {"type": "session.update", "session": transcription}
+    async with websockets.connect(address) as connection:
+        for event in (update, append, {"type": COMMIT}, append, update):
+            await connection.send(json.dumps(event))
+        for _ in range(2):  # the answer to the second is behind all that was sent
+            await until(connection, "session.updated")
+        yield connection
+
+
+COMMIT = "input_audio_buffer.commit"
+UNDETECTED = {"turn_detection": None}
+
+
+async def until(connection: websockets.ClientConnection, kind: str) -> None:
+    while json.loads(await connection.recv())["type"] != kind:
+        pass
+
+
+async def statuses(port: int) -> list[int]:
+    """Ask what a server takes that shuts down."""
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        found = [await client.get("/health"), await client.get("/ready")]
+        file = {"file": b"talk"}
+        found.append(await client.post("/v1/audio/transcriptions", files=file))
+    address = f"ws://127.0.0.1:{port}/v1/realtime"
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        await websockets.connect(address)
+    return [*(one.status_code for one in found), refused.value.response.status_code]
+
+
+def test_sessions_get_their_texts_before_the_server_ends() -> None:
+    async def work() -> tuple[list[int], list[dict[str, Any]], int]:
+        engine = HeldEngine()
+        async with running(engine) as (server, port), session(port) as client:
+            server.should_exit = True
+            await server._app.state.draining.wait()
+            found = await statuses(port)
+            await client.send(json.dumps({"type": COMMIT}))  # too late
+            engine.may_read.set()
+            events = list[dict[str, Any]]()
+            with suppress(websockets.ConnectionClosed):
+                while True:
+                    events.append(json.loads(await client.recv()))
+            return found, events, client.close_code or 0
+
+    found, events, code = asyncio.run(work())
+    assert found == [200, 503, 503, 503]
+    texts = [event["transcript"] for event in events if "transcript" in event]
+    assert texts == ["ONE TWO"] * 2
+    assert events[-1]["type"] == "error"
+    assert events[-1]["error"]["code"] == "server_shutdown"
+    assert [event["type"] for event in events].count("error") == 1
+    assert code == 1012
+
+
+@pytest.mark.parametrize("reason", ["time", "signal", "client"])
+def test_nothing_is_waited_for_longer_than_it_may(reason: str) -> None:
+    seconds = 0.2 if reason == "time" else 3600.0
+
+    async def work() -> None:
+        async with (
+            running(HeldEngine(), drain_timeout=seconds) as (server, port),
+            session(port) as client,
+        ):
+            server.handle_exit(signal.SIGTERM, None)
+            await server._app.state.draining.wait()
+            if reason == "signal":
+                server.handle_exit(signal.SIGINT, None)
+            if reason == "client":
+                await client.close()
+            while server.server_state.connections:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(work())
