@@ -5,9 +5,13 @@ What recognises is a fake that understands beeps: what is tested is the protocol
 
 import asyncio
 import base64
+import contextlib
 import json
+import re
+import sys
 import threading
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -17,6 +21,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -298,6 +303,33 @@ def test_a_whole_recording_in_one_message(server: Server) -> None:
             return client
 
     assert run(work()).transcripts == [TEN_WORDS] * 12
+
+
+def test_the_client_of_the_documentation_is_live_and_ends(
+    server: Server, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "live.md").read_text()
+    code = re.findall(r"```py\n(.*?)```", page, re.S)[0]
+    program = tmp_path / "client.py"
+    program.write_text(code.replace("127.0.0.1:8000", server.url.split("/")[2]))
+
+    async def work() -> tuple[bytes, bytes, int]:
+        client = await asyncio.create_subprocess_exec(
+            *(sys.executable, program), stdin=PIPE, stdout=PIPE
+        )
+        assert client.stdin
+        assert client.stdout
+        try:
+            client.stdin.write(pcm(", ALPHA BRAVO , ,"))
+            first = await client.stdout.readline()  # before its input ends
+            client.stdin.write(pcm(", CHARLIE , DELTA"))
+            client.stdin.close()
+            return first, await client.stdout.read(), await client.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                client.kill()
+
+    assert run(work()) == (b"ALPHA BRAVO\n", b"CHARLIE\nDELTA\n", 0)
 
 
 # Turns that the client ends
