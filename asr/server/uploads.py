@@ -27,6 +27,8 @@ _MOST_TEXT = 2**16
 _LONGEST_NAME = 80
 _HEAD = 2**16
 """Bytes that a form may have beside its file."""
+_DISCARDED = 64 * MIB
+"""Bytes behind the last that may be sent, which are read and forgotten."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +99,45 @@ async def _chunks(
 ) -> AsyncGenerator[bytes, None]:
     """Yield the body of a request as it comes.
 
+    A body that is too large is read to its end, where that is near: many clients send
+    all of it before they read an answer, and none where the connection is closed.
+
     Raises:
         ApiError: it is too large, or comes too slowly.
         ClientDisconnect: the client has gone.
     """
     most = settings.max_upload + _HEAD
-    length = request.headers.get("content-length", "0")
-    if length.isascii() and length.isdigit() and int(length[:20]) > most:
+    length = _length(request)
+    waits = request.headers.get("expect", "").lower() == "100-continue"
+    if length > most and (waits or length > most + _DISCARDED):
         raise _too_large(settings)
-    deadline = time.monotonic() + settings.upload_timeout
     number = 0
+    async for chunk in _body(request, settings):
+        number += len(chunk)
+        if max(number, length) <= most:
+            yield chunk
+        elif number > most + _DISCARDED:
+            break
+    if max(number, length) > most:
+        raise _too_large(settings)
+
+
+def _length(request: Request) -> int:
+    """Return how long a body is said to be; 0 where nothing is said."""
+    length = request.headers.get("content-length", "0")
+    return int(length[:20]) if length.isascii() and length.isdigit() else 0
+
+
+async def _body(
+    request: Request, settings: ServerSettings
+) -> AsyncGenerator[bytes, None]:
+    """Yield what comes, as long as it comes in time.
+
+    Raises:
+        ApiError: it comes too slowly.
+        ClientDisconnect: the client has gone.
+    """
+    deadline = time.monotonic() + settings.upload_timeout
     while True:
         left = min(settings.idle_timeout, deadline - time.monotonic())
         try:
@@ -123,11 +154,7 @@ async def _chunks(
             ) from error
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunk = message.get("body", b"")
-        number += len(chunk)
-        if number > most:
-            raise _too_large(settings)
-        yield chunk
+        yield message.get("body", b"")
         if not message.get("more_body", False):
             return
 

@@ -16,7 +16,7 @@ import websockets
 from asr.errors import ConfigError
 from asr.server import serving
 from asr.server.realtime import MAX_AUDIO
-from asr.server.settings import ServerSettings
+from asr.server.settings import MIB, ServerSettings
 from asr.transcript import Segment
 from tests.server.fake_engine import FakeEngine, app
 
@@ -184,6 +184,52 @@ def test_too_many_connections_are_asked_to_come_again() -> None:
     head = used(use, max_connections=1)
     assert head.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nRetry-After: 1\r\n" in head
+
+
+# Uploads that are too large
+
+UPLOAD = (
+    b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: multipart/form-data; boundary=b\r\n"
+)
+MANY = 16 * MIB
+"""Bytes: more than sockets hold that are not read."""
+
+
+def refusal(*parts: bytes) -> bytes:
+    """Send all of a request before anything is read; return the head of the answer."""
+
+    async def use(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for part in (UPLOAD, *parts):
+            writer.write(part)
+        await writer.drain()
+        head = await answer(reader)
+        writer.close()
+        return head
+
+    found: bytes = used(use, max_upload=MIB)
+    return found
+
+
+def test_a_client_that_sends_all_before_it_reads_gets_the_reason() -> None:
+    head = b"Content-Length: %d\r\n\r\n" % MANY
+    assert refusal(head, bytes(MANY)).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_length_that_is_not_said_is_counted() -> None:
+    form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    chunks = [b"%x\r\n%b\r\n" % (len(part), part) for part in (form, bytes(MANY), b"")]
+    found = refusal(b"Transfer-Encoding: chunked\r\n\r\n", *chunks)
+    assert found.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"Expect: 100-continue\r\nContent-Length: 2000000", b"Content-Length: 99999999"],
+)
+def test_what_need_not_be_sent_is_not_waited_for(head: bytes) -> None:
+    assert refusal(head + b"\r\n\r\n").startswith(b"HTTP/1.1 413 ")
 
 
 # Shutting down
