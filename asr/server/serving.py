@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import uvicorn
 from fastapi import FastAPI
@@ -32,6 +32,9 @@ _FILES = 512
 """Files that are open beside connections."""
 _WAITING = 2048
 """Connections that wait to be accepted."""
+_LINGERING = 256
+"""Connections that were refused, and whose clients may still read the answer."""
+_LINGER_SECONDS = 1.0
 _RETRY_AFTER = {"Retry-After": "1"}
 _MOMENT = 0.1
 """Seconds after which it is looked again whether all sessions have ended."""
@@ -57,7 +60,7 @@ def serve(
     recognizer.check()
     _log_to_stderr()
     with _bound(settings) as listening:
-        _allow_files(settings.max_connections + _FILES)
+        _allow_files(settings.max_connections + _LINGERING + _FILES)
         asyncio.run(
             _serve(Engine(recognizer, settings, processes), settings, listening)
         )
@@ -96,6 +99,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: ServerSettings) -> None:
         class Protocol(_Protocol):
             limits = settings
+            lingering: ClassVar[set[_Protocol]] = set()
 
         super().__init__(
             uvicorn.Config(
@@ -151,6 +155,8 @@ class _Protocol(H11Protocol):
     """A connection with limits."""
 
     limits: ServerSettings
+    lingering: "ClassVar[set[_Protocol]]"
+    """Those that were refused, and are not closed yet."""
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -167,7 +173,9 @@ class _Protocol(H11Protocol):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes."""
+        """Take bytes; those of a client that was refused are forgotten."""
+        if self in self.lingering:
+            return
         super().data_received(data)
         if not self._has_no_request:
             self._forget_timer()
@@ -177,6 +185,7 @@ class _Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._forget_timer()
+        self.lingering.discard(self)
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -204,7 +213,11 @@ class _Protocol(H11Protocol):
             self.transport.close()
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer without an application, and close."""
+        """Answer without an application, and close.
+
+        A client may still be sending, and would lose the answer if the connection were
+        closed before it has read that: so nothing more is sent, and it may close.
+        """
         content = json.dumps({"error": error.to_dict()}).encode()
         phrase = {400: "Bad Request", 503: "Service Unavailable"}[error.status]
         more = "".join(f"{name}: {value}\r\n" for name, value in error.headers.items())
@@ -213,7 +226,13 @@ class _Protocol(H11Protocol):
             f"{more}Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + content)
-        self.transport.close()
+        if len(self.lingering) >= _LINGERING or not self._has_no_request:
+            self.transport.close()
+            return
+        self.connections.discard(self)
+        self.lingering.add(self)
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
 
 def _bound(settings: ServerSettings) -> socket.socket:

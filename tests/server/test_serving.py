@@ -186,6 +186,87 @@ def test_too_many_connections_are_asked_to_come_again() -> None:
     assert b"\r\nRetry-After: 1\r\n" in head
 
 
+def test_who_is_refused_gets_the_reason_after_sending_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving, "_LINGER_SECONDS", 3600.0)
+
+    async def use(port: int) -> tuple[bytes, bytes]:
+        with socket.create_connection(("127.0.0.1", port)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(UPLOAD + bytes(MANY))
+            await writer.drain()
+            found = await answer(reader), await reader.read()
+            await closed(writer)
+            return found
+
+    head, rest = used(use, max_connections=1)
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert rest == b""
+
+
+def test_who_is_refused_and_stays_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_LINGER_SECONDS", 0.01)
+
+    async def work() -> None:
+        async with running() as (server, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"no HTTP\r\n\r\n")
+            assert (await answer(reader)).startswith(b"HTTP/1.1 400 ")
+            while lingering_of(server):
+                await asyncio.sleep(0.01)
+            await closed(writer)
+
+    asyncio.run(work())
+
+
+def lingering_of(server: serving._Server) -> set[serving._Protocol]:
+    protocol = server.config.http
+    assert isinstance(protocol, type)
+    assert issubclass(protocol, serving._Protocol)
+    return protocol.lingering
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, which the server may have done before."""
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+def test_who_was_refused_takes_no_place_and_few_of_them_linger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving, "_LINGERING", 2)
+    monkeypatch.setattr(serving, "_LINGER_SECONDS", 3600.0)
+
+    async def work() -> tuple[int, bytes]:
+        async with running(max_connections=1) as (server, port):
+            lingering = lingering_of(server)
+            first = await asyncio.open_connection("127.0.0.1", port)
+            refused = list[asyncio.StreamWriter]()
+            for _ in range(4):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                assert await answer(reader)
+                refused.append(writer)
+            number = len(lingering)
+            await closed(first[1])
+            while server.server_state.connections:
+                await asyncio.sleep(0.01)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEAD + b"\r\n")
+            head = await answer(reader)
+            for one in (writer, *refused):
+                await closed(one)
+            while lingering:
+                await asyncio.sleep(0.01)
+            return number, head
+
+    number, head = asyncio.run(work())
+    assert number == 2
+    assert head.startswith(b"HTTP/1.1 200 ")
+
+
 # Uploads that are too large
 
 UPLOAD = (
