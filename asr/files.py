@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -109,32 +109,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def walk(
-    folder: str | Path, onerror: Callable[[OSError], object]
-) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk through a folder and all below it, as `os.walk` does, and through links.
-
-    Each folder is entered once, however many links lead to it.
-
-    Args:
-        folder: where to begin.
-        onerror: is told what cannot be looked into.
-    """
-    seen = set[tuple[int, int]]()
-    for place, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
-        try:
-            status = os.stat(place)
-        except OSError as error:  # it has gone meanwhile
-            onerror(error)
-            continue
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders.sort(key=lambda name: (os.path.islink(os.path.join(place, name)), name))
-        yield place, folders, names
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from asr.audio import AUDIO_SUFFIXES
 from asr.errors import AudioError
-from asr.files import errors_of, walk
+from asr.files import errors_of
+from asr.real_folders import walk
 
 
 class Source(NamedTuple):
@@ -70,8 +71,8 @@ def _inside(folder: Path) -> Iterator[tuple[Path, str | AudioError]]:
     """Yield the audio in a folder and below, and what of it cannot be looked into."""
     closed = list[OSError]()
     files = sorted(
-        Path(place, name)
-        for place, _, names in walk(folder, closed.append)
+        place / name
+        for place, names in walk(folder, closed.append, hidden=True)
         for name in names
         if _is_audio(place, name)
     )
@@ -84,12 +85,12 @@ def _inside(folder: Path) -> Iterator[tuple[Path, str | AudioError]]:
         raise AudioError(f"{folder}: holds no audio files")
 
 
-def _is_audio(folder: str, name: str) -> bool:
+def _is_audio(folder: Path, name: str) -> bool:
     """Return whether a file is audio by its name, and none of macOS's notes on one."""
     suffix = os.path.splitext(name)[1].lower()
     if suffix not in AUDIO_SUFFIXES or name.startswith("._"):
         return False
-    return os.path.isfile(os.path.join(folder, name))
+    return os.path.isfile(folder / name)
 
 
 def _free(path: Path, name: str, taken: set[str]) -> str:

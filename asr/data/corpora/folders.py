@@ -12,9 +12,9 @@ from pathlib import Path
 
 from asr.audio import AUDIO_SUFFIXES
 from asr.data.corpora.entries import ALL, Entry, Kind, Problem, Subset, id_of
-from asr.data.corpora.real_folders import walk
 from asr.data.corpora.text_files import Text, lines, read_text
 from asr.errors import CorpusError
+from asr.real_folders import walk
 from asr.wording import counted
 
 _TEXTS = (".txt", ".lab", ".transcript")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from asr.data.corpora.entries import ALL, Entry, Kind, Problem, Subset
-from asr.data.corpora.real_folders import walk
 from asr.errors import CorpusError
+from asr.real_folders import walk
 
 SUBSETS = (
     *("train-clean-5", "dev-clean-2", "train-clean-100", "train-clean-360"),

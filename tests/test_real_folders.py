@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from asr.data.corpora import folders, librispeech
-from asr.data.corpora.real_folders import walk
+from asr.real_folders import walk
 
 
 def spoken(folder: Path, *names: str) -> None:
@@ -30,6 +30,10 @@ def test_each_folder_is_entered_once_and_by_its_own_path_if_it_can_be(
     found = [str(folder.relative_to(inside)) for folder, _ in walk(inside)]
 
     assert found == [".", "a", "z", "z/deep", "a/one"]
+    with_hidden = [folder.name for folder, _ in walk(inside, hidden=True)]
+    assert sorted(with_hidden) == sorted(
+        [".hidden", "a", inside.name, "deep", "one", "z"]
+    )
 
 
 def test_a_link_to_its_own_folder_adds_no_recording(tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 
 def walk(
-    source: Path, onerror: Callable[[OSError], object] | None = None
+    source: Path,
+    onerror: Callable[[OSError], object] | None = None,
+    *,
+    hidden: bool = False,
 ) -> Iterator[tuple[Path, list[str]]]:
-    """Yield each folder, hidden ones left out, and the sorted names of its files.
+    """Yield each folder, and the sorted names of its files.
 
     Links are followed after all folders that lie here themselves, so that these keep
     their own path.
@@ -16,6 +19,7 @@ def walk(
     Args:
         source: the outermost folder.
         onerror: is called with what is wrong with a folder that cannot be read.
+        hidden: whether folders whose names begin with a dot are entered.
     """
     seen, waiting = set[str](), [str(source)]
 
@@ -30,7 +34,7 @@ def walk(
             paths = {
                 name: os.path.join(folder, name)
                 for name in sorted(folders)
-                if name[0] != "."
+                if hidden or name[0] != "."
             }
             links = [name for name, path in paths.items() if os.path.islink(path)]
             waiting += [paths[name] for name in links]
