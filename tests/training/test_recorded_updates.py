@@ -461,7 +461,7 @@ def test_two_processes_give_the_weights_of_one(corpus: Path, tmp_path: Path) -> 
     """
     for name, size, accumulate in (("alone", 1, 6), ("shared", 2, 3)):
         lengths = {"batch_size": 1, "processes": size, "accumulate": accumulate}
-        config = settings(corpus, average_decay=0.9, **lengths)
+        config = settings(corpus, average_decay=0.9, weight_noise=0.0, **lengths)
         quiet = replace(
             config,
             listener=replace(config.listener, dropout=0.0),
