@@ -341,11 +341,10 @@ def _device_corpus(
     """Make the training set a corpus on the device, if training takes fixed shapes."""
     training = config.training
     device = team.device(pick_device(training.device))
-    wanted = training.fixed_shapes
     of_any_shape = config.loss.mwer_weight > 0 or config.augment.join > 0
-    if wanted == "auto" and (of_any_shape or device.type != "cuda"):
-        return None
-    if wanted == "never":
+    is_better_without = of_any_shape or device.type != "cuda"
+    wanted = training.fixed_shapes
+    if wanted == "never" or (wanted == "auto" and is_better_without):
         return None
     processes = max(1, len(os.sched_getaffinity(0)) // team.local_size)
     return DeviceCorpus(train_set, device, training.device_hours, processes)

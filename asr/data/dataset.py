@@ -20,6 +20,7 @@ from asr.data.disturbances import (
     DisturbanceBank,
     draw_disturbance,
 )
+from asr.data.joining import joined_text
 from asr.data.manifest import Utterance, spread
 from asr.data.recordings import read_utterance
 from asr.data.shards import ShardedUtterances
@@ -187,11 +188,12 @@ class Dataset:
             AudioError: the recording cannot be read.
         """
         parts = self._parts(epoch, index)
-        waveform, tokens = self.waveform(index), self.tokens[index]
-        if len(parts) > 1:
+        if len(parts) == 1:
+            waveform, tokens = self.waveform(index), self.tokens[index]
+        else:
             waveform = torch.cat([self.waveform(part) for part in parts])
-            texts = (self.utterances[part].text for part in parts)
-            tokens = _tokens(" ".join(text for text in texts if text), self._tokenizer)
+            text = joined_text(self.utterances[part] for part in parts)
+            tokens = _tokens(text, self._tokenizer)
         augmentation = self.augmentation
         if augmentation is None:
             return Example(log_mel(waveform), tokens)

@@ -126,6 +126,11 @@ def joined_waveform(utterances: Sequence[Utterance]) -> Tensor:
     return torch.cat([read_utterance(utterance) for utterance in utterances])
 
 
+def joined_text(utterances: Iterable[Utterance]) -> str:
+    """Return what is said in utterances one behind the other."""
+    return " ".join(one.text for one in utterances if one.text)
+
+
 def _up_to(
     groups: Iterable[Sequence[Utterance]], most: float
 ) -> Iterator[list[Utterance]]:
@@ -161,8 +166,7 @@ def _write(parts: Sequence[Sequence[Utterance]], folder: Path) -> list[Utterance
             id = f"{first}..{last.rpartition('-')[2]}" if len(part) > 1 else first
             path = folder / f"{len(written):06d}.flac"
             path.write_bytes(encode(waveform, "flac"))
-            text = " ".join(one.text for one in part if one.text)
-            seconds = len(waveform) / SAMPLE_RATE
+            text, seconds = joined_text(part), len(waveform) / SAMPLE_RATE
             written.append(Utterance(id, str(path), seconds, text, part[0].speaker))
             bar.update()
     write_manifest(folder / MANIFEST, written)

@@ -219,18 +219,18 @@ def _prompt(given: Any, place: str) -> str:
     return given or ""
 
 
-def _keywords(given: Any, place: str = KEYWORDS) -> tuple[str, ...]:
+def _keywords(given: Any) -> tuple[str, ...]:
     if not isinstance(given, list | None):
-        raise _refused(place, "must be a list of texts")
+        raise _refused(KEYWORDS, "must be a list of texts")
     keywords = tuple(given or ())
     if len(keywords) > MOST_WORDS:
-        raise _refused(place, f"are {MOST_WORDS} at most")
+        raise _refused(KEYWORDS, f"are {MOST_WORDS} at most")
     if not all(isinstance(one, str) for one in keywords):
-        raise _refused(place, "must be a list of texts")
+        raise _refused(KEYWORDS, "must be a list of texts")
     if max(map(len, keywords), default=0) > LONGEST_WORD:
-        raise _refused(place, f"have {LONGEST_WORD} letters each, at most")
+        raise _refused(KEYWORDS, f"have {LONGEST_WORD} letters each, at most")
     if sum(map(len, keywords)) > MOST_LETTERS:
-        raise _refused(place, f"have {MOST_LETTERS} letters together, at most")
+        raise _refused(KEYWORDS, f"have {MOST_LETTERS} letters together, at most")
     return tuple(word.strip() for word in keywords if word.strip())
 
 

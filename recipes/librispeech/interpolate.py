@@ -36,7 +36,8 @@ def main() -> None:
     except ValueError as error:
         names = ", ".join(args.trained)
         raise ConfigError(f"{names}: did not come of {args.start} ({error})") from error
-    metadata = {**ends[0].metadata, "share of the training": args.share}
+    measured = ends[0].metadata if len(ends) == 1 else {"mean of trainings": len(ends)}
+    metadata = {**measured, "share of the training": args.share}
     save_model(args.folder, between, ends[0].tokenizer, metadata)
     print(f"wrote {args.folder}")
 

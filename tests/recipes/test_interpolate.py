@@ -37,6 +37,9 @@ def test_of_several_ends_the_mean_is_taken(
 
     assert run(monkeypatch, ends[0], *ends, str(tmp_path / "mean"), "--share", "1") == 0
 
+    assert load_model(tmp_path / "mean").metadata == {
+        **{"mean of trainings": 2, "share of the training": 1.0},
+    }
     found, start = load_model(tmp_path / "mean").las, load_model(model_folder).las
     for weight, before in zip(found.parameters(), start.parameters(), strict=True):
         torch.testing.assert_close(weight, before + 0.5)

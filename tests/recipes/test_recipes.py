@@ -96,6 +96,15 @@ def test_las_mini_takes_two_hours_and_a_quarter_of_what_prepare_writes() -> None
         assert {Path(path).stem for path in manifests} <= PUBLISHED.keys()
 
 
+@pytest.mark.parametrize("page", ["run.sh", "README.md"])
+def test_stages_that_are_named_in_words_are_stages_of_las_mini(page: str) -> None:
+    folder = RECIPES / "librispeech"
+    named = re.findall(r"stages\.\d\.[\w.]+=\d+", (folder / page).read_text())
+
+    assert named
+    load_stages(folder / "configs" / "las_mini.yaml", named)
+
+
 def some_batch() -> Batch:
     examples = [
         Example(torch.randn(num_frames, NUM_MELS), torch.tensor(TOKENIZER.encode(text)))
