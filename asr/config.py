@@ -87,16 +87,22 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse parts that do not fit together."""
         LASConfig(self.listener, self.attention, self.speller)
-        if self.loss.mwer_weight and self.training.fixed_shapes == "always":
+        if self.training.fixed_shapes == "always" and self.no_fixed_shapes:
             raise ValueError(
+                f"{self.no_fixed_shapes} (training.fixed_shapes=auto takes none then)"
+            )
+
+    @property
+    def no_fixed_shapes(self) -> str:
+        """What rules out batches of fixed shapes; empty where nothing does."""
+        if self.loss.mwer_weight:
+            return (
                 "loss.mwer_weight is for batches as they come: a search has no fixed "
-                "shapes (training.fixed_shapes=auto takes none then)"
+                "shapes"
             )
-        if self.augment.join and self.training.fixed_shapes == "always":
-            raise ValueError(
-                "augment.join is for batches of any shape "
-                "(training.fixed_shapes=auto takes no fixed ones then)"
-            )
+        if self.augment.join:
+            return "augment.join is for batches of any shape: joined speech is longer"
+        return ""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

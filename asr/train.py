@@ -341,8 +341,7 @@ def _device_corpus(
     """Make the training set a corpus on the device, if training takes fixed shapes."""
     training = config.training
     device = team.device(pick_device(training.device))
-    of_any_shape = config.loss.mwer_weight > 0 or config.augment.join > 0
-    is_better_without = of_any_shape or device.type != "cuda"
+    is_better_without = config.no_fixed_shapes or device.type != "cuda"
     wanted = training.fixed_shapes
     if wanted == "never" or (wanted == "auto" and is_better_without):
         return None
