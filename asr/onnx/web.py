@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import CheckpointError
+from asr.file_sets import is_rest
 from asr.files import errors_of
 from asr.folders import write_files
+from asr.foreign import parse_table, read_file
 from asr.inference.search_settings import load_decoding
 from asr.inference.situations import Situation
 from asr.model.hub import is_on_hub
@@ -51,7 +53,7 @@ def export_web(run: str | Path | None, folder: Path, precision: str = "int8") ->
     source = find_model(run)
     model = load_model(source)
     with errors_of(folder):
-        if folder.exists() and any(folder.iterdir()) and not (folder / MODEL).exists():
+        if folder.exists() and not _is_replaceable(folder):
             raise CheckpointError(
                 f"{folder}: holds other things than a page (give a new or empty folder)"
             )
@@ -67,6 +69,19 @@ def export_web(run: str | Path | None, folder: Path, precision: str = "int8") ->
     about = _description(source, model, precision)
     contents[MODEL] = (json.dumps(about, indent=1) + "\n").encode()
     write_files(folder, contents)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Return whether a folder holds such a page, or nothing.
+
+    A model in torch has a model.json, too: what is in it decides.
+    """
+    if all(is_rest(path.name) for path in folder.iterdir()):
+        return True
+    try:
+        return "pieces" in parse_table(read_file(folder / MODEL))
+    except (OSError, ValueError):
+        return False
 
 
 def _description(source: Path, model: Model, precision: str) -> dict[str, Any]:

@@ -86,6 +86,29 @@ def test_other_folders_and_precisions_are_refused(
         export_web(model_folder, Path("hf:me/page"))
 
 
+def test_a_model_in_torch_is_no_page_though_it_has_a_model_json(
+    model_folder: Path,
+) -> None:
+    before = {path: path.read_bytes() for path in model_folder.iterdir()}
+
+    with pytest.raises(CheckpointError, match="holds other things than a page"):
+        export_web(model_folder, model_folder)
+
+    assert {path: path.read_bytes() for path in model_folder.iterdir()} == before
+
+
+def test_what_a_killed_export_left_is_no_other_thing(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "web"
+    folder.mkdir()
+    (folder / ".asr-01234567-999999999-0.partial").write_bytes(b"half")
+
+    export_web(model_folder, folder)
+
+    assert (folder / "index.html").is_file()
+
+
 def test_the_command_prints_what_is_left_to_do(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
