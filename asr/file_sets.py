@@ -34,6 +34,7 @@ from asr.folders import (
     again,
     flush,
     inside,
+    is_plain,
 )
 from asr.foreign import check_file, parse_table, read_file
 
@@ -135,6 +136,17 @@ def _sum(path: Path, expected: object) -> dict[str, Any]:
             f"{path}: cannot be read ({error.strerror}; {again(path.parent)})"
         ) from error
     return {"size": size, "sha256": checksum}
+
+
+def listed(folder: Path, description: str) -> list[str]:
+    """Name the files of a set that is replaced: it may be damaged, or say anything.
+
+    Names that lead out of the folder are left out.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        names = parse_table(read_file(folder / description))["files"]
+        return [name for name in names if is_plain(name)]
+    return []
 
 
 def is_rest(name: str) -> bool:

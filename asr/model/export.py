@@ -10,15 +10,14 @@ weights fit it is not looked at.
 import os
 import re
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr.errors import CheckpointError
-from asr.file_sets import changing, is_rest, read_whole, replace_set
+from asr.file_sets import changing, is_rest, listed, read_whole, replace_set
 from asr.files import sync_folder
 from asr.folders import inside, write_bytes
-from asr.foreign import parse_table, read_file, read_text
+from asr.foreign import read_text
 from asr.model.hub import is_on_hub
 from asr.model.storage import (
     CARD,
@@ -128,7 +127,7 @@ def _check_replaceable(folder: Path, further: dict[str, bytes]) -> None:
         raise CheckpointError(
             f"{folder}: holds other things than a model (give a new or empty folder)"
         )
-    known = {DESCRIPTION, WEIGHTS, CARD, *further, *SETTINGS, *_listed(folder)}
+    known = {DESCRIPTION, WEIGHTS, CARD, *further, *SETTINGS, *listed(folder, DESCRIPTION)}
     strange = sorted(
         name
         for name in names
@@ -139,13 +138,6 @@ def _check_replaceable(folder: Path, further: dict[str, bytes]) -> None:
             f"{folder}: holds {strange[0]}, too, which is no part of a model (move it "
             "away, or give a new folder)"
         )
-
-
-def _listed(folder: Path) -> list[str]:
-    """Name the files that belong to a model, which may be damaged: it is replaced."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return list(parse_table(read_file(folder / DESCRIPTION))["files"])
-    return []
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
@@ -161,7 +153,7 @@ def _put_in_place(partial: Path, folder: Path) -> None:
         files = {path.name: path.read_bytes() for path in partial.iterdir()}
         description, card = files.pop(DESCRIPTION), files.pop(CARD)
         with changing(folder):
-            before = {*_listed(folder), *SETTINGS}
+            before = {*listed(folder, DESCRIPTION), *SETTINGS}
             replace_set(folder, files, DESCRIPTION, description)
             write_bytes(folder / CARD, card)
             for name in before - files.keys():

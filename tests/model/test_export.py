@@ -277,6 +277,21 @@ def test_a_folder_with_other_things_is_not_replaced(
     assert names(tmp_path) == {"run", "mine"}
 
 
+def test_a_description_from_elsewhere_has_no_file_outside_removed(
+    run: Path, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.write_text("mine")
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    about = {"files": {"../precious.txt": {}, str(precious): {}}}
+    (folder / DESCRIPTION).write_text(json.dumps(about))
+
+    export(run, folder)
+
+    assert precious.read_text() == "mine"
+
+
 def test_a_file_is_not_replaced(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("a file")
 
