@@ -4,10 +4,12 @@ Of the modules of `asr.onnx` this is the one that needs torch, and `onnx` beside
 onnxruntime.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from asr.errors import CheckpointError
-from asr.file_sets import changing, checksums, is_rest, replace_set
+from asr.file_sets import changing, checksums, is_rest, listed, replace_set
+from asr.files import sync_folder
 from asr.model.hub import is_on_hub
 from asr.model.onnx_graphs import listener_graph, step_graph
 from asr.model.storage import CARD, find_model, load_model, read_further
@@ -70,8 +72,26 @@ def export_onnx(
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from error
     with changing(folder):
+        before = {*listed(folder, DESCRIPTION), *SETTINGS} - {CARD}
         replace_set(folder, files, DESCRIPTION, description)
+        _remove(folder, before - files.keys())
     read_folder(folder)
+
+
+def _remove(folder: Path, names: Collection[str]) -> None:
+    """Remove what the model before had and the new one has not, its settings above all.
+
+    Raises:
+        CheckpointError: the folder may not be written to.
+    """
+    try:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+        sync_folder(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: cannot be written ({error.strerror})"
+        ) from error
 
 
 def _check_replaceable(folder: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 
+from asr.decoding.config import DecodingConfig
 from asr.errors import AudioError, CheckpointError, ConfigError
 from asr.inference.confidence import FEATURES
 from asr.inference.recognizer import Recognizer
@@ -289,6 +290,24 @@ def test_an_export_replaces_an_export_and_nothing_else(
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be replaced"):
         export_onnx(model_folder, tmp_path / "file")
+
+
+def test_settings_of_the_model_before_do_not_stay_for_the_next(
+    model: Model, model_folder: Path, tmp_path: Path
+) -> None:
+    before = tmp_path / "before"
+    save_model(before, model.las, model.tokenizer, model.metadata)
+    calibration = {"weights": dict.fromkeys(FEATURES, 0.0), "bias": 1.0, "speech": 0.0}
+    add_further(before, CALIBRATION, json.dumps(calibration).encode())
+    decoding = {"version": 1, "without_language_model": {"beam_size": 3}}
+    add_further(before, DECODING, json.dumps(decoding).encode())
+    export_onnx(before, tmp_path / "onnx")
+
+    export_onnx(model_folder, tmp_path / "onnx")
+
+    recognizer = OnnxRecognizer.load(tmp_path / "onnx", decoding={"lm_weight": 0})
+    assert recognizer.decoding.beam_size == DecodingConfig().beam_size
+    assert recognizer.calibration is None
 
 
 def test_a_window_of_the_attention_is_for_torch(
