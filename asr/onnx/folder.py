@@ -28,7 +28,9 @@ from asr.tokenizers import read_tokenizer
 
 LISTENER, STEP = "listener.onnx", "speller_step.onnx"
 DECODING, CALIBRATION = SETTINGS = "decoding.json", "confidence.json"
-"""Files that people may change."""
+"""Files that people may change, and that programs read."""
+CARD = "MODEL_CARD.md"
+"""For people, who may change it, too."""
 FORMAT = 1
 _MOST = {"heads": 128, "reduction": 64, "ctc_reduction": 64}
 _MOST_BLOCK = 10_000
@@ -103,7 +105,7 @@ def _read(folder: Path) -> OnnxModel:
             "(update asr, or export the model again)"
         )
     inside(folder, DESCRIPTION, place)
-    paths = check_files(folder, description.get("files"), place, SETTINGS)
+    paths = check_files(folder, description.get("files"), place, (*SETTINGS, CARD))
 
     def read(name: str, most: int) -> bytes:
         if name not in paths:

@@ -255,6 +255,15 @@ def test_settings_that_people_changed_are_used_or_refused(
         OnnxRecognizer.load(folder, decoding={"lm_weight": 0})
 
 
+def test_a_card_may_be_filled_in(model_folder: Path, tmp_path: Path) -> None:
+    (model_folder / "MODEL_CARD.md").write_text("| Licence | TO BE FILLED IN |")
+    folder = exported(model_folder, tmp_path)
+
+    (folder / "MODEL_CARD.md").write_text("| Licence | CC BY 4.0 |")
+
+    assert OnnxRecognizer.load(folder, decoding=NOTHING).precision == "float32"
+
+
 def test_a_folder_without_an_export_is_refused(
     model_folder: Path, tmp_path: Path
 ) -> None:
