@@ -14,9 +14,11 @@ from contextlib import contextmanager
 
 from asr.cli.options import one_line
 from asr.errors import AsrError, AsrWarning
+from asr.version import DISTRIBUTION
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
+_OF_ONNX = ("onnx", "onnxruntime")
 _SAME = 5.0
 """Seconds within which further signals are of the same end: they often come in pairs,
 and what cleans up is not to be stopped by the second."""
@@ -56,6 +58,11 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
     except AsrError as error:
         print(one_line(f"{name}: {error}"), file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        if not error.name or "." in error.name:
+            raise  # a part of a package that is there, or of this one
+        print(f"{name}: {_missing(error.name)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print(f"{name}: stopped", file=sys.stderr)
         return int(getattr(stop, "status", 130))
@@ -73,6 +80,15 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
             raise
         print(one_line(f"{name}: {reason}"), file=sys.stderr)
         return 1
+
+
+def _missing(package: str) -> str:
+    """Return what to do about a package that is not installed."""
+    remedy = f"pip install {DISTRIBUTION} for all commands; without torch only asr "
+    remedy += "transcribe, with a model of asr export --onnx, and asr doctor run"
+    if package in _OF_ONNX:
+        remedy = f'pip install "{DISTRIBUTION}[onnx]"'
+    return f"{package} is not installed, which this command needs ({remedy})"
 
 
 def _print_anything() -> None:

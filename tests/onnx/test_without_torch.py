@@ -84,6 +84,44 @@ def test_what_needs_torch_is_refused_in_a_line() -> None:
     assert found.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        (["export", "bundled", "out"], "torch"),
+        (["explain", "talk.wav"], "torch"),
+        (["transcribe", "--follow", "-", "--model", "FOLDER"], "torch"),
+        (["score", "references.jsonl", "hypotheses.jsonl"], "jiwer"),
+    ],
+)
+def test_a_command_that_needs_more_is_refused_in_a_line(
+    command: list[str], missing: str, folder: Path
+) -> None:
+    found = asr(*(str(folder) if part == "FOLDER" else part for part in command))
+
+    assert found.returncode == 1
+    assert found.stderr.startswith(
+        f"asr: {missing} is not installed, which this command needs (pip install "
+        "listen-attend-spell for all"
+    )
+    assert found.stderr.count("\n") == 1
+
+
+def test_an_export_names_the_extra_that_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "asr.onnx.export")
+    monkeypatch.delitem(sys.modules, "asr.model.onnx_graphs", raising=False)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+
+    assert main(["export", "bundled", "out", "--onnx"]) == 1
+
+    printed = capsys.readouterr().err
+    assert printed == (
+        "asr: onnx is not installed, which this command needs (pip install "
+        '"listen-attend-spell[onnx]")\n'
+    )
+
+
 def test_help_needs_nothing() -> None:
     found = asr("--help")
 
