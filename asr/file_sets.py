@@ -21,13 +21,15 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
-from asr.errors import CheckpointError
+from asr.errors import AsrWarning, CheckpointError
 from asr.files import PARTIAL, sync_folder, temporary_path
 from asr.folders import (
     MOST_FILES,
@@ -136,6 +138,17 @@ def _sum(path: Path, expected: object) -> dict[str, Any]:
             f"{path}: cannot be read ({error.strerror}; {again(path.parent)})"
         ) from error
     return {"size": size, "sha256": checksum}
+
+
+def note_edited(path: Path, description: str) -> None:
+    """Warn that a file is not as asr wrote it; other processes need not repeat it."""
+    if parent_process() is None:
+        warnings.warn(
+            f"{path}: is not the file that {description} lists; it is used as it "
+            "stands",
+            AsrWarning,
+            stacklevel=2,
+        )
 
 
 def listed(folder: Path, description: str) -> list[str]:

@@ -127,7 +127,14 @@ def _check_replaceable(folder: Path, further: dict[str, bytes]) -> None:
         raise CheckpointError(
             f"{folder}: holds other things than a model (give a new or empty folder)"
         )
-    known = {DESCRIPTION, WEIGHTS, CARD, *further, *SETTINGS, *listed(folder, DESCRIPTION)}
+    known = {
+        DESCRIPTION,
+        WEIGHTS,
+        CARD,
+        *further,
+        *SETTINGS,
+        *listed(folder, DESCRIPTION),
+    }
     strange = sorted(
         name
         for name in names

@@ -21,23 +21,22 @@ with the class that is handed over: nothing is imported by it.
 import json
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.resources import files
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from asr.errors import AsrWarning, CheckpointError
+from asr.errors import CheckpointError
 from asr.file_sets import (
     changing,
     check_files,
     checksums,
+    note_edited,
     read_whole,
     replace_set,
 )
@@ -508,7 +507,7 @@ def read_further(folder: Path, name: str) -> bytes | None:
             return None
         content = _content(paths[name])
         if checksums({name: content})[name] != description["files"].get(name):
-            _note_edited(paths[name])
+            note_edited(paths[name], DESCRIPTION)
         return content
 
     return read_whole(folder, [DESCRIPTION], read)
@@ -521,17 +520,6 @@ def read_settings_files(folder: Path) -> dict[str, bytes]:
         with suppress(OSError, CheckpointError):
             found[name] = inside(folder, name, folder / DESCRIPTION).read_bytes()
     return found
-
-
-def _note_edited(path: Path) -> None:
-    """Warn that a file is not as asr wrote it; other processes need not repeat it."""
-    if parent_process() is None:
-        warnings.warn(
-            f"{path}: is not the file that {DESCRIPTION} lists; it is used as it "
-            "stands",
-            AsrWarning,
-            stacklevel=2,
-        )
 
 
 def _content(path: Path) -> bytes:

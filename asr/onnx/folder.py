@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from asr.decoding.config import DecodingConfig, replaced
 from asr.errors import CheckpointError, ConfigError
-from asr.file_sets import check_files, read_whole
+from asr.file_sets import check_files, checksums, note_edited, read_whole
 from asr.folders import inside
 from asr.foreign import parse_table, read_file
 from asr.inference.confidence import Calibration, read_calibration
@@ -127,10 +127,10 @@ def _read(folder: Path) -> OnnxModel:
     except (KeyError, TypeError, ValueError, OSError, CheckpointError) as error:
         raise _wrong(place, error) from error
     settings, calibration = dict[str, Any](), None
-    if (folder / DECODING).exists():
-        settings = parse_decoding(_content(folder, DECODING), folder / DECODING)
-    if (folder / CALIBRATION).exists():
-        content = _content(folder, CALIBRATION)
+    files = description["files"]
+    if (content := _setting(folder, DECODING, paths, files)) is not None:
+        settings = parse_decoding(content, folder / DECODING)
+    if (content := _setting(folder, CALIBRATION, paths, files)) is not None:
         calibration = read_calibration(content, folder / CALIBRATION)
     return OnnxModel(
         *(folder, listener, step, precision, tokenizer, found, metadata),
@@ -138,12 +138,27 @@ def _read(folder: Path) -> OnnxModel:
     )
 
 
-def _content(folder: Path, name: str) -> bytes:
-    path = inside(folder, name, folder / DESCRIPTION)
+def _setting(
+    folder: Path, name: str, paths: Mapping[str, Path], files: Mapping[str, Any]
+) -> bytes | None:
+    """Read a file of `SETTINGS`, with a warning where people changed it.
+
+    Args:
+        folder: of the model.
+        name: of the file.
+        paths: of the files that the description lists.
+        files: its table of them.
+    """
+    if name not in paths and not (folder / name).exists():
+        return None
+    path = paths.get(name) or inside(folder, name, folder / DESCRIPTION)
     try:
-        return read_file(path)
+        content = read_file(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    if checksums({name: content})[name] != files.get(name):
+        note_edited(path, DESCRIPTION)
+    return content
 
 
 def _whole(value: object, most: int, least: int = 1) -> int:

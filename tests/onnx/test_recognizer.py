@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from asr.decoding.config import DecodingConfig
-from asr.errors import AudioError, CheckpointError, ConfigError
+from asr.errors import AsrWarning, AudioError, CheckpointError, ConfigError
 from asr.inference.confidence import FEATURES
 from asr.inference.recognizer import Recognizer
 from asr.lm.estimate import NGramConfig, estimate
@@ -243,16 +243,40 @@ def test_a_wrong_description_is_refused(
         OnnxRecognizer.load(place.parent)
 
 
-def test_settings_that_people_changed_are_used_or_refused(
+def test_settings_that_people_changed_are_used_with_a_warning_or_refused(
     model_folder: Path, tmp_path: Path
 ) -> None:
     folder = exported(model_folder, tmp_path)
-    (folder / DECODING).write_text(
-        '{"version": 1, "without_language_model": {"beam_size": 0}}'
-    )
+    decoding = '{"version": 1, "without_language_model": {"beam_size": 3}}'
+    (folder / DECODING).write_text(decoding)
 
-    with pytest.raises(CheckpointError, match=r"beam_size must be at least 1"):
+    with pytest.warns(AsrWarning, match=r"decoding\.json: is not the file that onnx"):
+        found = OnnxRecognizer.load(folder, decoding={"lm_weight": 0})
+
+    assert found.decoding.beam_size == 3
+    (folder / DECODING).write_text(decoding.replace("3", "0"))
+    with (
+        pytest.warns(AsrWarning),
+        pytest.raises(CheckpointError, match=r"beam_size must be at least 1"),
+    ):
         OnnxRecognizer.load(folder, decoding={"lm_weight": 0})
+
+
+def test_settings_are_those_of_the_description_after_a_kill(
+    model: Model, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    save_model(folder, model.las, model.tokenizer, model.metadata)
+    decoding = {"version": 1, "without_language_model": {"beam_size": 3}}
+    add_further(folder, DECODING, json.dumps(decoding).encode())
+    onnx = exported(folder, tmp_path)
+    listed = json.loads((onnx / "onnx.json").read_text())["files"][DECODING]
+    upcoming = onnx / f".{DECODING}.{listed['sha256'][:16]}.next"
+    (onnx / DECODING).rename(upcoming)  # as where the export was killed by then
+
+    found = OnnxRecognizer.load(onnx, decoding={"lm_weight": 0})
+
+    assert found.decoding.beam_size == 3
 
 
 def test_a_card_may_be_filled_in(model_folder: Path, tmp_path: Path) -> None:
