@@ -65,7 +65,8 @@ class OnnxRecognizer(Recognition):
         decoding = decoding or DecodingConfig()
         if decoding.attention_window is not None:
             raise ConfigError(
-                "decoding.attention_window: is for models in torch (--backend torch)"
+                "decoding.attention_window: is for models in torch (give one, or "
+                "decoding.attention_window=null)"
             )
         hotwords = spell_hotwords(decoding.hotwords, model.tokenizer)
         self.decoding = replace(decoding, hotwords=hotwords)
