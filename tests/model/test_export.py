@@ -284,7 +284,7 @@ def test_a_description_from_elsewhere_has_no_file_outside_removed(
     precious.write_text("mine")
     folder = tmp_path / "foreign"
     folder.mkdir()
-    about = {"files": {"../precious.txt": {}, str(precious): {}}}
+    about: dict[str, object] = {"files": {"../precious.txt": {}, str(precious): {}}}
     (folder / DESCRIPTION).write_text(json.dumps(about))
 
     export(run, folder)
