@@ -66,9 +66,8 @@ def normalizer(name: str) -> Callable[[str], str]:
 
 def _cleaned(text: str) -> str:
     """Bring a text into NFC and to one line, without what nobody sees."""
-    text = unicodedata.normalize("NFC", text)
     seen = (" " if c.isspace() else c for c in text if not _is_hidden(c))
-    return " ".join("".join(seen).split())
+    return " ".join(unicodedata.normalize("NFC", "".join(seen)).split())
 
 
 def _is_hidden(character: str) -> bool:
@@ -153,6 +152,25 @@ def read_alphabet(path: Path) -> str:
             "expected)"
         )
     return alphabet_of(found)
+
+
+def as_file(alphabet: str) -> str:
+    r"""Write an alphabet so that `read_alphabet` returns it.
+
+    A character that would become one with those before it, as a mark does with the
+    last of the letters, begins a new line.
+
+    >>> as_file(" az\u0301")
+    'az\n\u0301\n'
+    """
+    lines = [""]
+    for character in alphabet.strip():
+        longer = lines[-1] + character
+        if unicodedata.is_normalized("NFC", longer):
+            lines[-1] = longer
+        else:
+            lines.append(character)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def fitted(text: str, alphabet: str) -> str:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from asr.alphabet import (
     NORMALIZATIONS,
     alphabet_of,
+    as_file,
     clusters,
     fitted,
     normalizer,
@@ -28,6 +29,7 @@ GERMAN = " abcdefghijklmnopqrstuvwxyzßäöü"
     [
         ("none", " Straße\u00a0 no.\t5\n", "Straße no. 5"),
         ("none", "cafe\u0301", "café"),
+        ("none", "cafe\u00ad\u0301", "café"),
         ("none", "so\u00adft\u200b \u202bhi\u202c\x07", "soft hi"),
         ("none", "می\u200cخواهم", "می\u200cخواهم"),
         ("lower", "ÀÉ Straße, 5", "àé straße, 5"),
@@ -80,6 +82,22 @@ def test_an_alphabet_is_read_from_a_file(tmp_path: Path) -> None:
     path.write_text("\ufeffabc\nu\u0308ß\r\n", encoding="utf-8")
 
     assert read_alphabet(path) == " abcßü"
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["جامعي سأل", "كٔ"], ["z m\u0301"], ["\u1100 \u1161"], ["GO ON"], ["हिन्दी क़लम"]],
+    ids=["Arabic", "Latin", "Korean", "English", "Hindi"],
+)
+def test_an_alphabet_is_read_as_it_was_written(
+    texts: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "alphabet.txt"
+    alphabet = alphabet_of(texts)
+
+    path.write_text(as_file(alphabet), encoding="utf-8")
+
+    assert read_alphabet(path) == alphabet
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from asr.alphabet import alphabet_of, normalizer, read_alphabet, shown, strangers
+from asr.alphabet import (
+    alphabet_of,
+    as_file,
+    normalizer,
+    read_alphabet,
+    shown,
+    strangers,
+)
 from asr.data.corpora import (
     folders,
     hugging_face,
@@ -148,7 +155,7 @@ def prepare(
         notices += move_aside(data, {part.name: part.utterances for part in parts})
     written = [_write(data, part) for part in parts]
     alphabet = alphabet_of(u.text for part in written for u in part.utterances)
-    _write_text(data / ALPHABET, alphabet.strip() + "\n")
+    _write_text(data / ALPHABET, as_file(alphabet))
     journal.unlink(missing_ok=True)
     return Corpus(kind, written, notices, alphabet)
 
