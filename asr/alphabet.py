@@ -84,10 +84,10 @@ def _plain(text: str) -> str:
     text = _cleaned(text).lower()
     kept = []
     for place, character in enumerate(text):
-        if _belongs_to_words(character):
+        if character in _APOSTROPHES and _is_inside(text, place):
+            kept.append("'")  # U+02BC is a letter to Unicode, and as good as U+2019
+        elif _belongs_to_words(character):
             kept.append(character)
-        elif character in _APOSTROPHES and _is_inside(text, place):
-            kept.append("'")
         else:
             kept.append(" ")
     return _cleaned("".join(kept))

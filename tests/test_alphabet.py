@@ -37,6 +37,7 @@ GERMAN = " abcdefghijklmnopqrstuvwxyzßäöü"
         ("upper", "Straße été", "STRASSE ÉTÉ"),
         ("plain", "«Он сказал: «Привет!»»", "он сказал привет"),
         ("plain", "l’été, don't 'quote' 3.5", "l'été don't quote 3 5"),
+        ("plain", "п'ять п\u2019ять п\u02bcять", "п'ять п'ять п'ять"),
         ("plain", "हिन्दी।", "हिन्दी"),
         ("english", "Straße 5", "STRASSE FIVE"),
     ],
