@@ -55,7 +55,7 @@ def normalizer(name: str) -> Callable[[str], str]:
     known: dict[str, Callable[[str], str]] = {
         "english": normalize,
         "none": _cleaned,
-        "lower": lambda text: _cleaned(_cleaned(text).lower()),
+        "lower": lambda text: _cleaned(_lower(_cleaned(text))),
         "upper": lambda text: _cleaned(_cleaned(text).upper()),
         "plain": _plain,
     }
@@ -80,8 +80,13 @@ def _is_hidden(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn")
 
 
+def _lower(text: str) -> str:
+    """Bring a text into lower case, the Turkish İ as i: str.lower keeps its dot."""
+    return text.replace("İ", "i").lower()
+
+
 def _plain(text: str) -> str:
-    text = _cleaned(text).lower()
+    text = _lower(_cleaned(text))
     kept = []
     for place, character in enumerate(text):
         if character in _APOSTROPHES and _is_inside(text, place):
