@@ -372,7 +372,7 @@ def by_frequency(
     """
     if not edges or any(low >= high for low, high in pairwise((1, *edges))):
         raise ValueError(f"edges must rise from above one, got {list(edges)}")
-    counts = Counter(word for text in references for word in text.split())
+    counts = Counter(word for text in _spaced(references) for word in text.split())
     spans = [(low, high - 1) for low, high in pairwise((1, *edges))]
     labels = [_times(low, high) for low, high in spans] + [f"{edges[-1]}+ times"]
     edits = list[list[Edit]]([] for _ in labels)

@@ -285,6 +285,14 @@ def test_errors_by_frequency() -> None:
     ]
 
 
+def test_words_are_as_frequent_in_any_code() -> None:
+    decomposed = ["u\u0308ber u\u0308ber"]
+
+    found = by_frequency(decomposed, ["\u00fcber"])
+
+    assert found == {"2-4 times": ErrorRate(0, 1, 0, num_reference=2)}
+
+
 def test_the_bins_of_frequency_may_be_chosen() -> None:
     said = ["A B B C C C"]
     assert by_frequency(said, said, edges=[2, 3]) == {
