@@ -201,8 +201,8 @@ def _add_normalize(parser: argparse.ArgumentParser, what: str) -> None:
         "--normalize",
         choices=("english", "none", "lower", "upper", "plain"),
         default="english",
-        help=f"how {what} is spelled that is not in A-Z, apostrophe and space "
-        "(default: english; see asr prepare)",
+        help=f"how {what} is spelled (default: english, but what is in A-Z, "
+        "apostrophe and space stays as it is; see asr prepare)",
     )
     group.add_argument(
         "--alphabet-of",
@@ -213,16 +213,21 @@ def _add_normalize(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _normalizer(args: argparse.Namespace) -> Callable[[str], str]:
     from asr.alphabet import fitted, normalizer
+    from asr.lm.estimate import keep_english
+    from asr.text import ALPHABET
 
     if args.alphabet_of is None:
-        return normalizer(args.normalize)
+        is_english = args.normalize == "english"
+        return keep_english if is_english else normalizer(args.normalize)
     from functools import partial
 
     from asr.model.storage import find_model, load_tokenizer
     from asr.tokenizers import alphabet_written
 
-    tokenizer = load_tokenizer(find_model(args.alphabet_of))
-    return partial(fitted, alphabet=alphabet_written(tokenizer))
+    alphabet = alphabet_written(load_tokenizer(find_model(args.alphabet_of)))
+    if set(alphabet) <= set(ALPHABET):
+        return keep_english
+    return partial(fitted, alphabet=alphabet)
 
 
 def _add_weights(parser: argparse.ArgumentParser, verb: str) -> None:

@@ -30,11 +30,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from asr.errors import CheckpointError
+from asr.lm.estimate import Normalize, keep_english
 from asr.lm.look_ahead import Ints
 from asr.lm.ngram import WordNGram
 from asr.lm.word_files import spelling_of
 from asr.lm.word_tables import LONGEST_WORD, Level, find, look_up
-from asr.text import ALPHABET, normalize
 
 START, END, UNKNOWN_WORD = "<s>", "</s>", "<unk>"
 _LN_10 = log(10)
@@ -83,13 +83,12 @@ def is_arpa(path: Path) -> bool:
     return path.is_file() or ".arpa" in path.suffixes[-2:]
 
 
-def read_arpa(path: Path, normalize: Callable[[str], str] = normalize) -> Arpa:
+def read_arpa(path: Path, normalize: Normalize = keep_english) -> Arpa:
     """Read a file in ARPA's format; plain, .gz or .xz.
 
     Args:
         path: of the file.
-        normalize: brings a word that is not in A-Z and apostrophe into the letters that
-            are to be written.
+        normalize: brings a word into the letters that are to be written.
 
     Raises:
         CheckpointError: it cannot be read, is damaged or cut off, or its n-grams are
@@ -216,13 +215,13 @@ def _number(lines: _Lines, text: str) -> float:
     return max(value, _NEVER)
 
 
-def _spelled(word: str, normalize: Callable[[str], str]) -> str:
+def _spelled(word: str, normalize: Normalize) -> str:
     """Return a word as it is to be written; nothing where it is none, or several."""
     if word in (START, END):
         return word
     if _is_unknown(word):
         return ""
-    own = normalize(word) if set(word) - set(ALPHABET) else word
+    own = normalize(word)
     return own if len(own.split()) == 1 and len(own) <= LONGEST_WORD else ""
 
 

@@ -1,8 +1,8 @@
 """Estimate a word n-gram from text, for `asr transcribe --language-model`.
 
-Texts hold one sentence a line; plain, .xz or .gz. A line that is not in A-Z, apostrophe
-and space is normalized. The model is an interpolated Kneser-Ney n-gram with three
-discounts for each order:
+Texts hold one sentence a line; plain, .xz or .gz. Each is brought into the letters that
+are to be written: A-Z and apostrophe, if nothing else is asked for. The model is an
+interpolated Kneser-Ney n-gram with three discounts for each order:
 
     P(w | h) = (c(h w) - D(c)) / c(h) + gamma(h) P(w | h without its first word)
     Y = n1 / (n1 + 2 n2)    D(c) = c - (c + 1) Y n_c+1 / n_c  for c = 1, 2, 3 and more
@@ -42,6 +42,7 @@ from asr.locks import locked
 from asr.text import ALPHABET, normalize
 
 Normalize = Callable[[str], str]
+_ENGLISH = frozenset(ALPHABET)
 ORDERS = (2, 3)
 """Longest n-grams that can be estimated."""
 LARGEST_VOCABULARY = 2_000_000
@@ -90,12 +91,21 @@ class NGramConfig:
         return [1, *(_MIN_COUNTS[: self.order - 1] if given is None else given)]
 
 
+def keep_english(text: str) -> str:
+    """Normalize a text that is not in A-Z, apostrophe and space; keep one that is.
+
+    >>> keep_english("'TIS O' B"), keep_english("Zoë has 5!")
+    ("'TIS O' B", 'ZOE HAS FIVE')
+    """
+    return text if _ENGLISH.issuperset(text) else normalize(text)
+
+
 def build(
     texts: Sequence[Path],
     folder: Path,
     config: NGramConfig | None = None,
     weights: Sequence[int] | None = None,
-    normalize: Normalize = normalize,
+    normalize: Normalize = keep_english,
 ) -> WordNGram:
     """Estimate an n-gram from text files, and save it in a folder.
 
@@ -167,13 +177,12 @@ def keep_letters(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def read_text(path: Path, normalize: Normalize = normalize) -> list[str]:
+def read_text(path: Path, normalize: Normalize = keep_english) -> list[str]:
     """Read the sentences of a text.
 
     Args:
         path: one sentence a line; plain, .xz or .gz.
-        normalize: brings a line into the characters that are to be written, where it is
-            not in A-Z, apostrophe and space.
+        normalize: brings a line into the characters that are to be written.
 
     Raises:
         CorpusError: it cannot be read, is damaged, or is empty.
@@ -186,11 +195,8 @@ def read_text(path: Path, normalize: Normalize = normalize) -> list[str]:
         text = _UNPACK.get(path.suffix, bytes)(raw).decode()
     except _BROKEN as error:
         raise CorpusError(f"{path}: is damaged, or is no text ({error})") from error
-    lines = text.split("\n")
-    if set(text) - set(ALPHABET) - {"\n"}:
-        plain = set(ALPHABET)
-        lines = [line if plain.issuperset(line) else normalize(line) for line in lines]
-        text = "\n".join(lines)
+    lines = [normalize(line) for line in text.split("\n")]
+    text = "\n".join(lines)
     if found := _TOO_LONG.search(text):
         raise CorpusError(
             f"{path}:{text.count(chr(10), 0, found.start()) + 1}: holds a word of "

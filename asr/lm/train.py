@@ -17,7 +17,7 @@ import torch
 
 from asr.data.manifest import read_manifest
 from asr.errors import CheckpointError, ConfigError
-from asr.lm.estimate import Normalize, check_weights, measure, read_text
+from asr.lm.estimate import Normalize, check_weights, keep_english, measure, read_text
 from asr.lm.look_ahead import Ints
 from asr.lm.ngram import WordNGram
 from asr.lm.sentences import prepare
@@ -28,7 +28,6 @@ from asr.lm.word_lstm import DESCRIPTION, FILE, WordLSTM
 from asr.locks import locked
 from asr.runtime import pick_device
 from asr.tensor_files import read_metadata
-from asr.text import normalize
 
 KIND = "training of a word LSTM"
 """Of the checkpoint."""
@@ -41,7 +40,7 @@ def train(
     dev: Path,
     config: LSTMTrainingConfig | None = None,
     weights: Sequence[int] | None = None,
-    normalize: Normalize = normalize,
+    normalize: Normalize = keep_english,
 ) -> None:
     """Train an LSTM beside an n-gram; a training that was stopped goes on.
 

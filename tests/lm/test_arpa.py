@@ -241,6 +241,12 @@ def test_words_that_fall_together_are_one_and_those_that_are_none_unknown(
     assert "n-grams fell together" in notices[1]
 
 
+def test_words_in_capitals_are_spelled_as_all_others(tmp_path: Path) -> None:
+    found = read_arpa(written(tmp_path, TRIGRAM), str.lower)
+
+    assert found.model.words == ["a", "be", "c"]
+
+
 def test_letters_of_other_languages_are_kept(tmp_path: Path) -> None:
     content = TRIGRAM.replace("BE", "süß").replace("\tC", "\tu\u0308b")
     path = written(tmp_path, content)

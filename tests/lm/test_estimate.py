@@ -227,10 +227,21 @@ def test_help_has_an_example(
     assert "example" in capsys.readouterr().out
 
 
+def test_a_line_in_capitals_is_spelled_as_all_others(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("DAS IST GUT\nDas ist für 'alle'\n", encoding="utf-8")
+    texts = [str(path), str(tmp_path / "lm")]
+
+    assert main(["lm", "build", *texts, "--normalize", "plain"]) == 0
+
+    words = WordNGram.load(tmp_path / "lm").words
+    assert words == ["alle", "das", "für", "gut", "ist"]
+
+
 def test_lines_in_other_letters_are_normalized(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("A B\n'TIS O' B\nSaid Zoë: \u201cno!\u201d\r\n", encoding="utf-8")
 
     assert read_text(path) == ["A B", "'TIS O' B", "SAID ZOE NO"]
     assert read_text(path, keep_letters)[2] == "Said Zoë: \u201cno!\u201d"
-    assert read_text(path, str.lower)[:2] == ["A B", "'TIS O' B"]
+    assert read_text(path, str.lower)[:2] == ["a b", "'tis o' b"]
