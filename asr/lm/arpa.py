@@ -40,6 +40,7 @@ START, END, UNKNOWN_WORD = "<s>", "</s>", "<unk>"
 _LN_10 = log(10)
 _NEVER = -99.0
 _ABOVE_ONE = 1e-3  # log10 P: what a sum of roundings may come to
+_LEFT_OUT = -1  # in place of the number of a word that the model does not have
 _HEADER = re.compile(r"ngram +(\d+) *= *(\d+)")
 _SPACES = re.compile(r"[ \t]+")
 _ZIPPED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
@@ -52,7 +53,7 @@ class Arpa(NamedTuple):
 
     model: WordNGram
     left_out: list[str]
-    """Words that are none, or several, once they are normalized; they are <unk>."""
+    """Words that are none, or several, once they are normalized; their n-grams, too."""
     merged: int
     """How many n-grams fell together with another; the more likely one stays."""
     has_unknown: bool
@@ -62,8 +63,9 @@ class Arpa(NamedTuple):
         """Yield what a user should know."""
         if self.left_out:
             yield (
-                f"{len(self.left_out)} words are unknown now, as they are not one word "
-                f"when normalized (the first: {self.left_out[0]!r:.40})"
+                f"{len(self.left_out)} words are left out, and their n-grams, as they "
+                f"are not one word when normalized (the first: "
+                f"{self.left_out[0]!r:.40})"
             )
         if self.merged:
             yield (
@@ -102,12 +104,14 @@ def read_arpa(path: Path, normalize: Normalize = keep_english) -> Arpa:
         for mark in (START, END):
             if spelled.pop(mark, None) is None:
                 raise lines.error(f"the words above lack {mark}")
+        left_out = [w for w, own in spelled.items() if not own and not _is_unknown(w)]
         words = sorted({word for word in spelled.values() if word})
         base = len(words) + 2
         _check_size(path, len(words), len(sizes))
         place = {word: number for number, word in enumerate(words)}
         number = {word: place.get(own, len(words)) for word, own in spelled.items()}
         number |= {START: base - 1, END: base - 1}
+        number |= dict.fromkeys(left_out, _LEFT_OUT)
         first, merged = _unigrams(rows, number, base)
         levels = [first]
         for order, size in enumerate(sizes[1:], 2):
@@ -118,7 +122,7 @@ def read_arpa(path: Path, normalize: Normalize = keep_english) -> Arpa:
             raise lines.error("is not \\end\\, which was expected")
     return Arpa(
         WordNGram(words, _closed(levels, base), spelling_of(words)),
-        [w for w, own in spelled.items() if not own and not _is_unknown(w)],
+        left_out,
         merged,
         any(map(_is_unknown, spelled)),
     )
@@ -257,7 +261,7 @@ def _unigrams(rows: Rows, number: dict[str, int], base: int) -> tuple[Level, int
             backoffs[place] = backoff
         elif word == END:
             log_probs[place] = log_prob
-        else:
+        elif place != _LEFT_OUT:
             merged += bool(log_probs[place] > -inf)
             if log_prob >= log_probs[place]:
                 log_probs[place], backoffs[place] = log_prob, backoff
@@ -274,11 +278,16 @@ def _level(
     for log_prob, words, backoff in _section(lines, order, size):
         if END in words[:-1] or START in words[1:]:
             continue  # never asked for
+        try:
+            numbers = [number[word] for word in words]
+        except KeyError as error:
+            stranger = f"{error.args[0]!r:.40}"
+            raise lines.error(f"{stranger} is none of the words of order 1") from None
+        if _LEFT_OUT in numbers:
+            continue  # no sentence has them
         key = 0
-        for word in words:
-            if word not in number:
-                raise lines.error(f"{word!r:.40} is none of the words of order 1")
-            key = key * base + number[word]
+        for place in numbers:
+            key = key * base + place
         keys.append(key)
         log_probs.append(log_prob)
         backoffs.append(0.0 if words[-1] == END else backoff)

@@ -222,7 +222,7 @@ def test_a_beginning_that_is_not_stored_is_backed_off_to(tmp_path: Path) -> None
     assert log10(model, "A") == pytest.approx(-0.3 - 0.5 - 0.25 - 0.9)
 
 
-def test_words_that_fall_together_are_one_and_those_that_are_none_unknown(
+def test_words_that_fall_together_are_one_and_those_that_are_none_are_left_out(
     tmp_path: Path,
 ) -> None:
     content = TRIGRAM.replace("\tBE", "\ta", 1).replace("\tC", "\tA-B")
@@ -233,12 +233,30 @@ def test_words_that_fall_together_are_one_and_those_that_are_none_unknown(
 
     assert found.model.words == ["A"]
     assert found.left_out == ["A-B"]
-    assert found.merged == 3  # a with A, A-B with <unk>, A a with a A
+    assert found.merged == 2  # a with A, A a with a A
     # <s> A, <s> A A; of A a and a A the former with its back-off; A A </s>
     assert log10(found.model, "A A A") == pytest.approx(-0.2 - 0.15 - 0.2 - 0.4 - 0.35)
     notices = list(found.notices())
-    assert "1 words are unknown now" in notices[0]
+    assert "1 words are left out, and their n-grams" in notices[0]
     assert "n-grams fell together" in notices[1]
+
+
+@pytest.mark.parametrize("has_unknown", [True, False])
+def test_a_punctuation_mark_does_not_make_unknown_words_likely(
+    has_unknown: bool, tmp_path: Path
+) -> None:
+    lines = ["-99\t<s>\t-0.5", "-1\t</s>", "-0.3\t,\t-0.2", "-0.8\tA\t-0.3", "-2\tB"]
+    pairs = ["-0.5\t<s> A", "-0.1\tA ,", "-0.6\t, B", "-0.9\tA B"]
+    lines += ["-4\t<unk>"] if has_unknown else []
+    header = [f"\\data\\\nngram 1={len(lines)}\nngram 2={len(pairs)}\n\\1-grams:"]
+    content = "\n".join([*header, *lines, "\\2-grams:", *pairs, "\\end\\\n"])
+
+    found = read_arpa(written(tmp_path, content))
+
+    assert found.left_out == [","]
+    unknown = -4 if has_unknown else -2
+    assert log10(found.model, "A XY") == pytest.approx(-0.5 - 0.3 + unknown - 1)
+    assert log10(found.model, "A XY B") == pytest.approx(-0.8 + unknown - 2 - 1)
 
 
 def test_words_in_capitals_are_spelled_as_all_others(tmp_path: Path) -> None:
