@@ -28,7 +28,6 @@ the network itself is given, in training: Pundak et al. (2018), arXiv:1808.02480
 """
 
 import os
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -37,6 +36,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from asr.alphabet import fitted
 from asr.errors import ConfigError
 from asr.text import ALPHABET, Tokenizer, normalize
 
@@ -90,8 +90,7 @@ def spell_hotwords(
         phrases: as a user writes them.
         tokenizer: of the model.
         normalize: brings a text into A-Z, apostrophe and space, for models of those.
-            For others the case of a letter is changed where that helps, and what they
-            do not write becomes a space.
+            For others see `asr.alphabet.fitted`.
 
     Raises:
         ConfigError: a phrase has no letter that the model writes.
@@ -104,7 +103,7 @@ def spell_hotwords(
     is_english = written <= set(ALPHABET)
     found = dict[str, None]()
     for phrase in phrases:
-        text = normalize(phrase) if is_english else _fitted(phrase, written)
+        text = normalize(phrase) if is_english else fitted(phrase, "".join(written))
         spelled = " ".join("".join(c if c in written else " " for c in text).split())
         if not any(c.isalnum() for c in spelled):
             raise ConfigError(
@@ -113,15 +112,6 @@ def spell_hotwords(
             )
         found[spelled] = None
     return tuple(found)
-
-
-def _fitted(text: str, written: set[str]) -> str:
-    text = unicodedata.normalize("NFC", text)
-    forms = ((c, c.upper(), c.lower()) for c in text)
-    return "".join(
-        next((form for form in three if set(form) <= written), _SPACE)
-        for three in forms
-    )
 
 
 def _shown(written: set[str]) -> str:

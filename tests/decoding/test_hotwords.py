@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from asr.alphabet import fitted
 from asr.decoding import Fusion, SearchConfig, beam_search
 from asr.decoding.hotwords import HotWords, read_hotwords, spell_hotwords
 from asr.errors import ConfigError
@@ -184,6 +185,16 @@ def test_another_alphabet_keeps_its_letters() -> None:
         *("straße", "größer bä"),
     )
     assert spell_hotwords(["Ab ba"], cased) == ("Ab ba",)
+
+
+def test_hot_words_are_spelled_as_all_that_meets_the_model() -> None:
+    tokenizer = CharTokenizer(" 'abcdefghijklmnopqrstuvwxyzäöü")
+    given = ["L\u2019Aquila", "Café", "İzmir", "Donau\u00addampf\u200bschiff"]
+
+    found = spell_hotwords(given, tokenizer)
+
+    assert found == ("l'aquila", "cafe", "izmir", "donaudampfschiff")
+    assert found == tuple(fitted(word, tokenizer.characters) for word in given)
 
 
 @pytest.mark.parametrize("phrase", ["北京", "?!", "'"])
