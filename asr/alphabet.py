@@ -33,7 +33,7 @@ NORMALIZATIONS: Final[tuple[str, ...]] = get_args(Normalization)
 MOST_CHARACTERS: Final = 20_000
 """In an alphabet; Chinese newspapers have a third of that."""
 
-_APOSTROPHES = frozenset("'\u2018\u2019\u02bc\u2032`\u00b4")
+_APOSTROPHES = "'\u2019\u02bc\u2018\u2032`\u00b4"  # the first of them stands for others
 _LINE = 100  # characters of an alphabet that a message shows at most
 
 
@@ -182,8 +182,8 @@ def fitted(text: str, alphabet: str) -> str:
     """Bring any text into an alphabet, as near as that comes.
 
     For letters A to Z it is `asr.text.normalize`. Else a character that the alphabet
-    has not is written in the other case, or without its accent; what has neither
-    becomes a space.
+    has not is written in the other case, with its marks apart, or without them, and an
+    apostrophe as the one that the alphabet has; all else becomes a space.
 
     >>> fitted("Ein Café, 'Österreich'!", " abcdefghijklmnopqrstuvwxyzäöü")
     'ein cafe österreich'
@@ -198,14 +198,16 @@ def fitted(text: str, alphabet: str) -> str:
 def _nearest(character: str, letters: frozenset[str]) -> str:
     if character in letters:
         return character
-    if character in _APOSTROPHES and "'" in letters:
-        return "'"
+    if character in _APOSTROPHES:
+        return next((c for c in _APOSTROPHES if c in letters), " ")
+    apart = unicodedata.normalize("NFD", character)
     bare = "".join(
         c
         for c in unicodedata.normalize("NFKD", character)
         if not unicodedata.category(c).startswith("M")
     )
-    for candidate in (character.lower(), character.upper(), bare, bare.lower()):
+    cased = (character.lower(), character.upper(), apart, apart.lower(), apart.upper())
+    for candidate in (*cased, bare, bare.lower()):
         if candidate and letters.issuperset(candidate):
             return candidate
     if letters.issuperset(bare.upper()):  # also nothing, of a mark

@@ -137,6 +137,8 @@ def test_a_file_without_an_alphabet_is_refused(
         ("Über", " ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÜ", "ÜBER"),
         ("grün", " ABCDEFGHIJKLMNOPQRSTUVWXYZ!", "GRUN"),
         ("Don’t stop.", " 'DONTdontsp.", "Don't stop."),
+        ("L'été", " \u2019eélt", "l\u2019été"),
+        ("Été l’", " elt\u0301", "e\u0301te\u0301 l"),
         ("q\u0323", " qr", "q"),
         ("你好 hi", GERMAN, "hi"),
         ("", GERMAN, ""),
