@@ -4,7 +4,9 @@ An attention speller that loses its place writes the same words again and again,
 it is stopped. People repeat themselves too, but not so often and not so exactly.
 
 Source: the second measure of `repeats_itself` is that of Whisper (Radford et al.,
-2022, arXiv:2212.04356, section 4.5): what compresses too well repeats itself.
+2022, arXiv:2212.04356, section 4.5): what compresses too well repeats itself. Whisper
+compresses UTF-8, in which most bytes of a Thai or Hindi text are the same; here each
+character is a byte, so that the bound is one of texts in any script.
 """
 
 import zlib
@@ -14,7 +16,7 @@ from typing import NamedTuple
 MOST_TIMES = {1: 4, 2: 3, 3: 3, 4: 2, 5: 2, 6: 2}
 """How often a stretch of so many words may stand in a row."""
 MOST_COMPRESSION = 2.4
-"""Size of a text over that of its compressed form."""
+"""Characters of a text over the bytes of its compressed form."""
 _LONG = 80  # characters from which compression is meaningful
 
 
@@ -35,10 +37,16 @@ def repeats_itself(text: str) -> bool:
     """
     if any(found.times > MOST_TIMES[len(found.words.split())] for found in _all(text)):
         return True
-    data = text.encode()
-    return len(data) >= _LONG and len(data) > MOST_COMPRESSION * len(
-        zlib.compress(data)
+    return len(text) >= _LONG and len(text) > MOST_COMPRESSION * len(
+        zlib.compress(_a_byte_each(text))
     )
+
+
+def _a_byte_each(text: str) -> bytes:
+    """Write each character as one byte; of ASCII it is the character itself."""
+    others = dict.fromkeys(c for c in text if not c.isascii())
+    numbers = {c: 128 + place % 128 for place, c in enumerate(others)}
+    return bytes(numbers.get(c) or ord(c) for c in text)
 
 
 def longest_repetition(text: str) -> Repetition:
