@@ -147,7 +147,8 @@ def find_n_best(
         sos=tokenizer.sos,
     )
     limits = length_limits(batch.num_frames / FRAMES_PER_SECOND).to(device)
-    with _speller_evaluated(las):
+    # In float32, as in decoding; the search does not mix numbers of two lengths.
+    with _speller_evaluated(las), torch.autocast(device.type, enabled=False):
         lists = beam_search(
             Fusion([las.steps(listened), ctc], [1 - ctc_weight, ctc_weight]),
             SearchConfig(beam_size, eos_threshold=EOS_THRESHOLD),

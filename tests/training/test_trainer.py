@@ -456,6 +456,22 @@ def test_the_expected_error_rate_is_part_of_the_loss_and_of_devs(
         assert line["dev/loss"] > parts
 
 
+@pytest.mark.parametrize("kind", ["location", "additive", "dot"])
+def test_a_run_for_few_errors_searches_in_bfloat16_too(
+    corpus: Path, tmp_path: Path, kind: str
+) -> None:
+    config = settings(corpus, epochs=1, precision="bfloat16")
+    config = replace(
+        config,
+        attention=replace(config.attention, kind=kind),
+        loss=LossConfig(mwer_weight=4.0),
+    )
+
+    train(config, tmp_path)
+
+    assert len(metrics(tmp_path, "expected_wer")) == 4
+
+
 def test_a_run_for_few_errors_goes_on_bit_for_bit(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
