@@ -23,6 +23,8 @@ RATES: Final = (1_000, 1_000_000)
 
 LOUDEST: Final = 100.0
 """Of floats, whose full scale is 1: beyond that they are on the scale of integers."""
+_MOST = 1e10
+"""More than 32-bit integers hold: no scale goes so far, and squares soon are infinite."""
 _FAINT = 2**9
 """Of 32-bit integers: below that nobody hears anything, whatever their scale."""
 
@@ -154,10 +156,15 @@ def check_scale(samples: npt.NDArray[Any]) -> None:
 
 
 def check_finite(samples: Samples, place: str) -> None:
-    """Raise an AudioError where a sample is infinite or no number."""
+    """Raise an AudioError where a sample is infinite, none, or beyond any scale."""
     if not np.isfinite(samples).all():
         raise AudioError(
             f"{place}: holds samples that are infinite or no numbers (make it again)"
+        )
+    if not (np.abs(samples) < _MOST).all():
+        raise AudioError(
+            f"{place}: holds samples of {np.abs(samples).max():.0e} (full scale is 1; "
+            "make it again)"
         )
 
 

@@ -501,6 +501,24 @@ def test_a_sample_that_is_no_number_is_refused(
         read_waveform(path)
 
 
+@pytest.mark.parametrize("loud", [1e20, -3e38])
+def test_samples_beyond_any_scale_are_an_error_of_the_file(
+    tmp_path: Path, loud: float
+) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.array([0, loud] * 800), 16_000, subtype="FLOAT")
+
+    with pytest.raises(AudioError, match=r"a\.wav: holds samples of \de\+\d\d \(full"):
+        read_waveform(path)
+
+
+def test_samples_on_the_scale_of_32_bit_integers_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.array([0, 2.0**31] * 800), 16_000, subtype="FLOAT")
+
+    assert float(read_waveform(path).max()) == 2.0**31
+
+
 def test_a_file_too_short_for_the_wished_rate_is_refused(path: Path) -> None:
     path.write_bytes(encoded("wav", np.zeros(1, np.float32), 48_000))
     with pytest.raises(AudioError, match="is too short: 1 samples at 48000 Hz"):
