@@ -41,6 +41,10 @@ GUIDE_WIDTH = 4.0
 """s, in listener steps: how far from CTC's step attention may look at little cost."""
 
 
+MEASURED = ("ctc_weight", "label_smoothing", "mwer_weight", "mwer_beam")
+"""Settings of `LossConfig` that the loss on dev depends on, too: it has no guide."""
+
+
 @dataclass(frozen=True)
 class LossConfig:
     """Weights of the parts of the loss."""

@@ -19,6 +19,7 @@ epoch.
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from multiprocessing import parent_process
 from pathlib import Path
 from signal import SIGINT, SIGTERM
@@ -46,7 +47,7 @@ from asr.training.checkpoint import (
 from asr.training.config import TrainingConfig
 from asr.training.distributed import Team
 from asr.training.epoch_batches import EpochBatches
-from asr.training.loss import LossConfig
+from asr.training.loss import MEASURED, LossConfig
 from asr.training.metrics import MetricsLog
 from asr.training.parts import freeze, parameter_groups
 from asr.training.schedule import ScheduleConfig, augment_strength, validations_due
@@ -200,16 +201,28 @@ class Trainer:
     def _resume(self, checkpoint: Path) -> None:
         """Go on from a checkpoint."""
         self.place = load_checkpoint(checkpoint, self.las, self.average, self.optimizer)
-        before = read_metadata(checkpoint).get("config", {}).get("corpus")
-        now = self.run_config.get("corpus")
-        if before and now and before.get("dev") != now["dev"]:
-            self.place.best_loss = None  # it was measured on other utterances
+        other = self._measured_otherwise(read_metadata(checkpoint).get("config", {}))
+        if other:
+            self.place.best_loss = None  # no loss from now on is to be compared with it
             if self.team.leads:
                 print(
-                    f"{self.folder}: dev is another than before, so the next "
+                    f"{self.folder}: {other} is another than before, so the next "
                     "validation replaces the model, whatever its loss",
                     flush=True,
                 )
+
+    def _measured_otherwise(self, before: dict[str, Any]) -> str:
+        """Name what makes the loss on dev another than before; nothing if it is not.
+
+        Args:
+            before: all settings of the run, as the checkpoint has them.
+        """
+        corpus, now = before.get("corpus"), self.run_config.get("corpus")
+        if corpus and now and corpus.get("dev") != now["dev"]:
+            return "dev"
+        given, own = before.get("loss", {}), asdict(self.loss_config)
+        changed = [name for name in MEASURED if given.get(name, own[name]) != own[name]]
+        return f"loss.{changed[0]}" if changed else ""
 
     def _find_place(self) -> None:
         """Find the place in an epoch whose batches may be others than before."""

@@ -1355,6 +1355,41 @@ def test_another_dev_set_is_measured_anew(
 
 
 @pytest.mark.parametrize(
+    "loss", [{"ctc_weight": 0.3}, {"label_smoothing": 0.2}, {"mwer_weight": 4.0}]
+)
+def test_with_another_loss_dev_is_measured_anew(
+    corpus: Path,
+    tmp_path: Path,
+    whole: Path,
+    capsys: pytest.CaptureFixture[str],
+    loss: dict[str, float],
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    tensors, metadata = read_tensors(folder / "checkpoint.safetensors")
+    metadata["place"]["best_loss"] = -1.0  # by another measure: none is as good
+    write_tensors(folder / "checkpoint.safetensors", tensors, metadata)
+    longer = settings(corpus, epochs=4, validations=3)
+
+    train(replace(longer, loss=LossConfig(**loss)), folder)
+
+    (name,) = loss
+    assert f"{folder}: loss.{name} is another than before" in capsys.readouterr().out
+    assert place(folder)["best_loss"] > 0
+    assert load_model(folder / "model").metadata["step"] > place(whole)["step"]
+
+
+def test_the_guide_is_not_part_of_what_dev_is_measured_by(
+    corpus: Path, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    longer = settings(corpus, epochs=4, validations=3)
+
+    train(replace(longer, loss=LossConfig(guide_weight=0.0)), folder)
+
+    assert "is another than before" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     "change",
     [
         in_training(validations=5, dev_utterances=1, checkpoint_minutes=1.0),
