@@ -24,7 +24,7 @@ RATES: Final = (1_000, 1_000_000)
 LOUDEST: Final = 100.0
 """Of floats, whose full scale is 1: beyond that they are on the scale of integers."""
 _MOST = 1e10
-"""More than 32-bit integers hold: no scale goes so far, and squares soon are infinite."""
+"""More than 32-bit integers hold; not far beyond, squares are infinite."""
 _FAINT = 2**9
 """Of 32-bit integers: below that nobody hears anything, whatever their scale."""
 
