@@ -9,12 +9,23 @@ interpolate.py START RUN-1 RUN-2 RUN-3 exp/between --share 1
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from asr.cli.scripts import run_main
 from asr.errors import ConfigError
-from asr.model.storage import find_model, load_model, save_model
+from asr.model.storage import (
+    DESCRIPTION,
+    Model,
+    find_model,
+    load_model,
+    save_model,
+    stage_folders,
+)
+from asr.training.best_model import MODEL
+from asr.training.checkpoint import CHECKPOINT
 from asr.training.growth import averaged, interpolate
+from asr.training.token_rows import match_tokens
 
 
 def main() -> None:
@@ -28,11 +39,13 @@ def main() -> None:
     args = parser.parse_args()
     if not 0 <= args.share <= 1:
         raise ConfigError(f"--share: is from 0 to 1, not {args.share}")
+    _check_folder(args.folder)
     start = load_model(find_model(args.start))
     ends = [load_model(find_model(trained)) for trained in args.trained]
     try:
+        rows = _rows(start, ends)
         end = averaged([one.las for one in ends])
-        between = interpolate(start.las, end, args.share, args.seed)
+        between = interpolate(start.las, end, args.share, args.seed, rows)
     except ValueError as error:
         names = ", ".join(args.trained)
         raise ConfigError(f"{names}: did not come of {args.start} ({error})") from error
@@ -40,6 +53,36 @@ def main() -> None:
     metadata = {**measured, "share of the training": args.share}
     save_model(args.folder, between, ends[0].tokenizer, metadata)
     print(f"wrote {args.folder}")
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse to write over a model or a run: the last folder may have been forgotten.
+
+    Raises:
+        ConfigError: it holds one.
+    """
+    if stage_folders(folder) or any(
+        (folder / name).exists() for name in (DESCRIPTION, MODEL, CHECKPOINT)
+    ):
+        raise ConfigError(
+            f"{folder}: holds a model or a run (the last folder is for the model "
+            "between: name a new one)"
+        )
+
+
+def _rows(start: Model, ends: Sequence[Model]) -> Sequence[int | None] | None:
+    """Return where the tokens of the trainings started; None where they are the same.
+
+    Raises:
+        ValueError: the trainings write different tokens, or others than the start, and
+            not all are characters.
+    """
+    first, *others = (one.tokenizer for one in ends)
+    if any(other.to_dict() != first.to_dict() for other in others):
+        raise ValueError("they write different tokens")
+    if start.tokenizer.to_dict() == first.to_dict():
+        return None
+    return match_tokens(start.tokenizer, first).rows
 
 
 if __name__ == "__main__":

@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from asr.cli.scripts import run_main
+from asr.model.las import LAS
 from asr.model.storage import load_model, save_model
+from asr.text import ALPHABET, CharTokenizer
+from asr.training.growth import grow
+from asr.training.token_rows import match_tokens
 from recipes.librispeech.interpolate import main
 
 
@@ -43,6 +47,63 @@ def test_of_several_ends_the_mean_is_taken(
     found, start = load_model(tmp_path / "mean").las, load_model(model_folder).las
     for weight, before in zip(found.parameters(), start.parameters(), strict=True):
         torch.testing.assert_close(weight, before + 0.5)
+
+
+def write_with(characters: str, folder: Path, before: Path) -> LAS:
+    """Write a model of another alphabet that starts from one; return its network."""
+    old, tokenizer = load_model(before), CharTokenizer(characters)
+    torch.manual_seed(7)
+    las = LAS(old.las.config, tokenizer.size)
+    grow(las, old.las, match_tokens(old.tokenizer, tokenizer).rows)
+    save_model(folder, las, tokenizer, {})
+    return las
+
+
+def test_the_rows_of_another_alphabet_are_those_of_its_characters(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many characters as before, and each in another place."""
+    trained, between = tmp_path / "trained", tmp_path / "between"
+    las = write_with(f"{ALPHABET[1:]}Ä", trained, model_folder)
+
+    assert run(monkeypatch, str(model_folder), str(trained), str(between)) == 0
+
+    for found, same in zip(
+        load_model(between).las.parameters(), las.parameters(), strict=True
+    ):
+        torch.testing.assert_close(found, same)
+
+
+def test_trainings_of_different_alphabets_have_no_mean(
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    start, other = str(model_folder), tmp_path / "other"
+    write_with(ALPHABET[::-1], other, model_folder)
+
+    assert run(monkeypatch, start, start, str(other), str(tmp_path / "mean")) == 1
+
+    assert "(they write different tokens)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", ["model.json", "model", "checkpoint.safetensors"])
+def test_a_forgotten_folder_costs_no_model(
+    kept: str,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run-2"
+    folder.mkdir()
+    (folder / kept).touch()
+
+    assert run(monkeypatch, *[str(model_folder)] * 2, str(folder)) == 1
+
+    assert f"{folder}: holds a model or a run (the last" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == [kept]
 
 
 @pytest.mark.parametrize(
