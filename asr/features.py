@@ -242,7 +242,8 @@ class AugmentConfig:
     characters: float = 0.0
     """Share of the speller's inputs that are replaced by any other character."""
     join: float = 0.0
-    """Share of the utterances that go on with the next one of the same speaker."""
+    """Share of the utterances that go on with the next one of the same speaker; where
+    no speaker is named, with one whose id differs only behind the last hyphen."""
 
     def __post_init__(self) -> None:
         """Refuse speeds and widths that cannot be."""

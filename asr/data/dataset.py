@@ -4,6 +4,7 @@ What chance does to an utterance in an epoch is a function of (seed, epoch, utte
 alone, so that a training that was stopped goes on as if it had not been.
 """
 
+import math
 import random
 import threading
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from asr.data.disturbances import (
     DisturbanceBank,
     draw_disturbance,
 )
-from asr.data.joining import joined_text
+from asr.data.joining import joined_text, neighbours
 from asr.data.manifest import Utterance, spread
 from asr.data.recordings import read_utterance
 from asr.data.shards import ShardedUtterances
@@ -46,6 +47,9 @@ class Augmentation:
 
     config: AugmentConfig
     seed: int
+    room: float = math.inf
+    """Seconds of an utterance, before its speed is changed, that a batch has room for.
+    """
 
     @property
     def disturbs(self) -> bool:
@@ -172,9 +176,14 @@ class Dataset:
         return index, after
 
     def _go_together(self, one: int, other: int) -> bool:
-        speakers = {self.utterances[one].speaker, self.utterances[other].speaker}
+        assert self.augmentation is not None
         seconds = self.durations[one] + self.durations[other]
-        return len(speakers) == 1 and seconds <= LONGEST_JOINED
+        if seconds > min(LONGEST_JOINED, self.augmentation.room):
+            return False
+        first, second = self.utterances[one], self.utterances[other]
+        if not first.speaker and not second.speaker:
+            return len(neighbours([first, second])) == 1
+        return first.speaker == second.speaker
 
     def example(self, index: int, epoch: int = 0, strength: float = 1.0) -> Example:
         """Make the example of utterance `index`.

@@ -33,7 +33,7 @@ def read_data(config: Config, tokenizer: Tokenizer) -> TrainingData:
     utterances = chosen(config.data)
     dev = read_manifest(config.data.dev)
     content, num_empty = _check_corpus(utterances, dev, config)
-    augmentation = Augmentation(config.augment, config.training.seed)
+    augmentation = Augmentation(config.augment, config.training.seed, _room(config))
     hours = config.training.cache_hours
     dev = spread(dev, config.training.dev_utterances)
     return TrainingData(
@@ -78,10 +78,15 @@ def _check_corpus(
             f"{config.data.dev}: {len(in_both)} of its utterances are in the "
             f"training set too, the first is {min(in_both)}"
         )
-    room = config.training.batch_seconds * min(config.augment.speeds)
+    room = _room(config)
     if longest.duration > room:
         raise ConfigError(
             f"training.batch_seconds: {longest.id} is {longest.duration:.1f} s long "
             f"and at most {room:.1f} s fit into a batch at the slowest speed"
         )
     return str(content), num_empty
+
+
+def _room(config: Config) -> float:
+    """Return the seconds of an utterance that fit into a batch at the slowest speed."""
+    return config.training.batch_seconds * min(config.augment.speeds)

@@ -29,7 +29,7 @@ def utterances(tmp_path: Path) -> list[Utterance]:
         samples = noise.normal(0, 0.1, round(seconds * SAMPLE_RATE))
         soundfile.write(path, samples, SAMPLE_RATE)
         text = "GO ON"[: number + 2]
-        utterances.append(Utterance(f"{number}", str(path), seconds, text))
+        utterances.append(Utterance(f"{number}", str(path), seconds, text, "A"))
     return utterances
 
 
@@ -264,6 +264,29 @@ def test_only_neighbours_of_a_speaker_go_together(utterances: list[Utterance]) -
     ]
 
     durations = [neighbours(voices).duration(index, 0) for index in range(3)]
+
+    assert durations == pytest.approx([1.1, 0.6, 0.7])
+
+
+def test_of_unknown_speakers_only_parts_of_a_recording_go_together(
+    utterances: list[Utterance],
+) -> None:
+    parts = [
+        replace(one, id=id, speaker="")
+        for one, id in zip(utterances, ("talk-1", "talk-2", "clip"), strict=True)
+    ]
+    clips = [replace(one, id=f"clip_{one.id}", speaker="") for one in utterances]
+
+    for some, expected in ((parts, [1.1, 0.6, 0.7]), (clips, [0.5, 0.6, 0.7])):
+        durations = [neighbours(some).duration(index, 0) for index in range(3)]
+        assert durations == pytest.approx(expected)
+
+
+def test_two_that_no_batch_has_room_for_stay_apart(utterances: list[Utterance]) -> None:
+    config = AugmentConfig([1.0], join=1.0)
+    dataset = Dataset(utterances, TOKENIZER, Augmentation(config, 1, room=1.2))
+
+    durations = [dataset.duration(index, 0) for index in range(3)]
 
     assert durations == pytest.approx([1.1, 0.6, 0.7])
 

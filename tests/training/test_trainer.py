@@ -51,6 +51,7 @@ from asr.model.storage import (
     read_further,
     save_model,
 )
+from asr.runs.material import read_data
 from asr.tensor_files import read_metadata, read_tensors, write_tensors
 from asr.text import ALPHABET, CharTokenizer
 from asr.tokenizers import SUBWORDS, Subwords, TokenizerConfig
@@ -1465,6 +1466,19 @@ def test_an_utterance_must_fit_into_a_batch_at_its_slowest(
     )
     with pytest.raises(ConfigError, match=message):
         train(settings(corpus, batch_seconds=longest.duration), tmp_path)
+
+
+def test_joined_utterances_fit_into_a_batch_at_their_slowest(
+    corpus: Path,
+) -> None:
+    config = settings(corpus, batch_seconds=1.2)
+    config = replace(config, augment=AugmentConfig([0.8, 1.0], join=1.0))
+
+    data = read_data(config, CharTokenizer()).train
+
+    found = [data.duration(i, epoch) for i in range(len(data)) for epoch in range(9)]
+    assert max(found) <= 1.2
+    assert max(found) > max(data.durations) / 0.8  # some are joined
 
 
 def test_a_training_needs_a_manifest(corpus: Path, tmp_path: Path) -> None:
