@@ -237,7 +237,8 @@ def _has_learned_from(place: Path, number: int, config: Config) -> bool:
     written: dict[str, Any] = read_metadata(place / CHECKPOINT).get("config", {})
     with _naming(number):
         dev = spread(read_manifest(config.data.dev), config.training.dev_utterances)
-        found = {"train": digest(chosen(config.data)), "dev": digest(dev)}
+        train = digest(chosen(config.data), speakers=config.augment.join > 0)
+        found = {"train": train, "dev": digest(dev)}
     return bool(written.get("corpus") == found)
 
 

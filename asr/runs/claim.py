@@ -52,8 +52,8 @@ def claim(
         elif not changed and corpus.get("train") != data.digests["train"]:
             raise ConfigError(
                 f"{folder}: holds a run on another corpus than data.train names now: "
-                "its ids, texts, durations or their order have changed (bring it back, "
-                "or take another folder)"
+                "its ids, texts, durations or their order have changed, or with "
+                "augment.join its speakers (bring it back, or take another folder)"
             )
         if changed:
             raise ConfigError(

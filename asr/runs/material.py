@@ -65,7 +65,8 @@ def _check_corpus(
         The digest of the training set, and how many of its texts are empty.
     """
     longest, in_dev = utterances[0], {utterance.id for utterance in dev}
-    in_both, content, num_empty = set[str](), CorpusDigest(), 0
+    in_both, num_empty = set[str](), 0
+    content = CorpusDigest(speakers=config.augment.join > 0)
     for utterance in utterances:  # once: they may come from the disk
         content.add(utterance)
         num_empty += not utterance.text.strip()

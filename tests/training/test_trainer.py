@@ -1219,6 +1219,7 @@ CHANGES: dict[str, Callable[[list[Utterance]], list[Utterance]]] = {
     "another id": lambda all: [replace(all[0], id="other"), *all[1:]],
     "another duration": lambda all: [replace(all[0], duration=0.5), *all[1:]],
     "another order": lambda all: [*all[1:], all[0]],
+    "another speaker": lambda all: [*all[:-1], replace(all[-1], speaker="new")],
 }
 
 
@@ -1247,6 +1248,20 @@ def test_a_run_does_not_go_on_with_a_part_of_its_corpus(
 
     with pytest.raises(ConfigError, match="holds a run on another corpus than"):
         train(replace(config, data=replace(config.data, every=2)), folder)
+
+
+def test_without_joins_it_does_not_matter_who_speaks(
+    corpus: Path, tmp_path: Path
+) -> None:
+    config = calm(settings(corpus, epochs=1))
+    train(config, tmp_path / "run")
+    changed = CHANGES["another speaker"](read_manifest(corpus / "train.jsonl"))
+    write_manifest(tmp_path / "train.jsonl", changed)
+    data = replace(config.data, train=[str(tmp_path / "train.jsonl")])
+
+    train(replace(calm(settings(corpus, epochs=2)), data=data), tmp_path / "run")
+
+    assert place(tmp_path / "run")["epoch"] == 2
 
 
 @pytest.mark.parametrize("num_manifests", [1, 3])
