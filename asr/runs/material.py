@@ -7,7 +7,7 @@ from asr.config import Config, DataConfig
 from asr.data.dataset import Augmentation, Dataset
 from asr.data.digest import CorpusDigest, digest
 from asr.data.manifest import Utterance, read_manifest, spread
-from asr.data.shards import read_corpus
+from asr.data.shards import ShardedUtterances, read_corpus
 from asr.errors import ConfigError, ManifestError
 from asr.text import Tokenizer
 
@@ -28,9 +28,15 @@ def read_data(config: Config, tokenizer: Tokenizer) -> TrainingData:
 
     Raises:
         AsrError: one cannot be read, an utterance is in both sets, or is longer than
-            a batch.
+            a batch; or those of shards are to be joined.
     """
     utterances = chosen(config.data)
+    if config.augment.join and isinstance(utterances, ShardedUtterances):
+        raise ConfigError(
+            "augment.join: is not for shards, whose order is random, so that hardly "
+            "two in a row are of one speaker (asr data join, then asr data shard, "
+            "gives shards of joined ones)"
+        )
     dev = read_manifest(config.data.dev)
     content, num_empty = _check_corpus(utterances, dev, config)
     augmentation = Augmentation(config.augment, config.training.seed, _room(config))

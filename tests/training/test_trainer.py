@@ -1287,16 +1287,25 @@ def test_a_run_goes_on_with_its_corpus_in_another_place(
     assert_same_run(tmp_path / "run", whole)
 
 
+def test_utterances_of_shards_are_not_joined(corpus: Path, tmp_path: Path) -> None:
+    write_shards(corpus / "train.jsonl", tmp_path / "shards", hours=0.001)
+    config = settings(corpus)
+    data = replace(config.data, train=[str(tmp_path / "shards" / "manifest.jsonl")])
+
+    with pytest.raises(ConfigError, match=r"augment\.join: is not for shards, whose"):
+        train(replace(config, data=data), tmp_path / "run")
+
+
 def test_a_run_on_shards_is_one_on_its_utterances(corpus: Path, tmp_path: Path) -> None:
     write_shards(corpus / "train.jsonl", tmp_path / "shards", hours=0.001)
-    config = settings(corpus, epochs=1, validations=1)
+    config = calm(settings(corpus, epochs=1, validations=1))
     manifest = str(tmp_path / "shards" / "manifest.jsonl")
     on_shards = replace(config, data=replace(config.data, train=[manifest]))
     train(on_shards, tmp_path / "run")
 
     (tmp_path / "shards").rename(tmp_path / "moved")
     manifest = str(tmp_path / "moved" / "manifest.jsonl")
-    config = settings(corpus, epochs=2, validations=1)
+    config = calm(settings(corpus, epochs=2, validations=1))
     moved = replace(config, data=replace(config.data, train=[manifest]))
     train(moved, tmp_path / "run")
     assert place(tmp_path / "run")["epoch"] == 2

@@ -53,7 +53,11 @@ def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def on_shards(config: Config, corpus: Path) -> Config:
     path = str(corpus / "shards" / "manifest.jsonl")
-    return replace(config, data=replace(config.data, train=[path]))
+    return replace(
+        config,
+        data=replace(config.data, train=[path]),
+        augment=replace(config.augment, join=0.0),
+    )
 
 
 @pytest.mark.parametrize("call", [3, 7])
