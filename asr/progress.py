@@ -1,5 +1,9 @@
-"""Progress bars: on a terminal only, on standard error, gone when the work is done."""
+"""Progress bars: on a terminal only, on standard error, gone when the work is done.
 
+Lines that stand beside them, or report from hours of work.
+"""
+
+import os
 import sys
 from typing import Any
 
@@ -35,3 +39,17 @@ def print_beside(line: str) -> None:
     """Print a line on standard error, where bars may be."""
     with tqdm.external_write_mode(sys.stderr):
         print(line, file=sys.stderr, flush=True)
+
+
+def print_if_read(line: str) -> None:
+    """Print a line on standard output, while somebody reads it.
+
+    Work of hours is not to end with its reader (`head`, or a `tee` that Ctrl-C ended,
+    too): from there on, nothing is written.
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # for what is in the buffer, too
+        os.close(nowhere)

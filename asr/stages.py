@@ -32,6 +32,7 @@ from asr.errors import AsrError, ConfigError
 from asr.locks import locked
 from asr.memory import keep_freed_memory
 from asr.model.storage import DESCRIPTION, Model, stage_folder, stage_folders
+from asr.progress import print_if_read
 from asr.runs.claim import CONFIG
 from asr.runs.material import chosen
 from asr.tensor_files import read_metadata
@@ -123,7 +124,7 @@ class _StagedRun:
 
     def _print(self, leads: bool, number: int, line: str) -> None:
         if leads:
-            print(f"stage {number} of {self.num_stages}: {line}", flush=True)
+            print_if_read(f"stage {number} of {self.num_stages}: {line}")
 
     def _place(self, number: int) -> Path:
         return stage_folder(self.folder, number)

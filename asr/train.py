@@ -30,6 +30,7 @@ from asr.memory import end_process, keep_freed_memory
 from asr.model.attention import Attention, note_plain_path, own_attention_name
 from asr.model.las import LAS, LASConfig
 from asr.model.storage import Model, find_model, stage_folders
+from asr.progress import print_if_read
 from asr.reports.attention_plot import draw_attention
 from asr.runs.claim import claim
 from asr.runs.material import TrainingData, read_data
@@ -155,10 +156,9 @@ def _prepared(
         claim(folder, config, tokenizer, own_attention_name(attention), data)
         note_plain_path(attention)
         if data.num_empty:
-            print(
+            print_if_read(
                 f"data.train: {data.num_empty} of {len(data.train)} texts are empty "
-                "(they teach that nothing is said there)",
-                flush=True,
+                "(they teach that nothing is said there)"
             )
         yield tokenizer, data
 
@@ -305,7 +305,7 @@ def _trainer(
             start = find_model(config.training.start)
             taken, matched = start_from(start, las, tokenizer, attention)
             if matched and team.leads:
-                print(f"training.start: {start}: {matched}", flush=True)
+                print_if_read(f"training.start: {start}: {matched}")
         else:
             plain = Dataset(spread(train_set.utterances, _MEASURED), tokenizer)
             las.norm.measure([plain.example(i).features for i in range(len(plain))])

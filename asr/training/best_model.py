@@ -10,6 +10,7 @@ from asr.data.batching import load
 from asr.data.dataset import Dataset
 from asr.model.las import LAS
 from asr.model.storage import read_settings_files, save_model
+from asr.progress import print_if_read
 from asr.text import Tokenizer
 from asr.training.checkpoint import Place
 from asr.training.loss import teacher_inputs
@@ -84,9 +85,8 @@ class BestModel:
             further=kept,
         )
         if kept and not self._noted:
-            print(
+            print_if_read(
                 f"{model}: keeps {' and '.join(kept)}, made for the weights before "
-                "(asr tune and asr calibrate make them anew)",
-                flush=True,
+                "(asr tune and asr calibrate make them anew)"
             )
             self._noted = True

@@ -23,6 +23,7 @@ from asr.errors import TrainingError
 from asr.features import FRAMES_PER_SECOND
 from asr.model.fused_steps import choose_fused
 from asr.model.las import LAS
+from asr.progress import print_if_read
 from asr.text import Tokenizer
 from asr.training.distributed import Team
 from asr.training.graphs import (
@@ -124,11 +125,10 @@ class RecordedUpdates:
             rows = max(shape.rows for shape in classes)
             classes, fewer = halved(classes), 2 * fewer
             if self.team.leads:
-                print(
+                print_if_read(
                     f"the device has no memory for {rows} utterances at a time: "
                     f"{max(1, rows // 2)} are taken, and an update is of {fewer} times "
-                    "as many batches",
-                    flush=True,
+                    "as many batches"
                 )
 
     def _fits(
@@ -158,19 +158,17 @@ class RecordedUpdates:
             return
         if not loop_difference(step, made, 0.0) <= MOST_DIFFERENT:
             self._loop = partial(choose_fused, False)
-            print(
+            print_if_read(
                 "the speller's fused loop differs from the plain one here by more than "
-                "1 %: the plain one is taken, which is slower",
-                flush=True,
+                "1 %: the plain one is taken, which is slower"
             )
         with self._loop():
             difference = replay_difference(step, made, 0.0)
         if not difference <= MOST_DIFFERENT:
             self.records = False
-            print(
+            print_if_read(
                 "recorded updates differ from plain ones here by more than 1 %: "
-                "training goes on without recordings, and slower",
-                flush=True,
+                "training goes on without recordings, and slower"
             )
 
     def update(

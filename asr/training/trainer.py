@@ -32,7 +32,7 @@ from asr.data.device_corpus import DeviceCorpus
 from asr.data.length_classes import LengthClass
 from asr.errors import CheckpointError, TrainingError
 from asr.model.las import LAS
-from asr.progress import PERCENT, progress_bar
+from asr.progress import PERCENT, print_if_read, progress_bar
 from asr.runtime import allow_tf32, pick_device, pick_precision
 from asr.tensor_files import read_metadata
 from asr.text import Tokenizer
@@ -205,10 +205,9 @@ class Trainer:
         if other:
             self.place.best_loss = None  # no loss from now on is to be compared with it
             if self.team.leads:
-                print(
+                print_if_read(
                     f"{self.folder}: {other} is another than before, so the next "
-                    "validation replaces the model, whatever its loss",
-                    flush=True,
+                    "validation replaces the model, whatever its loss"
                 )
 
     def _measured_otherwise(self, before: dict[str, Any]) -> str:
@@ -227,10 +226,9 @@ class Trainer:
     def _find_place(self) -> None:
         """Find the place in an epoch whose batches may be others than before."""
         if self.batches.find(self.place) and self.team.leads:
-            print(
+            print_if_read(
                 f"{self.folder}: batches are others than before, training goes on at "
-                "about the same place of the epoch",
-                flush=True,
+                "about the same place of the epoch"
             )
 
     def _check_same_place(self) -> None:
@@ -389,10 +387,9 @@ class Trainer:
         log.write(self.place.step, found.metrics())
         self.best.take(found, self.place)
         stage = f"{self.stage} | " if self.stage else ""
-        print(
+        print_if_read(
             f"{stage}{100 * self.progress:5.1f} % | update {self.place.step} | "
-            f"epoch {self.place.epoch} | {self.place.seconds / 60:.1f} min | {found}",
-            flush=True,
+            f"epoch {self.place.epoch} | {self.place.seconds / 60:.1f} min | {found}"
         )
 
     @contextlib.contextmanager

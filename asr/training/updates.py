@@ -15,6 +15,7 @@ from asr.data.length_classes import LengthClass, cut_classes
 from asr.errors import TrainingError
 from asr.features import FRAMES_PER_SECOND
 from asr.model.las import LAS
+from asr.progress import print_if_read
 from asr.text import Tokenizer
 from asr.training.checkpoint import CHECKPOINT, Place
 from asr.training.config import TrainingConfig
@@ -132,9 +133,8 @@ class Updates:
         bad, place.bad_steps = metrics.pop("bad"), metrics.pop("in_a_row")
         place.updates -= bad
         if bad and self.team.leads:
-            print(
-                f"{bad} of the updates before {place.step} are not finite and left out",
-                flush=True,
+            print_if_read(
+                f"{bad} of the updates before {place.step} are not finite and left out"
             )
         self._check(place)
         return {**metrics, **self._where(place, progress)}
@@ -186,9 +186,7 @@ class Updates:
         own = [id for batch in batches for id in batch.ids]
         names = ", ".join(id for ids in self.team.gather(own) for id in ids)
         if self.team.leads:
-            print(
-                f"update {place.step} is not finite and left out: {names}", flush=True
-            )
+            print_if_read(f"update {place.step} is not finite and left out: {names}")
         self._check(place, f", the last with {names}")
 
     def _check(self, place: Place, last: str = "") -> None:

@@ -583,6 +583,20 @@ def test_the_last_validation_is_printed_in_a_line(
 # One step
 
 
+def test_a_training_goes_on_when_nobody_reads_its_lines(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as unread:
+        monkeypatch.setattr("sys.stdout", unread)
+
+        train(settings(corpus, validations=4), tmp_path)
+
+        print("This, too, goes nowhere.", flush=True)
+    assert len(metrics(tmp_path, "dev/loss")) == 4
+
+
 def one_step(corpus: Path, **training: Any) -> Config:
     """All eight utterances in one batch, once; no chance."""
     alone = {"epochs": 1, "batch_size": 8, "validations": 1}
