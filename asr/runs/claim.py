@@ -2,6 +2,7 @@
 
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from asr.config import Config, load_config, to_yaml
 from asr.errors import ConfigError
@@ -40,7 +41,11 @@ def claim(
     path = folder / CONFIG
     if (folder / CHECKPOINT).exists() and path.exists():
         before = load_config(path)
-        changed = [n for n in _FIXED if attrgetter(n)(before) != attrgetter(n)(config)]
+        changed = [
+            name
+            for name in _FIXED
+            if not _are_same(name, attrgetter(name)(before), attrgetter(name)(config))
+        ]
         written = read_metadata(folder / CHECKPOINT).get("config", {})
         tokens = written.get("tokenizer", CharTokenizer().to_dict())
         if tokens != tokenizer.to_dict() and "tokenizer" not in changed:
@@ -61,6 +66,18 @@ def claim(
                 "(take another folder, or delete this one)"
             )
     write_files(folder, {**tokenizer.files(), CONFIG: to_yaml(config).encode()})
+
+
+def _are_same(name: str, before: Any, now: Any) -> bool:
+    """Return whether a setting is what it was; a path may be spelled otherwise.
+
+    Of an alphabet it is compared elsewhere what it holds.
+    """
+    if name == "tokenizer":
+        return bool((before.kind, before.size) == (now.kind, now.size))
+    if name == "training.start" and before and now:
+        return bool(before == now or Path(before).resolve() == Path(now).resolve())
+    return bool(before == now)
 
 
 def _check_class(folder: Path, before: str | None, now: str | None) -> None:

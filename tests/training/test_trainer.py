@@ -1095,6 +1095,29 @@ def test_a_run_of_another_alphabet_goes_on_without_its_start(
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_run_goes_on_where_its_paths_are_spelled_otherwise(
+    corpus: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = shutil.copytree(whole, tmp_path / "start")
+    config = settings(corpus, epochs=1, start=str(start))
+    config = with_alphabet(" AEDGINOSTUWÄ", config, tmp_path)
+    train(config, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    name = Path(config.tokenizer.alphabet).name
+    otherwise = replace(
+        config,
+        tokenizer=TokenizerConfig(alphabet=name),
+        training=replace(config.training, epochs=2, start="start"),
+    )
+
+    train(otherwise, tmp_path / "run")
+
+    assert place(tmp_path / "run")["epoch"] == 2
+    (tmp_path / name).write_text(" AEDGINOSTUWÖ", encoding="utf-8")
+    with pytest.raises(ConfigError, match="a run with other settings of tokenizer "):
+        train(otherwise, tmp_path / "run")
+
+
 def test_a_start_from_subwords_cannot_take_another_vocabulary(
     corpus: Path, tmp_path: Path, subword_model: Model
 ) -> None:
