@@ -23,7 +23,8 @@ import hashlib
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from asr.adaptation.settings import choose_settings, describe
 from asr.alphabet import fitted, shown, strangers
 from asr.config import Config, overridden, parse_settings, to_yaml
 from asr.data.dataset import Dataset
+from asr.data.digest import digest
 from asr.data.manifest import Utterance, read_manifest, spread, write_manifest
 from asr.decoding.config import DecodingConfig, replaced
 from asr.errors import CheckpointError, ConfigError
@@ -191,8 +193,8 @@ def adapt(
     report(f"chosen: {describe(config)}")
     finished = is_finished(config, task.training)
     if not finished or not (folder / RESULT).exists():
-        (folder / RESULT).unlink(missing_ok=True)
-        train(config, task.training, tokenizer)
+        with task.result_replaced():
+            train(config, task.training, tokenizer)
         task.finish(config)
     adapted = _read_result(folder)
     for line in adapted.describe():
@@ -256,6 +258,22 @@ class _Task:
             letters = alphabet_written(self.tokenizer).encode()
             write_bytes(self._data("alphabet.txt"), letters)
         write_bytes(self.folder / SETTINGS, to_yaml(chosen).encode())
+
+    @contextmanager
+    def result_replaced(self) -> Iterator[None]:
+        """Delete the result before, which a training makes untrue.
+
+        Where the settings are refused, nothing was trained, and it stays.
+        """
+        path = self.folder / RESULT
+        before = path.read_bytes() if path.exists() else None
+        path.unlink(missing_ok=True)
+        try:
+            yield
+        except ConfigError:
+            if before is not None:
+                write_bytes(path, before)
+            raise
 
     def decode(self, name: str, model: Path) -> None:
         """Decode what is held out, if that was not done."""
@@ -414,9 +432,9 @@ def _claim(
         ConfigError: it holds another adaptation, or cannot be made.
     """
     about = {
-        "model": _digest((source / DESCRIPTION).read_bytes()),
-        "training set": _digest(_as_bytes(material.train)),
-        "held-out set": _digest(_as_bytes(material.dev)),
+        "model": hashlib.sha256((source / DESCRIPTION).read_bytes()).hexdigest(),
+        "training set": digest(material.train, speakers=True),
+        "held-out set": digest(material.dev, speakers=True),
         "alphabet": material.alphabet,
         "search": searched,
     }
@@ -440,14 +458,6 @@ def _claim(
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
     write_bytes(path, (json.dumps(about, indent=2) + "\n").encode())
-
-
-def _as_bytes(utterances: Sequence[Utterance]) -> bytes:
-    return json.dumps([one.to_dict() for one in utterances]).encode()
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _texts(path: Path, references: Sequence[Utterance]) -> list[str]:

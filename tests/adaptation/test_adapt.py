@@ -312,6 +312,32 @@ def test_another_adaptation_is_refused(
         quickly(model_folder, data, tmp_path / "run", overrides=FAST[:-1])
 
 
+def test_an_adaptation_goes_on_where_its_recordings_moved(
+    model_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    quickly(model_folder, data, tmp_path / "run")
+    result = (tmp_path / "run" / "result.json").read_bytes()
+
+    quickly(model_folder, shutil.copytree(data, tmp_path / "moved"), tmp_path / "run")
+
+    assert (tmp_path / "run" / "result.json").read_bytes() == result
+    held = read_manifest(tmp_path / "run" / "data" / "dev.jsonl")
+    assert Path(held[0].audio).is_relative_to(tmp_path / "moved")
+
+
+def test_an_adaptation_with_other_settings_is_refused_and_keeps_its_result(
+    model_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    quickly(model_folder, data, tmp_path / "run")
+    result = (tmp_path / "run" / "result.json").read_bytes()
+    others = [*FAST, "training.seed=9", "training.epochs=50"]
+
+    with pytest.raises(ConfigError, match="other settings of training"):
+        quickly(model_folder, data, tmp_path / "run", overrides=others)
+
+    assert (tmp_path / "run" / "result.json").read_bytes() == result
+
+
 def test_a_folder_of_something_else_is_refused(
     model_folder: Path, data: Path, tmp_path: Path
 ) -> None:
