@@ -26,15 +26,13 @@ from typing import Any
 import torch
 
 from asr.config import Config, load_config
-from asr.data.digest import digest
-from asr.data.manifest import read_manifest, spread
 from asr.errors import AsrError, ConfigError
 from asr.locks import locked
 from asr.memory import keep_freed_memory
 from asr.model.storage import DESCRIPTION, Model, stage_folder, stage_folders
 from asr.progress import print_if_read
 from asr.runs.claim import CONFIG
-from asr.runs.material import chosen
+from asr.runs.material import digests
 from asr.tensor_files import read_metadata
 from asr.train import check, is_finished, train_once
 from asr.training.best_model import MODEL
@@ -237,9 +235,7 @@ def _has_learned_from(place: Path, number: int, config: Config) -> bool:
     """Return whether a stage has learned from what its settings name now."""
     written: dict[str, Any] = read_metadata(place / CHECKPOINT).get("config", {})
     with _naming(number):
-        dev = spread(read_manifest(config.data.dev), config.training.dev_utterances)
-        train = digest(chosen(config.data), speakers=config.augment.join > 0)
-        found = {"train": train, "dev": digest(dev)}
+        found = digests(config)
     return bool(written.get("corpus") == found)
 
 

@@ -29,11 +29,13 @@ from typing import NamedTuple
 import numpy as np
 
 from asr.config import Config, load_config, read_settings
-from asr.errors import ConfigError, TrainingError
+from asr.errors import AsrError, ConfigError, TrainingError
 from asr.processes import end_with_starter
 from asr.runs.claim import CONFIG
-from asr.runs.material import chosen
+from asr.runs.material import chosen, digests
+from asr.tensor_files import read_metadata
 from asr.train import is_finished
+from asr.training.checkpoint import CHECKPOINT
 from asr.training.metrics import read_metrics
 
 FOCUS, MONOTONY = 0.5, 0.9
@@ -151,10 +153,10 @@ def read_plan(path: Path, folder: Path) -> tuple[Plan, list[Run]]:
 
 
 def _check_kept(folder: Path, config: Config) -> None:
-    """Refuse a folder of a run with other settings: its figures are of those.
+    """Refuse a folder of a run of something else: its figures are of that.
 
     Raises:
-        ConfigError: they are others.
+        ConfigError: its settings, or what its manifests hold, are others.
     """
     kept = folder / CONFIG
     if not kept.exists():
@@ -166,6 +168,22 @@ def _check_kept(folder: Path, config: Config) -> None:
             f"{folder}: holds a run with other settings (take another folder, or "
             "delete this one)"
         )
+    if _has_other_corpus(folder, config):
+        raise ConfigError(
+            f"{folder}: holds a run on another corpus than data.train and data.dev "
+            "name now (bring it back, take another folder, or delete this one)"
+        )
+
+
+def _has_other_corpus(folder: Path, config: Config) -> bool:
+    """Return whether what a run learned from is known, and not what is there now."""
+    if not (folder / CHECKPOINT).exists():
+        return False
+    learned = read_metadata(folder / CHECKPOINT).get("config", {}).get("corpus")
+    try:
+        return bool(learned) and learned != digests(config)
+    except AsrError:  # it is gone: what a finished run has come to is true still
+        return False
 
 
 def _train(run: Run) -> str | None:

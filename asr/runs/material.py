@@ -62,6 +62,17 @@ def chosen(data: DataConfig) -> Sequence[Utterance]:
     return utterances[:: data.every]
 
 
+def digests(config: Config) -> dict[str, str]:
+    """Work out `TrainingData.digests` of what settings name now.
+
+    Raises:
+        AsrError: a manifest cannot be read.
+    """
+    dev = spread(read_manifest(config.data.dev), config.training.dev_utterances)
+    train = digest(chosen(config.data), speakers=config.augment.join > 0)
+    return {"train": train, "dev": digest(dev)}
+
+
 def _check_corpus(
     utterances: Sequence[Utterance], dev: Sequence[Utterance], config: Config
 ) -> tuple[str, int]:

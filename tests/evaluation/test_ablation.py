@@ -14,8 +14,8 @@ from asr.config import Config, DataConfig, load_config, to_yaml
 from asr.data.manifest import Utterance, write_manifest
 from asr.errors import ConfigError
 from asr.evaluation.ablation import read_plan
-from asr.runs.material import chosen
-from asr.tensor_files import write_tensors
+from asr.runs.material import chosen, digests
+from asr.tensor_files import read_metadata, write_tensors
 from asr.training.checkpoint import Place
 
 Capture = pytest.CaptureFixture[str]
@@ -150,6 +150,28 @@ def test_a_run_that_fails_does_not_stop_the_others(
     plan.write_text(PLAN.replace("epochs=3", "epochs=5"))
     assert main(["ablate", str(plan), str(tmp_path / "runs"), "--jobs", "1"]) == 1
     assert "a quarter: ended by signal 9 (all that it" in capsys.readouterr().err
+
+
+def test_figures_of_another_corpus_are_not_shown_as_of_this(
+    plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
+) -> None:
+    write_manifest(tmp_path / "dev.jsonl", [Utterance("d", "d.wav", 1.0, "A")])
+    arguments = ["ablate", str(plan), str(tmp_path / "runs")]
+    assert main(arguments) == 0
+    path = tmp_path / "runs" / "base" / "checkpoint.safetensors"
+    config = load_config(tmp_path / "runs" / "base" / "config.yaml")
+    metadata = read_metadata(path)
+    metadata["config"]["corpus"] = digests(config)
+    write_tensors(path, {}, metadata)
+    assert main(arguments) == 0
+
+    manifest = tmp_path / "train.jsonl"
+    manifest.write_text(manifest.read_text().replace('"A"', '"B"'))
+    assert main(arguments) == 1
+    assert "base: holds a run on another corpus than" in capsys.readouterr().err
+
+    manifest.unlink()  # what is finished is true still
+    assert read_plan(plan, tmp_path / "runs")
 
 
 def test_figures_of_other_settings_are_not_shown_as_these(
