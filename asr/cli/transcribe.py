@@ -170,6 +170,11 @@ _NOT_FOLLOWED = (
 
 def _follow(args: argparse.Namespace) -> int:
     """Transcribe raw PCM from standard input as it comes."""
+    if args.onnx:
+        raise ConfigError(
+            f"{args.model}: --follow needs torch, and a model for it (give the model "
+            "that this was exported from)"
+        )
     from asr.audio import STANDARD_INPUT, PCMStream
     from asr.cli.listening import Lines, listen, pipe
     from asr.inference.live import LiveConfig

@@ -122,6 +122,14 @@ def test_an_export_names_the_extra_that_it_needs(
     )
 
 
+def test_a_pipe_is_not_followed_by_a_model_for_onnxruntime(folder: Path) -> None:
+    found = asr("transcribe", "--follow", "-", "--model", folder)
+
+    assert found.returncode == 1
+    assert found.stderr.startswith(f"asr: {folder}: --follow needs torch")
+    assert found.stderr.count("\n") == 1
+
+
 def test_help_needs_nothing() -> None:
     found = asr("--help")
 
