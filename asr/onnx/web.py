@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from asr.errors import CheckpointError
+from asr.errors import CheckpointError, ConfigError
 from asr.file_sets import is_rest
 from asr.files import errors_of
 from asr.folders import write_files
@@ -22,7 +22,7 @@ from asr.inference.search_settings import load_decoding
 from asr.inference.situations import Situation
 from asr.model.hub import is_on_hub
 from asr.model.onnx_graphs import listener_graph, step_graph
-from asr.model.storage import Model, find_model, load_model
+from asr.model.storage import DECODING, Model, find_model, load_model
 from asr.onnx.features import mel_filters
 from asr.onnx.folder import LISTENER, STEP
 from asr.quantized import check_precision
@@ -30,7 +30,7 @@ from asr.quantized import check_precision
 BEAM_SIZE = 16
 """Of the search in the page; where the model's own is smaller, that."""
 MODEL = "model.json"
-_SETTINGS = ("beam_size", "length_norm", "eos_threshold", "ctc_weight")
+_SETTINGS = ("beam_size", "length_norm", "eos_threshold", "ctc_weight", "coverage")
 
 
 def export_web(run: str | Path | None, folder: Path, precision: str = "int8") -> None:
@@ -45,7 +45,7 @@ def export_web(run: str | Path | None, folder: Path, precision: str = "int8") ->
     Raises:
         CheckpointError: there is no model, or it is damaged, or has an attention of the
             user's own; the folder holds something else; or it cannot be written.
-        ConfigError: the precision is not known.
+        ConfigError: the precision is not known, or the model's attention has a window.
     """
     check_precision(precision)
     if is_on_hub(folder):
@@ -87,6 +87,11 @@ def _is_replaceable(folder: Path) -> bool:
 def _description(source: Path, model: Model, precision: str) -> dict[str, Any]:
     tokenizer, las = model.tokenizer, model.las
     decoding = load_decoding(source, Situation.WITHOUT).to_dict()
+    if decoding["attention_window"] is not None:
+        raise ConfigError(
+            f"{source / DECODING}: {Situation.WITHOUT}: attention_window: is not "
+            "possible in a page (export a copy of the model without it)"
+        )
     search = {name: decoding[name] for name in _SETTINGS}
     search["beam_size"] = min(search["beam_size"], BEAM_SIZE)
     speller = las.config.speller

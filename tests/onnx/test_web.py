@@ -3,8 +3,9 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -19,12 +20,17 @@ import torch
 
 from asr.audio import read_waveform
 from asr.cli import main
+from asr.decoding.config import DecodingConfig
 from asr.decoding.ctc_window import CTCWindow
 from asr.doctor import ASSETS
 from asr.errors import CheckpointError, ConfigError
+from asr.inference.search_settings import save_decoding
+from asr.inference.situations import Situation
 from asr.onnx.export import export_onnx
 from asr.onnx.features import log_mel, mel_filters
 from asr.onnx.recognizer import OnnxRecognizer
+from asr.onnx.search import Fusion, beam_search
+from asr.onnx.speller import Memory, SpellerSteps
 from asr.onnx.web import export_web
 
 WEB = ASSETS / "web"
@@ -70,6 +76,23 @@ def test_a_page_is_one_folder_that_names_no_other_server(
     assert about["search"]["beam_size"] == 16
     for path in folder.glob("*.[jh][st]*"):
         assert "http" not in path.read_text().replace("package", ""), path
+
+
+def test_a_page_has_the_settings_of_the_model_or_there_is_none(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "web"
+    own = DecodingConfig(beam_size=3, coverage=0.25)
+    save_decoding(model_folder, Situation.WITHOUT, own)
+    export_web(model_folder, folder)
+
+    found = json.loads((folder / "model.json").read_text())["search"]
+
+    assert (found["beam_size"], found["coverage"]) == (3, 0.25)
+    windowed = replace(own, attention_window=4.0)
+    save_decoding(model_folder, Situation.WITHOUT, windowed)
+    with pytest.raises(ConfigError, match="attention_window: is not possible in a"):
+        export_web(model_folder, folder)
 
 
 def test_other_folders_and_precisions_are_refused(
@@ -171,6 +194,71 @@ def test_prefix_scores_in_the_page_are_those_of_the_search(text: list[int]) -> N
     found = np.maximum(node(script, given), -1e30)
 
     np.testing.assert_allclose(found, np.array(expected), atol=1e-4)
+
+
+class Table:
+    """A speller's graph that reads off tables: by the step and the last token."""
+
+    def __init__(self, log_probs: Any, weights: Any) -> None:
+        self.log_probs, self.weights = log_probs, weights
+        self.shapes = {"kept": [1, 1, 1]}
+
+    def run(self, names: Sequence[str], given: Mapping[str, Any]) -> list[Any]:
+        steps, tokens = given["kept"][..., 0].astype(int), given["tokens"]
+        return [
+            self.log_probs[steps, tokens],
+            given["kept"] + 1,
+            self.weights[steps, tokens],
+        ]
+
+
+TABLE_SEARCH = """
+    const {logProbs, weights, ctc, tokens, limit, config} = given;
+    const flat = (rows) => Float32Array.from(rows.flat());
+    const speller = {
+      steps: ctc.length,
+      start: () => ({ step: 0 }),
+      step: async (last, { step }) => [
+        flat(last.map((token) => logProbs[step][token])),
+        { step: step + 1, weights: flat(last.map((token) => weights[step][token])) },
+      ],
+      select: ({ step }) => ({ step }),
+    };
+    const prefix = new search.CTCPrefix(flat(ctc), ctc.length, tokens);
+    return search.beamSearch(speller, prefix, config, tokens, limit);"""
+
+
+@needs_node
+@pytest.mark.parametrize("coverage", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_the_search_in_the_page_finds_what_that_of_numpy_does(
+    share: float, coverage: float
+) -> None:
+    size, limit, steps = 6, 7, 8
+    tokens = {"pad": 0, "sos": 1, "eos": 2}
+    settings: dict[str, Any] = {"beam_size": 4, "length_norm": 1.0}
+    settings |= {"eos_threshold": 1.5, "ctc_weight": share, "coverage": coverage}
+    config = DecodingConfig(**settings)
+    for _ in range(5):
+        log_probs = (2 * torch.randn(limit + 1, size, size)).log_softmax(-1).numpy()
+        weights = (3 * torch.randn(limit + 1, size, steps)).softmax(-1).numpy()
+        ctc = torch.randn(1, steps, size).log_softmax(dim=-1).numpy()
+        none = np.zeros((1, steps, 1), dtype=np.float32)
+        memory = Memory(none, none, np.ones((1, steps), dtype=bool))
+        session: Any = Table(log_probs, weights)
+        speller = SpellerSteps(session, memory, coverage)
+        prefix = CTCWindow(ctc, np.array([steps]), blank=0, eos=2, never=[1])
+        model = Fusion([(speller, 1 - share), (prefix, share)])
+        (expected,) = beam_search(model, config, sos=1, eos=2, max_lengths=[limit])
+        given = {
+            **{"logProbs": log_probs.tolist(), "weights": weights.tolist()},
+            **{"ctc": ctc[0].tolist(), "tokens": tokens, "limit": limit},
+            "config": settings,
+        }
+
+        found = node(TABLE_SEARCH, given)
+
+        assert tuple(found) == expected[0].tokens
 
 
 @pytest.mark.slow

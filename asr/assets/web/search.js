@@ -1,6 +1,7 @@
 // The beam search of asr/decoding: one utterance, speller and CTC prefix scores.
 
 const FLOOR = -80;
+const COVERED = 0.5; // attention, summed over characters, as in asr/onnx/speller.py
 
 function logAdd(a, b) {
   const high = Math.max(a, b);
@@ -133,6 +134,17 @@ function gather(values, rows, size) {
   return found;
 }
 
+/** How many steps a hypothesis has by now looked at for more than half a character. */
+function newlyCovered(attended, weights) {
+  let found = 0;
+  weights.forEach((weight, j) => {
+    const before = attended[j];
+    attended[j] += weight;
+    if (attended[j] > COVERED && before <= COVERED) found++;
+  });
+  return found;
+}
+
 function score(logProb, tokens, config) {
   return logProb / (tokens + 1) ** config.length_norm;
 }
@@ -144,8 +156,10 @@ function score(logProb, tokens, config) {
  */
 export async function beamSearch(speller, ctc, config, tokens, limit) {
   const share = config.ctc_weight;
-  let live = [{ tokens: [], logProb: 0, ctc: ctc.start() }];
+  const attended = new Float32Array(speller.steps);
+  let live = [{ tokens: [], logProb: 0, ctc: ctc.start(), attended }];
   let state = speller.start();
+  let falls = true; // no score was above zero so far: log P only falls
   const endings = [];
   for (let step = 0; ; step++) {
     const last = live.map((one) => one.tokens.at(-1) ?? tokens.sos);
@@ -154,15 +168,23 @@ export async function beamSearch(speller, ctc, config, tokens, limit) {
     const found = [];
     const ended = [];
     live.forEach((one, row) => {
+      let bonus = 0;
+      if (config.coverage) {
+        const steps = [row * speller.steps, (row + 1) * speller.steps];
+        one.attended = one.attended.slice(); // that of its other extensions stays
+        const newly = newlyCovered(one.attended, after.weights.subarray(...steps));
+        bonus = config.coverage * newly;
+      }
       const scores = Float64Array.from(
         spelled.subarray(row * size, (row + 1) * size),
-        (p) => p * (1 - share),
+        (p) => (p + bonus) * (1 - share),
       );
       if (share) {
         const [prefix, own] = ctc.step(last[row], one.ctc);
         one.ctc = own;
         prefix.forEach((p, c) => (scores[c] += share * p));
       }
+      falls = falls && scores.every((p) => p <= 0);
       let ending = scores[tokens.eos];
       scores[tokens.eos] = -Infinity;
       const best = scores.reduce((a, b) => Math.max(a, b));
@@ -180,7 +202,7 @@ export async function beamSearch(speller, ctc, config, tokens, limit) {
     const over = step >= limit || found[0][0] === -Infinity;
     if (over && !endings.length) endings.push(...live);
     if (over || endings.length >= config.beam_size) break;
-    if (endings.length) {
+    if (endings.length && falls) {
       const bound = score(found[0][0], limit, config);
       const scores = endings.map((one) => score(one.logProb, one.tokens.length, config));
       if (bound <= Math.min(...scores)) break;
@@ -189,6 +211,7 @@ export async function beamSearch(speller, ctc, config, tokens, limit) {
       tokens: [...live[row].tokens, token],
       logProb,
       ctc: live[row].ctc,
+      attended: live[row].attended,
     }));
     state = speller.select(after, found.map(([, row]) => row));
   }
