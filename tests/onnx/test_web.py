@@ -196,6 +196,42 @@ def test_prefix_scores_in_the_page_are_those_of_the_search(text: list[int]) -> N
     np.testing.assert_allclose(found, np.array(expected), atol=1e-4)
 
 
+PAGE = """
+    const elements = {};
+    globalThis.document = {
+      getElementById: (id) => (elements[id] ??= { replaceChildren() {} }),
+      body: { dataset: {} },
+    };
+    let worker;
+    globalThis.Worker = class {
+      constructor() { worker = this; }
+      postMessage() {}
+    };
+    globalThis.OfflineAudioContext = class {
+      decodeAudioData() {
+        return { length: 1, numberOfChannels: 1, getChannelData: () => [0] };
+      }
+    };
+    await import(given.page);
+    const recording = { arrayBuffer: async () => new ArrayBuffer(1) };
+    for (const data of given.before) worker.onmessage({ data });
+    await elements.file.onchange({ target: { files: [recording] } });
+    worker.onmessage({ data: { type: "error", message: "out of memory" } });
+    return [elements.file.disabled, elements.status.textContent];"""
+READY = {"type": "ready", "model": {"name": "a", "precision": "int8", "search": {}}}
+
+
+@needs_node
+@pytest.mark.parametrize(("before", "disabled"), [([READY], False), ([], True)])
+def test_a_recording_that_fails_leaves_the_page_ready_for_another(
+    before: list[Any], disabled: bool
+) -> None:
+    """But not a model that cannot be loaded."""
+    found = node(PAGE, {"page": f"file://{WEB}/page.js", "before": before})
+
+    assert found == [disabled, "out of memory"]
+
+
 class Table:
     """A speller's graph that reads off tables: by the step and the last token."""
 

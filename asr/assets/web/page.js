@@ -4,6 +4,7 @@ const RATE = 48000; // the worker goes on to 16 kHz
 const at = (id) => document.getElementById(id);
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 
+let ready = false;
 let started = 0;
 let recorder = null;
 
@@ -23,6 +24,7 @@ worker.onmessage = ({ data }) => {
   if (data.type === "ready") {
     const { name, precision, search } = data.model;
     show(`${name}, ${precision}, beam of ${search.beam_size}. Nothing leaves this page.`);
+    ready = true;
     busy(false);
     document.body.dataset.state = "ready";
   } else if (data.type === "piece") {
@@ -36,6 +38,7 @@ worker.onmessage = ({ data }) => {
     document.body.dataset.state = "done";
   } else {
     show(data.message);
+    busy(!ready); // without a model there is nothing to try again
     document.body.dataset.state = "error";
   }
 };
