@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from asr.audio import SAMPLE_RATE, Channel, check_channel, read_blocks
 from asr.errors import AsrError
 from asr.files import errors_of
@@ -156,11 +158,22 @@ def _read(recording: Recording) -> Iterator[_Read]:
         with errors_of(recording.name or "recording"):
             for piece in pieces(recording.blocks()):
                 end = piece.end
-                yield _Read(recording, piece)
+                yield _Read(recording, _kept(piece))
     except AsrError as error:
         yield _Read(recording, None, error=error)
     else:
         yield _Read(recording, None, end / SAMPLE_RATE)
+
+
+def _kept(piece: Piece) -> Piece:
+    """Return a piece as it waits: of a silent one, only how long it is.
+
+    Silence is in no batch, and waits for the batch that is next, however late that is.
+    """
+    if not piece.silent:
+        return piece
+    length: Any = np.broadcast_to(np.float32(0.0), len(piece.waveform))  # one number
+    return piece._replace(waveform=length)
 
 
 def _waveforms(batch: list[_Read]) -> "list[Tensor]":

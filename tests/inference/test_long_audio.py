@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,6 +105,20 @@ def test_silence_is_not_listened_to() -> None:
     assert {flag for segment in found.segments for flag in segment.flags} == {
         Flag.SILENCE
     }
+
+
+def test_silence_that_waits_takes_no_memory() -> None:
+    half_an_hour = [torch.zeros(SAMPLE_RATE)] * 1800  # 110 MiB, were they not the same
+    quiet = Recording(lambda: half_an_hour)
+
+    tracemalloc.start()
+    (found,) = transcripts([quiet], answer)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert isinstance(found, Transcript)
+    assert found.duration == 1800.0
+    assert most < 20 * 2**20
 
 
 def test_an_error_stands_in_the_place_of_its_recording() -> None:
