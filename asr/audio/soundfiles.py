@@ -11,9 +11,10 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import soundfile
@@ -169,27 +170,44 @@ def _looked_through(path: Path | Member, head: bytes, place: str) -> Corrected |
 
 
 _stderr_lock = threading.RLock()
+_OF_LIBMPG123 = re.compile(rb"(?m)^\n?(?:\[src/libmpg123/|Note: |Warning: )[^\n]*\n?")
+"""What it writes on stderr."""
 
 
 @contextmanager
 def _hushed(head: bytes) -> Iterator[None]:
-    """Keep off stderr what libmpg123 writes about a file that may be an MP3."""
+    """Keep off stderr what libmpg123 writes about a file that may be an MP3.
+
+    stderr is the whole process's: what other threads write meanwhile comes afterwards.
+    """
     if head.startswith((b"RIFF", b"fLaC", b"OggS")):
         yield
         return
-    with _stderr_lock:
+    with _stderr_lock, ExitStack() as opened:
         try:
+            written = opened.enter_context(TemporaryFile(buffering=0))
             stderr = os.dup(2)
-        except OSError:  # it is closed, as a service may have it
+        except OSError:  # it is closed, as a service may have it; or the disk is full
             yield
             return
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        os.dup2(written.fileno(), 2)
         try:
             yield
         finally:
+            end = _pass_on(written.fileno(), 0, stderr)
             os.dup2(stderr, 2)
+            _pass_on(written.fileno(), end, stderr)  # what came since
             os.close(stderr)
+
+
+def _pass_on(written: int, start: int, stderr: int) -> int:
+    """Copy from one descriptor to another what is not libmpg123's; return the end."""
+    content = os.pread(written, os.fstat(written).st_size - start, start)
+    others = _OF_LIBMPG123.sub(b"", content)
+    with suppress(OSError):  # nobody reads it
+        while others:
+            others = others[os.write(stderr, others) :]
+    return start + len(content)
 
 
 def encode(waveform: "Tensor", kind: str, compression: float | None = None) -> bytes:

@@ -5,7 +5,9 @@ import random
 from pathlib import Path
 
 import pytest
+import soundfile
 
+from asr.audio.soundfiles import _hushed
 from tests.sounds import (
     CODECS,
     FORMATS,
@@ -59,6 +61,21 @@ def test_nothing_is_printed_on_stderr(
     os.write(2, b"only this")
 
     assert capfd.readouterr().err == "only this"
+
+
+def test_what_others_print_on_stderr_is_printed(
+    path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    contents = bytearray(encoded("mp3", tone()))
+    middle = len(contents) // 2
+    contents[middle : middle + 50] = bytes(50)
+    path.write_bytes(contents)
+
+    with _hushed(bytes(contents[:16])):
+        os.write(2, b"asr: talk.wav: is empty\n")  # as another thread may
+        soundfile.SoundFile(path).read()
+
+    assert capfd.readouterr().err == "asr: talk.wav: is empty\n"
 
 
 def _file(kind: str) -> bytes:
