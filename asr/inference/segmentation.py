@@ -105,7 +105,7 @@ def pieces(blocks: "Iterable[Tensor]") -> Iterator[Piece]:
             or all arrays of numpy, and then so are the pieces.
 
     >>> import torch
-    >>> noise = torch.ones(20 * 16_000)
+    >>> noise = torch.randn(20 * 16_000)
     >>> noise[160_000:164_000] = 0.0  # a pause at 10 s
     >>> [round(piece.end / 16_000, 1) for piece in pieces([noise])]
     [10.1, 20.0]
@@ -173,19 +173,30 @@ def _cut(num_samples: int, pauses: Sequence[Pause]) -> Cut:
 
 
 def loudness(window: Floats) -> Floats:
-    """Measure how loud (N,) samples are: dB of 0.2 s around each hundredth second."""
+    """Measure how loud (N,) samples are: dB of 0.2 s around each hundredth second.
+
+    What does not change in that time is no sound: the offset of a sound card.
+    """
     padding = -len(window) % _HOP
-    hops = np.pad(window, (0, padding)).reshape(-1, _HOP)
-    sums = np.cumsum(np.square(hops).mean(axis=1, dtype=np.float64))
-    sums = np.concatenate(([0.0], sums))
-    places, half = np.arange(len(hops)), _SMOOTH // 2
+    # With their mean: zeros behind an offset would be a click.
+    padded = np.pad(window, (0, padding), "mean", stat_length=_HOP)
+    hops = padded.astype(np.float64).reshape(-1, _HOP)
+    power = _smoothed(np.square(hops).mean(axis=1))
+    power -= np.square(_smoothed(hops.mean(axis=1)))
+    levels: Floats = (10 * np.log10(np.maximum(power, 1e-12))).astype(np.float32)
+    return levels
+
+
+def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the mean of some hops around each of (H,) hops."""
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    places, half = np.arange(len(values)), _SMOOTH // 2
     first, behind = (
         np.maximum(places - half, 0),
-        np.minimum(places + half + 1, len(hops)),
+        np.minimum(places + half + 1, len(values)),
     )
-    smooth = (sums[behind] - sums[first]) / (behind - first)
-    levels: Floats = (10 * np.log10(np.maximum(smooth, 1e-12))).astype(np.float32)
-    return levels
+    means: npt.NDArray[np.float64] = (sums[behind] - sums[first]) / (behind - first)
+    return means
 
 
 def loudest(levels: Floats, speech: float) -> float:

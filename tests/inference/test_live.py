@@ -126,6 +126,12 @@ def test_pauses_are_found_in_noise(noise: float) -> None:
     assert finals(transcribe(speech)) == ["ALPHA BRAVO", "CHARLIE DELTA"]
 
 
+def test_pauses_are_found_where_all_samples_have_an_offset() -> None:
+    speech = beeps(", , ALPHA BRAVO , CHARLIE DELTA ,") + 0.09
+
+    assert finals(transcribe(speech)) == ["ALPHA BRAVO", "CHARLIE DELTA"]
+
+
 def test_a_quiet_speaker_after_a_loud_one_is_found() -> None:
     loud, quiet = beeps(", ALPHA BRAVO , ,"), beeps("CHARLIE DELTA ,", noise=1e-5)
 

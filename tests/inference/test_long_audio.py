@@ -13,10 +13,17 @@ from asr.inference.long_audio import Recording, transcripts
 from asr.transcript import Flag, Segment, Transcript, Word
 
 
+def sound(level: float, seconds: float) -> Tensor:
+    """A tone of 8 kHz, with its peaks at plus and minus a level."""
+    waveform = torch.full((round(seconds * SAMPLE_RATE),), level)
+    waveform[1::2] = -level
+    return waveform
+
+
 def tones(*levels: float) -> Recording:
     """Ten seconds of each level, with a pause before each: one piece a level."""
     pause = torch.zeros(SAMPLE_RATE)
-    sounds = [level * torch.ones(9 * SAMPLE_RATE) for level in levels]
+    sounds = [sound(level, 9) for level in levels]
     waveform = torch.cat([part for sound in sounds for part in (sound, pause)])
     return Recording(lambda: [waveform], f"tones {levels}")
 
@@ -81,7 +88,7 @@ def test_times_are_those_of_the_recording() -> None:
 
 def test_the_clock_of_a_clip_is_that_of_its_recording(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
-    soundfile.write(path, 0.5 * torch.ones(4 * SAMPLE_RATE).numpy(), SAMPLE_RATE)
+    soundfile.write(path, sound(0.5, 4).numpy(), SAMPLE_RATE)
 
     (found,) = transcripts([Recording.of_file(path, clip=(1.5, 3.0))], answer)
 
@@ -123,7 +130,7 @@ def test_silence_that_waits_takes_no_memory() -> None:
 
 def test_an_error_stands_in_the_place_of_its_recording() -> None:
     def broken() -> Iterator[Tensor]:
-        yield 0.9 * torch.ones(40 * SAMPLE_RATE)
+        yield sound(0.9, 40)
         raise AudioError("b.wav: is cut short")
 
     recordings = [tones(0.1), Recording(broken, "b.wav"), tones(0.3)]
@@ -134,7 +141,7 @@ def test_an_error_stands_in_the_place_of_its_recording() -> None:
 
 
 def test_pieces_that_overlap_are_joined() -> None:
-    steady = Recording(lambda: [0.5 * torch.ones(20 * SAMPLE_RATE)])
+    steady = Recording(lambda: [sound(0.5, 20)])
 
     (found,) = transcripts([steady], answer)
 
@@ -145,7 +152,7 @@ def test_pieces_that_overlap_are_joined() -> None:
 
 def test_progress_adds_up_to_the_length() -> None:
     done = list[float]()
-    steady = Recording(lambda: [0.5 * torch.ones(40 * SAMPLE_RATE)])
+    steady = Recording(lambda: [sound(0.5, 40)])
 
     list(transcripts([steady, tones(0.1)], answer, progress=done.append))
 

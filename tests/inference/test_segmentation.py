@@ -102,6 +102,24 @@ def test_digital_silence_is_silent() -> None:
     assert all(piece.silent for piece in found)
 
 
+@pytest.mark.parametrize("offset", [0.02, -0.3])
+def test_an_offset_of_all_samples_hides_no_pause(offset: float) -> None:
+    waveform = noise(40.0, (10.0, 11.0), (20.0, 24.0), (30.0, 30.5))
+
+    shifted = cut(waveform + offset)
+
+    for piece, plain in zip(shifted, cut(waveform), strict=True):
+        assert (piece.start, piece.end) == (plain.start, plain.end)
+        assert (piece.overlap, piece.silent) == (plain.overlap, plain.silent)
+
+
+def test_an_offset_that_begins_later_hides_no_pause() -> None:
+    sound = noise(20.0, (6.0, 6.5)) + 0.2
+    waveform = torch.cat((torch.zeros(5 * SAMPLE_RATE), sound))
+
+    assert 11.0 < ends(waveform)[1] < 11.5
+
+
 # Short recordings
 
 
