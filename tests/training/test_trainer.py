@@ -1417,14 +1417,20 @@ def test_another_dev_set_is_measured_anew(
 
 
 @pytest.mark.parametrize(
-    "loss", [{"ctc_weight": 0.3}, {"label_smoothing": 0.2}, {"mwer_weight": 4.0}]
+    ("name", "loss"),
+    [
+        ("ctc_weight", LossConfig(ctc_weight=0.3)),
+        ("label_smoothing", LossConfig(label_smoothing=0.2)),
+        ("mwer_weight", LossConfig(mwer_weight=4.0)),
+    ],
 )
 def test_with_another_loss_dev_is_measured_anew(
     corpus: Path,
     tmp_path: Path,
     whole: Path,
     capsys: pytest.CaptureFixture[str],
-    loss: dict[str, float],
+    name: str,
+    loss: LossConfig,
 ) -> None:
     folder = shutil.copytree(whole, tmp_path / "run")
     tensors, metadata = read_tensors(folder / "checkpoint.safetensors")
@@ -1432,9 +1438,8 @@ def test_with_another_loss_dev_is_measured_anew(
     write_tensors(folder / "checkpoint.safetensors", tensors, metadata)
     longer = settings(corpus, epochs=4, validations=3)
 
-    train(replace(longer, loss=LossConfig(**loss)), folder)
+    train(replace(longer, loss=loss), folder)
 
-    (name,) = loss
     assert f"{folder}: loss.{name} is another than before" in capsys.readouterr().out
     assert place(folder)["best_loss"] > 0
     assert load_model(folder / "model").metadata["step"] > place(whole)["step"]
