@@ -19,7 +19,7 @@ after it.
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from asr.locks import locked
 from asr.memory import keep_freed_memory
 from asr.model.storage import DESCRIPTION, Model, stage_folder, stage_folders
 from asr.progress import print_if_read
-from asr.runs.claim import CONFIG
+from asr.runs.claim import CONFIG, changed_settings
 from asr.runs.material import digests
 from asr.tensor_files import read_metadata
 from asr.train import check, is_finished, train_once
@@ -39,13 +39,6 @@ from asr.training.best_model import MODEL
 from asr.training.checkpoint import CHECKPOINT
 from asr.training.distributed import Team, started_by_torchrun, torchrun_team
 from asr.training.stopping import Stopped
-
-_OF_THE_MACHINE = {
-    *("training.device", "training.processes", "training.precision"),
-    *("training.cache_hours", "training.device_hours", "training.checkpoint_minutes"),
-    *("training.fixed_shapes", "training.bad_steps"),
-}
-"""Settings that may change when a stage is over: they say where and how it is done."""
 
 
 def train_stages(stages: Sequence[Config], folder: str | Path) -> None:
@@ -207,10 +200,7 @@ class _StagedRun:
         if not (place / CONFIG).exists():
             return
         now, config = self._settled(number), load_config(place / CONFIG)
-        before, after = _flat(config), _flat(now)
-        changed = [
-            n for n in after if before[n] != after[n] and n not in _OF_THE_MACHINE
-        ]
+        changed = changed_settings(config, now)
         of_data = [name for name in changed if name.startswith("data.")]
         if changed and changed == of_data and _has_learned_from(place, number, now):
             return  # it was moved
@@ -220,15 +210,6 @@ class _StagedRun:
                 f"{', '.join(changed)} (bring them back; stages.{number + 1}.key=value "
                 "sets those of another stage)"
             )
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    """Return all settings by their names, such as "training.minutes"."""
-    return {
-        f"{section}.{name}": value
-        for section, settings in asdict(config).items()
-        for name, value in settings.items()
-    }
 
 
 def _has_learned_from(place: Path, number: int, config: Config) -> bool:

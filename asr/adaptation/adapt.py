@@ -34,7 +34,7 @@ import torch
 from asr.adaptation.material import Material, read_material, speakers
 from asr.adaptation.settings import choose_settings, describe
 from asr.alphabet import fitted, shown, strangers
-from asr.config import Config, overridden, parse_settings, to_yaml
+from asr.config import Config, load_config, overridden, parse_settings, to_yaml
 from asr.data.dataset import Dataset
 from asr.data.digest import digest
 from asr.data.manifest import Utterance, read_manifest, spread, write_manifest
@@ -56,6 +56,7 @@ from asr.model.storage import (
     read_model,
     save_model,
 )
+from asr.runs.claim import CONFIG, changed_settings
 from asr.runtime import pick_device
 from asr.scoring import difference_interval, word_error_rate
 from asr.text import CharTokenizer, Tokenizer
@@ -70,6 +71,13 @@ from asr.training.validation import Validation, validate
 SHARES = (0.0, 0.5, 0.8, 1.0)
 """How far from the start to the end: what is tried."""
 ABOUT, RESULT, SETTINGS = "adapt.json", "result.json", "settings.yaml"
+_PLACES = ("data.", "tokenizer.", "training.start")
+"""Beginnings of the settings that name files: `_claim` compares what these hold."""
+_REACHED = {
+    *("training.epochs", "training.minutes"),
+    *("training.validations", "training.dev_utterances"),
+}
+"""Settings that a training that is over has come up to."""
 Report = Callable[[str], None]
 
 
@@ -186,12 +194,14 @@ def adapt(
     config = overridden(chosen, [one for one in overrides if one not in searched])
     check_network(config, tokenizer, load_model(source))
     _claim(folder, source, material, searched)
+    finished = is_finished(config, task.training)
+    if finished:
+        _check_over(folder, load_config(task.training / CONFIG), config)
     task.write(chosen)
     report(f"start: {source}")
     for line in material.describe():
         report(line)
     report(f"chosen: {describe(config)}")
-    finished = is_finished(config, task.training)
     if not finished or not (folder / RESULT).exists():
         with task.result_replaced():
             train(config, task.training, tokenizer)
@@ -458,6 +468,25 @@ def _claim(
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
     write_bytes(path, (json.dumps(about, indent=2) + "\n").encode())
+
+
+def _check_over(folder: Path, before: Config, now: Config) -> None:
+    """Refuse other settings of a training that is over: they would change nothing.
+
+    Raises:
+        ConfigError: they are others.
+    """
+    changed = [
+        name
+        for name in changed_settings(before, now)
+        if name not in _REACHED and not name.startswith(_PLACES)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{folder}: holds an adaptation that was trained to its end with other "
+            f"settings of {', '.join(changed)} (bring them back, or take another "
+            "folder)"
+        )
 
 
 def _texts(path: Path, references: Sequence[Utterance]) -> list[str]:

@@ -1,5 +1,6 @@
 """A run's folder is claimed with its settings, which it goes on with."""
 
+from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ _FIXED = (
 )
 """Settings that a run cannot change midway. What it learns from cannot, either, see
 `claim`."""
+_OF_THE_MACHINE = {
+    *("training.device", "training.processes", "training.precision"),
+    *("training.cache_hours", "training.device_hours", "training.checkpoint_minutes"),
+    *("training.fixed_shapes", "training.bad_steps"),
+}
+"""Settings that may change when a run is over: they say where and how it is done."""
 
 
 def claim(
@@ -66,6 +73,21 @@ def claim(
                 "(take another folder, or delete this one)"
             )
     write_files(folder, {**tokenizer.files(), CONFIG: to_yaml(config).encode()})
+
+
+def changed_settings(before: Config, now: Config) -> list[str]:
+    """Name the settings that differ, such as "training.minutes"; not of the machine."""
+    old, new = _flat(before), _flat(now)
+    return [n for n in new if old[n] != new[n] and n not in _OF_THE_MACHINE]
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """Return all settings by their names, such as "training.minutes"."""
+    return {
+        f"{section}.{name}": value
+        for section, settings in asdict(config).items()
+        for name, value in settings.items()
+    }
 
 
 def _are_same(name: str, before: Any, now: Any) -> bool:

@@ -177,6 +177,27 @@ def test_an_adaptation_that_is_done_is_not_done_again(
     assert before == {p: p.stat().st_mtime_ns for p in (folder / "model").iterdir()}
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_was_trained_to_its_end_is_not_shown_as_of_other_settings(
+    model_folder: Path, data: Path, tmp_path: Path, stopped: bool
+) -> None:
+    folder = tmp_path / "run"
+    quickly(model_folder, data, folder)
+    if stopped:  # behind the training
+        (folder / "result.json").unlink()
+    written = (folder / "settings.yaml").read_bytes()
+
+    other = [*FAST, "schedule.learning_rate=0.02", "training.checkpoint_minutes=1"]
+    with pytest.raises(
+        ConfigError, match=r"run: .* other settings of schedule\.learning_rate \(bring"
+    ):
+        quickly(model_folder, data, folder, overrides=other)
+
+    assert (folder / "settings.yaml").read_bytes() == written
+    kept = load_config(folder / "training" / "config.yaml")
+    assert kept.schedule.learning_rate != 0.02
+
+
 class PowerCut(BaseException):
     """Nothing catches this."""
 
