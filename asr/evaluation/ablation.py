@@ -168,6 +168,13 @@ def _check_kept(folder: Path, config: Config) -> None:
             f"{folder}: holds a run with other settings (take another folder, or "
             "delete this one)"
         )
+    was, now = before.training.epochs, config.training.epochs
+    in_epochs = config.training.minutes is None
+    if in_epochs and was > now and is_finished(config, folder):
+        raise ConfigError(
+            f"{folder}: holds a run of {was} epochs, not {now} (take another folder, "
+            "or delete this one)"
+        )
     if _has_other_corpus(folder, config):
         raise ConfigError(
             f"{folder}: holds a run on another corpus than data.train and data.dev "

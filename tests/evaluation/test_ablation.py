@@ -203,6 +203,18 @@ def test_a_run_may_be_made_longer(
     )
 
 
+def test_figures_of_a_longer_run_are_not_shown_as_of_a_shorter_one(
+    plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
+) -> None:
+    arguments = [str(plan), str(tmp_path / "runs")]
+    assert main(["ablate", *arguments]) == 0
+    plan.write_text(PLAN.replace("epochs=3", "epochs=2"))
+
+    assert main(["ablate", *arguments]) == 1
+
+    assert "a-quarter: holds a run of 3 epochs, not 2 (" in capsys.readouterr().err
+
+
 def test_hours_that_are_all_the_same_make_no_law(
     plan: Path, tmp_path: Path, trained: list[list[str]], capsys: Capture
 ) -> None:
