@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
+from asr.foreign import LARGEST
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -74,6 +76,10 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"training.{name} must be above 0, not {value}")
+        if abs(self.seed) > LARGEST:  # no checkpoint that holds it could be read
+            raise ValueError(
+                f"training.seed must be from {-LARGEST} to {LARGEST}, not {self.seed}"
+            )
         if self.fixed_shapes not in ("auto", "always", "never"):
             raise ValueError(
                 "training.fixed_shapes is auto, always or never, not "

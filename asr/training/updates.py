@@ -112,7 +112,7 @@ class Updates:
         """
         # All chance of an update hangs on its number: a resumed run draws the same.
         seed = self.config.seed * 1_000_003 + place.step
-        torch.manual_seed(seed * self.team.size + self.team.rank)
+        torch.manual_seed((seed * self.team.size + self.team.rank) % 2**64)
         rate = learning_rate(self.schedule, place.updates, progress)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate * parameters[SHARE]

@@ -38,6 +38,7 @@ from asr.errors import (
 )
 from asr.features import AugmentConfig, FeatureNorm
 from asr.files import temporary_path
+from asr.foreign import LARGEST
 from asr.locks import locked
 from asr.model.attention import AttentionConfig
 from asr.model.export import export
@@ -390,6 +391,20 @@ def test_another_seed_gives_another_network(
     train(settings(corpus, seed=2), tmp_path)
     ours, others = part(tmp_path, "model."), part(whole, "model.")
     assert not torch.equal(ours["ctc.weight"], others["ctc.weight"])
+
+
+def test_a_seed_may_be_as_large_as_a_checkpoint_holds(
+    corpus: Path, tmp_path: Path
+) -> None:
+    train(settings(corpus, seed=LARGEST, epochs=1, validations=1), tmp_path)
+
+    assert place(tmp_path)["updates"] > 0
+
+
+@pytest.mark.parametrize("seed", [LARGEST + 1, -LARGEST - 1])
+def test_a_larger_seed_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=r"^training\.seed must be from -9"):
+        TrainingConfig(seed=seed)
 
 
 # What a run leaves in its folder
