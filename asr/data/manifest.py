@@ -9,6 +9,7 @@ starts. Other keys may stand on a line; they are not read. Blank lines are left 
 
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -157,6 +158,8 @@ def read_paired(
 def parse_line(line: str, path: Path, number: int) -> Utterance:
     """Read one line of a manifest, with the path of its audio resolved.
 
+    Its text is in NFC, as alphabets are and as texts are scored.
+
     Args:
         line: of the file.
         path: of the file.
@@ -172,6 +175,8 @@ def parse_line(line: str, path: Path, number: int) -> Utterance:
             known["audio"] = os.path.normpath(
                 os.path.join(_folder_of(path), known["audio"])
             )
+        if isinstance(known.get("text"), str):
+            known["text"] = unicodedata.normalize("NFC", known["text"])
         return Utterance(**known)
     except (TypeError, ValueError) as error:
         raise ManifestError(f"{path}:{number}: not an utterance: {error}") from error

@@ -1,7 +1,9 @@
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given, settings
@@ -51,7 +53,7 @@ _PRINTED = st.characters(codec="utf-8", exclude_categories=["Cc"])
 @settings(deadline=None)
 @given(
     id=st.text(_PRINTED, min_size=1),
-    text=st.text(st.characters(codec="utf-8")),
+    text=st.text(st.characters(codec="utf-8")).map(partial(normalize, "NFC")),
     speaker=st.text(_PRINTED),
 )
 def test_any_text_can_be_written(
@@ -63,6 +65,14 @@ def test_any_text_can_be_written(
     write_manifest(path, [utterance])
 
     assert read_manifest(path) == [utterance]
+
+
+def test_texts_are_read_in_nfc(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", entry(text="gru\u0308n й и\u0306"))
+
+    (found,) = read_manifest(path)
+
+    assert found.text == "gr\u00fcn \u0439 \u0439"
 
 
 def test_a_line_is_json_that_people_can_read(tmp_path: Path) -> None:
