@@ -6,7 +6,7 @@ description of foreign origin gives is a name in its folder, or an error.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 
@@ -64,6 +64,17 @@ def flush(path: Path, content: bytes) -> None:
 
 
 # Names in descriptions
+
+
+def remove(folder: Path, names: Iterable[str]) -> None:
+    """Remove files, of which some may not be there, for good.
+
+    Raises:
+        OSError: the folder may not be written to.
+    """
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    sync_folder(folder)
 
 
 def inside(folder: Path, name: str, place: Path) -> Path:

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -32,8 +31,7 @@ from asr.memory import keep_freed_memory
 from asr.model.storage import DESCRIPTION, Model, stage_folder, stage_folders
 from asr.progress import print_if_read
 from asr.runs.claim import CONFIG, changed_settings
-from asr.runs.material import digests
-from asr.tensor_files import read_metadata
+from asr.runs.material import digests, learned_from
 from asr.train import check, is_finished, train_once
 from asr.training.best_model import MODEL
 from asr.training.checkpoint import CHECKPOINT
@@ -214,10 +212,8 @@ class _StagedRun:
 
 def _has_learned_from(place: Path, number: int, config: Config) -> bool:
     """Return whether a stage has learned from what its settings name now."""
-    written: dict[str, Any] = read_metadata(place / CHECKPOINT).get("config", {})
     with _naming(number):
-        found = digests(config)
-    return bool(written.get("corpus") == found)
+        return learned_from(place) == digests(config)
 
 
 def _free_memory() -> None:

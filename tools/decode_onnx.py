@@ -65,9 +65,7 @@ def waveform(utterance: Utterance) -> npt.NDArray[Any]:
     Returns:
         (N,) float32 at 16 kHz.
     """
-    start, end = 0.0, None
-    if utterance.start is not None:
-        start, end = utterance.start, utterance.start + utterance.duration
+    start, end = utterance.clip
     blocks = read_arrays(utterance.audio, start=start, end=end)
     return np.concatenate(list(blocks))
 

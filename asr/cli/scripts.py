@@ -84,10 +84,13 @@ def run_main(name: str, work: Callable[[], int | None]) -> int:
 
 def _missing(package: str) -> str:
     """Return what to do about a package that is not installed."""
-    remedy = f"pip install {DISTRIBUTION} for all commands; without torch only asr "
-    remedy += "transcribe, with a model of asr export --onnx, and asr doctor run"
     if package in _OF_ONNX:
         remedy = f'pip install "{DISTRIBUTION}[onnx]"'
+    else:
+        remedy = (
+            f"pip install {DISTRIBUTION} for all commands; without torch only asr "
+            "transcribe, with a model of asr export --onnx, and asr doctor run"
+        )
     return f"{package} is not installed, which this command needs ({remedy})"
 
 

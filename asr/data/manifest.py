@@ -77,6 +77,13 @@ class Utterance:
         if not 0 <= start <= MOST_SECONDS:
             raise ValueError(f"{self.id} starts at {start}, not at a second from 0 on")
 
+    @property
+    def clip(self) -> tuple[float, float | None]:
+        """From which second of the recording to which; None for its end."""
+        if self.start is None:
+            return 0.0, None
+        return self.start, self.start + self.duration
+
     def to_dict(self) -> dict[str, Any]:
         """Return its entries in a manifest."""
         entries = asdict(self)

@@ -22,10 +22,10 @@ def read_utterance(utterance: Utterance) -> Tensor:
     Raises:
         AudioError: the recording cannot be read, or ends before the part does.
     """
-    if utterance.start is None:
-        return read_waveform(utterance.audio)
-    start, end = utterance.start, utterance.start + utterance.duration
+    start, end = utterance.clip
     waveform = read_waveform(utterance.audio, start=start, end=end)
+    if end is None:
+        return waveform
     missing = utterance.duration - len(waveform) / SAMPLE_RATE
     if missing > TOLERANCE:
         raise AudioError(

@@ -32,10 +32,8 @@ from asr.config import Config, load_config, read_settings
 from asr.errors import AsrError, ConfigError, TrainingError
 from asr.processes import end_with_starter
 from asr.runs.claim import CONFIG
-from asr.runs.material import chosen, digests
-from asr.tensor_files import read_metadata
+from asr.runs.material import chosen, digests, learned_from
 from asr.train import is_finished
-from asr.training.checkpoint import CHECKPOINT
 from asr.training.metrics import read_metrics
 
 FOCUS, MONOTONY = 0.5, 0.9
@@ -184,11 +182,9 @@ def _check_kept(folder: Path, config: Config) -> None:
 
 def _has_other_corpus(folder: Path, config: Config) -> bool:
     """Return whether what a run learned from is known, and not what is there now."""
-    if not (folder / CHECKPOINT).exists():
-        return False
-    learned = read_metadata(folder / CHECKPOINT).get("config", {}).get("corpus")
+    learned = learned_from(folder)
     try:
-        return bool(learned) and learned != digests(config)
+        return learned is not None and learned != digests(config)
     except AsrError:  # it is gone: what a finished run has come to is true still
         return False
 

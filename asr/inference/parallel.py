@@ -378,7 +378,9 @@ def _read_batch(batch: list[Utterance]) -> _Read:
     found = _Read({}, {}, {})
     for utterance in batch:
         if utterance.duration > WHOLE:
-            found.long[utterance.id] = _recording(utterance)
+            found.long[utterance.id] = Recording.of_file(
+                utterance.audio, clip=utterance.clip
+            )
             continue
         try:
             with errors_of(utterance.audio):
@@ -388,13 +390,6 @@ def _read_batch(batch: list[Utterance]) -> _Read:
         else:
             _sort_in(found, utterance, waveform)
     return found
-
-
-def _recording(utterance: Utterance) -> Recording:
-    if utterance.start is None:
-        return Recording.of_file(utterance.audio)
-    clip = utterance.start, utterance.start + utterance.duration
-    return Recording.of_file(utterance.audio, clip=clip)
 
 
 def _sort_in(found: _Read, utterance: Utterance, waveform: Tensor) -> None:

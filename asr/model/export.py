@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from asr.errors import CheckpointError
 from asr.file_sets import changing, is_rest, listed, read_whole, replace_set
 from asr.files import sync_folder
-from asr.folders import inside, write_bytes
+from asr.folders import inside, remove, write_bytes
 from asr.foreign import read_text
 from asr.model.hub import is_on_hub
 from asr.model.storage import (
@@ -163,9 +163,7 @@ def _put_in_place(partial: Path, folder: Path) -> None:
             before = {*listed(folder, DESCRIPTION), *SETTINGS}
             replace_set(folder, files, DESCRIPTION, description)
             write_bytes(folder / CARD, card)
-            for name in before - files.keys():
-                (folder / name).unlink(missing_ok=True)
-            sync_folder(folder)
+            remove(folder, before - files.keys())
     except OSError as error:
         raise CheckpointError(
             f"{folder}: cannot be replaced ({error.strerror})"

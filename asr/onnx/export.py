@@ -4,12 +4,11 @@ Of the modules of `asr.onnx` this is the one that needs torch, and `onnx` beside
 onnxruntime.
 """
 
-from collections.abc import Collection
 from pathlib import Path
 
 from asr.errors import CheckpointError
 from asr.file_sets import changing, checksums, is_rest, listed, replace_set
-from asr.files import sync_folder
+from asr.folders import remove
 from asr.model.hub import is_on_hub
 from asr.model.onnx_graphs import listener_graph, step_graph
 from asr.model.storage import CARD, find_model, load_model, read_further
@@ -71,23 +70,21 @@ def export_onnx(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from error
-    with changing(folder):
-        before = {*listed(folder, DESCRIPTION), *SETTINGS} - {CARD}
-        replace_set(folder, files, DESCRIPTION, description)
-        _remove(folder, before - files.keys())
+    _put_in_place(folder, files, description)
     read_folder(folder)
 
 
-def _remove(folder: Path, names: Collection[str]) -> None:
-    """Remove what the model before had and the new one has not, its settings above all.
+def _put_in_place(folder: Path, files: dict[str, bytes], description: bytes) -> None:
+    """Write a model, and remove what only the one before had: its settings above all.
 
     Raises:
         CheckpointError: the folder may not be written to.
     """
     try:
-        for name in names:
-            (folder / name).unlink(missing_ok=True)
-        sync_folder(folder)
+        with changing(folder):
+            before = {*listed(folder, DESCRIPTION), *SETTINGS} - {CARD}
+            replace_set(folder, files, DESCRIPTION, description)
+            remove(folder, before - files.keys())
     except OSError as error:
         raise CheckpointError(
             f"{folder}: cannot be written ({error.strerror})"

@@ -1,6 +1,7 @@
 """What a run learns from and is validated on, as its settings name it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from asr.config import Config, DataConfig
@@ -9,7 +10,9 @@ from asr.data.digest import CorpusDigest, digest
 from asr.data.manifest import Utterance, read_manifest, spread
 from asr.data.shards import ShardedUtterances, read_corpus
 from asr.errors import ConfigError, ManifestError
+from asr.tensor_files import read_metadata
 from asr.text import Tokenizer
+from asr.training.checkpoint import CHECKPOINT
 
 
 class TrainingData(NamedTuple):
@@ -71,6 +74,14 @@ def digests(config: Config) -> dict[str, str]:
     dev = spread(read_manifest(config.data.dev), config.training.dev_utterances)
     train = digest(chosen(config.data), speakers=config.augment.join > 0)
     return {"train": train, "dev": digest(dev)}
+
+
+def learned_from(folder: Path) -> dict[str, str] | None:
+    """Return the digests of what a run has learned from; None where nobody knows."""
+    if not (folder / CHECKPOINT).exists():
+        return None
+    found = read_metadata(folder / CHECKPOINT).get("config", {}).get("corpus")
+    return found if isinstance(found, dict) else None
 
 
 def _check_corpus(

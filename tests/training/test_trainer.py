@@ -1409,13 +1409,19 @@ def test_a_manifest_that_became_shorter_does_not_stop_an_older_run(
     assert place(tmp_path / "run")["epoch"] == 3
 
 
+def with_a_loss_that_none_is_below(run: Path, folder: Path) -> Path:
+    """Copy a run, whose best loss shall be one that only another measure gives."""
+    shutil.copytree(run, folder)
+    tensors, metadata = read_tensors(folder / "checkpoint.safetensors")
+    metadata["place"]["best_loss"] = -1.0
+    write_tensors(folder / "checkpoint.safetensors", tensors, metadata)
+    return folder
+
+
 def test_another_dev_set_is_measured_anew(
     corpus: Path, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = shutil.copytree(whole, tmp_path / "run")
-    tensors, metadata = read_tensors(folder / "checkpoint.safetensors")
-    metadata["place"]["best_loss"] = -1.0  # of other utterances: none is as good
-    write_tensors(folder / "checkpoint.safetensors", tensors, metadata)
+    folder = with_a_loss_that_none_is_below(whole, tmp_path / "run")
     longer = settings(corpus, epochs=4, validations=3)
 
     train(longer, shutil.copytree(folder, tmp_path / "same"))
@@ -1447,10 +1453,7 @@ def test_with_another_loss_dev_is_measured_anew(
     name: str,
     loss: LossConfig,
 ) -> None:
-    folder = shutil.copytree(whole, tmp_path / "run")
-    tensors, metadata = read_tensors(folder / "checkpoint.safetensors")
-    metadata["place"]["best_loss"] = -1.0  # by another measure: none is as good
-    write_tensors(folder / "checkpoint.safetensors", tensors, metadata)
+    folder = with_a_loss_that_none_is_below(whole, tmp_path / "run")
     longer = settings(corpus, epochs=4, validations=3)
 
     train(replace(longer, loss=loss), folder)
