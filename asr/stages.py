@@ -30,9 +30,9 @@ from asr.locks import locked
 from asr.memory import keep_freed_memory
 from asr.model.storage import DESCRIPTION, Model, stage_folder, stage_folders
 from asr.progress import print_if_read
-from asr.runs.claim import CONFIG, changed_settings
+from asr.runs.claim import CONFIG, changed_settings, is_finished
 from asr.runs.material import digests, learned_from
-from asr.train import check, is_finished, train_once
+from asr.train import check, train_once
 from asr.training.best_model import MODEL
 from asr.training.checkpoint import CHECKPOINT
 from asr.training.distributed import Team, started_by_torchrun, torchrun_team

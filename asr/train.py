@@ -38,7 +38,7 @@ from asr.runs.start import start_from, take_over, tokenizer_after, tokenizer_of
 from asr.runtime import pick_device, pick_precision, use_one_thread
 from asr.tensor_files import read_metadata
 from asr.text import Tokenizer
-from asr.training.checkpoint import CHECKPOINT, read_place
+from asr.training.checkpoint import CHECKPOINT
 from asr.training.distributed import (
     Team,
     join_team,
@@ -395,20 +395,3 @@ def check_network(config: Config, tokenizer: Tokenizer, before: Model | None) ->
     if before:
         take_over(before, las, tokenizer, "training.start: the model before")
     return las
-
-
-def is_finished(config: Config, folder: Path) -> bool:
-    """Return whether a folder holds a run that has nothing more to train.
-
-    Raises:
-        CheckpointError: its checkpoint is damaged.
-    """
-    path = folder / CHECKPOINT
-    if not path.exists():
-        return False
-    place, training = read_place(path), config.training
-    if training.minutes is None:
-        trained = place.epoch >= training.epochs
-    else:
-        trained = place.seconds >= 60 * training.minutes
-    return trained and place.validations >= training.validations

@@ -56,12 +56,12 @@ from asr.model.storage import (
     read_model,
     save_model,
 )
-from asr.runs.claim import CONFIG, changed_settings
+from asr.runs.claim import CONFIG, changed_settings, is_finished
 from asr.runtime import pick_device
 from asr.scoring import difference_interval, word_error_rate
 from asr.text import CharTokenizer, Tokenizer
 from asr.tokenizers import alphabet_written
-from asr.train import check_network, is_finished, train
+from asr.train import check_network, train
 from asr.training.best_model import MODEL
 from asr.training.checkpoint import CHECKPOINT
 from asr.training.growth import interpolate

@@ -2,6 +2,9 @@
 
 import glob
 import os
+import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from math import inf
 from pathlib import Path
@@ -12,27 +15,34 @@ from asr.errors import AudioError
 from asr.files import errors_of
 from asr.real_folders import walk
 
+_CHANNEL = re.compile(r"\.(left|right|[0-9]+)$")
+"""What `--channel split` adds to a name."""
+
 
 class Source(NamedTuple):
     """A recording that was asked for."""
 
     path: Path
     name: str
-    """For what is written about it: its path below the folder given, without ending."""
+    """For what is written about it: its path below the folder given, without ending, or
+    more of its path where others would have the same name."""
 
 
-def find_sources(arguments: Sequence[str]) -> list[Source | AudioError]:
+def find_sources(
+    arguments: Sequence[str], *, split: bool = False
+) -> list[Source | AudioError]:
     """Find the recordings that files, folders and patterns stand for.
 
     Args:
         arguments: a file stands for itself, whether it is there or not; a folder for
             all audio in it and below, behind links too; a pattern (`talks/**/*.mp3`)
             for what it matches.
+        split: whether `.left`, `.right` or a channel's number may be added to names.
 
     Returns:
         Each recording once, in the order of the arguments, those of a folder or pattern
         in alphabetical order; in place of a folder or pattern without any, what is
-        wrong with it. No two names are the same.
+        wrong with it. No two write to the same files, whatever channel is added.
     """
     found = dict[Path, str | AudioError]()
     for argument in arguments:
@@ -42,10 +52,11 @@ def find_sources(arguments: Sequence[str]) -> list[Source | AudioError]:
                     found.setdefault(path, name)
         except AudioError as error:
             found.setdefault(Path(argument), error)
-    taken = set[str]()
+    sources = [Source(path, of) for path, of in found.items() if isinstance(of, str)]
+    names = iter(_told_apart(sources, split))
     return [
-        name if isinstance(name, AudioError) else Source(path, _free(path, name, taken))
-        for path, name in found.items()
+        of if isinstance(of, AudioError) else Source(path, next(names))
+        for path, of in found.items()
     ]
 
 
@@ -93,16 +104,65 @@ def _is_audio(folder: Path, name: str) -> bool:
     return os.path.isfile(folder / name)
 
 
-def _free(path: Path, name: str, taken: set[str]) -> str:
-    """Find a name that no other recording has: with its ending, then with a number."""
-    candidate, number = name, 1
-    while candidate.casefold() in taken:
-        candidate = (
-            name + path.suffix if number == 1 else f"{name}{path.suffix}-{number}"
-        )
-        number += 1
-    taken.add(candidate.casefold())
-    return candidate
+def _told_apart(sources: Sequence[Source], split: bool) -> list[str]:
+    """Return names for recordings that write to files of their own.
+
+    All that would share a name get more of their path: the ending, then the folders
+    above. So none has the name that another had when it was alone, and whoever goes on
+    with `--skip-existing` does not take the new one for done.
+    """
+    lengths = [0] * len(sources)
+    while True:
+        names = list(map(_name, sources, lengths))
+        clashes = _clashes(names, split)
+        if not clashes:
+            return names
+        longer = set[int]()
+        for clash in clashes:
+            # where no folders are left, the first keeps its name
+            at_end = all(_is_whole(sources[index], lengths[index]) for index in clash)
+            longer.update(clash[at_end:])
+        for index in longer:
+            lengths[index] += 1
+
+
+def _name(source: Source, length: int) -> str:
+    """Return the name, with its ending from 1 on, then folders above, then a number."""
+    if length == 0:
+        return source.name
+    parts, wanted = _parts(source, length)
+    number = f"-{wanted - len(parts) + 1}" if wanted > len(parts) else ""
+    return "/".join(parts[-wanted:]) + number
+
+
+def _is_whole(source: Source, length: int) -> bool:
+    """Return whether a name of this length has all folders."""
+    parts, wanted = _parts(source, length)
+    return wanted >= len(parts)
+
+
+def _parts(source: Source, length: int) -> tuple[list[str], int]:
+    """Return the parts of a recording's path, and how many a name has of them."""
+    parts = [part for part in source.path.absolute().parts[1:] if part != ".."]
+    return parts, len(Path(source.name).parts) + length - 1
+
+
+def _clashes(names: Sequence[str], split: bool) -> list[list[int]]:
+    """Find the names, by index, that would write to the same files as others.
+
+    Some disks take letters for the same that differ in case, or in how their accents
+    are written.
+    """
+    owners = defaultdict[str, list[int]](list)
+    for index, name in enumerate(names):
+        owners[unicodedata.normalize("NFC", name.casefold())].append(index)
+    clashes = [indices for indices in owners.values() if len(indices) > 1]
+    if split:
+        for key, indices in owners.items():
+            channel = _CHANNEL.search(key)
+            if channel and (whole := owners.get(key[: channel.start()])):
+                clashes.append(whole + indices)
+    return clashes
 
 
 def parse_clip(text: str) -> tuple[float, float | None]:

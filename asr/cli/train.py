@@ -31,8 +31,9 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train a model."""
     from asr.config import load_config, load_stages
+    from asr.runs.claim import is_finished
     from asr.stages import are_finished, train_stages
-    from asr.train import is_finished, train
+    from asr.train import train
     from asr.training.distributed import errors_for_torchrun, leads_by_environment
 
     with errors_for_torchrun():

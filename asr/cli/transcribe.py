@@ -149,7 +149,8 @@ def run(args: argparse.Namespace) -> int:
     if "-" in args.paths and (shard or args.engine == "ray"):
         raise ConfigError("standard input is of this process alone (give it a name)")
     with ExitStack() as stack:
-        sources = find_sources([path for path in args.paths if path != "-"])
+        paths = [path for path in args.paths if path != "-"]
+        sources = find_sources(paths, split=args.channel == "split")
         if "-" in args.paths:
             path = stack.enter_context(spooled(sys.stdin.buffer))
             sources.append(Source(path, STANDARD_INPUT))

@@ -31,9 +31,8 @@ import numpy as np
 from asr.config import Config, load_config, read_settings
 from asr.errors import AsrError, ConfigError, TrainingError
 from asr.processes import end_with_starter
-from asr.runs.claim import CONFIG
+from asr.runs.claim import CONFIG, is_finished
 from asr.runs.material import chosen, digests, learned_from
-from asr.train import is_finished
 from asr.training.metrics import read_metrics
 
 FOCUS, MONOTONY = 0.5, 0.9

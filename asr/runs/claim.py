@@ -11,7 +11,7 @@ from asr.folders import write_files
 from asr.runs.material import TrainingData
 from asr.tensor_files import read_metadata
 from asr.text import CharTokenizer, Tokenizer
-from asr.training.checkpoint import CHECKPOINT
+from asr.training.checkpoint import CHECKPOINT, read_place
 
 CONFIG = "config.yaml"
 _FIXED = (
@@ -44,6 +44,10 @@ def claim(
         tokenizer: of this training.
         attention: name of the attention's class, if it is not built in.
         data: to learn from, which is compared by what it holds, not by where it is.
+
+    Raises:
+        ConfigError: the folder holds a run that cannot go on with these settings, or
+            one that has nothing more to train with them, and had others.
     """
     path = folder / CONFIG
     if (folder / CHECKPOINT).exists() and path.exists():
@@ -72,7 +76,39 @@ def claim(
                 f"{folder}: holds a run with other settings of {', '.join(changed)} "
                 "(take another folder, or delete this one)"
             )
+        if is_finished(config, folder):
+            _check_over(folder, before, config)
     write_files(folder, {**tokenizer.files(), CONFIG: to_yaml(config).encode()})
+
+
+def _check_over(folder: Path, before: Config, now: Config) -> None:
+    """Refuse other settings of a run that is over: they would change nothing."""
+    changed = [
+        name for name in changed_settings(before, now) if not name.startswith("data.")
+    ]
+    if changed:
+        raise ConfigError(
+            f"{folder}: is finished, with other settings of {', '.join(changed)}: "
+            "they would change nothing (bring them back, or train longer, or take "
+            "another folder)"
+        )
+
+
+def is_finished(config: Config, folder: Path) -> bool:
+    """Return whether a folder holds a run that has nothing more to train.
+
+    Raises:
+        CheckpointError: its checkpoint is damaged.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return False
+    place, training = read_place(path), config.training
+    if training.minutes is None:
+        trained = place.epoch >= training.epochs
+    else:
+        trained = place.seconds >= 60 * training.minutes
+    return trained and place.validations >= training.validations
 
 
 def changed_settings(before: Config, now: Config) -> list[str]:

@@ -848,7 +848,7 @@ def test_a_finished_training_is_named_so(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asr.train.train", lambda config, folder: None)
-    monkeypatch.setattr("asr.train.is_finished", lambda config, folder: True)
+    monkeypatch.setattr("asr.runs.claim.is_finished", lambda config, folder: True)
 
     assert main(["train", TOY_CONFIG, str(tmp_path)]) == 0
 

@@ -70,13 +70,61 @@ def test_a_recording_that_is_meant_twice_is_found_once(tmp_path: Path) -> None:
     assert found == [Source(tmp_path / "a.wav", "a")]
 
 
+def names_of(arguments: list[Path], *, split: bool = False) -> list[str]:
+    found = find_sources(list(map(str, arguments)), split=split)
+    return [source.name for source in found if isinstance(source, Source)]
+
+
 def test_no_two_recordings_have_the_same_name(tmp_path: Path) -> None:
-    make(tmp_path, "1/a.wav", "2/a.mp3", "3/a.mp3", "4/A.mp3")
+    make(tmp_path, "1/a.wav", "2/a.mp3", "3/a.mp3", "4/A.mp3", "4/b.mp3")
 
-    found = find_sources([str(tmp_path / str(n)) for n in (1, 2, 3, 4)])
+    names = names_of([tmp_path / str(n) for n in (1, 2, 3, 4)])
 
-    names = [source.name for source in found if isinstance(source, Source)]
-    assert names == ["a", "a.mp3", "a.mp3-2", "A.mp3-3"]
+    assert names == ["a.wav", "2/a.mp3", "3/a.mp3", "4/A.mp3", "b"]
+
+
+def test_a_recording_that_comes_later_takes_no_name_of_one_that_is_done(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path, "x.wav", "y/deep/z.wav")
+    before = names_of([tmp_path, tmp_path / "y"])
+
+    make(tmp_path, "x.mp3", "w/deep/z.wav")
+    after = names_of([tmp_path, tmp_path / "w", tmp_path / "y"])
+
+    assert before == ["x", "y/deep/z"]
+    assert sorted(after) == ["w/deep/z", "x.mp3", "x.wav", "y/deep/z"]
+    assert not {"x", "deep/z"} & set(after)
+
+
+def test_folders_of_one_layout_are_told_apart_by_their_own_names(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path, "a/deep/z.wav", "b/deep/z.wav", "c/deep/z.mp3")
+
+    names = names_of([tmp_path / "a", tmp_path / "b", tmp_path / "c"])
+
+    assert names == ["a/deep/z.wav", "b/deep/z.wav", "deep/z.mp3"]
+
+
+def test_channels_of_one_recording_take_no_name_of_another(tmp_path: Path) -> None:
+    make(tmp_path, "call.wav", "call.left.wav", "2024.wav", "2024.3.wav", "b.7.wav")
+
+    assert names_of([tmp_path]) == ["2024.3", "2024", "b.7", "call.left", "call"]
+    assert names_of([tmp_path], split=True) == [
+        *("2024.3.wav", "2024.wav", "b.7", "call.left.wav", "call.wav"),
+    ]
+
+
+def test_names_that_differ_in_case_alone_get_a_number(tmp_path: Path) -> None:
+    make(tmp_path, "a.wav", "A.wav", "a.Wav")
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this disk takes the three names for one")
+
+    folder = "/".join(tmp_path.parts[1:])
+    assert names_of([tmp_path]) == [
+        *(f"{folder}/A.wav", f"{folder}/a.Wav-2", f"{folder}/a.wav-3"),
+    ]
 
 
 def test_what_holds_no_audio_is_reported_in_its_place(tmp_path: Path) -> None:

@@ -52,11 +52,12 @@ from asr.model.storage import (
     read_further,
     save_model,
 )
+from asr.runs.claim import is_finished
 from asr.runs.material import read_data
 from asr.tensor_files import read_metadata, read_tensors, write_tensors
 from asr.text import ALPHABET, CharTokenizer
 from asr.tokenizers import SUBWORDS, Subwords, TokenizerConfig
-from asr.train import is_finished, train
+from asr.train import train
 from asr.training.config import TrainingConfig
 from asr.training.loss import LossConfig, losses
 from asr.training.metrics import MetricsLog
@@ -1487,8 +1488,29 @@ def test_how_fast_to_learn_may_change(
     corpus: Path, tmp_path: Path, whole: Path, change: Change
 ) -> None:
     folder = shutil.copytree(whole, tmp_path / "run")
-    train(change(settings(corpus)), folder)
-    assert place(folder)["step"] == STEPS
+    train(change(settings(corpus, epochs=4, validations=3)), folder)
+    assert place(folder)["step"] > STEPS
+    assert place(folder)["epoch"] == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (in_training(dev_utterances=1), "training.dev_utterances"),
+        (in_training(minutes=1e-6), "training.minutes"),
+        (
+            lambda c: replace(c, schedule=ScheduleConfig(learning_rate=1e-5)),
+            "schedule.learning_rate",
+        ),
+    ],
+)
+def test_other_settings_that_would_change_nothing_are_refused(
+    corpus: Path, whole: Path, change: Change, name: str
+) -> None:
+    written = (whole / "config.yaml").read_bytes()
+    with pytest.raises(ConfigError, match=f"is finished, with other .* of .*{name}"):
+        train(change(settings(corpus)), whole)
+    assert (whole / "config.yaml").read_bytes() == written
 
 
 def test_a_run_is_finished_when_there_is_nothing_more_to_train(
