@@ -1,4 +1,4 @@
-"""Grow: start a network with a wide listener, or another alphabet, from an older one.
+"""Grow: start a network with more before and in its listener from an older one.
 
 A small network learns fast and soon ends; a large one begins where it ended. The old
 units keep their weights. The new ones get those of chance, all but the weights of their
@@ -11,6 +11,16 @@ nothing, but teaches each of them something else from the first update on. The l
 normalisation sees silent units among the others: with zeros for a share of its inputs
 the variance falls to n / N of what it was (the mean of the old units is near zero), so
 its gains are made sqrt(n / N) of what they were.
+
+Convolutions before a pyramid that had none pass on what it read, at first. Of every
+second band a channel sees the band itself or its neighbour; relu keeps one sign, so two
+channels hold both:
+
+    x_b = relu(x_b) - relu(-x_b)
+
+That is four channels of the first convolution for its two bands, and eight of the
+second for four, from which the pyramid's first weights are read with either sign. What
+further channels find has no weight at first, and gets one with the first update.
 
 Of another alphabet each token gets the rows of an old one, or keeps those that were
 drawn (see `token_rows`). An additive attention that becomes location-aware looks where
@@ -30,9 +40,10 @@ from copy import deepcopy
 from dataclasses import asdict, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asr.model.attention import AttentionConfig
+from asr.model.convolutional_front import BANDS, SEEN, ConvolutionalFront
 from asr.model.las import LAS, LASConfig
 
 _CANDIDATE = 2
@@ -44,6 +55,10 @@ _OF_TOKENS = (
     *("ctc.weight", "ctc.bias"),
 )
 """Weights with a row for each token."""
+_MAY_CHANGE = ("listener.size", "listener.dropout", "speller.dropout")
+_NO_FRONT = ("listener.conv_channels", 0)
+_PASSING = 2 * BANDS**2
+"""Channels that pass on all bands, of both signs."""
 
 
 @torch.no_grad()
@@ -52,6 +67,7 @@ def grow(
 ) -> frozenset[str]:
     """Give a network the weights of one whose listener is narrower, or as wide.
 
+    The old one may lack the convolutions that the new one has before its listener.
     Where the attention has other settings, its weights stay as they were drawn; but see
     above.
 
@@ -66,12 +82,15 @@ def grow(
         are the tokens.
 
     Raises:
-        ValueError: they differ in more than the size of the listener and the attention,
-            the old one is the wider one, or it would grow under several heads of the
-            attention. Nothing is changed then.
+        ValueError: they differ in more than the size of the listener, its convolutions
+            and the attention, the old one is the wider one, or it would grow under
+            several heads of the attention. Nothing is changed then.
     """
     before, after = _sizes(las, old, rows)
     taken, targets = set[str](), las.state_dict()
+    changed = set[str]()
+    if las.listener.front and not old.listener.front:
+        old, changed = _behind(las.listener.front, old)
     anew = old.config.attention != las.config.attention
     if anew and _gains_filters(old.config.attention, las.config.attention):
         targets[_LOCATION].zero_()
@@ -91,7 +110,7 @@ def grow(
             source = source[[row for row in rows if row is not None]]
         else:
             first = _places(len(source), len(target), before, after)
-            if source.shape == target.shape:
+            if source.shape == target.shape and name not in changed:
                 taken.add(name)
         further = [
             _places(small, large, before, after)
@@ -101,6 +120,57 @@ def grow(
         if ".norms." in name and name.endswith("weight"):
             target.mul_(math.sqrt(before / after))
     return frozenset(taken)
+
+
+def _behind(drawn: ConvolutionalFront, old: LAS) -> tuple[LAS, set[str]]:
+    """Copy a network as one that reads what convolutions pass on; name what is new.
+
+    Args:
+        drawn: the convolutions, of which those channels stay that pass nothing on.
+        old: the network without any.
+    """
+    grown = deepcopy(old)
+    front = grown.listener.front = deepcopy(drawn)
+    _pass_on(front)
+    new = {f"listener.front.{name}" for name, _ in front.named_parameters()}
+    layer, reduction = grown.listener.layers[0], grown.listener.reductions[0]
+    for name, weight in layer.named_parameters():
+        if "weight_ih" in name:
+            bands = weight.view(len(weight), reduction, -1)
+            lstm = layer.get_submodule(name.partition(".")[0])
+            lstm.weight_ih_l0 = nn.Parameter(_read_passed_on(front, bands).flatten(1))
+            new.add(f"listener.layers.0.{name}")
+    return grown, new
+
+
+def _pass_on(front: ConvolutionalFront) -> None:
+    """Make the first channels pass on the bands, each sign by itself."""
+    first, second = front.convolutions
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(second, nn.Conv2d)
+    middle = SEEN // 2
+    for convolution, channels in ((first, 2 * BANDS), (second, _PASSING)):
+        assert convolution.bias is not None
+        convolution.weight[:channels] = 0
+        convolution.bias[:channels] = 0
+    for channel in range(2 * BANDS):
+        place, is_minus = divmod(channel, 2)
+        first.weight[channel, 0, middle, middle + place] = -1 if is_minus else 1
+    for channel in range(_PASSING):
+        read, place = divmod(channel, BANDS)
+        second.weight[channel, read, middle, middle + place] = 1
+
+
+def _read_passed_on(front: ConvolutionalFront, weight: Tensor) -> Tensor:
+    """(N, joined, F) weights of bands -> (N, joined, C * F'') of what is passed on."""
+    channels = front.convolutions[-1].get_parameter("weight").size(0)
+    found = weight.new_zeros(*weight.shape[:2], channels, front.size // channels)
+    for channel in range(_PASSING):
+        read, second = divmod(channel, BANDS)
+        first, is_minus = divmod(read, 2)
+        bands = weight[:, :, BANDS * second + first :: BANDS**2]
+        found[:, :, channel, : bands.size(2)] = -bands if is_minus else bands
+    return found.flatten(2)
 
 
 def _gains_filters(old: AttentionConfig, new: AttentionConfig) -> bool:
@@ -120,7 +190,14 @@ def _sizes(las: LAS, old: LAS, rows: Sequence[int | None] | None) -> tuple[int, 
     different = _different(old.config, las.config)
     if different:
         raise ValueError(
-            f"{different}, and only listener.size may grow, and the attention change"
+            f"{different}, and only listener.size may grow, convolutions come before "
+            "it, and the attention change"
+        )
+    channels = las.config.listener.conv_channels
+    if not old.config.listener.conv_channels and 0 < channels < _PASSING:
+        raise ValueError(
+            f"listener.conv_channels was 0 and is {channels}, and it takes at least "
+            f"{_PASSING} to pass on what the listener read"
         )
     before, after = old.config.listener.size, las.config.listener.size
     if before > after:
@@ -195,7 +272,8 @@ def averaged(ends: Sequence[LAS]) -> LAS:
 def _different(old: LASConfig, new: LASConfig) -> str:
     """Name the first setting that makes another network.
 
-    The listener's size is none, nor are those of the attention.
+    The listener's size is none, nor are convolutions before it where there were none,
+    nor the settings of the attention.
 
     >>> from asr.model.listener import ListenerConfig
     >>> from asr.model.speller import SpellerConfig
@@ -207,11 +285,10 @@ def _different(old: LASConfig, new: LASConfig) -> str:
     before, after = asdict(old), asdict(new)
     for part, settings in before.items():
         for name, value in settings.items():
-            setting = f"{part}.{name}"
-            if part != "attention" and setting != "listener.size" and name != "dropout":
-                now = after[part][name]
-                if now != value:
-                    return f"{setting} was {value} and is {now}"
+            setting, now = f"{part}.{name}", after[part][name]
+            may_change = part == "attention" or setting in _MAY_CHANGE
+            if not may_change and now != value and (setting, value) != _NO_FRONT:
+                return f"{setting} was {value} and is {now}"
     return ""
 
 

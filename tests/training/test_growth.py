@@ -9,12 +9,19 @@ import torch
 
 from asr.features import NUM_MELS
 from asr.model.attention import AttentionConfig
+from asr.model.convolutional_front import ConvolutionalFront
 from asr.model.las import LAS, LASConfig
 from asr.model.listener import ListenerConfig
 from asr.model.lstm import BidirectionalLSTM
 from asr.model.speller import SpellerConfig
 from asr.model.storage import load_model
-from asr.training.growth import averaged, grow, interpolate
+from asr.training.growth import (
+    _pass_on,
+    _read_passed_on,
+    averaged,
+    grow,
+    interpolate,
+)
 
 SPELLER = SpellerConfig(size=6, embedding_size=5)
 
@@ -57,6 +64,70 @@ def test_a_trained_network_still_finds_what_it_found() -> None:
             for net in (old, las)
         )
     assert (after - before).abs().max() < 0.1
+
+
+def network_behind(channels: int, width: int = 8, reduction: int = 2) -> LAS:
+    torch.manual_seed(1)
+    listener = ListenerConfig(width, [reduction, 2, 1], conv_channels=channels)
+    return LAS(LASConfig(listener, AttentionConfig(size=7), SPELLER), 9).eval()
+
+
+@pytest.mark.parametrize("channels", [8, 16])
+@pytest.mark.parametrize("reduction", [1, 2, 3])
+def test_convolutions_pass_on_at_first_what_was_read(
+    channels: int, reduction: int
+) -> None:
+    old, las = (network_behind(n, reduction=reduction) for n in (0, channels))
+
+    taken = grow(las, old)
+
+    x, lengths = torch.randn(2, 50, NUM_MELS), torch.tensor([50, 37])
+    inputs = torch.tensor([[1, 4, 5, 6], [1, 7, 8, 3]])
+    before, after = (net(x, lengths, inputs) for net in (old, las))
+    torch.testing.assert_close(after[0].logits, before[0].logits)
+    torch.testing.assert_close(after[1], before[1])
+    new = {name for name in las.state_dict() if name.startswith("listener.front.")}
+    layer = "listener.layers.0.{}.weight_ih_l0"
+    new |= {layer.format("forwards"), layer.format("backwards")}
+    assert taken == las.state_dict().keys() - new
+
+
+@pytest.mark.parametrize("num_bands", [1, 2, 5, 6, 7, 80])
+def test_all_bands_are_passed_on_whatever_their_number(num_bands: int) -> None:
+    front = ConvolutionalFront(10, num_bands)
+    weight, x = torch.randn(3, 2, num_bands), torch.randn(1, 6, num_bands)
+    with torch.no_grad():
+        _pass_on(front)
+        passed_on = front(x, torch.tensor([6]))
+        read = _read_passed_on(front, weight)
+    torch.testing.assert_close(passed_on[0] @ read[:, 1].T, x[0] @ weight[:, 1].T)
+
+
+def test_what_more_convolutions_find_is_learned_from_the_first_update_on() -> None:
+    las = network_behind(12, width=12)
+    grow(las, network(8))
+    x, inputs = torch.randn(2, 50, NUM_MELS), torch.tensor([[1, 4, 5], [1, 7, 3]])
+    spelling, ctc, _ = las(x, torch.tensor([50, 37]), inputs)
+    (spelling.logits.square().mean() + ctc.square().mean()).backward()
+    assert las.listener.front is not None
+    first, second = las.listener.front.convolutions
+    assert first.get_parameter("weight").grad[:4].norm() > 0
+    assert second.get_parameter("weight").grad[:8].norm() > 0
+    layer = las.listener.layers[0]
+    read = layer.get_parameter("forwards.weight_ih_l0").grad
+    by_channel = read.unflatten(1, (2, 12, -1)).square().sum(dim=(0, 1, 3))
+    assert (by_channel > 0).all()
+
+
+def test_too_few_channels_to_pass_on_all_bands_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"conv_channels was 0 and is 7, .* at least 8"
+    ):
+        grow(network_behind(7), network(8))
+    with pytest.raises(ValueError, match=r"conv_channels was 8 and is 0, and only"):
+        grow(network(8), network_behind(8))
+    with pytest.raises(ValueError, match=r"conv_channels was 8 and is 9, and only"):
+        grow(network_behind(9), network_behind(8))
 
 
 def test_a_network_of_the_same_size_is_the_same() -> None:
