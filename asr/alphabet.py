@@ -17,7 +17,7 @@ from typing import Final, Literal, get_args
 
 from asr.errors import ConfigError
 from asr.foreign import read_text
-from asr.text import ALPHABET, normalize
+from asr.text import ALPHABET, PLAIN_LETTERS, normalize
 
 Normalization = Literal["english", "none", "lower", "upper", "plain"]
 """How texts of a corpus are spelled.
@@ -182,8 +182,9 @@ def fitted(text: str, alphabet: str) -> str:
     """Bring any text into an alphabet, as near as that comes.
 
     For letters A to Z it is `asr.text.normalize`. Else a character that the alphabet
-    has not is written in the other case, with its marks apart, or without them, and an
-    apostrophe as the one that the alphabet has; all else becomes a space.
+    has not is written in the other case, with its marks apart, or without them, or as
+    plain letters (Ł as L, ß as ss), and an apostrophe as the one that the alphabet has;
+    all else becomes a space.
 
     >>> fitted("Ein Café, 'Österreich'!", " abcdefghijklmnopqrstuvwxyzäöü")
     'ein cafe österreich'
@@ -191,6 +192,8 @@ def fitted(text: str, alphabet: str) -> str:
     if set(alphabet) <= set(ALPHABET):
         return normalize(text)
     letters = frozenset(alphabet)
+    if alphabet == alphabet.lower():
+        text = text.lower()  # of a whole text, for the sake of the Greek final sigma
     written = (_nearest(character, letters) for character in _cleaned(text))
     return " ".join("".join(written).split())
 
@@ -206,13 +209,13 @@ def _nearest(character: str, letters: frozenset[str]) -> str:
         for c in unicodedata.normalize("NFKD", character)
         if not unicodedata.category(c).startswith("M")
     )
+    plain = PLAIN_LETTERS.get(bare.upper(), "")
     cased = (character.lower(), character.upper(), apart, apart.lower(), apart.upper())
-    for candidate in (*cased, bare, bare.lower()):
+    without = (bare, bare.lower(), bare.upper(), bare.casefold())
+    for candidate in (*cased, *without, plain.lower(), plain):
         if candidate and letters.issuperset(candidate):
             return candidate
-    if letters.issuperset(bare.upper()):  # also nothing, of a mark
-        return bare.upper()
-    return " "
+    return " " if bare else ""  # nothing, of a mark
 
 
 def strangers(text: str, alphabet: str) -> str:

@@ -22,10 +22,13 @@ ALPHABET: Final = " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """All characters of a normalized text, in the order of their tokens."""
 
 _APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u201b\u02bc\u2032`\u00b4"), "'")
-_LETTERS = str.maketrans(  # what is not a plain letter with an accent
-    {"Æ": "AE", "Œ": "OE", "Ø": "O", "Ł": "L", "Đ": "D", "Ð": "D", "Þ": "TH"}
-    | {"ẞ": "SS", "Ħ": "H", "Ŋ": "NG", "Ŧ": "T", "&": " AND ", "%": " PERCENT "}
-)
+PLAIN_LETTERS: Final = {
+    **{"Æ": "AE", "Œ": "OE", "Ø": "O", "Ł": "L", "Đ": "D", "Ð": "D", "Þ": "TH"},
+    **{"ẞ": "SS", "Ħ": "H", "Ŋ": "NG", "Ŧ": "T"},
+}
+"""What stands for letters that are no plain ones with an accent."""
+
+_WRITTEN_OUT = str.maketrans(PLAIN_LETTERS | {"&": " AND ", "%": " PERCENT "})
 _CURRENCIES = {  # its name, and that of its hundredth; each with its plural
     "$": ("DOLLAR", "DOLLARS", "CENT", "CENTS"),
     "£": ("POUND", "POUNDS", "PENNY", "PENCE"),
@@ -58,7 +61,7 @@ def normalize(text: str) -> str:
     """
     text = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES)).upper()
     text = "".join(c for c in text if unicodedata.category(c) not in ("Mn", "Me", "Cf"))
-    text = text.translate(_APOSTROPHES).translate(_LETTERS)
+    text = text.translate(_APOSTROPHES).translate(_WRITTEN_OUT)
     text = _NUMBER.sub(_number_in_words, _MONEY.sub(_money_in_numbers, text))
     return _unquoted(text)
 
