@@ -2,8 +2,9 @@
 
 A model is trained on utterances of up to about 16 seconds. A longer recording is cut in
 the longest pause of the second two thirds of what a piece may last; silent stretches
-become pieces of their own, which are not searched. Where nobody pauses, two pieces
-overlap, and their texts are merged at a word that both have.
+become pieces of their own, which are not searched. A stretch in which sounds and pauses
+alternate is not silent, however much louder the speech around it is. Where nobody
+pauses, two pieces overlap, and their texts are merged at a word that both have.
 
 A recording is read block by block and forgotten piece by piece: a day of audio needs no
 more memory than a minute.
@@ -50,6 +51,8 @@ _MIN_PAUSE, _MARGIN = (
     round(MIN_PAUSE_SECONDS * SAMPLE_RATE),
     round(MARGIN * SAMPLE_RATE),
 )
+_LEAST_SOUND = SAMPLE_RATE // 2
+"""Samples of sound in a quiet stretch from which it is searched: a click is shorter."""
 _HOP = SAMPLE_RATE // 100
 _SMOOTH = 20  # hops over which loudness is averaged: 0.2 s, a short pause
 
@@ -152,7 +155,21 @@ def next_cut(window: Floats, speech: float) -> tuple[Cut, float]:
     levels = loudness(window)
     loud = loudest(levels, speech)
     cut = _cut(len(window), find_pauses(levels, loud - DEPTH, len(window)))
-    return cut, speech if cut.silent else loud
+    if not cut.silent:
+        return cut, loud
+    if _has_sound(loudness(window[: cut.end])):
+        cut, quiet = next_cut(window[: cut.end], FLOOR)
+        return cut, speech if cut.silent else quiet
+    return cut, speech
+
+
+def _has_sound(levels: Floats) -> bool:
+    """Return whether a quiet stretch has sounds and pauses of its own.
+
+    Speech that is far less loud than what is around it has; steady noise has not.
+    """
+    quietest = max(float(np.quantile(levels, np.float32(0.03))), FLOOR)
+    return int((levels >= quietest + DEPTH).sum()) * _HOP >= _LEAST_SOUND
 
 
 def _cut(num_samples: int, pauses: Sequence[Pause]) -> Cut:

@@ -87,6 +87,37 @@ def test_a_quiet_speaker_after_a_loud_one_is_found() -> None:
     assert not any(piece.silent for piece in cut(waveform))
 
 
+def low_speech() -> Tensor:
+    """Sounds of some seconds with pauses between them, 26 dB below `noise`."""
+    return 0.05 * noise(8.0, (2.0, 2.4), (5.0, 5.5))
+
+
+def test_a_quiet_speaker_right_before_a_loud_one_is_found() -> None:
+    waveform = torch.cat((low_speech(), noise(6.0)))
+
+    assert not any(piece.silent for piece in cut(waveform))
+
+
+def test_a_quiet_speaker_is_found_however_loud_another_was() -> None:
+    pause = torch.zeros(3 * SAMPLE_RATE)
+    waveform = torch.cat((5 * noise(6.0), pause, low_speech(), pause, low_speech()))
+
+    found = cut(waveform)
+
+    silent = sum(piece.seconds for piece in found if piece.silent)
+    assert silent == pytest.approx(5.0, abs=0.5)  # of both pauses, without margins
+
+
+def test_steady_noise_before_a_loud_speaker_is_silent_with_a_click_in_it() -> None:
+    quiet = 0.01 * noise(8.0)
+    quiet[4 * SAMPLE_RATE : 4 * SAMPLE_RATE + 1600] *= 14
+
+    first, second = cut(torch.cat((quiet, noise(6.0))))
+
+    assert first.silent
+    assert not second.silent
+
+
 def test_where_nobody_pauses_pieces_overlap() -> None:
     first, second = cut(noise(20.0))
 
