@@ -235,12 +235,19 @@ def merge_segments(before: Segment, after: Segment) -> tuple[Segment, Segment]:
     """Leave the repeated words out of two segments that overlap in time.
 
     The seam is behind the word that both have at the same time, or, where they agree
-    on none, in the middle of the overlap.
+    on none, in the middle of the overlap. Where only one of them has words it keeps
+    them all: the other found nothing there, or was not searched.
 
     Args:
         before: the earlier one.
         after: begins before the earlier one ends.
     """
+    if bool(before.words) != bool(after.words):
+        seam = min(before.end, after.end) if before.words else after.start
+        return (
+            _only(before, slice(None), before.start, seam),
+            _only(after, slice(None), seam, after.end),
+        )
     middle = (after.start + before.end) / 2
     agreed = [
         (abs((left.start + left.end) / 2 - middle), i, j)

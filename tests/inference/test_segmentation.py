@@ -298,18 +298,36 @@ def test_words_that_are_dropped_take_their_attention_with_them() -> None:
     assert right.alignment.start == 13.0
 
 
-def test_a_segment_without_words_joins_any_other() -> None:
-    before = segment(0.0, 15.0, "GO AND", 12.0, 14.4)
+def test_words_stay_where_the_other_segment_has_none() -> None:
+    said = segment(0.0, 15.0, "GO AND", 12.0, 14.4)
     silent = Segment(13.0, 20.0, "", (), 0.0, (), (), None)
+    noise = Segment(0.0, 15.0, "", (), 0.0, (), (), None)
 
-    left, right = merge_segments(before, silent)
-    nothing, whole = merge_segments(
-        replace(silent, start=0.0, end=15.0), segment(13.0, 20.0, "")
-    )
+    left, right = merge_segments(said, silent)
+    nothing, whole = merge_segments(noise, segment(13.0, 20.0, "OH NO", 13.2, 17.0))
 
-    assert (left.text, right.text) == ("GO", "")
-    assert (nothing.text, whole.text) == ("", "")
-    assert nothing.end == whole.start == 14.0
+    assert (left.text, right.text) == ("GO AND", "")
+    assert left.end == right.start == 15.0
+    assert left.words == said.words
+    assert (nothing.text, whole.text) == ("", "OH NO")
+    assert nothing.end == whole.start == 13.0
+
+
+def test_silence_that_ends_within_the_overlap_does_not_end_before_it_begins() -> None:
+    said = segment(0.0, 15.0, "GO AND", 12.0, 14.4)
+    silent = Segment(13.0, 14.75, "", (), 0.0, (), (), None)
+
+    left, right = merge_segments(said, silent)
+
+    assert left.text == "GO AND"
+    assert left.words[-1].end == left.end == right.start == right.end == 14.75
+
+
+def test_segments_without_words_meet_in_the_middle() -> None:
+    nothing, more = merge_segments(segment(0.0, 15.0, ""), segment(13.0, 20.0, ""))
+
+    assert (nothing.text, more.text) == ("", "")
+    assert nothing.end == more.start == 14.0
 
 
 def test_times_stay_inside_the_segments() -> None:
