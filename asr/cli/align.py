@@ -14,6 +14,7 @@ from asr.cli.options import (
     add_subtitles,
     channel_of,
     check_output,
+    check_output_folder,
     device_of,
     formats_of,
     layout_of,
@@ -102,6 +103,7 @@ def _align(args: argparse.Namespace) -> int:
     formats = _formats(args)
     layout = layout_of(args, join=False)
     lines = _read_lines(args.text)
+    _check_files(formats, args)
     clip = clip_of(args.clip)
     if args.manifest:
         _check_manifest(args)
@@ -125,6 +127,17 @@ def _align(args: argparse.Namespace) -> int:
     if args.manifest:
         _write_manifest(found, labels, recognizer, args)
     return 0
+
+
+def _check_files(formats: Sequence[str], args: argparse.Namespace) -> None:
+    """Refuse a folder that is read-only, or where the text would be replaced."""
+    if args.output_dir is None:
+        return
+    check_output_folder(args.output_dir)
+    if args.output_dir.is_dir():
+        for format in formats:
+            path = args.output_dir / f"{args.audio.stem}.{format}"
+            check_output(path, args.text, args.audio)
 
 
 def _check_manifest(args: argparse.Namespace) -> None:

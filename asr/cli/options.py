@@ -477,3 +477,23 @@ def check_output(output: Path, *inputs: Path) -> None:
                 raise ConfigError(f"{output}: would be overwritten (name another file)")
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written ({error.strerror})") from error
+
+
+def check_output_folder(folder: Path) -> None:
+    """Refuse, before the work, a folder that could not be written to after it.
+
+    Raises:
+        ConfigError: it is a file, or it, or the folder to make it in, is read-only.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is no folder (--output-dir names one)")
+    if not _may_write(folder):
+        raise ConfigError(f"{folder}: may not be written to (name another)")
+
+
+def _may_write(folder: Path) -> bool:
+    """Return whether this process may write to a folder, or make it."""
+    places = (folder, *folder.absolute().parents)
+    there = next(place for place in places if os.path.exists(place))
+    effective = os.access in os.supports_effective_ids
+    return os.access(there, os.W_OK | os.X_OK, effective_ids=effective)

@@ -21,6 +21,7 @@ from asr.cli.options import (
     add_search,
     add_subtitles,
     channel_of,
+    check_output_folder,
     checked,
     cluster_of,
     decoding_of,
@@ -296,10 +297,8 @@ class _Output:
         self.folder: Path | None = args.output_dir
         if args.nbest < 0:
             raise ConfigError(f"--nbest must be zero or more, not {args.nbest}")
-        if self.folder and self.folder.exists() and not self.folder.is_dir():
-            raise ConfigError(f"{self.folder}: is no folder (--output-dir names one)")
-        if self.folder and not _may_write(self.folder):
-            raise ConfigError(f"{self.folder}: may not be written to (name another)")
+        if self.folder:
+            check_output_folder(self.folder)
         self.num_best, self.print_words = args.nbest, args.print_words
         self.prefixed = False
         self.formats = formats_of(args.output_format or "txt", self.folder)
@@ -367,14 +366,6 @@ class _Output:
 def _word_line(word: "Word") -> str:
     times = f"{word.start:8.2f} {word.end:8.2f}"
     return f"  {times}  {word.confidence:4.2f}  {word.text}"
-
-
-def _may_write(folder: Path) -> bool:
-    """Return whether this process may write to a folder, or make it."""
-    places = (folder, *folder.absolute().parents)
-    there = next(place for place in places if os.path.exists(place))
-    effective = os.access in os.supports_effective_ids
-    return os.access(there, os.W_OK | os.X_OK, effective_ids=effective)
 
 
 def _prefix(transcript: "Transcript") -> str:

@@ -183,6 +183,33 @@ def test_the_manifest_is_not_written_over_the_text(
     assert script.read_text(encoding="utf-8") == SCRIPT
 
 
+@pytest.mark.parametrize("formats", ["txt", "srt,txt", "all"])
+def test_a_text_beside_the_files_is_not_replaced_by_one_of_them(
+    tmp_path: Path, capsys: Capture, formats: str
+) -> None:
+    text = tmp_path / "sample.txt"
+    text.write_text(SCRIPT, encoding="utf-8")
+
+    assert align(text, "-o", tmp_path, "-f", formats) == 1
+
+    assert f"{text}: would be overwritten" in capsys.readouterr().err
+    assert text.read_text(encoding="utf-8") == SCRIPT
+    assert [path.name for path in tmp_path.iterdir()] == ["sample.txt"]
+
+
+def test_a_file_in_place_of_the_folder_is_refused_before_the_work(
+    script: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*arguments: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("asr.inference.recognizer.Recognizer.load", work)
+
+    assert align(script, "-o", script) == 1
+
+    assert f"{script}: is no folder" in capsys.readouterr().err
+
+
 # asr transcribe --output-format manifest
 
 
