@@ -21,6 +21,8 @@ def render(document: Document) -> str:
         "words": list(in_order(word for s in segments for word in s.words)),
     }
     ends = [part.end for parts in tiers.values() for part in parts]
+    # On the clock of the recording: a clip of it may end later than it is long.
+    ends += [round(segment.end, DIGITS) for segment in document.transcript.segments]
     end = max(TICK, round(duration, DIGITS), *ends)
     lines = [
         'File type = "ooTextFile"',

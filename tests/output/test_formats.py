@@ -257,7 +257,7 @@ def test_nothing_said(format: str, content: str, flag: Flag | None) -> None:
 
 
 def test_what_is_flagged_as_noise_is_in_the_json_only() -> None:
-    noise = segment(Word("HUM", 5.0, 6.0, 0.1), flags=(Flag.NOISE,))
+    noise = segment(Word("HUM", 4.5, 5.0, 0.1), flags=(Flag.NOISE,))
     noisy = replace(TALK, segments=(*TALK.segments, noise))
 
     for format in set(FORMATS) - {"json"}:
@@ -435,6 +435,20 @@ def test_a_text_grid_lasts_as_long_as_its_words() -> None:
 
     nothing = render(transcript(), "TextGrid")
     assert nothing.count("xmax = 0.001") == 5  # Praat has no room for no time
+
+
+def test_a_text_grid_of_a_clip_lasts_until_the_end_of_the_clip() -> None:
+    clip = replace(
+        transcript(
+            segment(Word("GO", 90.5, 91.0, 0.75)),
+            wordless("", 91.0, 95.0, Flag.SILENCE),
+        ),
+        duration=5.0,
+    )
+    silent = replace(transcript(wordless("", 90.0, 95.0, Flag.SILENCE)), duration=5.0)
+
+    for text in (render(clip, "TextGrid"), render(silent, "TextGrid")):
+        assert text.count("xmax = 95.000") == 5
 
 
 # Property
