@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
 def _explain(args: argparse.Namespace) -> None:
     from asr.reports.recording_page import write_page
 
-    page = args.output or Path(args.audio.with_suffix(".html").name)
+    page = args.output or Path(f"{args.audio.stem}.html")
     check_output(page, args.audio)
     transcript = load_recognizer(args).transcribe(args.audio, return_alignment=True)
     write_page(page, args.audio, transcript)

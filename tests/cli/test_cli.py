@@ -441,6 +441,23 @@ def test_explain_writes_where_the_option_says(
     assert capsys.readouterr().err == f"asr: wrote {page}\n"
 
 
+@pytest.mark.parametrize("path", [".", "", "/"])
+def test_a_folder_has_no_page(
+    path: str,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["explain", path, "--model", str(model_folder)]) == 1
+
+    error = capsys.readouterr().err
+    assert error == f"asr: {path or '.'}: is a folder (a file was expected)\n"
+    assert not list(tmp_path.glob("*.html"))
+
+
 def test_a_page_does_not_replace_its_recording(
     model_folder: Path, recording: Path, capsys: Capture
 ) -> None:
