@@ -211,6 +211,13 @@ def _check_followed(args: argparse.Namespace) -> None:
             f"output format {args.output_format}: is not possible with --follow (use "
             "txt or json)"
         )
+    if args.print_words and args.output_format == "json":
+        raise ConfigError(_not_printed("print_words"))
+
+
+def _not_printed(name: str) -> str:
+    """Say what is wrong with an option that adds to printed text where none is."""
+    return f"{_option(name)} adds to printed text (leave it out: json has all of it)"
 
 
 def _option(name: str) -> str:
@@ -304,6 +311,10 @@ class _Output:
         self.formats = formats_of(args.output_format or "txt", self.folder)
         if self.folder is None and args.skip_existing:
             raise ConfigError("--skip-existing needs --output-dir")
+        is_printed = self.folder is None and self.formats == ("txt",)
+        for name in ("print_words", "nbest"):
+            if getattr(args, name) and not is_printed:
+                raise ConfigError(_not_printed(name))
         self.layout = layout_of(args)
 
     def has(self, name: str) -> bool:

@@ -176,6 +176,7 @@ def test_what_is_no_raw_pcm_is_refused(
         (["--follow", "-", "--processes", "2"], "--processes is not possible"),
         (["--follow", "-", "--engine", "ray"], "--engine is not possible"),
         (["--follow", "-", "-f", "srt"], "output format srt: is not possible"),
+        (["--follow", "-", "-f", "json", "--print-words"], "--print-words adds to"),
         (["--follow", "-", "--pcm-rate", "3"], "a rate is 1000 to 1000000 Hz, not 3"),
         (["--follow", "-", "--pause", "0"], "pause is 0.1 to 10, not 0"),
         (["--pcm-rate", "8000", "a.wav"], "--pcm-rate needs --follow"),
