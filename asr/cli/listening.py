@@ -22,7 +22,18 @@ _BLOCK, _AHEAD = 2**15, 32
 """Bytes that are read from a pipe at once, and blocks that wait: half a minute."""
 _LOOK = 0.05
 """Seconds after which it is looked whether Ctrl-C was pressed."""
-_FILES = {b"RIFF": "a WAV", b"OggS": "an Ogg", b"fLaC": "a FLAC", b"ID3": "an MP3"}
+_FILES = {
+    **dict.fromkeys([(0, b"RIFF"), (0, b"RF64"), (0, b"riff")], "a WAV"),
+    (0, b"OggS"): "an Ogg",
+    (0, b"fLaC"): "a FLAC",
+    (0, b"ID3"): "an MP3",
+    (0, b"FORM"): "an AIFF",
+    (0, b"caff"): "a CAF",
+    (0, b".snd"): "an AU",
+    (0, b"\x1a\x45\xdf\xa3"): "a WebM or Matroska",
+    (4, b"ftyp"): "an MP4 (M4A)",
+}
+"""What audio files have near their beginning, where raw PCM hardly has it."""
 
 Blocks = Queue[bytes]
 """Raw PCM; an empty block at the end."""
@@ -44,8 +55,8 @@ def pipe(descriptor: int, name: str) -> Blocks:
         raise AudioError(f"{name}: cannot be read ({error.strerror})") from error
     if not first:
         raise AudioError(f"{name}: is empty (raw PCM was expected)")
-    for sign, kind in _FILES.items():
-        if first.startswith(sign):
+    for (place, sign), kind in _FILES.items():
+        if first.startswith(sign, place):
             raise AudioError(
                 f"{name}: is {kind} file, and --follow reads raw PCM (leave --follow "
                 "out, or pipe it through: ffmpeg -i - -f s16le -ar 16000 -ac 1 -)"

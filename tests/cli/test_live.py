@@ -153,6 +153,10 @@ def test_silence_is_remarked(piped: Put, capsys: Capture) -> None:
         (b"OggS", "is an Ogg file"),
         (b"fLaC", "is a FLAC file"),
         (b"ID3", "is an MP3 file"),
+        (b"RF64\xff\xff\xff\xffWAVE", "is a WAV file"),
+        (b"FORM....AIFF", "is an AIFF file"),
+        (b"\0\0\0\x1cftypM4A ", "is an MP4 (M4A) file"),
+        (b"\x1a\x45\xdf\xa3", "is a WebM or Matroska file"),
     ],
 )
 def test_what_is_no_raw_pcm_is_refused(
