@@ -107,12 +107,47 @@ def test_a_small_row_keeps_its_own_scale() -> None:
 
 
 @torch.no_grad()
+def test_what_comes_of_a_row_in_int8_does_not_depend_on_the_rows_beside_it() -> None:
+    layer, x = nn.Linear(64, 48), torch.randn(3, 64)
+    x[1] *= 50
+    x[2] = 0
+    product, sums = Int8Linear(layer.weight, layer.bias), torch.zeros(3, 48)
+
+    together = product(x)
+    product.add_to(sums, x)
+
+    assert torch.equal(together, torch.cat([product(row[None]) for row in x]))
+    assert torch.equal(sums, together)
+    torch.testing.assert_close(together[2], layer.bias)
+    error = (together - layer(x)).norm(dim=1) / layer(x).norm(dim=1)
+    assert float(error.max()) < 0.02
+
+
+def bidirectional(size: int, *, of: int) -> tuple[nn.LSTM, nn.LSTM]:
+    forwards, backwards = (nn.LSTM(of, size, batch_first=True) for _ in range(2))
+    return forwards, backwards
+
+
+@torch.no_grad()
 def test_an_int8_lstm_is_nearly_that_of_torch() -> None:
     torch.manual_seed(0)
-    lstm, x = nn.LSTM(12, 16, batch_first=True), torch.randn(2, 30, 12)
+    lstms, x = bidirectional(16, of=12), torch.randn(2, 30, 12)
 
-    y, _ = Int8LSTM(lstm)(x)
+    y = Int8LSTM(*lstms)(x, torch.tensor([30, 30]))
 
-    expected, _ = lstm(x)
+    backwards = lstms[1](x.flip(1))[0].flip(1)
+    expected = torch.cat((lstms[0](x)[0], backwards), dim=2)
     assert y.shape == expected.shape
     assert 0 < float((y - expected).abs().max()) < 0.1
+
+
+@torch.no_grad()
+def test_an_int8_lstm_reads_a_row_as_if_it_were_alone() -> None:
+    lstm, x = Int8LSTM(*bidirectional(16, of=12)), torch.randn(2, 30, 12)
+    x[1] *= 50
+
+    y = lstm(x, torch.tensor([11, 30]))
+
+    assert torch.equal(y[:1, :11], lstm(x[:1, :11], torch.tensor([11])))
+    assert torch.equal(y[1:], lstm(x[1:], torch.tensor([30])))
+    assert not y[0, 11:].any()

@@ -150,10 +150,9 @@ class Listener(nn.Module):
 def quantize_int8(listener: Listener) -> Listener:
     """Copy a listener with the weights of its LSTMs as bytes, for decoding on a CPU."""
     copy = deepcopy(listener)
-    for layer in copy.layers:
+    for index, layer in enumerate(copy.layers):
         assert isinstance(layer, BidirectionalLSTM)
-        layer.forwards = Int8LSTM(layer.forwards)
-        layer.backwards = Int8LSTM(layer.backwards)
+        copy.layers[index] = Int8LSTM(layer.forwards, layer.backwards)
     return copy
 
 

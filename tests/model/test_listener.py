@@ -299,3 +299,15 @@ def test_an_int8_listener_puts_out_nearly_the_same(conv_channels: int) -> None:
     assert 0 < float(difference) < 0.2
     assert torch.equal(listen(listener, x, 20, 11).h, before)  # the first stays exact
     assert not listened.h[1, 3:].any()
+
+
+@torch.no_grad()
+def test_an_int8_listener_hears_an_utterance_as_if_it_were_alone() -> None:
+    listener = quantize_int8(build(2, 2).eval())
+    x = torch.randn(2, 20, F)
+    x[0] *= 50
+
+    together = listen(listener, x, 20, 11)
+
+    alone = listen(listener, x[1:, :11], 11)
+    assert torch.equal(together.h[1:, : alone.h.size(1)], alone.h)
