@@ -5,9 +5,9 @@
 #
 # CORPUS   holds train-clean-100/, dev-clean/, …, or a LibriSpeech/ folder that does
 # STAGE    some of: prepare train decode score; all four by default
-# key=value goes to the training, as in stages.3.training.minutes=200
+# key=value goes to the training, as in stages.2.training.minutes=200
 #
-# CONFIG=las_small takes another of configs/ (las_mini by default, two and a quarter hours on two cores),
+# CONFIG=las_small takes another of configs/ (las_mini by default, two hours on two cores),
 # CONFIG="las_mini las_mini_stage5" several; TEST=test-other another test set.
 # Everything is written below exp/librispeech in the current folder; a run that was
 # stopped goes on where it was.
