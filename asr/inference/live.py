@@ -98,6 +98,8 @@ class Reading(NamedTuple):
     """(N,) at 16 kHz, at most 15 s."""
     is_final: bool
     """Whether its text will be final; else a smaller beam may do."""
+    hotwords: tuple[str, ...] = ()
+    """To favour: those of `LiveTranscriber.hotwords` when its audio ended."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ class _Piece(NamedTuple):
     start: int
     """Samples from the beginning of the session."""
     waveform: Tensor
+    hotwords: tuple[str, ...] = ()
     overlap: int = 0
     """Samples at its beginning that the piece before it has too."""
     is_repeated: bool = False
@@ -188,6 +191,8 @@ class LiveTranscriber:
 
     def __init__(self, config: LiveConfig | None = None) -> None:
         self.config = config or LiveConfig()
+        self.hotwords: tuple[str, ...] = ()
+        """To favour in what ends from now on, however late it is read."""
         self._rest = torch.zeros(0)  # of a tick
         self._window, self._start = torch.zeros(0), 0
         self._overlap = 0
@@ -279,8 +284,8 @@ class LiveTranscriber:
         if self._reading:
             return None
         if self._waiting:
-            self._reading = self._waiting[0]
-            return Reading(self._reading.waveform, is_final=True)
+            piece = self._reading = self._waiting[0]
+            return Reading(piece.waveform, is_final=True, hotwords=piece.hotwords)
         end, interval = self._start + len(self._window), self.config.interval
         since = end - max(self._draft_end, self._start + self._overlap)
         if interval is None or not self._is_open or since < interval * SAMPLE_RATE:
@@ -288,8 +293,8 @@ class LiveTranscriber:
         if self._pause > (self.config.pause or LONGEST) / 2:
             return None  # the final reading is near, and would have to wait
         self._draft_end = end
-        self._reading = _Piece(self._turn, self._start, self._window, self._overlap)
-        return Reading(self._window, is_final=False)
+        self._reading = self._piece(self._window)
+        return Reading(self._window, is_final=False, hotwords=self.hotwords)
 
     def done(self, segment: Segment) -> list[Event]:
         """Take the segment of the reading, which starts at 0 as a recognizer has it.
@@ -386,13 +391,16 @@ class LiveTranscriber:
 
     def _push(self, end: int, repeated: int = 0, is_silent: bool = False) -> None:
         """End a piece there; so many samples of it are the next one's, too."""
-        waveform = self._window[:end].clone()
-        piece = _Piece(
-            *(self._turn, self._start, waveform, self._overlap, repeated > 0, is_silent)
+        piece = self._piece(self._window[:end].clone())
+        self._waiting.append(
+            piece._replace(is_repeated=repeated > 0, is_silent=is_silent)
         )
-        self._waiting.append(piece)
         self._overlap = repeated
         self._forget(end - repeated)
+
+    def _piece(self, waveform: Tensor) -> _Piece:
+        """Return a piece of the open turn: the window up to some sample."""
+        return _Piece(self._turn, self._start, waveform, self.hotwords, self._overlap)
 
     def _end_turn(self) -> None:
         """Let the turn end with the pieces that it has."""

@@ -161,7 +161,6 @@ class _Session:
         self._is_beta, self._draining = is_beta, draining
         names = (engine.model, ALIAS)
         self._settings = SessionSettings(engine.model, limits.language, names)
-        self._hotwords: tuple[str, ...] = ()
         self._stream = self._settings.stream()
         self._live = LiveTranscriber(self._settings.live)
         self._items = dict[int, _Item]()
@@ -279,7 +278,7 @@ class _Session:
             self._report(self._live.configure(after.live))
         self._settings = after
         prompted = names_in(after.prompt, self._engine.words)
-        self._hotwords = tuple(dict.fromkeys((*after.keywords, *prompted)))
+        self._live.hotwords = tuple(dict.fromkeys((*after.keywords, *prompted)))
         kind = "transcription_session" if flat else "session"
         self._put(f"{kind}.updated", session=self._session(flat))
 
@@ -376,7 +375,7 @@ class _Session:
 
     async def _segment(self, reading: Reading) -> Segment:
         """Recognise; a final reading is tried again where the server is busy."""
-        hotwords, waveform = self._hotwords, reading.waveform.numpy()
+        hotwords, waveform = reading.hotwords, reading.waveform.numpy()
         if not reading.is_final:
             return await self._engine.recognize(
                 waveform, hotwords=hotwords, beam_size=DRAFT_BEAM

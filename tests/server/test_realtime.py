@@ -61,9 +61,12 @@ class BeepEngine:
 
     def __init__(self) -> None:
         self.hotwords: Sequence[str] = ()
+        self.final_hotwords = list[list[str]]()
         self.beams: set[int | None] = set()
         self.errors: list[Exception] = []
         self.num_cancelled = 0
+        self.may_finish = threading.Event()
+        self.may_finish.set()
         self.is_stuck = False
         self.is_full = False
 
@@ -82,9 +85,13 @@ class BeepEngine:
         beam_size: int | None = None,
     ) -> Segment:
         self.hotwords = hotwords
+        if beam_size is None:
+            self.final_hotwords.append(list(hotwords))
         self.beams.add(beam_size)
         try:
             await asyncio.sleep(3600 if self.is_stuck else 0.001)
+            while not self.may_finish.is_set():
+                await asyncio.sleep(0.001)
         except asyncio.CancelledError:
             self.num_cancelled += 1
             raise
@@ -463,6 +470,29 @@ def test_blank_keywords_are_left_out(server: Server) -> None:
 
     assert run(work()).transcripts == ["ALPHA"]
     assert list(server.engine.hotwords) == ["TANGO"]
+
+
+def test_a_turn_keeps_the_keywords_that_it_ended_with(server: Server) -> None:
+    async def work() -> None:
+        async with session(server) as client:
+            await update(
+                client, turn_detection=None, transcription={"keywords": ["TANGO"]}
+            )
+            for _ in range(2):
+                await client.say("ALPHA")
+                await client.connection.input_audio_buffer.commit()
+            await update(client, transcription={"keywords": ["ZULU"]})
+            server.engine.may_finish.set()
+            await client.until(f"{PREFIX}.completed", 2)
+
+    server.engine.final_hotwords.clear()
+    server.engine.may_finish.clear()
+    try:
+        run(work())
+    finally:
+        server.engine.may_finish.set()
+
+    assert server.engine.final_hotwords == [["TANGO"], ["TANGO"]]
 
 
 def test_names_are_looked_for_once_an_update(
