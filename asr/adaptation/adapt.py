@@ -31,13 +31,19 @@ from typing import Any
 
 import torch
 
-from asr.adaptation.material import Material, read_material, speakers
+from asr.adaptation.material import Material, read_material
 from asr.adaptation.settings import choose_settings, describe
 from asr.alphabet import fitted, shown, strangers
 from asr.config import Config, load_config, overridden, parse_settings, to_yaml
 from asr.data.dataset import Dataset
 from asr.data.digest import digest
-from asr.data.manifest import Utterance, read_manifest, spread, write_manifest
+from asr.data.manifest import (
+    Utterance,
+    read_manifest,
+    speaker_groups,
+    spread,
+    write_manifest,
+)
 from asr.decoding.config import DecodingConfig, replaced
 from asr.errors import CheckpointError, ConfigError
 from asr.folders import write_bytes
@@ -378,18 +384,15 @@ class _Task:
             _texts(self.folder / name / HYPOTHESES, references)
             for name in ("before", "after")
         )
-        by_speaker = len(speakers(references)) > 1
-        groups = [one.speaker or one.id for one in references]
-        interval = difference_interval(
-            said, before, after, groups=groups if by_speaker else None
-        )
+        groups = speaker_groups(references)
+        interval = difference_interval(said, before, after, groups=groups)
         return Adapted(
             share,
             {f"{one:g}": round(loss, 4) for one, loss in losses.items()},
             word_error_rate(said, before).rate,
             word_error_rate(said, after).rate,
             interval,
-            by_speaker,
+            groups is not None,
             self._folded(said, before, after) if self.rows else None,
         )
 

@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
 
 def _score(args: argparse.Namespace) -> None:
     from asr.alphabet import normalizer
-    from asr.data.manifest import read_paired
+    from asr.data.manifest import read_paired, speaker_groups
     from asr.scoring import (
         aligned_text,
         by_group,
@@ -62,7 +62,6 @@ def _score(args: argparse.Namespace) -> None:
             f"{args.references}: none of its utterances has a text, so that there is "
             f"no error rate ({number} found in them)"
         )
-    speakers = [u.speaker for u in said]
 
     def show(place: int) -> None:
         reference, hypothesis = map(one_line, (references[place], hypotheses[place]))
@@ -76,7 +75,7 @@ def _score(args: argparse.Namespace) -> None:
     print(f"%CER {char_error_rate(references, hypotheses)}")
     if args.normalize == "none" and words.errors:
         _remark(words.errors, references, hypotheses)
-    groups = speakers if len(set(speakers)) > 1 else None
+    groups = speaker_groups(said)
     low, high = confidence_interval(references, hypotheses, groups=groups)
     resampled = "speakers" if groups else "utterances"
     print(
@@ -88,6 +87,7 @@ def _score(args: argparse.Namespace) -> None:
         print("\nby length")
         _print_rates(by_length(references, hypotheses, durations))
         print("\nby speaker")
+        speakers = [u.speaker for u in said]
         _print_rates(by_group(references, hypotheses, speakers))
         print("\nmost frequent confusions (reference -> hypothesis)")
         for found in confusions(references, hypotheses):

@@ -162,6 +162,17 @@ def read_paired(
     return said, [by_id[utterance.id] for utterance in said]
 
 
+def speaker_groups(utterances: Sequence[Utterance]) -> list[str] | None:
+    """Name the speaker of each, for an interval over speakers.
+
+    Those whose speaker is unknown are nobody's together: each is its own group. None
+    where fewer than two speakers are known.
+    """
+    if len({utterance.speaker for utterance in utterances} - {""}) < 2:
+        return None
+    return [utterance.speaker or utterance.id for utterance in utterances]
+
+
 def parse_line(line: str, path: Path, number: int) -> Utterance:
     """Read one line of a manifest, with the path of its audio resolved.
 

@@ -5,7 +5,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from asr.data.manifest import Utterance, read_paired
+from asr.data.manifest import Utterance, read_paired, speaker_groups
 from asr.folders import write_bytes
 from asr.foreign import parse_table, read_file
 from asr.inference.repetition import longest_repetition
@@ -27,6 +27,7 @@ from asr.scoring import (
     confusions,
     word_error_rate,
 )
+from asr.wording import counted
 
 _PARTS = ("substituted", "missed", "invented")
 _MOST_BARS = 60
@@ -87,9 +88,7 @@ def _headline(
 ) -> dict[str, object]:
     """Count what stands on top of the page."""
     words, characters = word_error_rate(texts, written), char_error_rate(texts, written)
-    speakers = [utterance.speaker for utterance in said]
-    num_speakers = len(set(speakers))
-    groups = speakers if num_speakers > 1 else None
+    groups = speaker_groups(said)
     low, high = confidence_interval(texts, written, groups=groups)
     top = max(1.0, words.rate, high)
     count = words.num_reference
@@ -109,18 +108,28 @@ def _headline(
     return {
         **numbers,
         "of_hundred": f"{100 * words.rate:.0f}",
-        "resampled": f"{num_speakers} speakers"
-        if groups
-        else f"{len(said)} utterances",
+        "resampled": _by_whom(said) if groups else f"{len(said)} utterances",
         "hours": _hours(sum(u.duration for u in said)),
         "gauge_fill": f"{100 * words.rate / top:.2f}%",
         "gauge_low": f"{100 * low / top:.2f}%",
         "gauge_span": f"{100 * (high - low) / top:.2f}%",
         "gauge_top": f"{100 * top:.0f} %",
-        "by_whom": "one speaker" if num_speakers == 1 else f"{num_speakers} speakers",
+        "by_whom": _by_whom(said),
         **{name: _percent(n / max(count, 1)) for name, n in outcomes.items()},
         **{f"flex_{name}": n for name, n in outcomes.items()},
     }
+
+
+def _by_whom(said: Sequence[Utterance]) -> str:
+    """Name how many speakers there are, as far as they are known."""
+    number = len({utterance.speaker for utterance in said} - {""})
+    unknown = sum(not utterance.speaker for utterance in said)
+    if not number:
+        return "unknown speakers"
+    known = "one speaker" if number == 1 else f"{number} speakers"
+    if not unknown:
+        return known
+    return f"{known} and {counted(unknown, 'utterance')} of unknown ones"
 
 
 def _hours(seconds: float) -> str:
@@ -157,7 +166,7 @@ def _by_speaker(
     speakers = [utterance.speaker for utterance in said]
     rates = by_group(texts, written, speakers)
     if len(rates) < 2:
-        return {"speakers": None, "only_speaker": speakers[0] or "unknown"}
+        return {"speakers": None, "only_speaker": speakers[0]}
     rates = dict(sorted(rates.items(), key=lambda item: -item[1].rate))
     rows = list[Bar]()
     for name in list(rates)[:_MOST_BARS]:

@@ -20,6 +20,7 @@ from asr.decoding.config import DecodingConfig
 from asr.inference.search_settings import save_decoding
 from asr.inference.situations import Situation
 from asr.output import FORMATS
+from asr.scoring import confidence_interval
 from asr.transcript import Transcript
 
 Capture = pytest.CaptureFixture[str]
@@ -510,6 +511,27 @@ def scored(tmp_path: Path, said: str, decoded: str, *options: str) -> None:
         write_manifest(tmp_path / f"{name}.jsonl", [replace(SAID, text=text)])
     paths = [str(tmp_path / f"{name}.jsonl") for name in ("said", "decoded")]
     assert main(["score", *paths, *options]) == 0
+
+
+def test_score_takes_unknown_speakers_for_nobody(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    texts = {"A": "", "B": "", "C": "", "D": "", "E": "1", "F": "1"}
+    said = [replace(SAID, id=id, speaker=who) for id, who in texts.items()]
+    paths = [str(tmp_path / "said.jsonl"), str(tmp_path / "decoded.jsonl")]
+    write_manifest(paths[0], said)
+    write_manifest(paths[1], [replace(u, text="") if u.speaker else u for u in said])
+
+    assert main(["score", *paths]) == 0
+    assert "bootstrap over utterances" in capsys.readouterr().out
+
+    write_manifest(paths[0], [*said[:-1], replace(said[-1], speaker="2")])
+    assert main(["score", *paths]) == 0
+    low, high = confidence_interval(
+        [u.text for u in said], [SAID.text] * 4 + [""] * 2, groups=list("ABCD12")
+    )
+    printed = capsys.readouterr().out
+    assert f"{100 * low:.2f} to {100 * high:.2f} (bootstrap over speakers)" in printed
 
 
 def test_score_needs_a_text_to_compare_with(tmp_path: Path, capsys: Capture) -> None:

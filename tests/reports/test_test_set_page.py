@@ -215,8 +215,25 @@ def test_one_speaker_is_shown_as_one(write: Write) -> None:
 
 
 def test_where_speakers_are_unknown_there_is_a_page(write: Write) -> None:
-    assert "only one speaker: unknown" in write(speakers=[""] * 5)
+    page = Page(write(speakers=[""] * 5))
+
+    assert "No speaker is named." in page.text
+    assert "in 0.6 min of speech by unknown speakers" in page.text
+    assert "bootstrap over 5 utterances" in page.text
     assert "(unknown)" in write(speakers=["", "", "1", "1", "2"])
+
+
+def test_unknown_speakers_are_not_one_speaker(write: Write) -> None:
+    page = Page(write(speakers=["", "", "1", "1", "2"]))
+
+    groups = ["u0", "u1", "1", "1", "2"]
+    low, high = confidence_interval(SAID, DECODED, groups=groups)
+    assert (page.data["low"], page.data["high"]) == (low, high)
+    assert "bootstrap over 2 speakers and 2 utterances of unknown ones" in page.text
+    assert (
+        "bootstrap over 5 utterances"
+        in Page(write(speakers=["", "", "1", "1", "1"])).text
+    )
 
 
 def test_many_speakers_are_cut_in_the_chart_and_whole_in_the_table(
