@@ -3,9 +3,9 @@
 A manifest is transcribed, its words are compared with what was said, and the weights of
 `asr.inference.confidence` are fitted to them and written into the model's folder. The
 figures that come back are of words that the weights were not fitted to: those of each
-half of the speakers (of the utterances, where there is one speaker) are judged by
-weights fitted to the other half. The manifest must be one that the model did not learn
-from.
+half of the speakers (of the utterances, where one half would have hardly any words) are
+judged by weights fitted to the other half. The manifest must be one that the model did
+not learn from.
 
 What is taken for noise is calibrated, too: a text of which the CTC head is sure of less
 than halfway from what it is sure of where nobody speaks to what it is at least where
@@ -45,6 +45,10 @@ LEAST_CLEAR = 0.002
 """Quantile of the utterances that is the least of which the head is sure."""
 MIN_WORDS = 100
 """With fewer, the figures would be chance."""
+_LEAST_HALF = 0.25
+"""Share of the words that a half of the speakers has at least."""
+_LEAST_WORDS = 2
+"""Of a half, whose spread is fitted."""
 
 
 class Judged(NamedTuple):
@@ -97,10 +101,10 @@ def calibrate(
             f"least {MIN_WORDS} are needed)"
         )
     first = _of_first_half(judged)
-    if bool(first.all()):
+    if min(first.sum(), (~first).sum()) < _LEAST_WORDS:
         raise ManifestError(
-            f"{manifest}: words were found in one recording only (at least two are "
-            "needed)"
+            f"{manifest}: words were found in one recording only (at least two with "
+            f"{_LEAST_WORDS} words each are needed)"
         )
     predicted = np.empty(len(right))
     for half in (first, ~first):
@@ -118,16 +122,11 @@ def _of_first_half(judged: Sequence[Judged]) -> npt.NDArray[np.bool_]:
     """(W,) whether a word is of the first half of the speakers, or utterances."""
     with_words = [one for one in judged if len(one.right)]
     speakers = sorted({one.speaker for one in with_words})
-    if len(speakers) > 1:
-        chosen = [one.speaker in speakers[::2] for one in with_words]
-    else:
-        chosen = [place % 2 == 0 for place in range(len(with_words))]
-    return np.concatenate(
-        [
-            np.full(len(one.right), is_first)
-            for one, is_first in zip(with_words, chosen, strict=True)
-        ]
-    )
+    numbers = [len(one.right) for one in with_words]
+    first = np.repeat([one.speaker in speakers[::2] for one in with_words], numbers)
+    if _LEAST_HALF <= first.mean() <= 1 - _LEAST_HALF:
+        return first
+    return np.repeat([place % 2 == 0 for place in range(len(with_words))], numbers)
 
 
 def _judge(

@@ -9,7 +9,7 @@ from asr.decoding.ctc_alignment import CTCAlignment
 from asr.decoding.hypothesis import Hypothesis
 from asr.errors import CheckpointError, ManifestError
 from asr.evaluation import calibration
-from asr.evaluation.calibration import calibrate
+from asr.evaluation.calibration import Judged, calibrate
 from asr.inference.recognizer import Recognizer
 from asr.inference.search_result import SearchResult
 from asr.model.storage import CALIBRATION, load_model
@@ -96,6 +96,42 @@ def test_one_speaker_is_enough(
 
     assert "24 words, 75.0 % right." in printed
     assert "area under the curve 1.000" in printed
+
+
+def judged(speaker: str, num_words: int) -> Judged:
+    right = torch.arange(num_words) % 2 == 0
+    return Judged(speaker, torch.randn(num_words, 7).numpy(), right.numpy(), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("of_others", "by_speaker"), [([1], False), ([20, 5], False), ([20, 20], True)]
+)
+def test_a_half_of_the_speakers_has_many_words_or_it_is_one_of_the_utterances(
+    of_others: list[int], by_speaker: bool, manifest: Path, model_folder: Path
+) -> None:
+    some = [judged("1", 40), judged("1", 40)]
+    some += [judged("2", number) for number in of_others]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "_judge", lambda *_: (some, [0.0]))
+        patch.setattr(calibration, "MIN_WORDS", 81)
+        assert "words, " in calibrate(manifest, model_folder, processes=1)
+
+    first = [one.speaker == "1" for one in some]
+    if not by_speaker:
+        first = [place % 2 == 0 for place in range(len(some))]
+    found = calibration._of_first_half(some).tolist()
+    assert found == [f for f, o in zip(first, some, strict=True) for _ in o.right]
+
+
+def test_a_second_recording_of_one_word_is_not_enough(
+    manifest: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = [judged("1", 120), judged("2", 1)]
+    monkeypatch.setattr(calibration, "_judge", lambda *_: (some, [0.0]))
+
+    with pytest.raises(ManifestError, match=r"recording only \(at least two with 2 w"):
+        calibrate(manifest, model_folder, processes=1)
 
 
 @pytest.mark.usefixtures("_same_words")
