@@ -126,9 +126,14 @@ def _noise(decibels: float) -> Condition:
 
 def _mixed(waveform: Tensor, other: Tensor, decibels: float) -> Tensor:
     """Add another sound (N,) that much below the speech."""
-    level = waveform.square().mean().sqrt() * 10 ** (-decibels / 20)
-    mixed: Tensor = waveform + other * level / other.square().mean().sqrt()
+    level = _level(waveform) * 10 ** (-decibels / 20)
+    mixed: Tensor = waveform + other * level / _level(other)
     return mixed
+
+
+def _level(waveform: Tensor) -> Tensor:
+    """Return how loud (N,) samples are, above zero: silence stays silence."""
+    return waveform.square().mean().sqrt().clamp_min(torch.finfo().tiny)
 
 
 def _voices(waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -140,7 +145,7 @@ def _voices(waveforms: Sequence[Tensor]) -> list[Tensor]:
             other = waveforms[(place + step) % len(waveforms)]
             times = -(-len(waveform) // len(other))
             repeated = other.repeat(times)[: len(waveform)]
-            behind += repeated / other.square().mean().sqrt()
+            behind += repeated / _level(other)
         found.append(_mixed(waveform, behind, 10))
     return found
 

@@ -75,6 +75,16 @@ def test_other_voices_are_of_the_other_recordings_as_loud_as_the_name_says() -> 
     ] == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_silent_recording_leaves_the_others_finite(name: str) -> None:
+    speech, silence = torch.randn(3200).clamp(-1, 1), torch.zeros(1600)
+
+    for changed in CONDITIONS[name]([speech, silence]):
+        assert changed.isfinite().all()
+    for changed in CONDITIONS[name]([silence, silence]):
+        assert changed.isfinite().all()
+
+
 def test_words_in_sounds_without_speech_are_counted(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
