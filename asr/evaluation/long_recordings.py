@@ -10,6 +10,7 @@ attention's.
 Shapes: N samples.
 """
 
+import math
 import random
 import resource
 import time
@@ -101,7 +102,7 @@ def report(joined: Joined, path: Path, recognizer: Recognizer) -> str:
     said = [utterance.text for utterance in joined.utterances]
     by_utterance = word_error_rate(said, [one.text for one in alone])
     together = word_error_rate([" ".join(said)], [whole.text])
-    ratio = together.rate / by_utterance.rate if by_utterance.errors else 1.0
+    ratio = _ratio(together.rate, by_utterance.rate)
     flags = [flag for segment in whole.segments for flag in segment.flags]
     return "\n".join(
         [
@@ -119,6 +120,11 @@ def report(joined: Joined, path: Path, recognizer: Recognizer) -> str:
             _errors("CTC, in the whole", _times_in_whole(whole, joined), joined),
         ]
     )
+
+
+def _ratio(rate: float, other: float) -> float:
+    """Return how many times another rate it is; one where both are zero."""
+    return 1.0 if rate == other else rate / other if other else math.inf
 
 
 def _recognize(waveforms: Sequence[Tensor], recognizer: Recognizer) -> list[Segment]:

@@ -3,14 +3,17 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from asr.audio import SAMPLE_RATE, encode
 from asr.data.manifest import Utterance
 from asr.decoding.config import DecodingConfig
+from asr.evaluation import long_recordings
 from asr.evaluation.long_recordings import Joined, join_utterances, report
 from asr.inference.recognizer import Recognizer
 from asr.model.storage import Model
+from asr.scoring import ErrorRate
 
 
 def test_a_long_recording_is_made_of_chapters_in_their_order(
@@ -59,3 +62,26 @@ def test_a_model_that_finds_no_words_is_reported(
 
     assert printed.count("start (no words)   end (no words)") == 3
     assert "as a whole     %WER 0.00" in printed
+
+
+@pytest.mark.parametrize(
+    ("alone", "whole", "ratio"), [(0, 0, "1.000"), (0, 3, "inf"), (2, 3, "1.500")]
+)
+def test_errors_of_the_whole_only_are_no_ratio_of_one(
+    alone: int,
+    whole: int,
+    ratio: str,
+    utterances: list[Utterance],
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    joined = join_utterances(utterances, 1.0)
+    path = tmp_path / "long.flac"
+    path.write_bytes(encode(joined.waveform, "flac"))
+    rates = iter([ErrorRate(alone, 0, 0, 9), ErrorRate(whole, 0, 0, 9)])
+    monkeypatch.setattr(long_recordings, "word_error_rate", lambda *_: next(rates))
+
+    printed = report(joined, path, Recognizer(model, DecodingConfig(beam_size=1)))
+
+    assert f"{whole} sub ] ({ratio})" in printed
