@@ -22,7 +22,7 @@ from asr.decoding.hypothesis import Hypothesis
 from asr.inference.long_audio import BATCH
 from asr.inference.recognizer import Recognizer
 from asr.progress import progress_bar
-from asr.scoring import ErrorRate, word_error_rate
+from asr.scoring import ErrorRate, error_rates, word_error_rate
 from asr.wording import counted
 
 
@@ -71,7 +71,7 @@ def search_errors(
         AudioError: a recording cannot be read.
     """
     order = sorted(utterances, key=lambda utterance: -utterance.duration)
-    references = [utterance.text for utterance in order]
+    references = [" ".join(utterance.text.split()) for utterance in order]
     texts, best, lost = list[str](), list[str](), list[bool]()
     with progress_bar(len(order), "evaluate", "utterances") as bar:
         for start in range(0, len(order), BATCH):
@@ -85,7 +85,7 @@ def search_errors(
                 best.append(_closest(text, result.texts))
                 lost.append(_is_lost(reference, result.hypotheses))
             bar.update(len(some))
-    wrong = [text != said for text, said in zip(texts, references, strict=True)]
+    wrong = [pair.errors > 0 for pair in error_rates(references, texts)]
     of_lost = [i for i, (a, b) in enumerate(zip(wrong, lost, strict=True)) if a and b]
     return SearchErrors(
         found=word_error_rate(references, texts),

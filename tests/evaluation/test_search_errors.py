@@ -29,6 +29,21 @@ def test_what_the_search_finds_is_no_error(
     assert found.found.errors == found.best.errors == 0
 
 
+def test_white_space_only_parts_words(
+    utterances: list[Utterance], model: Model
+) -> None:
+    recognizer = Recognizer(model, DecodingConfig(beam_size=4))
+    words = [recognized(recognizer, u)[0].split() for u in utterances]
+    right = [
+        replace(u, text="\t " + " \n".join(text))
+        for u, text in zip(utterances, words, strict=True)
+    ]
+
+    found = search_errors(recognizer, right)
+
+    assert (found.num_wrong, found.num_lost, found.found.errors) == (0, 0, 0)
+
+
 def test_a_reference_that_a_narrow_beam_loses_is_the_searchs_error(
     utterances: list[Utterance], model: Model
 ) -> None:
