@@ -80,6 +80,22 @@ def read_options(
     )
 
 
+def check_address(names: Iterable[str]) -> None:
+    """Refuse fields that stand in the address of a request, where nobody reads them.
+
+    Raises:
+        ApiError: one does.
+    """
+    for name in names:
+        if name.removesuffix("[]") in _KNOWN:
+            raise ApiError(
+                400,
+                f"{name!r:.80} stands in the address (send it as a field of the form)",
+                param=name[:80],
+                code="unknown_parameter",
+            )
+
+
 def check_model(name: str, models: Iterable[str]) -> None:
     """Refuse a model that is not there; no name stands for the one that is.
 

@@ -22,6 +22,7 @@ from asr.server.request_options import (
     FORMATS,
     LONGEST_WORD,
     RequestOptions,
+    check_address,
     check_model,
     read_options,
 )
@@ -122,6 +123,7 @@ async def transcribe(request: Request) -> Response:
     """Transcribe a recording of any length."""
     engine: Engine = request.app.state.engine
     settings: ServerSettings = request.app.state.settings
+    check_address(request.query_params)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(place(request))
         form = await stack.enter_async_context(received_form(request, settings))

@@ -48,3 +48,26 @@ def test_an_error_of_the_recording_is_for_its_client_alone(
 ) -> None:
     assert "talk: is cut short" in streamed(AudioError("talk: is cut short"))
     assert "failed" not in caplog.text
+
+
+@pytest.mark.parametrize("field", ["response_format", "timestamp_granularities[]"])
+def test_a_field_in_the_address_is_refused(field: str) -> None:
+    response = client().post(
+        "/v1/audio/transcriptions", params={field: "word"}, files={"file": b"talk"}
+    )
+
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == field
+    assert error["message"].endswith("the address (send it as a field of the form)")
+
+
+def test_what_else_is_in_the_address_is_the_clients_own() -> None:
+    response = client(FailingEngine(AudioError("talk: is cut short"))).post(
+        "/v1/audio/transcriptions",
+        params={"api-version": "2026-01-01"},
+        files={"file": b"talk"},
+        data={"stream": "true"},
+    )
+
+    assert response.status_code == 200
