@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from asr.features import NUM_MELS
 from asr.model.attention import AttentionConfig
@@ -111,12 +112,17 @@ def test_what_more_convolutions_find_is_learned_from_the_first_update_on() -> No
     (spelling.logits.square().mean() + ctc.square().mean()).backward()
     assert las.listener.front is not None
     first, second = las.listener.front.convolutions
-    assert first.get_parameter("weight").grad[:4].norm() > 0
-    assert second.get_parameter("weight").grad[:8].norm() > 0
-    layer = las.listener.layers[0]
-    read = layer.get_parameter("forwards.weight_ih_l0").grad
-    by_channel = read.unflatten(1, (2, 12, -1)).square().sum(dim=(0, 1, 3))
+    assert gradient(first, "weight")[:4].norm() > 0
+    assert gradient(second, "weight")[:8].norm() > 0
+    read = gradient(las.listener.layers[0], "forwards.weight_ih_l0")
+    by_channel = read.view(len(read), 2, 12, -1).square().sum(dim=(0, 1, 3))
     assert (by_channel > 0).all()
+
+
+def gradient(module: nn.Module, name: str) -> Tensor:
+    found = module.get_parameter(name).grad
+    assert found is not None
+    return found
 
 
 def test_too_few_channels_to_pass_on_all_bands_are_refused() -> None:
