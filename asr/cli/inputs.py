@@ -119,9 +119,8 @@ def _told_apart(sources: Sequence[Source], split: bool) -> list[str]:
             return names
         longer = set[int]()
         for clash in clashes:
-            # where no folders are left, the first keeps its name
-            at_end = all(_is_whole(sources[index], lengths[index]) for index in clash)
-            longer.update(clash[at_end:])
+            growing = [i for i in clash if not _is_whole(sources[i], lengths[i])]
+            longer.update(growing or clash[1:])  # the first keeps its name, at the end
         for index in longer:
             lengths[index] += 1
 

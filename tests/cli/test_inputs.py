@@ -107,6 +107,12 @@ def test_folders_of_one_layout_are_told_apart_by_their_own_names(
     assert names == ["a/deep/z.wav", "b/deep/z.wav", "deep/z.mp3"]
 
 
+def test_a_name_that_has_its_whole_path_stays() -> None:
+    paths = [Path("/x/d/a.wav"), Path("/d/a.wav"), Path("/y/d/a.wav")]
+
+    assert names_of(paths) == ["x/d/a.wav", "d/a.wav", "y/d/a.wav"]
+
+
 def test_channels_of_one_recording_take_no_name_of_another(tmp_path: Path) -> None:
     make(tmp_path, "call.wav", "call.left.wav", "2024.wav", "2024.3.wav", "b.7.wav")
 
