@@ -208,9 +208,10 @@ def adapt(
     for line in material.describe():
         report(line)
     report(f"chosen: {describe(config)}")
-    if not finished or not (folder / RESULT).exists():
+    if not finished:
         with task.result_replaced():
             train(config, task.training, tokenizer)
+    if not (folder / RESULT).exists():
         task.finish(config)
     adapted = _read_result(folder)
     for line in adapted.describe():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from asr.audio import SAMPLE_RATE, encode, read_waveform, resample, spooled
+from asr.data.disturbances import of_power_one
 from asr.data.manifest import Utterance
 from asr.data.recordings import read_utterance
 from asr.features import change_speed
@@ -126,14 +127,9 @@ def _noise(decibels: float) -> Condition:
 
 def _mixed(waveform: Tensor, other: Tensor, decibels: float) -> Tensor:
     """Add another sound (N,) that much below the speech."""
-    level = _level(waveform) * 10 ** (-decibels / 20)
-    mixed: Tensor = waveform + other * level / _level(other)
+    level = waveform.square().mean().sqrt() * 10 ** (-decibels / 20)
+    mixed: Tensor = waveform + of_power_one(other) * level
     return mixed
-
-
-def _level(waveform: Tensor) -> Tensor:
-    """Return how loud (N,) samples are, above zero: silence stays silence."""
-    return waveform.square().mean().sqrt().clamp_min(torch.finfo().tiny)
 
 
 def _voices(waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -144,8 +140,7 @@ def _voices(waveforms: Sequence[Tensor]) -> list[Tensor]:
         for step in range(1, 5):
             other = waveforms[(place + step) % len(waveforms)]
             times = -(-len(waveform) // len(other))
-            repeated = other.repeat(times)[: len(waveform)]
-            behind += repeated / _level(other)
+            behind += of_power_one(other).repeat(times)[: len(waveform)]
         found.append(_mixed(waveform, behind, 10))
     return found
 

@@ -82,9 +82,14 @@ def claim(
 
 
 def _check_over(folder: Path, before: Config, now: Config) -> None:
-    """Refuse other settings of a run that is over: they would change nothing."""
+    """Refuse other settings of a run that is over: they would change nothing.
+
+    What cannot change midway was compared before, by what it means: a path may be
+    spelled otherwise.
+    """
+    compared = ("data.", *_FIXED)
     changed = [
-        name for name in changed_settings(before, now) if not name.startswith("data.")
+        name for name in changed_settings(before, now) if not name.startswith(compared)
     ]
     if changed:
         raise ConfigError(

@@ -165,6 +165,16 @@ def test_where_nothing_is_gained_the_start_is_kept(
         assert torch.equal(weight, start[name].half().float()), name
 
 
+def test_an_adaptation_that_was_stopped_behind_its_training_takes_fewer_epochs(
+    model_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    more = [*FAST, "training.epochs=2"]
+    first = quickly(model_folder, data, tmp_path / "run", overrides=more)
+    (tmp_path / "run" / "result.json").unlink()
+
+    assert quickly(model_folder, data, tmp_path / "run") == first
+
+
 def test_an_adaptation_that_is_done_is_not_done_again(
     model_folder: Path, data: Path, tmp_path: Path
 ) -> None:

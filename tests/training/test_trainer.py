@@ -1129,6 +1129,8 @@ def test_a_run_goes_on_where_its_paths_are_spelled_otherwise(
     train(otherwise, tmp_path / "run")
 
     assert place(tmp_path / "run")["epoch"] == 2
+    finished = replace(otherwise.training, start=str(start))
+    train(replace(config, training=finished), tmp_path / "run")  # as at first
     (tmp_path / name).write_text(" AEDGINOSTUWÖ", encoding="utf-8")
     with pytest.raises(ConfigError, match="a run with other settings of tokenizer "):
         train(otherwise, tmp_path / "run")
