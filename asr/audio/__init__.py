@@ -5,6 +5,7 @@ from asr.audio.pcm import PCMStream
 from asr.audio.reading import (
     AUDIO_SUFFIXES,
     duration,
+    file_kind,
     from_samples,
     num_channels,
     probe,
@@ -28,6 +29,7 @@ __all__ = [
     "check_channel",
     "duration",
     "encode",
+    "file_kind",
     "from_samples",
     "num_channels",
     "probe",

@@ -12,6 +12,7 @@ the header frame: "MP3 Info Tag revision 1 specifications" (LAME).
 
 import os
 from functools import cache, lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -111,6 +112,13 @@ def corrected(
             header = _bytes(file, start, start + 4)
         new = _xing_frame(header, num_frames)
     return Corrected(new, path.open("rb", buffering=BUFFER), start, walk.end)
+
+
+def begins_at_once(head: bytes) -> bool:
+    """Return whether what starts like this has two MP3 frames in a row there."""
+    return head.startswith(b"ID3") or (
+        len(_chain(BytesIO(head), Stretch(0, len(head)))) > 1
+    )
 
 
 def begins_late(path: Path | Member) -> bool:

@@ -25,7 +25,9 @@ from asr.audio.archives import Member, source
 from asr.audio.channels import Channel, Mixer, check_channel
 from asr.audio.containers import Container, foreign, recognized
 from asr.audio.errors import AGAIN, no_samples
-from asr.audio.soundfiles import SoundFile
+from asr.audio.mp3 import begins_at_once
+from asr.audio.sizes import begins_as_adts
+from asr.audio.soundfiles import NAMES, SoundFile
 from asr.audio.waveforms import (
     RATES,
     SAMPLE_RATE,
@@ -54,6 +56,7 @@ AUDIO_SUFFIXES: Final = frozenset(
 _BLOCK_SECONDS = 10
 _BLOCK_SIZE = 2**22  # samples of all channels read at once at most: 16 MiB
 _SAMPLES = "samples"  # what errors call those in memory
+_BY_CHANCE = 2  # bytes of a signature that a sample may have, too
 _MARGIN = 1  # seconds read on both sides of a clip: filters and decoders look around
 
 
@@ -335,6 +338,21 @@ def probe(path: str | Path, *, name: str | None = None) -> AudioInfo:
     """
     with _opened(Path(path), name or str(path)) as sound:
         return AudioInfo(sound.rate, sound.num_channels, sound.duration())
+
+
+def file_kind(head: bytes) -> str | None:
+    """Return what kind of file starts like this; None where it may be raw PCM.
+
+    Args:
+        head: its first bytes, and as many that there are two frames of an MP3.
+    """
+    for signature, name in NAMES.items():
+        if head.startswith(signature):
+            return name
+    kind = recognized(head)
+    if kind and (len(kind.signature) > _BY_CHANCE or begins_as_adts(head)):
+        return kind.name
+    return "MP3" if begins_at_once(head) else None
 
 
 @contextmanager

@@ -175,6 +175,12 @@ def check_frames(file: BinaryIO, place: str) -> None:
         raise cut_short(place, size, start, "bytes")
 
 
+def begins_as_adts(head: bytes) -> bool:
+    """Return whether what starts like this has two ADTS frames in a row there."""
+    kind, length = _adts(head)
+    return length > 0 and _adts(head[length:])[0] == kind
+
+
 def _adts(header: bytes) -> tuple[int, int]:
     """Return what all ADTS frames of a file have in common, and the size of one."""
     bits = int.from_bytes(header[:7])

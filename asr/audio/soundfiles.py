@@ -29,6 +29,12 @@ from asr.errors import AudioError
 if TYPE_CHECKING:
     from torch import Tensor
 
+NAMES = {
+    **dict.fromkeys([b"RIFF", b"RF64", b"riff"], "WAV"),
+    **{b"fLaC": "FLAC", b"OggS": "Ogg", b"FORM": "AIFF", b"caff": "CAF", b".snd": "AU"},
+}
+"""Formats by how their files start: surely no MP3, and no raw PCM."""
+
 SIGNATURES = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", *mp3.SIGNATURES)
 """How the files start that libsndfile should be able to read."""
 
@@ -45,7 +51,6 @@ CAN_BE_READ = "wav, flac, ogg vorbis, opus, mp3 and aiff can be read"
 
 _UNKNOWN_SIZE = 2**31 - 2**16  # a WAV that was piped promises so many bytes, or more
 _UNKNOWN_FRAMES = 2**62  # what libsndfile returns for a stream without a length
-_OTHERS = (b"fLaC", b"RF64", b"FORM", b".snd", b"caff", b"riff")  # surely no MP3
 
 
 class SoundFile:
@@ -163,7 +168,7 @@ def _looked_through(path: Path | Member, head: bytes, place: str) -> Corrected |
             return mp3.corrected(path, place, riff.samples_in(path, place))
         return riff.corrected(path, place)
     elif head.startswith(mp3.SIGNATURES) or (
-        not head.startswith(_OTHERS) and mp3.begins_late(path)
+        not head.startswith(tuple(NAMES)) and mp3.begins_late(path)
     ):
         return mp3.corrected(path, place)
     return None

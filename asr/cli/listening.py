@@ -22,19 +22,6 @@ _BLOCK, _AHEAD = 2**15, 32
 """Bytes that are read from a pipe at once, and blocks that wait: half a minute."""
 _LOOK = 0.05
 """Seconds after which it is looked whether Ctrl-C was pressed."""
-_FILES = {
-    **dict.fromkeys([(0, b"RIFF"), (0, b"RF64"), (0, b"riff")], "a WAV"),
-    (0, b"OggS"): "an Ogg",
-    (0, b"fLaC"): "a FLAC",
-    (0, b"ID3"): "an MP3",
-    (0, b"FORM"): "an AIFF",
-    (0, b"caff"): "a CAF",
-    (0, b".snd"): "an AU",
-    (0, b"\x1a\x45\xdf\xa3"): "a WebM or Matroska",
-    (4, b"ftyp"): "an MP4 (M4A)",
-}
-"""What audio files have near their beginning, where raw PCM hardly has it."""
-
 Blocks = Queue[bytes]
 """Raw PCM; an empty block at the end."""
 Show = Callable[["Iterable[Event]"], object]
@@ -46,6 +33,8 @@ def pipe(descriptor: int, name: str) -> Blocks:
     Raises:
         AudioError: it cannot be read, or has nothing, or an audio file.
     """
+    from asr.audio import file_kind
+
     blocks = Blocks(_AHEAD)
     if os.isatty(descriptor):
         raise AudioError(f"{name}: is a terminal (pipe raw PCM into it)")
@@ -55,12 +44,11 @@ def pipe(descriptor: int, name: str) -> Blocks:
         raise AudioError(f"{name}: cannot be read ({error.strerror})") from error
     if not first:
         raise AudioError(f"{name}: is empty (raw PCM was expected)")
-    for (place, sign), kind in _FILES.items():
-        if first.startswith(sign, place):
-            raise AudioError(
-                f"{name}: is {kind} file, and --follow reads raw PCM (leave --follow "
-                "out, or pipe it through: ffmpeg -i - -f s16le -ar 16000 -ac 1 -)"
-            )
+    if kind := file_kind(first):
+        raise AudioError(
+            f"{name}: is {kind}, and --follow reads raw PCM (leave --follow out, "
+            "or pipe it through: ffmpeg -i - -f s16le -ar 16000 -ac 1 -)"
+        )
 
     def read() -> None:
         block = first

@@ -259,7 +259,9 @@ def _transcribe_all(
         for channel in channels:
             full = f"{name}.{channel}" if len(channels) > 1 else name
             if args.skip_existing and output.has(full):
-                print(one_line(f"asr: {called or path}: is done"), file=sys.stderr)
+                done = f"channel {channel} is done" if len(channels) > 1 else "is done"
+                note = f"asr: {called or path}: {done}"
+                print(one_line(note), file=sys.stderr)
                 continue
             names.append(full)
             recordings.append(Recording.of_file(path, channel, clip, called, read))

@@ -299,6 +299,22 @@ def test_every_channel_is_transcribed_by_itself(
     assert {path.stem for path in out.iterdir()} == names
 
 
+def test_the_channels_that_are_done_are_named(
+    model_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    path, out = tmp_path / "talk.wav", tmp_path / "out"
+    soundfile.write(path, 0.1 * torch.randn(8_000, 2).numpy(), 16_000)
+    out.mkdir()
+    (out / "talk.left.txt").write_text("DONE", encoding="utf-8")
+    options = ["--channel", "split", "-o", str(out), "--model", str(model_folder)]
+
+    assert main(["transcribe", str(path), *options, "--skip-existing"]) == 0
+
+    error = capsys.readouterr().err
+    assert f"{path}: channel left is done" in error
+    assert "right is done" not in error
+
+
 def test_a_channel_is_taken_by_its_number(
     model_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -149,14 +149,17 @@ def test_silence_is_remarked(piped: Put, capsys: Capture) -> None:
     ("content", "message"),
     [
         (b"", "is empty (raw PCM was expected)"),
-        (b"RIFF....WAVE", "is a WAV file, and --follow reads raw PCM (leave --follow"),
-        (b"OggS", "is an Ogg file"),
-        (b"fLaC", "is a FLAC file"),
-        (b"ID3", "is an MP3 file"),
-        (b"RF64\xff\xff\xff\xffWAVE", "is a WAV file"),
-        (b"FORM....AIFF", "is an AIFF file"),
-        (b"\0\0\0\x1cftypM4A ", "is an MP4 (M4A) file"),
-        (b"\x1a\x45\xdf\xa3", "is a WebM or Matroska file"),
+        (b"RIFF....WAVE", "is WAV, and --follow reads raw PCM (leave --follow out"),
+        (b"OggS", "is Ogg,"),
+        (b"fLaC", "is FLAC,"),
+        (b"ID3", "is MP3,"),
+        (b"RF64\xff\xff\xff\xffWAVE", "is WAV,"),
+        (b"FORM....AIFF", "is AIFF,"),
+        (b"\0\0\0\x1cftypM4A ", "is MPEG-4 audio (m4a, mp4),"),
+        (2 * (b"\xff\xfb\x90\x64" + bytes(413)), "is MP3,"),
+        (2 * bytes.fromhex("fff15040 02 1ffc 00" + 8 * "00"), "is AAC audio,"),
+        (b"#!AMR\n", "is AMR audio,"),
+        (b"\x1a\x45\xdf\xa3", "is Matroska (mka, webm),"),
     ],
 )
 def test_what_is_no_raw_pcm_is_refused(
@@ -167,6 +170,17 @@ def test_what_is_no_raw_pcm_is_refused(
     assert main(["transcribe", "--follow", "-"]) == 1
 
     assert f"asr: standard input: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("signature", [b"\xff\xfb\x90\x64", b"\xff\xf1\x50\x40"])
+def test_samples_that_look_like_a_frame_are_pcm(
+    piped: Put, capsys: Capture, signature: bytes
+) -> None:
+    piped(signature + bytes(64_000))
+
+    assert main(["transcribe", "--follow", "-"]) == 0
+
+    assert capsys.readouterr().err == "asr: standard input: silence, no text\n"
 
 
 @pytest.mark.parametrize(
