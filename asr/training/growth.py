@@ -35,7 +35,7 @@ and halve their outgoing weights; copies get the same gradients and part only by
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
 
@@ -55,6 +55,8 @@ _OF_TOKENS = (
     *("ctc.weight", "ctc.bias"),
 )
 """Weights with a row for each token."""
+_MORE_THAN_CHANCE = 4.0
+"""Standard deviations of a correlation of two draws; what was trained has dozens."""
 _MAY_CHANGE = ("listener.size", "listener.dropout", "speller.dropout")
 _NO_FRONT = ("listener.conv_channels", 0)
 _PASSING = 2 * BANDS**2
@@ -232,18 +234,53 @@ def interpolate(
         rows: where the tokens of what was trained started; see `grow`.
 
     Raises:
-        ValueError: see `grow`.
+        ValueError: see `grow`; or the seed is another than the training's.
 
     Source: Wortsman et al. (2022), "Robust fine-tuning of zero-shot models",
     arXiv:2109.01903.
     """
-    torch.manual_seed(seed)
-    between = LAS(trained.config, trained.vocab_size)
-    grow(between, start, rows)
+    between, other = (_grown(start, trained, one, rows) for one in (seed, seed + 1))
     weights = trained.state_dict()
+    if not _was_drawn(between.state_dict(), other.state_dict(), weights):
+        raise ValueError(f"seed {seed} drew other units or tokens than were trained")
     for name, value in between.state_dict().items():
         value.lerp_(weights[name].to(value), share)
     return between.eval()
+
+
+def _grown(
+    start: LAS, trained: LAS, seed: int, rows: Sequence[int | None] | None
+) -> LAS:
+    """Return the network that a training with this seed began with."""
+    torch.manual_seed(seed)
+    las = LAS(trained.config, trained.vocab_size)
+    grow(las, start, rows)
+    return las
+
+
+def _was_drawn(
+    drawn: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    trained: Mapping[str, Tensor],
+) -> bool:
+    """Return whether what was trained still resembles what was drawn.
+
+    Args:
+        drawn: by the seed that is asked about; of another one, what was trained
+            resembles it by chance only.
+        other: by another seed: what differs was drawn.
+        trained: what came of the weights.
+    """
+    pairs = [
+        (drawn[name][is_drawn], trained[name].to(value)[is_drawn])
+        for name, value in other.items()
+        if (is_drawn := drawn[name] != value).any()
+    ]
+    if not pairs:
+        return True
+    before, after = (torch.cat(part) for part in zip(*pairs, strict=True))
+    correlation = float(torch.cosine_similarity(before, after, dim=0))
+    return correlation * len(before) ** 0.5 > _MORE_THAN_CHANCE
 
 
 @torch.no_grad()

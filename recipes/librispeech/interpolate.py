@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr.cli.scripts import run_main
+from asr.config import load_config
 from asr.errors import ConfigError
 from asr.model.storage import (
     DESCRIPTION,
@@ -22,8 +23,10 @@ from asr.model.storage import (
     save_model,
     stage_folders,
 )
+from asr.runs.claim import CONFIG
 from asr.training.best_model import MODEL
 from asr.training.checkpoint import CHECKPOINT
+from asr.training.config import TrainingConfig
 from asr.training.growth import averaged, interpolate
 from asr.training.token_rows import match_tokens
 
@@ -35,7 +38,12 @@ def main() -> None:
     parser.add_argument("trained", nargs="+", help="folders of runs, or of models")
     parser.add_argument("folder", type=Path, help="for the model between")
     parser.add_argument("--share", type=float, default=0.8, help="of what was trained")
-    parser.add_argument("--seed", type=int, default=7, help="training.seed")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="training.seed of the training in which the network grew (default: that "
+        "of the first run)",
+    )
     args = parser.parse_args()
     if not 0 <= args.share <= 1:
         raise ConfigError(f"--share: is from 0 to 1, not {args.share}")
@@ -45,7 +53,8 @@ def main() -> None:
     try:
         rows = _rows(start, ends)
         end = averaged([one.las for one in ends])
-        between = interpolate(start.las, end, args.share, args.seed, rows)
+        seed = _seed(args.trained[0]) if args.seed is None else args.seed
+        between = interpolate(start.las, end, args.share, seed, rows)
     except ValueError as error:
         names = ", ".join(args.trained)
         raise ConfigError(f"{names}: did not come of {args.start} ({error})") from error
@@ -68,6 +77,13 @@ def _check_folder(folder: Path) -> None:
             f"{folder}: holds a model or a run (the last folder is for the model "
             "between: name a new one)"
         )
+
+
+def _seed(trained: str) -> int:
+    """Return a run's seed; that of a model alone is taken for the usual one."""
+    settings = find_model(trained).parent / CONFIG
+    usual = TrainingConfig.seed
+    return load_config(settings).training.seed if settings.exists() else usual
 
 
 def _rows(start: Model, ends: Sequence[Model]) -> Sequence[int | None] | None:

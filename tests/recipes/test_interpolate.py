@@ -66,12 +66,36 @@ def test_the_rows_of_another_alphabet_are_those_of_its_characters(
     trained, between = tmp_path / "trained", tmp_path / "between"
     las = write_with(f"{ALPHABET[1:]}Ä", trained, model_folder)
 
-    assert run(monkeypatch, str(model_folder), str(trained), str(between)) == 0
+    paths = [str(model_folder), str(trained), str(between)]
+    assert run(monkeypatch, *paths, "--seed", "7") == 0
 
     for found, same in zip(
         load_model(between).las.parameters(), las.parameters(), strict=True
     ):
         torch.testing.assert_close(found, same)
+
+
+@pytest.mark.parametrize(
+    ("options", "status"), [((), 0), (("--seed", "7"), 0), (("--seed", "8"), 1)]
+)
+def test_the_seed_is_that_of_the_run(
+    options: tuple[str, ...],
+    status: int,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Training draws what is new: a token here."""
+    write_with(f"{ALPHABET}Ω", tmp_path / "run" / "model", model_folder)
+    settings = "data: {train: [train.jsonl], dev: dev.jsonl}\ntraining: {seed: 7}\n"
+    (tmp_path / "run" / "config.yaml").write_text(settings, encoding="utf-8")
+    paths = [str(model_folder), str(tmp_path / "run"), str(tmp_path / "between")]
+
+    assert run(monkeypatch, *paths, *options) == status
+
+    refusal = f"{paths[1]}: did not come of {paths[0]} (seed 8 drew other units or"
+    assert (refusal in capsys.readouterr().err) == bool(status)
 
 
 def test_trainings_of_different_alphabets_have_no_mean(

@@ -1,5 +1,6 @@
 """A network that starts from one with a narrower listener."""
 
+from copy import deepcopy
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -246,13 +247,31 @@ def test_an_attention_of_another_size_does_not_keep_its_content() -> None:
     assert all(las.state_dict()[name].equal(drawn[name]) for name in attention)
 
 
+def moved(las: LAS) -> LAS:
+    """Return a network as training might leave it: every weight is a little other."""
+    end = deepcopy(las)
+    torch.manual_seed(5)
+    for weight in end.parameters():
+        weight.data.add_(0.1 * torch.randn_like(weight))
+    return end
+
+
+def test_a_seed_that_drew_other_units_is_refused() -> None:
+    start, grown = network(8), network(12, seed=3)
+    grow(grown, start)
+    trained = moved(grown)
+
+    with pytest.raises(ValueError, match="seed 4 drew other units or tokens than were"):
+        interpolate(start, trained, 0.5, seed=4)
+
+    interpolate(grown, trained, 0.5, seed=4)  # nothing is new
+
+
 def test_between_start_and_end_are_the_weights_of_both() -> None:
     start = network(8)
-    torch.manual_seed(5)
-    trained = network(12)
-    torch.manual_seed(3)
-    grown = LAS(trained.config, trained.vocab_size)
+    grown = network(12, seed=3)
     grow(grown, start)
+    trained = moved(grown)
 
     for share in (0.0, 0.25, 1.0):
         between = interpolate(start, trained, share, seed=3)
@@ -328,7 +347,7 @@ def test_the_way_between_two_alphabets_begins_where_training_began() -> None:
     start, began = network(8, tokens=9), network(8, seed=3, tokens=6)
     grow(began, start, rows)
 
-    between = interpolate(start, network(8, seed=4, tokens=6), 0.0, 3, rows)
+    between = interpolate(start, moved(began), 0.0, 3, rows)
 
     for name, weight in began.state_dict().items():
         assert between.state_dict()[name].equal(weight), name
