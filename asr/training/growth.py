@@ -280,7 +280,7 @@ def _was_drawn(
         return True
     before, after = (torch.cat(part) for part in zip(*pairs, strict=True))
     correlation = float(torch.cosine_similarity(before, after, dim=0))
-    return correlation * len(before) ** 0.5 > _MORE_THAN_CHANCE
+    return correlation * math.sqrt(len(before)) > _MORE_THAN_CHANCE
 
 
 @torch.no_grad()
