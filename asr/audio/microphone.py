@@ -1,7 +1,8 @@
 """Microphones, by PortAudio: the optional extra `listen-attend-spell[mic]`."""
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from asr.errors import AudioError
@@ -25,15 +26,21 @@ def devices() -> list[Device]:
     """List what sound can be recorded with.
 
     Raises:
-        AudioError: PortAudio, or the package that calls it, is missing.
+        AudioError: PortAudio, or the package that calls it, is missing, or lists none.
     """
     sounddevice = _sounddevice()
     default = sounddevice.default.device[0]
+    try:
+        there = sounddevice.query_devices()
+    except sounddevice.PortAudioError as error:
+        raise AudioError(
+            f"microphone: devices cannot be listed ({error.args[0]})"
+        ) from error
     return [
         Device(
             number, str(one["name"]), int(one["default_samplerate"]), number == default
         )
-        for number, one in enumerate(sounddevice.query_devices())
+        for number, one in enumerate(there)
         if one["max_input_channels"] > 0
     ]
 
@@ -67,29 +74,39 @@ def recording(device: Device, take: Callable[[bytes], object]) -> Iterator[None]
             no bytes where the device has stopped by itself.
 
     Raises:
-        AudioError: it cannot be opened.
+        AudioError: it cannot be opened; or it has stopped by itself, at the end of the
+            block.
     """
-    sounddevice = _sounddevice()
+    sounddevice, has_stopped = _sounddevice(), threading.Event()
+
+    def finished() -> None:
+        has_stopped.set()
+        take(b"")
 
     def callback(data: Any, frames: int, time: Any, status: Any) -> None:
         take(bytes(data))
 
-    try:
-        stream = sounddevice.RawInputStream(
-            samplerate=device.rate,
-            blocksize=round(device.rate * BLOCK_SECONDS),
-            device=device.number,
-            channels=1,
-            dtype="int16",
-            callback=callback,
-            finished_callback=lambda: take(b""),
-        )
-    except sounddevice.PortAudioError as error:
-        raise AudioError(
-            f"microphone {device.name}: cannot be opened ({error.args[0]})"
-        ) from error
-    with stream:
+    with ExitStack() as stack:
+        try:
+            stream = sounddevice.RawInputStream(
+                samplerate=device.rate,
+                blocksize=round(device.rate * BLOCK_SECONDS),
+                device=device.number,
+                channels=1,
+                dtype="int16",
+                callback=callback,
+                finished_callback=finished,
+            )
+            stack.enter_context(stream)
+        except sounddevice.PortAudioError as error:
+            raise AudioError(
+                f"microphone {device.name}: cannot be opened ({error.args[0]})"
+            ) from error
         yield
+        if has_stopped.is_set():
+            raise AudioError(
+                f"microphone {device.name}: has stopped (is it unplugged?)"
+            )
 
 
 def _sounddevice() -> Any:

@@ -74,6 +74,6 @@ def run(args: argparse.Namespace) -> int:
         stream = PCMStream(device.rate)
         show = screen.show if shows_provisional else lines.show
         listen(blocks, stream, recognizer, config, show)
-    if shows_provisional:
-        screen.end()
+        if shows_provisional:
+            screen.end()
     return 0

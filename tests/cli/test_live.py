@@ -395,6 +395,14 @@ def test_what_is_not_final_is_taken_back_at_the_end() -> None:
 # asr live
 
 
+class InterruptedRecognizer(BeepRecognizer):
+    """Somebody presses Ctrl-C while it reads."""
+
+    def recognize(self, waveforms: Sequence[Tensor]) -> list[Segment]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().recognize(waveforms)
+
+
 class FakePortAudio:
     """Two microphones and a loudspeaker; the first microphone says beeps."""
 
@@ -403,6 +411,8 @@ class FakePortAudio:
 
     default = SimpleNamespace(device=[1, 0])
     fails = False
+    starts = True
+    is_pulled_out = False
 
     def query_devices(self) -> list[dict[str, Any]]:
         return [
@@ -419,12 +429,15 @@ class FakePortAudio:
         assert given["channels"] == 1
 
         class Stream:
-            def __enter__(self) -> None:
+            def __enter__(stream) -> None:  # noqa: N805
+                if not self.starts:
+                    raise self.PortAudioError("Unanticipated host error")
                 given["callback"](memoryview(pcm(", ALPHA BRAVO ,")), 0, None, None)
-                given["finished_callback"]()  # it is pulled out
+                if self.is_pulled_out:
+                    given["finished_callback"]()
 
-            def __exit__(self, *error: object) -> None:
-                pass
+            def __exit__(stream, *error: object) -> None:  # noqa: N805
+                given["finished_callback"]()
 
         return Stream()
 
@@ -433,7 +446,8 @@ class FakePortAudio:
 def port_audio(monkeypatch: pytest.MonkeyPatch) -> FakePortAudio:
     fake = FakePortAudio()
     monkeypatch.setattr(microphone, "_sounddevice", lambda: fake)
-    monkeypatch.setattr(live_command, "load_recognizer", lambda args: BeepRecognizer())
+    recognizer = InterruptedRecognizer()
+    monkeypatch.setattr(live_command, "load_recognizer", lambda args: recognizer)
     return fake
 
 
@@ -445,6 +459,19 @@ def test_a_microphone_is_transcribed(
     out, err = capsys.readouterr()
     assert out == "ALPHA BRAVO\n"
     assert err == "asr: listening to USB mic\n"
+
+
+def test_a_microphone_that_is_pulled_out_is_an_error_behind_all_that_was_said(
+    port_audio: FakePortAudio, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port_audio.is_pulled_out = True
+    monkeypatch.setattr(live_command, "load_recognizer", lambda args: BeepRecognizer())
+
+    assert main(["live"]) == 1
+
+    out, err = capsys.readouterr()
+    assert out == "ALPHA BRAVO\n"
+    assert err.endswith("asr: microphone USB mic: has stopped (is it unplugged?)\n")
 
 
 def test_microphones_are_listed(port_audio: FakePortAudio, capsys: Capture) -> None:
@@ -486,6 +513,31 @@ def test_a_microphone_that_cannot_be_opened_is_one_line(
 
     message = "asr: microphone USB mic: cannot be opened (Invalid device)\n"
     assert capsys.readouterr().err == message
+
+
+def test_a_microphone_that_cannot_be_started_is_one_line(
+    port_audio: FakePortAudio, capsys: Capture
+) -> None:
+    port_audio.starts = False
+
+    assert main(["live"]) == 1
+
+    message = "microphone USB mic: cannot be opened (Unanticipated host error)"
+    assert capsys.readouterr().err == f"asr: {message}\n"
+
+
+def test_microphones_that_cannot_be_listed_are_one_line(
+    port_audio: FakePortAudio, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise port_audio.PortAudioError("Error querying device -1")
+
+    monkeypatch.setattr(port_audio, "query_devices", fail, raising=False)
+
+    assert main(["live", "--list-devices"]) == 1
+
+    message = "microphone: devices cannot be listed (Error querying device -1)"
+    assert capsys.readouterr().err == f"asr: {message}\n"
 
 
 def test_no_microphone_at_all_is_one_line(
