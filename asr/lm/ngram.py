@@ -55,6 +55,7 @@ from asr.lm.word_files import (
     KIND,
     MOST_BACKOFF,
     STEPS,
+    counts_in_bytes,
     find_language_model,
     load_for,
     tables_of,
@@ -181,7 +182,7 @@ class WordNGram(WordTables):
         return NGramPrefix(self, num_utterances, bonus)
 
     def save(self, folder: Path, metadata: Mapping[str, Any]) -> None:
-        """Write the model, 3 bytes for each of the longest n-grams, 6 for others.
+        """Write the model, 3 bytes for each of the longest n-grams, 5 for others.
 
         N-grams are sorted, so how many begin with each shorter one and their last
         words are enough. Log-probabilities above order 1 are bytes, in 16ths.
@@ -200,7 +201,7 @@ class WordNGram(WordTables):
                 raise ValueError("an n-gram is stored whose beginning is not")
             counts = np.bincount(place, minlength=len(shorter.keys))
             tensors[f"backoffs_{n - 1}"] = _to_bytes(shorter.backoffs, MOST_BACKOFF)
-            tensors[f"counts_{n}"] = counts.astype(number)
+            tensors.update(counts_in_bytes(counts, n, number))
             tensors[f"words_{n}"] = (level.keys % self.base).astype(number)
             tensors[f"log_probs_{n}"] = _to_bytes(level.log_probs, 0.0)
         make_folder(folder)

@@ -31,7 +31,11 @@ FILE = "ngram.safetensors"
 """The file of a language model's folder."""
 DESCRIPTION = "ngram.json"
 """Its size and checksum. Without this file, the other one is read unchecked."""
-KIND, FORMAT = "word n-gram", 2
+KIND, FORMAT = "word n-gram", 3
+_WIDE_COUNTS = 2
+"""The format of versions up to 0.2, whose counts have two bytes or four. It is read."""
+MANY = 255
+"""Stands for a count that has no room in a byte: of few n-grams begin so many."""
 STEPS, MOST_BACKOFF = 16, 4.0
 """What is stored in a byte: 16ths, of a backoff below 4."""
 _HIGHEST = 0.01  # log P of what is certain is zero, but for rounding
@@ -126,7 +130,7 @@ def tables_of(
     """
     if metadata.get("kind") != KIND:
         raise CheckpointError(f"{path}: is no language model (want a {KIND})")
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in (FORMAT, _WIDE_COUNTS):
         raise CheckpointError(
             f"{path}: has another format than this version of asr reads "
             "(build it again: asr lm build)"
@@ -173,13 +177,9 @@ def _levels(
     number = np.uint16 if base < 2**16 else np.int32
     for n in range(2, order + 1):
         shorter = levels[-1]
-        counts, last, found, backoffs = (
-            _row(arrays[name], dtype)
-            for name, dtype in (
-                *((f"counts_{n}", number), (f"words_{n}", number)),
-                *((f"log_probs_{n}", np.uint8), (f"backoffs_{n - 1}", np.uint8)),
-            )
-        )
+        counts, last = _counts(arrays, n, number), _row(arrays[f"words_{n}"], number)
+        found = _row(arrays[f"log_probs_{n}"], np.uint8)
+        backoffs = _row(arrays[f"backoffs_{n - 1}"], np.uint8)
         sizes = (len(counts), len(backoffs), counts.sum(), len(found))
         if sizes != (len(shorter.keys), len(shorter.keys), len(last), len(last)):
             raise ValueError(f"n-grams of order {n} do not match the shorter ones")
@@ -192,6 +192,34 @@ def _levels(
         nothing = np.zeros(len(keys), dtype=np.float16)
         levels.append(Level(keys, _of_bytes(found, 0.0), nothing))
     return levels
+
+
+def _counts(
+    arrays: Mapping[str, npt.NDArray[Any]], n: int, number: Any
+) -> npt.NDArray[Any]:
+    """Return how many n-grams begin with each shorter one."""
+    counts = arrays[f"counts_{n}"]
+    if counts.dtype == number:  # of a wide format
+        return _row(counts, number)
+    counts = _row(counts, np.uint8).astype(number)
+    counts[counts == MANY] = _row(arrays[f"many_{n}"], number)
+    return counts
+
+
+def counts_in_bytes(
+    counts: npt.NDArray[Any], n: int, number: Any
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays that hold how many n-grams begin with each shorter one.
+
+    Args:
+        counts: one for each of the shorter n-grams.
+        n: order of the longer ones.
+        number: type of those counts that have no room in a byte.
+    """
+    return {
+        f"counts_{n}": np.minimum(counts, MANY).astype(np.uint8),
+        f"many_{n}": counts[counts >= MANY].astype(number),
+    }
 
 
 def _of_bytes(counts: npt.NDArray[np.uint8], highest: float) -> Halves:

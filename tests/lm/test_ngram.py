@@ -1,8 +1,9 @@
 import random
 import re
-from itertools import pairwise
+from itertools import pairwise, product
 from math import inf, log
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -188,6 +189,40 @@ def test_a_saved_model_is_the_same_but_for_rounding(tmp_path: Path) -> None:
     assert total == pytest.approx(slow_sentence(model, "AND BE"), abs=0.2)
 
 
+def bigrams_of_one_word(number: int) -> WordNGram:
+    """Of many words; all but the last two may follow the first one."""
+    words = ["".join(letters) for letters in product(ascii_uppercase, repeat=2)]
+    first = Level(np.arange(678), np.full(678, -2.0), np.zeros(678))
+    pairs = Level(np.arange(number), np.full(number, -1.0), np.zeros(number))
+    return WordNGram(words, [first, pairs])
+
+
+@pytest.mark.parametrize("number", [0, 254, 255, 256, 600])
+def test_any_number_of_n_grams_may_begin_alike(number: int, tmp_path: Path) -> None:
+    bigrams_of_one_word(number).save(tmp_path, {})
+
+    loaded = WordNGram.load(tmp_path)
+
+    np.testing.assert_array_equal(loaded.levels[1].keys, np.arange(number))
+    assert read_tensors(tmp_path / FILE)[0]["counts_2"].dtype == torch.uint8
+
+
+def test_counts_of_two_bytes_are_read(tmp_path: Path) -> None:
+    """As versions up to 0.2 wrote them."""
+    model = bigrams_of_one_word(600)
+    model.save(tmp_path, {})
+    (tmp_path / DESCRIPTION).unlink()
+    tensors, metadata = read_tensors(tmp_path / FILE)
+    counts = tensors["counts_2"].to(torch.uint16)
+    counts[0] = tensors.pop("many_2")[0]
+    tensors["counts_2"] = counts
+    write_tensors(tmp_path / FILE, tensors, {**metadata, "format": 2})
+
+    loaded = WordNGram.load(tmp_path)
+
+    np.testing.assert_array_equal(loaded.levels[1].keys, model.levels[1].keys)
+
+
 def test_what_is_no_language_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"holds no language model \(asr lm build"
@@ -229,6 +264,8 @@ def altered(folder: Path, part: str, tensor: Tensor) -> None:
         ("words_2", torch.arange(20.0), "uint16 in a row was expected"),
         ("words_2", torch.full((20,), 7, dtype=torch.uint16), "word that is not there"),
         ("counts_2", torch.full((7,), 2, dtype=torch.uint16), "do not match"),
+        ("counts_2", torch.full((7,), 2, dtype=torch.uint8), "do not match"),
+        ("many_2", torch.full((3,), 300, dtype=torch.uint16), "is damaged"),
         ("log_probs_2", torch.zeros(20, 1, dtype=torch.uint8), "uint8 in a row"),
         ("log_probs_1", torch.full((7,), inf).half(), "is no number"),
         ("vocabulary", torch.full((2000,), 65, dtype=torch.uint8), "is not there"),
