@@ -239,7 +239,9 @@ def draw_location(path: Path, model: Model, reading: Reading, i: int) -> None:
     _save(figure, path)
 
 
-def draw_failures(path: Path, model: Model, waveform: Tensor, text: str) -> None:
+def draw_failures(
+    path: Path, model: Model, waveform: Tensor, text: str, stammer: Tensor
+) -> None:
     """Draw the marks of what can go wrong.
 
     Args:
@@ -247,9 +249,9 @@ def draw_failures(path: Path, model: Model, waveform: Tensor, text: str) -> None
         model: the bundled one.
         waveform: (N,) a few seconds of speech.
         text: what is said in it.
+        stammer: (N,) what the speller loops in.
     """
-    words, stammer = text.split(), said_backwards(waveform)
-    loop = greedy_text(model, stammer)
+    words, loop = text.split(), greedy_text(model, stammer)
     parts = (
         (f"a loop: the first {ROWS_SHOWN} of {len(loop)} characters", stammer, loop),
         ("an early stop: the text cut short", waveform, " ".join(words[:3])),
@@ -276,9 +278,9 @@ def white_noise(num_samples: int) -> Tensor:
 
 
 def said_backwards(waveform: Tensor) -> Tensor:
-    """(N,) -> (8.4 s,) its first word, backwards, fourteen times."""
-    word = waveform[int(0.4 * SAMPLE_RATE) : SAMPLE_RATE]
-    return word.flip(0).repeat(14)
+    """(N,) -> (8.4 s,) the end of SAID and the pause, backwards, fourteen times."""
+    end = waveform[int(4.3 * SAMPLE_RATE) : int(4.9 * SAMPLE_RATE)]
+    return end.flip(0).repeat(14)
 
 
 def greedy_text(model: Model, waveform: Tensor) -> str:
@@ -408,7 +410,8 @@ def draw_bundled(folder: Path) -> None:
     draw_location(folder / "attention-location.png", model, reading, again)
     words, seconds = CLIP
     clip = reading.waveform[: round(seconds * SAMPLE_RATE)]
-    draw_failures(folder / "attention-failures.png", model, clip, words)
+    stammer = said_backwards(reading.waveform)
+    draw_failures(folder / "attention-failures.png", model, clip, words, stammer)
 
 
 def draw_toy(folder: Path, runs: Path) -> None:
