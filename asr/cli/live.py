@@ -65,13 +65,13 @@ def run(args: argparse.Namespace) -> int:
     if not shows_provisional:
         config = LiveConfig(config.pause, interval=None)
     device = find_device(args.device_name)
+    stream = checked(PCMStream, rate=device.rate)
     recognizer = load_recognizer(args)
     blocks = Blocks()
     lines = Lines(lambda segment: one_line(segment.text))
     screen = Screen(sys.stdout, lambda: shutil.get_terminal_size().columns)
     with recording(device, blocks.put):
         print(one_line(f"asr: listening to {device.name}"), file=sys.stderr)
-        stream = PCMStream(device.rate)
         show = screen.show if shows_provisional else lines.show
         listen(blocks, stream, recognizer, config, show)
         if shows_provisional:

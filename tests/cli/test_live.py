@@ -410,6 +410,7 @@ class FakePortAudio:
         pass
 
     default = SimpleNamespace(device=[1, 0])
+    rate = 16_000.0
     fails = False
     starts = True
     is_pulled_out = False
@@ -417,7 +418,10 @@ class FakePortAudio:
     def query_devices(self) -> list[dict[str, Any]]:
         return [
             {"name": "Loud", "max_input_channels": 0, "default_samplerate": 48000.0},
-            {"name": "USB mic", "max_input_channels": 1, "default_samplerate": 16000.0},
+            {
+                **{"name": "USB mic", "max_input_channels": 1},
+                "default_samplerate": self.rate,
+            },
             {"name": "USB cam", "max_input_channels": 2, "default_samplerate": 48000.0},
         ]
 
@@ -513,6 +517,16 @@ def test_a_microphone_that_cannot_be_opened_is_one_line(
 
     message = "asr: microphone USB mic: cannot be opened (Invalid device)\n"
     assert capsys.readouterr().err == message
+
+
+def test_a_microphone_with_an_impossible_rate_is_one_line(
+    port_audio: FakePortAudio, capsys: Capture
+) -> None:
+    port_audio.rate = 500.0
+
+    assert main(["live"]) == 1
+
+    assert capsys.readouterr().err == "asr: a rate is 1000 to 1000000 Hz, not 500\n"
 
 
 def test_a_microphone_that_cannot_be_started_is_one_line(
