@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from asr.audio import mp3
 from asr.audio.archives import Member, source
 from asr.audio.channels import Channel, Mixer, check_channel
 from asr.audio.containers import Container, foreign, recognized
 from asr.audio.errors import AGAIN, no_samples
-from asr.audio.mp3 import begins_at_once
 from asr.audio.sizes import begins_as_adts
 from asr.audio.soundfiles import NAMES, SoundFile
 from asr.audio.waveforms import (
@@ -352,7 +352,7 @@ def file_kind(head: bytes) -> str | None:
     kind = recognized(head)
     if kind and (len(kind.signature) > _BY_CHANCE or begins_as_adts(head)):
         return kind.name
-    return "MP3" if begins_at_once(head) else None
+    return "MP3" if mp3.begins_at_once(head) else None
 
 
 @contextmanager

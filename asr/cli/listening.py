@@ -22,6 +22,7 @@ _BLOCK, _AHEAD = 2**15, 32
 """Bytes that are read from a pipe at once, and blocks that wait: half a minute."""
 _LOOK = 0.05
 """Seconds after which it is looked whether Ctrl-C was pressed."""
+
 Blocks = Queue[bytes]
 """Raw PCM; an empty block at the end."""
 Show = Callable[["Iterable[Event]"], object]

@@ -34,7 +34,7 @@ DESCRIPTION = "ngram.json"
 KIND, FORMAT = "word n-gram", 3
 _WIDE_COUNTS = 2
 """The format of versions up to 0.2, whose counts have two bytes or four. It is read."""
-MANY = 255
+_MANY = 255
 """Stands for a count that has no room in a byte: of few n-grams begin so many."""
 STEPS, MOST_BACKOFF = 16, 4.0
 """What is stored in a byte: 16ths, of a backoff below 4."""
@@ -202,7 +202,7 @@ def _counts(
     if counts.dtype == number:  # of a wide format
         return _row(counts, number)
     counts = _row(counts, np.uint8).astype(number)
-    counts[counts == MANY] = _row(arrays[f"many_{n}"], number)
+    counts[counts == _MANY] = _row(arrays[f"many_{n}"], number)
     return counts
 
 
@@ -217,8 +217,8 @@ def counts_in_bytes(
         number: type of those counts that have no room in a byte.
     """
     return {
-        f"counts_{n}": np.minimum(counts, MANY).astype(np.uint8),
-        f"many_{n}": counts[counts >= MANY].astype(number),
+        f"counts_{n}": np.minimum(counts, _MANY).astype(np.uint8),
+        f"many_{n}": counts[counts >= _MANY].astype(number),
     }
 
 

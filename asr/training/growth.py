@@ -239,10 +239,14 @@ def interpolate(
     Source: Wortsman et al. (2022), "Robust fine-tuning of zero-shot models",
     arXiv:2109.01903.
     """
-    between, other = (_grown(start, trained, one, rows) for one in (seed, seed + 1))
+    between, taken = _grown(start, trained, seed, rows)
     weights = trained.state_dict()
-    if not _was_drawn(between.state_dict(), other.state_dict(), weights):
-        raise ValueError(f"seed {seed} drew other units or tokens than were trained")
+    if taken != weights.keys():
+        other, _ = _grown(start, trained, seed + 1, rows)
+        if not _was_drawn(between.state_dict(), other.state_dict(), weights):
+            raise ValueError(
+                f"seed {seed} drew other units or tokens than were trained"
+            )
     for name, value in between.state_dict().items():
         value.lerp_(weights[name].to(value), share)
     return between.eval()
@@ -250,12 +254,11 @@ def interpolate(
 
 def _grown(
     start: LAS, trained: LAS, seed: int, rows: Sequence[int | None] | None
-) -> LAS:
-    """Return the network that a training with this seed began with."""
+) -> tuple[LAS, frozenset[str]]:
+    """Return what a training with this seed began with, and what `grow` returns."""
     torch.manual_seed(seed)
     las = LAS(trained.config, trained.vocab_size)
-    grow(las, start, rows)
-    return las
+    return las, grow(las, start, rows)
 
 
 def _was_drawn(

@@ -416,12 +416,10 @@ class FakePortAudio:
     is_pulled_out = False
 
     def query_devices(self) -> list[dict[str, Any]]:
+        rate = self.rate
         return [
             {"name": "Loud", "max_input_channels": 0, "default_samplerate": 48000.0},
-            {
-                **{"name": "USB mic", "max_input_channels": 1},
-                "default_samplerate": self.rate,
-            },
+            {"name": "USB mic", "max_input_channels": 1, "default_samplerate": rate},
             {"name": "USB cam", "max_input_channels": 2, "default_samplerate": 48000.0},
         ]
 
@@ -508,35 +506,25 @@ def test_a_microphone_that_is_not_clear_is_refused(
     assert capsys.readouterr().err == f"asr: {message}\n"
 
 
-def test_a_microphone_that_cannot_be_opened_is_one_line(
-    port_audio: FakePortAudio, capsys: Capture
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("fails", True, "microphone USB mic: cannot be opened (Invalid device)"),
+        (
+            "starts",
+            False,
+            "microphone USB mic: cannot be opened (Unanticipated host error)",
+        ),
+        ("rate", 500.0, "a rate is 1000 to 1000000 Hz, not 500"),
+    ],
+)
+def test_a_microphone_that_cannot_be_used_is_one_line(
+    port_audio: FakePortAudio, capsys: Capture, name: str, value: float, message: str
 ) -> None:
-    port_audio.fails = True
+    setattr(port_audio, name, value)
 
     assert main(["live"]) == 1
 
-    message = "asr: microphone USB mic: cannot be opened (Invalid device)\n"
-    assert capsys.readouterr().err == message
-
-
-def test_a_microphone_with_an_impossible_rate_is_one_line(
-    port_audio: FakePortAudio, capsys: Capture
-) -> None:
-    port_audio.rate = 500.0
-
-    assert main(["live"]) == 1
-
-    assert capsys.readouterr().err == "asr: a rate is 1000 to 1000000 Hz, not 500\n"
-
-
-def test_a_microphone_that_cannot_be_started_is_one_line(
-    port_audio: FakePortAudio, capsys: Capture
-) -> None:
-    port_audio.starts = False
-
-    assert main(["live"]) == 1
-
-    message = "microphone USB mic: cannot be opened (Unanticipated host error)"
     assert capsys.readouterr().err == f"asr: {message}\n"
 
 
